@@ -1,0 +1,228 @@
+"""Artifacts on disk: where they are, atomic writes, manifests, image-token stores, tables.
+
+Every artifact is written under a temporary name in its own folder and renamed, so that nothing half-written ever
+looks whole. Readers check what they read and say file, record and mend.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from hermesflow.errors import ArtifactError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where everything of one config lies; the only place that knows file names."""
+
+    root: Path
+    """`results/{name}`."""
+
+    def data(self, split: str) -> Path:
+        """Pairs of a split: base, pairs, gap, understanding or prompts."""
+        return self.root / "data" / f"{split}.parquet"
+
+    def codes(self, split: str) -> Path:
+        """Image tokens of the real images of a split, (N, 1, T) uint16."""
+        return self.root / "codes" / f"{split}.npy"
+
+    @property
+    def tokenizer(self) -> Path:
+        """Folder of the image tokenizer."""
+        return self.root / "tokenizer"
+
+    @property
+    def clip(self) -> Path:
+        """Folder of the fixed image-text extractor."""
+        return self.root / "clip"
+
+    @property
+    def judge(self) -> Path:
+        """Accuracy of the independent judge."""
+        return self.root / "judge" / "judge.json"
+
+    @property
+    def report(self) -> Path:
+        """Folder of tables and figures."""
+        return self.root / "report"
+
+    def checkpoint(self, seed: int, checkpoint: str) -> Path:
+        """Folder of one checkpoint of one seed: candidates, scores, preferences, model, evaluation."""
+        return self.root / f"seed{seed}" / checkpoint
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Give a temporary path in the folder of `path`; rename it to `path` if the block ends well."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # keep the suffix: some writers choose their format by it
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically, keys sorted, one trailing newline."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON artifact.
+
+    Raises:
+        ArtifactError: missing or not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise ArtifactError(f"{path}: not a readable JSON artifact ({error}). {_REDO}") from error
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write records atomically as parquet (`.parquet`) or CSV (`.csv`), without an index."""
+    with atomic(path) as temporary:
+        if path.suffix == ".csv":
+            table.to_csv(temporary, index=False, lineterminator="\n")
+        else:
+            table.to_parquet(temporary, index=False)
+
+
+def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Read records and check that the named columns are there.
+
+    Raises:
+        ArtifactError: missing, truncated, or a column is lacking.
+    """
+    try:
+        table = pd.read_csv(path) if Path(path).suffix == ".csv" else pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
+        raise ArtifactError(f"{path}: not a readable table ({error}). {_REDO}") from error
+    missing = [c for c in columns if c not in table.columns]
+    if missing:
+        raise ArtifactError(f"{path}: columns {missing} are missing (found {list(table.columns)}). {_REDO}")
+    return table
+
+
+def write_codes(path: Path, ids: Sequence[str], codes: np.ndarray) -> None:
+    """Store image tokens.
+
+    Args:
+        path: `*.npy`; ids and sha256 go to `*.json` beside it.
+        ids: N pair ids, unique.
+        codes: (N, n, T) integers below 65,536; stored as uint16.
+    """
+    if len(ids) != len(codes) or len(set(ids)) != len(ids):
+        raise ArtifactError(f"{path}: {len(ids)} ids ({len(set(ids))} different) for {len(codes)} rows of tokens.")
+    with atomic(path) as temporary:
+        np.save(temporary, np.ascontiguousarray(codes, dtype=np.uint16))
+        digest = sha256(temporary)
+    write_json(path.with_suffix(".json"), {"ids": list(ids), "shape": list(codes.shape), "sha256": digest})
+
+
+def read_codes(path: Path) -> tuple[list[str], np.ndarray]:
+    """Ids and image tokens, (N, n, T) uint16, memory-mapped.
+
+    Raises:
+        ArtifactError: missing, truncated, or not what was written.
+    """
+    index = read_json(path.with_suffix(".json"))
+    try:
+        codes = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ArtifactError(f"{path}: truncated or not a token file ({error}). {_REDO}") from error
+    if list(codes.shape) != index["shape"] or sha256(path) != index["sha256"]:
+        raise ArtifactError(
+            f"{path}: holds {codes.shape} tokens that are not the {index['shape']} written with "
+            f"{path.with_suffix('.json').name} (sha256 differs). {_REDO}"
+        )
+    return index["ids"], codes
+
+
+def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors atomically as safetensors."""
+    with atomic(path) as temporary:
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read safetensors on the CPU.
+
+    Raises:
+        ArtifactError: missing, truncated, or a pickle (refused: it could run code).
+    """
+    path = Path(path)
+    try:
+        return load_file(path)
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error}). {_REDO}") from error
+    except SafetensorError as error:
+        with path.open("rb") as file:
+            head = file.read(2)
+        if head in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+            raise ArtifactError(
+                f"{path}: is a pickle (PyTorch .bin/.pt), which can run code when read, so it is refused. "
+                "Convert it once to safetensors in a place you trust and pass that file."
+            ) from error
+        raise ArtifactError(f"{path}: truncated or not safetensors ({error}). {_REDO}") from error
+
+
+def sha256(path: Path) -> str:
+    """Hex sha256 of a file."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of(value: Any) -> str:
+    """Short hex digest of plain JSON data."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def write_manifest(folder: Path, *, config: Any, inputs: Sequence[Path], seed: int | None = None) -> None:
+    """Write `manifest.json`: what this folder was made from (git revision, config, seed, versions, input hashes)."""
+    write_json(
+        folder / "manifest.json",
+        {
+            "git_revision": git_revision(),
+            "config": config,
+            "config_digest": digest_of(config),
+            "seed": seed,
+            "versions": {p: importlib.metadata.version(p) for p in ("torch", "transformers", "numpy")},
+            "inputs": {str(p): sha256(p) for p in inputs},
+        },
+    )
+
+
+@cache
+def git_revision() -> str:
+    """Revision of the code, `unknown` outside a git checkout."""
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+_REDO = "Delete it and run snakemake again to make it anew (or `dvc checkout` to restore it)."

@@ -1,0 +1,379 @@
+"""The whole experiment as one frozen, validated object.
+
+One YAML file (`config/micro.yaml`, `config/smoke.yaml`, ...) is read once into `Config`; functions get the
+section they need. Unknown keys and wrong types are refused with the file, the key and the mend. The JSON schema
+in `workflow/schemas/config.schema.json` is generated from these classes (`python -m hermesflow schema`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from hermesflow.errors import ConfigError
+
+BASE = "base"  # the name of the checkpoint every tree starts from
+
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Objective = Literal["pair", "product", "understanding", "generation"]
+
+_STRICT = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+section = dataclass(frozen=True, kw_only=True, config=_STRICT)
+
+
+@section
+class Data:
+    """Where homologous (image, caption) pairs come from, and how many."""
+
+    source: Literal["microworld", "parquet"]
+    """`microworld`: drawn here. `parquet`: read from `path` (same schema, see data/pairs.py)."""
+    path: str | None = None
+    """Folder of parquet files for source `parquet` (base.parquet, pairs.parquet, gap.parquet)."""
+    seed: int
+    """Seed of the world; independent of the run seeds, which all see the same data."""
+    image_size: Positive
+    """Pixels per side."""
+    base_pairs: Positive
+    """Scenes the tokenizer and the base model are trained on."""
+    pairs: Positive
+    """Homologous pairs that self-play samples for (paper: 5,000)."""
+    gap_pairs: Positive
+    """Held-out pairs the gap is measured on."""
+
+
+@section
+class ImageTokenizer:
+    """MAGVITv2-style lookup-free tokenizer; official: ch 128, codebook_bits 13, patch_size 1."""
+
+    channels: Positive
+    """Channels of the first level."""
+    encoder_multipliers: tuple[int, ...]
+    """Channel multiplier per encoder level (official 1,2,2,4,4)."""
+    encoder_blocks: tuple[int, ...]
+    """Residual blocks per encoder level (official 4,3,4,3,4)."""
+    decoder_multipliers: tuple[int, ...]
+    """Channel multiplier per decoder level (official 1,1,2,2,4)."""
+    decoder_blocks: tuple[int, ...]
+    """Residual blocks per decoder level (official 4,4,3,4,3)."""
+    codebook_bits: Positive
+    """z channels; the codebook has 2 ** codebook_bits codes."""
+    patch_size: Positive
+    """Space-to-depth factor before the first convolution; 1 is the official model."""
+
+
+@section
+class TokenizerTraining:
+    """Training of the image tokenizer from scratch (micro only; the 1.3B model has released weights)."""
+
+    seed: int
+    steps: Positive
+    batch_size: Positive
+    learning_rate: Rate
+    weight_decay: Weight
+    foreground_weight: Rate
+    """L1 weight of pixels that are not background."""
+    entropy_weight: Weight
+    commitment_weight: Weight
+
+
+@section
+class LanguageModel:
+    """Phi decoder of Show-o; official 1.3B: hidden 2048, 24 layers, 32 heads, intermediate 8192."""
+
+    hidden_size: Positive
+    layers: Positive
+    heads: Positive
+    intermediate_size: Positive
+    partial_rotary_factor: Annotated[float, Field(gt=0, le=1)]
+    rope_theta: Rate
+    layer_norm_eps: Rate
+    text_tokenizer: str
+    """`microworld` (word level, built from the world's vocabulary) or a folder / hub id of a tokenizer."""
+    max_text_tokens: Positive
+    """Longest text prompt in tokens, template and specials included (official 128)."""
+    caption_prompt: str
+    """What the model is asked for a caption (official "Give a caption for this image.")."""
+    question_template: str
+    """How a question is put; `{}` stands for it (official "USER: \\n{} ASSISTANT:")."""
+
+
+@section
+class BaseTraining:
+    """Pre-training of the base model from scratch: masked image tokens given text, text given image."""
+
+    steps: Positive
+    t2i_batch_size: Positive
+    mmu_batch_size: Positive
+    caption_share: Share
+    """Share of mmu rows that are captions; the others are questions."""
+    learning_rate: Rate
+    warmup_share: Share
+    weight_decay: Weight
+    max_grad_norm: Rate
+    beta2: Share
+    prompt_dropout: Share
+    """Share of t2i rows whose caption is emptied, for classifier-free guidance."""
+
+
+@section
+class Decoding:
+    """How one caption candidate is decoded; top_k 1 is greedy."""
+
+    top_k: Positive
+    temperature: Rate
+
+
+@section
+class CaptionSampling:
+    """Understanding candidates (paper section 3.2; official: greedy + top_k {2,3,4} x temperature {.1,.7,2})."""
+
+    decodings: tuple[Decoding, ...]
+    """One entry per candidate."""
+    max_new_tokens: Positive
+    """At most so many tokens per caption (official 100)."""
+
+
+@section
+class ImageSampling:
+    """Generation candidates (paper section 3.2; official: n 16, guidance 5, 50 steps)."""
+
+    n: Positive
+    steps: Positive
+    guidance: Weight
+    """Classifier-free guidance w in (1 + w) * conditional - w * unconditional; 0 is off."""
+    temperature: Weight
+    """Scale of the Gumbel noise that chooses which tokens stay masked."""
+    temperature_schedule: Literal["linear", "official"]
+    """`linear`: temperature * (1 - ratio). `official`: the released code's cumulative product."""
+
+
+@section
+class Sampling:
+    """Homologous sampling: n captions and n images of each pair from one checkpoint."""
+
+    captions: CaptionSampling
+    images: ImageSampling
+    batch_pairs: Positive
+    """Pairs decoded together; shards are whole batches, so results do not depend on their number."""
+
+
+@section
+class Encoder:
+    """A sentence encoder read from disk through transformers."""
+
+    source: str
+    """`python:PACKAGE` (weights inside an installed package) or a folder / hub id."""
+    sha256: str | None = None
+    """Expected sha256 of model.safetensors; checked before use."""
+    pooling: Literal["cls", "mean"]
+
+
+@section
+class Scoring:
+    """Preference scores of both kinds of candidates."""
+
+    caption_measure: Literal["embedding", "chrf", "bleu"]
+    """Caption similarity s(y, y_k): cosine of sentence embeddings, or an n-gram baseline."""
+    encoder: Encoder
+    """Sentence encoder for caption similarity and for the nearest choice."""
+    vqa_method: Literal["generate", "likelihood"]
+    """Self-VQA: free answer mapped to the nearest choice (official), or ranking of the choices by likelihood."""
+    max_answer_tokens: Positive
+    batch_images: Positive
+    agreement_pairs: Count
+    """Pairs on which every score is compared with the independent judge."""
+
+
+@section
+class Preferences:
+    """Candidates to chosen/rejected (paper section 3.2)."""
+
+    min_image_score: Share
+    """An image pair is kept only if its best self-VQA score is above this (paper 0.6)."""
+    min_caption_margin: Weight = 0.0
+    """A caption pair is kept only if the scores differ by more than this."""
+
+
+@section
+class Training:
+    """Pair-DPO (paper section 3.3; official: AdamW, lr 2e-5 cosine, weight decay .01, beta .2, 3,000 steps)."""
+
+    steps: Positive
+    batch_size: Positive
+    """Homologous pairs per optimiser step, over all processes."""
+    gradient_accumulation: Positive = 1
+    learning_rate: Rate
+    weight_decay: Weight
+    warmup_steps: Count
+    max_grad_norm: Rate
+    beta: Rate
+    caption_weight: Weight = 1.0
+    """Weight of the understanding term; 1 is the paper."""
+    image_weight: Weight = 1.0
+    """Weight of the generation term; 1 is the paper."""
+    checkpoint_every: Positive
+    """Steps between full-state checkpoints."""
+
+
+@section
+class Checkpoint:
+    """One node of the tree of checkpoints: what it grows from and how."""
+
+    parent: str
+    objective: Objective
+    candidates: Positive | None = None
+    """Use only the first so many candidates of each kind (Figure 6); None is all."""
+    steps: Positive | None = None
+    learning_rate: Rate | None = None
+    beta: Rate | None = None
+
+
+@section
+class Evaluation:
+    """Benchmarks per checkpoint: micro counterparts of the paper's columns."""
+
+    understanding_images: Positive
+    """Held-out images that POPE, MME, captions, VQA and GQA-like questions are about."""
+    geneval_prompts: Positive
+    """Prompts per GenEval kind."""
+    geneval_images: Positive
+    """Images per prompt (GenEval: 4)."""
+    dense_prompts: Positive
+    fid_images: Positive
+    bootstrap: Positive
+    """Bootstrap resamples behind every interval."""
+    confidence: Share
+    clip_steps: Positive
+    """Training steps of the micro world's own CLIP (fixed extractor of the Frechet distance and image-text score)."""
+
+
+@section
+class Runtime:
+    """How the work runs; never what it computes (except for float rounding)."""
+
+    device: str
+    precision: Literal["no", "bf16", "fp16"]
+    shards: Positive
+    """Shards that sampling and scoring are scattered into."""
+    pretrain_threads: Positive
+    """CPU threads of the tokenizer's and the base model's training."""
+    train_threads: Positive
+    """CPU threads of one Pair-DPO training job."""
+    shard_threads: Positive
+    """CPU threads of one sampling, scoring or evaluation job."""
+
+
+@section
+class Config:
+    """Everything one `results/{name}` folder is made from."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+    seeds: tuple[int, ...]
+    """Run seeds; each trains its own base and self-play chain."""
+    data: Data
+    image_tokenizer: ImageTokenizer
+    tokenizer_training: TokenizerTraining
+    language_model: LanguageModel
+    base_training: BaseTraining
+    sampling: Sampling
+    scoring: Scoring
+    preferences: Preferences
+    training: Training
+    checkpoints: dict[str, Checkpoint]
+    evaluation: Evaluation
+    runtime: Runtime
+
+    @property
+    def num_image_tokens(self) -> int:
+        """Image tokens per image."""
+        side = self.data.image_size // self.image_tokenizer.patch_size
+        return (side // 2 ** (len(self.image_tokenizer.encoder_multipliers) - 1)) ** 2
+
+    @property
+    def codebook_size(self) -> int:
+        """Number of image codes."""
+        return 2**self.image_tokenizer.codebook_bits
+
+    def training_of(self, checkpoint: str) -> Training:
+        """The training section of one checkpoint: the defaults with its own overrides."""
+        own = self.checkpoints[checkpoint]
+        changed = {k: getattr(own, k) for k in ("steps", "learning_rate", "beta") if getattr(own, k) is not None}
+        return Training(**{**asdict(self.training), **changed})
+
+    def sampled_checkpoints(self) -> tuple[str, ...]:
+        """Checkpoints that somebody grows from, base first: the ones to sample from."""
+        parents = [c.parent for c in self.checkpoints.values()]
+        return tuple(dict.fromkeys([BASE, *parents]))
+
+    def iteration(self, checkpoint: str) -> int:
+        """Self-play iterations between base (0) and this checkpoint."""
+        return 0 if checkpoint == BASE else 1 + self.iteration(self.checkpoints[checkpoint].parent)
+
+
+def load_config(path: str | Path) -> Config:
+    """Read and validate one YAML config.
+
+    Raises:
+        ConfigError: unreadable file, unknown key, wrong type, unknown parent or a cycle in the tree.
+    """
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML ({error}). Mend the file or pass another --config.") from error
+    try:
+        config = _from_plain(raw)
+    except ValidationError as error:
+        lines = "; ".join(_one(e) for e in error.errors())
+        raise ConfigError(f"{path}: {lines}. config/README.md lists every key with its meaning.") from None
+    _check_tree(config, path)
+    return config
+
+
+def config_schema() -> dict[str, Any]:
+    """JSON schema of a config file, generated from the dataclasses."""
+    return TypeAdapter(Config).json_schema()
+
+
+def as_plain(value: Any) -> Any:
+    """A section as plain JSON types (for hashing, manifests and params)."""
+    return TypeAdapter(type(value)).dump_python(value, mode="json")
+
+
+def _from_plain(raw: Any) -> Config:
+    # JSON mode: strict types, yet lists fill tuples and 1 fills a float.
+    import json
+
+    return TypeAdapter(Config).validate_json(json.dumps(raw))
+
+
+def _one(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"]) or "(whole file)"
+    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"unknown key `{key}`: remove it or correct its spelling"
+    return f"`{key}`: {error['msg']} (found {error['input']!r})"
+
+
+def _check_tree(config: Config, path: Path) -> None:
+    if BASE in config.checkpoints:
+        raise ConfigError(f"{path}: checkpoints.{BASE}: the name `{BASE}` is taken by the base model; rename it.")
+    for name, checkpoint in config.checkpoints.items():
+        if checkpoint.parent != BASE and checkpoint.parent not in config.checkpoints:
+            raise ConfigError(
+                f"{path}: checkpoints.{name}.parent: `{checkpoint.parent}` is not a checkpoint; "
+                f"use one of {[BASE, *config.checkpoints]}."
+            )
+        seen = {name}
+        while (name := config.checkpoints[name].parent) != BASE:
+            if name in seen:
+                raise ConfigError(f"{path}: checkpoints.{name}: the tree has a cycle; let one of them grow from {BASE}.")
+            seen.add(name)

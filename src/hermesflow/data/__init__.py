@@ -1,0 +1,1 @@
+"""Homologous (image, caption) pairs: the micro world and the schema every source fills."""

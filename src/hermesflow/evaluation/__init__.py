@@ -1,0 +1,1 @@
+"""Benchmarks of understanding, generation and the gap between them, with bootstrap intervals."""

@@ -1,0 +1,114 @@
+"""Training of the base model from scratch, as Show-o is trained: draw from captions, answer about images.
+
+Each step takes t2i rows (predict masked image tokens from a caption) and mmu rows (write a caption or an answer
+about an image). The 1.3B model has released weights and skips this stage.
+Source: Show-o (arXiv 2408.12528) section 3.2; schedule: one cycle, AdamW.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hermesflow.config import BaseTraining
+from hermesflow.masking import draw_mask
+from hermesflow.models.showo import ShowO
+
+
+@dataclass(frozen=True)
+class Example:
+    """One real image with what can be said about it."""
+
+    caption: str
+    questions: tuple[tuple[str, str], ...]
+    """(question, answer) pairs; never empty."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one step: codes are (B, T) int64, masked is (B, T) bool."""
+
+    t2i_captions: list[str]
+    t2i_codes: Tensor
+    t2i_masked: Tensor
+    mmu_codes: Tensor
+    mmu_prompts: list[str]
+    mmu_completions: list[str]
+
+
+def batches(
+    examples: Sequence[Example], codes: Tensor, model: ShowO, settings: BaseTraining, generator: torch.Generator
+) -> Iterator[Batch]:
+    """Endless seeded batches; every image is used once per pass and side before any is used again.
+
+    Args:
+        examples: N examples.
+        codes: (N, T) int64 image tokens of the same examples.
+    """
+    size = len(examples)
+    order_t2i, order_mmu = _endless_order(size, generator), _endless_order(size, generator)
+    while True:
+        t2i = [next(order_t2i) for _ in range(settings.t2i_batch_size)]
+        mmu = [next(order_mmu) for _ in range(settings.mmu_batch_size)]
+        emptied = torch.rand(len(t2i), generator=generator) < settings.prompt_dropout
+        masked = torch.stack([draw_mask(codes.shape[1], generator) for _ in t2i])
+        said = [_prompt_and_completion(examples[i], model, settings.caption_share, generator) for i in mmu]
+        yield Batch(
+            t2i_captions=["" if emptied[row] else examples[i].caption for row, i in enumerate(t2i)],
+            t2i_codes=codes[t2i],
+            t2i_masked=masked,
+            mmu_codes=codes[mmu],
+            mmu_prompts=[prompt for prompt, _ in said],
+            mmu_completions=[completion for _, completion in said],
+        )
+
+
+def optimiser_of(model: ShowO, settings: BaseTraining) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.OneCycleLR]:
+    """AdamW and its one-cycle schedule; biases, norms and embeddings are not decayed."""
+    decayed = [p for n, p in model.named_parameters() if p.ndim > 1 and "embed" not in n]
+    kept = [p for n, p in model.named_parameters() if p.ndim <= 1 or "embed" in n]
+    optimiser = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": kept, "weight_decay": 0.0}],
+        lr=settings.learning_rate,
+        betas=(0.9, settings.beta2),
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser,
+        max_lr=settings.learning_rate,
+        total_steps=settings.steps + 1,
+        pct_start=settings.warmup_share,
+        cycle_momentum=False,
+    )
+    return optimiser, schedule
+
+
+def train_step(
+    model: ShowO, batch: Batch, optimiser: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler, clip: float
+) -> dict[str, float]:
+    """One optimiser step; returns the losses in nats per token, the gradient norm and the learning rate."""
+    t2i, mmu = model.base_losses(**vars(batch))
+    optimiser.zero_grad(set_to_none=True)
+    (t2i + mmu).backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+    rate = schedule.get_last_lr()[0]
+    optimiser.step()
+    schedule.step()
+    return {"loss/t2i": t2i.item(), "loss/mmu": mmu.item(), "grad_norm": norm.item(), "lr": rate}
+
+
+def _endless_order(size: int, generator: torch.Generator) -> Iterator[int]:
+    while True:
+        yield from torch.randperm(size, generator=generator).tolist()
+
+
+def _prompt_and_completion(
+    example: Example, model: ShowO, caption_share: float, generator: torch.Generator
+) -> tuple[str, str]:
+    if torch.rand((), generator=generator) < caption_share:
+        return model.caption_prompt, example.caption
+    pick = int(torch.randint(len(example.questions), (), generator=generator))
+    question, answer = example.questions[pick]
+    return model.question_template.format(question), answer

@@ -1,0 +1,18 @@
+"""Named random generators: the same names give the same stream on every machine and in every process."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+
+def seed_of(*names: str | int) -> int:
+    """A 63-bit seed from a path of names, e.g. `seed_of(run_seed, "pair-1", "mask", pair_id, 3)`."""
+    text = "/".join(str(name) for name in names)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+
+
+def generator(*names: str | int) -> torch.Generator:
+    """A CPU generator seeded by a path of names."""
+    return torch.Generator().manual_seed(seed_of(*names))

@@ -1,0 +1,53 @@
+"""Stage `base`: train the base model of one seed from scratch on split `base`."""
+
+from __future__ import annotations
+
+import pandas as pd
+import torch
+
+from hermesflow import seeding, tracking
+from hermesflow.artifacts import Layout, read_codes, write_manifest, write_table
+from hermesflow.config import BASE, Config, as_plain
+from hermesflow.data.pairs import read_pairs
+from hermesflow.errors import ArtifactError
+from hermesflow.models.showo import new_model, save_model
+from hermesflow.pretraining import Example, batches, optimiser_of, train_step
+from hermesflow.progress import Progress
+
+LOG_EVERY = 20  # steps between rows of history.csv
+
+
+def run(config: Config, layout: Layout, *, seed: int) -> None:
+    """Train and write `seed{n}/base/model`.
+
+    Raises:
+        ArtifactError: the image tokens are not those of the pairs.
+    """
+    torch.set_num_threads(config.runtime.pretrain_threads)
+    torch.use_deterministic_algorithms(True)
+    settings = config.base_training
+    pairs = read_pairs(layout.data("base")).remove_columns("image")
+    ids, codes = read_codes(layout.codes("base"))
+    if list(pairs["id"]) != ids:
+        raise ArtifactError(f"{layout.codes('base')}: ids differ from those of {layout.data('base')}; run stage encode again.")
+    examples = [
+        Example(row["caption"], tuple((q["question"], q["answer"]) for q in row["questions"])) for row in pairs
+    ]
+    model = new_model(config, seed=seeding.seed_of(seed, BASE, "init")).train()
+    stream = batches(
+        examples, torch.from_numpy(codes[:, 0].astype("int64")), model, settings, seeding.generator(seed, BASE, "batches")
+    )
+    optimiser, schedule = optimiser_of(model, settings)
+    history = []
+    run = tracking.open_run(config, layout, seed, BASE)
+    progress = Progress(settings.steps, f"base model, seed {seed}", "step")
+    for step in range(1, settings.steps + 1):
+        metrics = train_step(model, next(stream), optimiser, schedule, settings.max_grad_norm)
+        if step % LOG_EVERY == 0 or step == settings.steps:
+            history.append({"step": step, **metrics})
+            run.log(metrics, step=step)
+        progress.advance(1)
+    folder = layout.checkpoint(seed, BASE) / "model"
+    save_model(model.eval(), folder)
+    write_table(folder / "history.csv", pd.DataFrame(history))
+    write_manifest(folder, config=as_plain(settings), inputs=[layout.data("base"), layout.codes("base")], seed=seed)

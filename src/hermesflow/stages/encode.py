@@ -1,0 +1,31 @@
+"""Stage `encode`: image tokens of every real image, once."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from hermesflow.artifacts import Layout, write_codes
+from hermesflow.config import Config
+from hermesflow.data.pairs import images_of, read_pairs
+from hermesflow.models.magvit import load_tokenizer, to_pixels
+from hermesflow.progress import Progress
+
+SPLITS = ("base", "pairs", "gap", "understanding")
+BATCH_IMAGES = 250
+
+
+def run(config: Config, layout: Layout) -> None:
+    """Write `codes/{split}.npy`, (N, 1, T) uint16, for every split that has images to be understood."""
+    torch.set_num_threads(config.runtime.pretrain_threads)
+    tokenizer = load_tokenizer(layout.tokenizer, device=torch.device(config.runtime.device)).eval()
+    for split in SPLITS:
+        pairs = read_pairs(layout.data(split))
+        progress = Progress(len(pairs), f"image tokens of {split}", "image")
+        codes = []
+        for start in range(0, len(pairs), BATCH_IMAGES):
+            rows = pairs.select(range(start, min(start + BATCH_IMAGES, len(pairs))))
+            with torch.inference_mode():
+                codes.append(tokenizer.encode(to_pixels(images_of(rows)).to(config.runtime.device)).cpu().numpy())
+            progress.advance(len(rows))
+        write_codes(layout.codes(split), list(pairs["id"]), np.concatenate(codes)[:, None])
