@@ -1,0 +1,318 @@
+"""MAGVITv2 image tokenizer: pixels to a grid of lookup-free codes and back.
+
+Tensor names are those of the released `showlab/magvitv2` weights, so a checkpoint loads strictly. `patch_size`
+moves blocks of pixels into channels before the first convolution (and back after the last); 1 is the released model.
+
+Source: Yu et al. 2023, "Language Model Beats Diffusion", section 3; Show-o (Xie et al. 2024), section 3.1.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hermesflow.artifacts import read_json, read_weights, write_json, write_weights
+from hermesflow.config import ImageTokenizer, as_plain
+from hermesflow.errors import ArtifactError
+
+
+def to_pixels(images: np.ndarray) -> Tensor:
+    """Images as network input.
+
+    Args:
+        images: (N, H, W, 3) uint8.
+
+    Returns:
+        (N, 3, H, W) float32 in [-1, 1].
+    """
+    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0).contiguous()
+
+
+def to_images(pixels: Tensor) -> np.ndarray:
+    """Network output as images; values outside [-1, 1] are clipped.
+
+    Args:
+        pixels: (N, 3, H, W) float.
+
+    Returns:
+        (N, H, W, 3) uint8.
+    """
+    scaled = pixels.detach().float().clamp(-1.0, 1.0).add(1.0).mul(127.5).round()
+    return scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+class MagVitV2(nn.Module):
+    """Image tokenizer: encoder, lookup-free quantizer, decoder."""
+
+    def __init__(self, config: ImageTokenizer):
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.quantize = LookupFreeQuantizer(config.codebook_bits)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Codes of images.
+
+        Args:
+            pixels: (B, 3, H, W) float in [-1, 1]; H and W divisible by patch_size * 2 ** (levels - 1).
+
+        Returns:
+            (B, T) int64 in [0, 2 ** codebook_bits), row by row.
+        """
+        return self.quantize.codes_of(self.encoder(pixels)).flatten(1)
+
+    def decode(self, codes: Tensor, *, grid: tuple[int, int] | None = None) -> Tensor:
+        """Images of codes.
+
+        Args:
+            codes: (B, T) int64 in [0, 2 ** codebook_bits).
+            grid: Rows and columns with rows * columns = T; by default a square.
+
+        Returns:
+            (B, 3, H, W) float, about [-1, 1].
+
+        Raises:
+            ValueError: T does not fill the grid.
+        """
+        rows, columns = grid or (math.isqrt(codes.shape[1]),) * 2
+        if rows * columns != codes.shape[1]:
+            raise ValueError(f"{codes.shape[1]} codes do not fill a {rows} x {columns} grid; pass `grid`.")
+        return self.decoder(self.quantize.bits_of(codes.view(-1, rows, columns)))
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Reconstruct images, with the two scalar losses of the quantizer; gradients pass straight through it.
+
+        Args:
+            pixels: (B, 3, H, W) float in [-1, 1].
+
+        Returns:
+            Reconstruction (B, 3, H, W); entropy loss and commitment loss, scalars.
+        """
+        bits, entropy_loss, commitment_loss = self.quantize(self.encoder(pixels))
+        return self.decoder(bits), entropy_loss, commitment_loss
+
+
+class LookupFreeQuantizer(nn.Module):
+    """The code of a vector is the signs of its channels, first channel the highest bit."""
+
+    embedding: Tensor
+    power_vals: Tensor
+
+    def __init__(self, bits: int):
+        super().__init__()
+        powers = 2 ** torch.arange(bits - 1, -1, -1)
+        signs = (torch.arange(2**bits).unsqueeze(1) & powers).ne(0)
+        self.register_buffer("embedding", signs.float() * 2.0 - 1.0)
+        self.register_buffer("power_vals", powers)
+
+    def codes_of(self, latents: Tensor) -> Tensor:
+        """Codes (B, h, w) int64 of latents (B, bits, h, w); zero counts as negative."""
+        return ((latents > 0) * self.power_vals.view(-1, 1, 1)).sum(dim=1)
+
+    def bits_of(self, codes: Tensor) -> Tensor:
+        """Vectors of -1 and 1, (B, bits, h, w), of codes (B, h, w)."""
+        return self.embedding[codes].permute(0, 3, 1, 2).contiguous()
+
+    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Signs with a straight-through gradient, entropy loss, commitment loss.
+
+        The entropy loss, in nats per bit, is low where every bit is sure of itself and used half of the time. The
+        commitment loss is the mean squared distance to the signs.
+
+        Args:
+            latents: (B, bits, h, w).
+
+        Source: Yu et al. 2023, Eq. 5.
+        """
+        signs = torch.where(latents > 0, 1.0, -1.0)
+        probability = torch.sigmoid(4.0 * latents)  # softmax of minus the squared distances to -1 and 1
+        entropy_loss = _entropy(probability).mean() - _entropy(probability.mean(dim=(0, 2, 3))).mean()
+        commitment_loss = F.mse_loss(latents, signs)
+        return latents + (signs - latents).detach(), entropy_loss, commitment_loss
+
+
+class Encoder(nn.Module):
+    """Pixels (B, 3, H, W) to latents (B, bits, h, w)."""
+
+    def __init__(self, config: ImageTokenizer):
+        super().__init__()
+        self.patch_size = config.patch_size
+        widths = [config.channels * m for m in config.encoder_multipliers]
+        self.conv_in = _conv(3 * config.patch_size**2, config.channels)
+        self.down = nn.ModuleList()
+        for level, (before, width) in enumerate(zip([config.channels, *widths], widths, strict=False)):
+            step = nn.Module()
+            step.block = _blocks(before, width, config.encoder_blocks[level])
+            if level < len(widths) - 1:
+                step.downsample = Downsample(width)
+            self.down.append(step)
+        self.mid = _middle(widths[-1])
+        self.norm_out = _norm(widths[-1])
+        self.conv_out = _conv(widths[-1], config.codebook_bits)
+        self.quant_conv = nn.Conv2d(config.codebook_bits, config.codebook_bits, kernel_size=1)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Latents before quantization."""
+        hidden = self.conv_in(F.pixel_unshuffle(pixels, self.patch_size))
+        for step in self.down:
+            hidden = step.block(hidden)
+            if hasattr(step, "downsample"):
+                hidden = step.downsample(hidden)
+        hidden = self.conv_out(F.silu(self.norm_out(_through(self.mid, hidden))))
+        return self.quant_conv(hidden)
+
+
+class Decoder(nn.Module):
+    """Vectors of -1 and 1, (B, bits, h, w), to pixels (B, 3, H, W)."""
+
+    def __init__(self, config: ImageTokenizer):
+        super().__init__()
+        self.patch_size = config.patch_size
+        widths = [config.channels * m for m in config.decoder_multipliers]
+        self.post_quant_conv = nn.Conv2d(config.codebook_bits, config.codebook_bits, kernel_size=1)
+        self.conv_in = _conv(config.codebook_bits, widths[-1])
+        self.mid = _middle(widths[-1])
+        self.up = nn.ModuleList()  # stored from fine to coarse, run from coarse to fine
+        for level, (width, before) in enumerate(zip(widths, [*widths[1:], widths[-1]], strict=True)):
+            step = nn.Module()
+            step.block = _blocks(before, width, config.decoder_blocks[level])
+            if level > 0:
+                step.upsample = Upsample(width)
+            self.up.append(step)
+        self.norm_out = _norm(widths[0])
+        self.conv_out = _conv(widths[0], 3 * config.patch_size**2)
+
+    def forward(self, bits: Tensor) -> Tensor:
+        """Pixels."""
+        hidden = _through(self.mid, self.conv_in(self.post_quant_conv(bits)))
+        for step in reversed(self.up):
+            hidden = step.block(hidden)
+            if hasattr(step, "upsample"):
+                hidden = step.upsample(hidden)
+        return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(hidden))), self.patch_size)
+
+
+class ResidualBlock(nn.Module):
+    """Two normalised 3 x 3 convolutions around a skip connection."""
+
+    def __init__(self, before: int, width: int):
+        super().__init__()
+        self.norm1 = _norm(before)
+        self.conv1 = _conv(before, width)
+        self.norm2 = _norm(width)
+        self.conv2 = _conv(width, width)
+        if before != width:
+            self.nin_shortcut = nn.Conv2d(before, width, kernel_size=1)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(B, before, h, w) to (B, width, h, w)."""
+        change = self.conv1(F.silu(self.norm1(hidden)))
+        change = self.conv2(F.silu(self.norm2(change)))
+        skip = self.nin_shortcut(hidden) if hasattr(self, "nin_shortcut") else hidden
+        return skip + change
+
+
+class Attention(nn.Module):
+    """Single-head self-attention over all positions of a feature map."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm = _norm(width)
+        self.q, self.k, self.v, self.proj_out = (nn.Conv2d(width, width, kernel_size=1) for _ in range(4))
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(B, width, h, w) to the same shape."""
+        normed = self.norm(hidden)
+        query, key, value = (f(normed).flatten(2).transpose(1, 2) for f in (self.q, self.k, self.v))
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        return hidden + self.proj_out(mixed.transpose(1, 2).reshape(hidden.shape))
+
+
+class Downsample(nn.Module):
+    """Halve both sides; the odd pixel of padding goes right and below."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, kernel_size=3, stride=2)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(B, width, h, w) to (B, width, h / 2, w / 2)."""
+        return self.conv(F.pad(hidden, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Double both sides by repetition, then a convolution."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv = _conv(width, width)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(B, width, h, w) to (B, width, 2 h, 2 w)."""
+        return self.conv(F.interpolate(hidden, scale_factor=2.0, mode="nearest"))
+
+
+def save_tokenizer(model: MagVitV2, folder: Path) -> None:
+    """Write `model.safetensors` and `config.json` into a folder."""
+    write_weights(folder / "model.safetensors", model.state_dict())
+    write_json(folder / "config.json", as_plain(model.config))
+
+
+def load_tokenizer(folder: Path, *, device: str | torch.device) -> MagVitV2:
+    """Read a tokenizer written by `save_tokenizer`, in evaluation mode.
+
+    Raises:
+        ArtifactError: a file is missing or truncated, the weights are a pickle, or do not fit `config.json`.
+    """
+    folder = Path(folder)
+    plain = read_json(folder / "config.json")
+    weights = read_weights(folder / "model.safetensors")
+    try:
+        lists = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
+        model = MagVitV2(ImageTokenizer(**lists))
+        model.load_state_dict(weights, strict=True)
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise ArtifactError(
+            f"{folder}: model.safetensors does not fit config.json ({error}). Give both files of one tokenizer, "
+            "or delete the folder and run snakemake again."
+        ) from error
+    return model.to(device).eval()
+
+
+def _entropy(probability: Tensor) -> Tensor:
+    """Entropy in nats of bits that are 1 with this probability."""
+    bounded = probability.clamp(1e-6, 1.0 - 1e-6)
+    return -bounded * bounded.log() - (1.0 - bounded) * (1.0 - bounded).log()
+
+
+def _conv(before: int, width: int) -> nn.Conv2d:
+    return nn.Conv2d(before, width, kernel_size=3, padding=1)
+
+
+def _norm(width: int) -> nn.GroupNorm:
+    # 32 groups for every width of the released model; narrow micro models need fewer
+    return nn.GroupNorm(math.gcd(32, width), width, eps=1e-6)
+
+
+def _blocks(before: int, width: int, count: int) -> nn.Sequential:
+    return nn.Sequential(*(ResidualBlock(before if i == 0 else width, width) for i in range(count)))
+
+
+def _middle(width: int) -> nn.Module:
+    middle = nn.Module()
+    middle.block_1, middle.attn_1, middle.block_2 = (
+        ResidualBlock(width, width),
+        Attention(width),
+        ResidualBlock(width, width),
+    )
+    return middle
+
+
+def _through(middle: nn.Module, hidden: Tensor) -> Tensor:
+    return middle.block_2(middle.attn_1(middle.block_1(hidden)))
