@@ -1,0 +1,145 @@
+"""Pair-DPO: direct preference optimisation of understanding and generation on homologous pairs.
+
+Everything here is a pure function of summed log-probabilities, one value per pair, `(B,)`; the caller reduces.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def dpo_logratios(
+    policy_chosen_logps: Tensor,
+    policy_rejected_logps: Tensor,
+    reference_chosen_logps: Tensor,
+    reference_rejected_logps: Tensor,
+) -> Tensor:
+    """How much more than the reference the policy prefers chosen to rejected: the paper's delta, without beta.
+
+    Args:
+        policy_chosen_logps: (B,) nats, summed over the scored tokens of the chosen answer.
+        policy_rejected_logps: (B,) the same of the rejected answer.
+        reference_chosen_logps: (B,) of the chosen answer under the frozen reference.
+        reference_rejected_logps: (B,) of the rejected answer under the frozen reference.
+
+    Returns:
+        (B,) nats; 0 where policy and reference agree.
+
+    Raises:
+        ValueError: not four vectors of one length.
+
+    Source: HermesFlow section 3.3; Rafailov et al. 2023, Eq. 7 (the bracket).
+    """
+    logps = (policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps)
+    if any(x.ndim != 1 or x.shape != policy_chosen_logps.shape for x in logps):
+        raise ValueError(f"log-probs are one value per pair, (B,) each; found {[tuple(x.shape) for x in logps]}")
+    return (policy_chosen_logps - reference_chosen_logps) - (policy_rejected_logps - reference_rejected_logps)
+
+
+def dpo_loss(
+    policy_chosen_logps: Tensor,
+    policy_rejected_logps: Tensor,
+    reference_chosen_logps: Tensor,
+    reference_rejected_logps: Tensor,
+    *,
+    beta: float,
+) -> Tensor:
+    """Per-pair DPO loss of one skill, -log sigma(beta * delta), in nats.
+
+    Args:
+        policy_chosen_logps: (B,) nats, see `dpo_logratios`.
+        policy_rejected_logps: (B,) nats.
+        reference_chosen_logps: (B,) nats.
+        reference_rejected_logps: (B,) nats.
+        beta: above 0; how strongly the policy is held to the reference (paper 0.2).
+
+    Returns:
+        (B,) nats; ln 2 where policy and reference agree.
+
+    Raises:
+        ValueError: shapes differ, or beta <= 0.
+
+    Source: Rafailov et al. 2023, Eq. 7.
+    """
+    delta = dpo_logratios(policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps)
+    return _negative_log_sigma(delta, beta=beta)
+
+
+def pair_dpo_loss(
+    delta_mmu: Tensor,
+    delta_t2i: Tensor,
+    *,
+    beta: float,
+    objective: Literal["pair", "product", "understanding", "generation"],
+    caption_weight: float,
+    image_weight: float,
+) -> Tensor:
+    """Pair-DPO: the loss of homologous pairs, row k of both deltas about the same (image, caption).
+
+    | objective       | loss of one pair                                                                          |
+    |-----------------|-------------------------------------------------------------------------------------------|
+    | `pair`          | -caption_weight * log sigma(beta delta_mmu) - image_weight * log sigma(beta delta_t2i)      |
+    | `product`       | -caption_weight * image_weight * log sigma(beta delta_mmu * beta delta_t2i)                 |
+    | `understanding` | -caption_weight * log sigma(beta delta_mmu)                                               |
+    | `generation`    | -image_weight * log sigma(beta delta_t2i)                                                 |
+
+    `pair` is what the paper's appendix derives. `product` is what its main text prints, kept for the ablation. Taken
+    literally it cannot start: at policy = reference both deltas are 0, and so is its gradient; and it rewards a policy
+    that prefers both rejected answers as much as one that prefers both chosen ones.
+
+    Args:
+        delta_mmu: (B,) nats, `dpo_logratios` of captions given the image (understanding).
+        delta_t2i: (B,) nats, `dpo_logratios` of image tokens given the caption (generation).
+        beta: above 0 (paper 0.2).
+        objective: one row of the table.
+        caption_weight: weight of the understanding term (paper 1).
+        image_weight: weight of the generation term (paper 1).
+
+    Returns:
+        (B,) nats.
+
+    Raises:
+        ValueError: shapes differ, beta <= 0, or an unknown objective.
+
+    Source: HermesFlow section 3.3 (`product`) and appendix (`pair`).
+    """
+    if delta_mmu.ndim != 1 or delta_mmu.shape != delta_t2i.shape:
+        raise ValueError(f"one delta of each kind per pair; found {tuple(delta_mmu.shape)}, {tuple(delta_t2i.shape)}")
+    match objective:
+        case "pair":
+            understanding = caption_weight * _negative_log_sigma(delta_mmu, beta=beta)
+            generation = image_weight * _negative_log_sigma(delta_t2i, beta=beta)
+            return understanding + generation
+        case "product":
+            return caption_weight * image_weight * _negative_log_sigma(delta_mmu * (beta * delta_t2i), beta=beta)
+        case "understanding":
+            return caption_weight * _negative_log_sigma(delta_mmu, beta=beta)
+        case "generation":
+            return image_weight * _negative_log_sigma(delta_t2i, beta=beta)
+    raise ValueError(f"objective is pair, product, understanding or generation; found {objective!r}")
+
+
+def implicit_rewards(policy_logps: Tensor, reference_logps: Tensor, *, beta: float) -> Tensor:
+    """The reward DPO gives an answer without a reward model, beta * log(policy / reference).
+
+    Args:
+        policy_logps: (B,) nats.
+        reference_logps: (B,) nats.
+        beta: above 0.
+
+    Returns:
+        (B,) nats, without gradient: for the training curves.
+
+    Source: Rafailov et al. 2023, Eq. 5 (up to the term that cancels).
+    """
+    return beta * (policy_logps - reference_logps).detach()
+
+
+def _negative_log_sigma(delta: Tensor, *, beta: float) -> Tensor:
+    if beta <= 0:
+        raise ValueError(f"beta must be above 0; found {beta}")
+    # logsigmoid: log(sigmoid(x)) is -inf, and its gradient nan, for x below about -100
+    return -F.logsigmoid(beta * delta)
