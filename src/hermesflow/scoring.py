@@ -1,0 +1,270 @@
+"""Preference scores: how close a caption is to the true one, and how well a model answers about its own image.
+
+Scores are pure functions of their inputs and of the batch they are called with; stages fix the batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hermesflow.config import Decoding, Scoring
+from hermesflow.encoders import SentenceEncoder
+from hermesflow.sampling import sample_texts
+
+CaptionMeasure = Literal["embedding", "chrf", "bleu"]
+VqaMethod = Literal["generate", "likelihood"]
+CAPTION_MEASURES: tuple[CaptionMeasure, ...] = ("embedding", "chrf", "bleu")
+VQA_METHODS: tuple[VqaMethod, ...] = ("generate", "likelihood")
+
+
+class MultipleChoice(Protocol):
+    """A question with its choices, as `data.microworld.Question`."""
+
+    @property
+    def question(self) -> str: ...  # noqa: D102
+    @property
+    def choices(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def answer(self) -> str: ...  # noqa: D102
+
+
+def caption_scores(
+    captions: Sequence[str],
+    references: Sequence[str],
+    *,
+    measure: CaptionMeasure,
+    encoder: SentenceEncoder | None = None,
+) -> np.ndarray:
+    """Similarity s(y, y_k) of each caption with its reference; equal pairs of texts are scored once.
+
+    Args:
+        captions: N candidate captions.
+        references: N true captions.
+        measure: `embedding`: cosine in [-1, 1]; `chrf` (character n-grams) and `bleu` (smoothed, up to 4-grams): [0, 1].
+        encoder: needed for `embedding`.
+
+    Returns:
+        (N,) float64.
+
+    Source: HermesFlow section 3.2 (cosine of BERT vectors).
+    """
+    pairs = list(zip(captions, references, strict=True))
+    unique = {pair: i for i, pair in enumerate(dict.fromkeys(pairs))}
+    if measure == "embedding":
+        if encoder is None:
+            raise ValueError("caption_scores: measure `embedding` needs an encoder")
+        values = _cosines(list(unique), encoder)
+    else:
+        values = np.array([_ngram_score(caption, reference, measure) for caption, reference in unique], dtype=float)
+    return values[[unique[pair] for pair in pairs]] if pairs else np.zeros(0)
+
+
+def _cosines(pairs: list[tuple[str, str]], encoder: SentenceEncoder) -> np.ndarray:
+    vectors = encoder.encode([text for pair in pairs for text in pair]).double()
+    return (vectors[::2] * vectors[1::2]).sum(1).numpy()
+
+
+def _ngram_score(caption: str, reference: str, measure: CaptionMeasure) -> float:
+    from torchmetrics.functional.text import bleu_score, chrf_score
+
+    if not caption.strip():
+        return 0.0  # nothing said, nothing shared
+    if measure == "chrf":
+        return float(chrf_score([caption], [[reference]]))  # type: ignore[arg-type]
+    return float(bleu_score([caption], [[reference]], smooth=True))
+
+
+def nearest_choice(
+    answers: Sequence[str], choices: Sequence[Sequence[str]], encoder: SentenceEncoder | None
+) -> list[str]:
+    """Map each free answer to the choice it is nearest to by cosine.
+
+    An answer that is one of its choices is that choice (its cosine is 1) and costs no encoding. Ties go to the
+    first choice.
+
+    Args:
+        answers: N free answers.
+        choices: N lists of choices, none empty.
+        encoder: needed as soon as one answer is not literally among its choices.
+
+    Source: HermesFlow section 3.2 and its released code (all-mpnet-base-v2 there).
+    """
+    mapped = [_normal(answer) for answer in answers]
+    literal = [next((c for c in cs if _normal(c) == a), None) for a, cs in zip(mapped, choices, strict=True)]
+    open_ = [i for i, choice in enumerate(literal) if choice is None]
+    if not open_:
+        return [choice for choice in literal if choice is not None]
+    if encoder is None:
+        raise ValueError("nearest_choice: answers outside their choices need an encoder")
+    texts = sorted({mapped[i] for i in open_} | {_normal(c) for i in open_ for c in choices[i]})
+    vector = dict(zip(texts, encoder.encode(texts).double(), strict=True))
+    for i in open_:
+        cosines = torch.stack([vector[_normal(c)] for c in choices[i]]) @ vector[mapped[i]]
+        literal[i] = choices[i][int(cosines.argmax())]
+    return [choice for choice in literal if choice is not None]
+
+
+def _normal(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
+def free_answers(
+    model: Any, codes: Tensor, owners: Tensor, questions: Sequence[str], *, max_answer_tokens: int
+) -> list[str]:
+    """The model's greedy free-form answers, all questions of all images in one cached session.
+
+    Equal (image, question) rows are answered once.
+
+    Args:
+        model: a `models.unified.UnifiedModel`.
+        codes: (N, T) int64 image codes.
+        owners: (Q,) int64, the image that each question is about.
+        questions: Q questions.
+        max_answer_tokens: at most so many tokens per answer.
+    """
+    rows, images, first, inverse = _unique_rows(codes, owners, questions)
+    prompts = [model.question_template.format(questions[i]) for i in rows]
+    answers = sample_texts(
+        model,
+        codes[images],
+        first,
+        prompts,
+        decodings=[Decoding(top_k=1, temperature=1.0)] * len(rows),
+        max_new_tokens=max_answer_tokens,
+        generators=[torch.Generator()] * len(rows),  # greedy: never drawn from
+    )
+    return [answers[i] for i in inverse]
+
+
+def vqa_generate(
+    model: Any,
+    codes: Tensor,
+    owners: Tensor,
+    questions: Sequence[MultipleChoice],
+    *,
+    encoder: SentenceEncoder | None,
+    max_answer_tokens: int,
+) -> list[str]:
+    """Answer each question by a free answer mapped to its nearest choice.
+
+    Args:
+        model: a `models.unified.UnifiedModel`.
+        codes: (N, T) int64 image codes.
+        owners: (Q,) int64, the image that each question is about.
+        questions: Q questions.
+        encoder: maps answers outside the choices.
+        max_answer_tokens: at most so many tokens per answer.
+
+    Returns:
+        Q choices.
+
+    Source: HermesFlow section 3.2.
+    """
+    texts = [q.question for q in questions]
+    answers = free_answers(model, codes, owners, texts, max_answer_tokens=max_answer_tokens)
+    return nearest_choice(answers, [q.choices for q in questions], encoder)
+
+
+def vqa_likelihood(model: Any, codes: Tensor, owners: Tensor, questions: Sequence[MultipleChoice]) -> list[str]:
+    """Answer each question by the choice of the highest log-likelihood (end token included); ties go to the first.
+
+    Args:
+        model: a `models.unified.UnifiedModel`.
+        codes: (N, T) int64 image codes.
+        owners: (Q,) int64, the image that each question is about.
+        questions: Q questions.
+
+    Returns:
+        Q choices.
+    """
+    flat = [(i, choice) for i, q in enumerate(questions) for choice in q.choices]
+    image = owners[[i for i, _ in flat]]
+    keys = [(questions[i].question, choice) for i, choice in flat]
+    rows, images, first, inverse = _unique_rows(codes, image, keys)
+    logps = _text_logps(model, codes[images][first], [keys[i] for i in rows])
+    answers: list[str] = []
+    position = 0
+    for question in questions:
+        here = [float(logps[inverse[position + k]]) for k in range(len(question.choices))]
+        answers.append(question.choices[int(np.argmax(here))])
+        position += len(question.choices)
+    return answers
+
+
+@torch.inference_mode()
+def _text_logps(model: Any, codes: Tensor, keys: list[tuple[str, str]], *, rows: int = 512) -> Tensor:
+    # rows of like length side by side: little padding
+    order = sorted(range(len(keys)), key=lambda i: (len(keys[i][0].split()) + len(keys[i][1].split()), i))
+    logps = torch.empty(len(keys), dtype=torch.float64)
+    for start in range(0, len(order), rows):
+        some = order[start : start + rows]
+        prompts = [model.question_template.format(keys[i][0]) for i in some]
+        logps[some] = model.text_logps(codes[some], prompts, [keys[i][1] for i in some]).double().cpu()
+    return logps
+
+
+def answer_questions(
+    model: Any,
+    codes: Tensor,
+    owners: Tensor,
+    questions: Sequence[MultipleChoice],
+    *,
+    method: VqaMethod,
+    settings: Scoring,
+    encoder: SentenceEncoder | None,
+) -> list[str]:
+    """Answer by the named self-VQA method; arguments as `vqa_generate`."""
+    if not questions:
+        return []
+    if method == "likelihood":
+        return vqa_likelihood(model, codes, owners, questions)
+    return vqa_generate(model, codes, owners, questions, encoder=encoder, max_answer_tokens=settings.max_answer_tokens)
+
+
+def count_right(
+    answers: Sequence[str], questions: Sequence[MultipleChoice], owners: Tensor, num_images: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Right answers and questions per image.
+
+    Returns:
+        right and asked, both (num_images,) int64.
+    """
+    right = [answer == q.answer for answer, q in zip(answers, questions, strict=True)]
+    owner = owners.numpy()
+    return (
+        np.bincount(owner, weights=np.array(right, dtype=float), minlength=num_images).astype(np.int64),
+        np.bincount(owner, minlength=num_images).astype(np.int64),
+    )
+
+
+def _unique_rows(codes: Tensor, owners: Tensor, keys: Sequence[Any]) -> tuple[list[int], list[int], Tensor, list[int]]:
+    """Equal (image codes, key) rows once.
+
+    Returns:
+        rows: indices of the U first occurrences; images: indices of the M different images; the (U,) image of each
+        unique row as a position in `images`; inverse: for every row its position in `rows`.
+    """
+    image_of: dict[bytes, int] = {}
+    images: list[int] = []
+    canonical = []
+    for i, row in enumerate(np.ascontiguousarray(codes.cpu().numpy())):
+        key = row.tobytes()
+        if key not in image_of:
+            image_of[key] = len(images)
+            images.append(i)
+        canonical.append(image_of[key])
+    owner = [canonical[o] for o in owners.tolist()]
+    position: dict[tuple[int, Any], int] = {}
+    rows: list[int] = []
+    inverse = []
+    for i, key in enumerate(zip(owner, keys, strict=True)):
+        if key not in position:
+            position[key] = len(rows)
+            rows.append(i)
+        inverse.append(position[key])
+    return rows, images, torch.tensor([owner[i] for i in rows], dtype=torch.long), inverse

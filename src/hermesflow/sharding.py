@@ -1,0 +1,74 @@
+"""Whole batches of pairs dealt to shards, so that no result depends on the number of shards."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from hermesflow.errors import ArtifactError, ConfigError
+
+
+def shard_batches(ids: Sequence[str], *, batch: int, shard: int, shards: int) -> list[list[str]]:
+    """The batches of ids that one shard works on: every `shards`-th batch.
+
+    Args:
+        ids: all ids in order.
+        batch: ids per batch; the last may be smaller.
+        shard: 1 to `shards`, as in `1-of-2`.
+        shards: number of shards; those beyond the number of batches get nothing.
+
+    Raises:
+        ConfigError: no such shard.
+    """
+    if not 1 <= shard <= shards:
+        raise ConfigError(f"--shard {shard} --shards {shards}: shards are counted from 1 to --shards.")
+    batches = [list(ids[i : i + batch]) for i in range(0, len(ids), batch)]
+    return batches[shard - 1 :: shards]
+
+
+def shard_folder(folder: Path, *, shard: int, shards: int) -> Path:
+    """Where one shard of `candidates` or `scores` lies."""
+    return folder / "shards" / f"{shard}-of-{shards}"
+
+
+def check_ids(path: Path, found: Sequence[str], expected: Sequence[str]) -> None:
+    """Check that a shard holds each of its pairs exactly once, in any order.
+
+    Raises:
+        ArtifactError: naming the file, the first wrong id and the mend.
+    """
+    counts, wanted = Counter(found), set(expected)
+    missing = [i for i in expected if i not in counts]
+    twice = [i for i, n in counts.items() if n > 1]
+    foreign = [i for i in counts if i not in wanted]
+    for ids, what in ((missing, "is missing"), (twice, "is there more than once"), (foreign, "does not belong here")):
+        if ids:
+            raise ArtifactError(
+                f"{path}: pair `{ids[0]}` {what} ({len(ids)} such of {len(expected)} expected). "
+                "Delete this shard's folder and run snakemake again to make it anew."
+            )
+
+
+def check_candidates(path: Path, table: pd.DataFrame, expected: Sequence[str], *, n: int) -> None:
+    """Check that a shard holds candidates 0 to n - 1 of each of its pairs exactly once, in any order.
+
+    Args:
+        path: the shard file, for the message.
+        table: has columns id and candidate.
+        expected: ids of the shard.
+        n: candidates per pair.
+
+    Raises:
+        ArtifactError: naming the file, the first wrong record and the mend.
+    """
+    check_ids(path, list(dict.fromkeys(table["id"])), expected)
+    groups = table.groupby("id", sort=False)["candidate"]
+    for id_, candidates in groups:
+        if sorted(candidates) != list(range(n)):
+            raise ArtifactError(
+                f"{path}: pair `{id_}` has candidates {sorted(candidates)} instead of 0 to {n - 1}, each once. "
+                "Delete this shard's folder and run snakemake again to make it anew."
+            )
