@@ -1,0 +1,214 @@
+"""From scored candidates to chosen and rejected: one pair of captions and one pair of images per homologous pair.
+
+First iteration: the best candidate is chosen, the worst rejected. Later iterations update the pair of the one before
+with the best candidate of the newest policy (Eq. 10). Both skills follow the same two rules; a pair in which chosen
+does not beat rejected is never kept.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import pandas as pd
+
+from hermesflow.errors import DataError
+
+Drop = Literal["same text", "same image", "tie", "inverted", "below threshold"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One answer of the model with its score; higher is better."""
+
+    content: str | tuple[int, ...]
+    """A caption, or the tokens of an image."""
+    score: float
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What the model should prefer to what."""
+
+    chosen: Candidate
+    rejected: Candidate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threshold:
+    """What a pair must reach to be kept; both comparisons are strict."""
+
+    min_score: float = float("-inf")
+    """The score of chosen must be above this (images: the paper's 0.6)."""
+    min_margin: float = 0.0
+    """Chosen must score more than this above rejected."""
+
+
+def first_pair(candidates: Iterable[Candidate]) -> Pair:
+    """Best and worst candidate; of equal scores the one that comes first.
+
+    Source: HermesFlow section 3.2.
+    """
+    candidates = list(candidates)
+    return Pair(chosen=max(candidates, key=_score), rejected=min(candidates, key=_score))
+
+
+def updated_pair(candidates: Iterable[Candidate], previous: Pair) -> Pair:
+    """The self-play update: the newest policy's best answer c joins the pair (w, l) of the iteration before.
+
+    If c beats w, the new pair is (c, w): what was best is now what to leave behind. Otherwise it is (c, l).
+
+    Source: HermesFlow Eq. 10.
+    """
+    best = max(candidates, key=_score)
+    rejected = previous.chosen if best.score > previous.chosen.score else previous.rejected
+    return Pair(chosen=best, rejected=rejected)
+
+
+def reason_to_drop(pair: Pair, threshold: Threshold) -> Drop | None:
+    """Why a pair teaches nothing, or the wrong thing; None if it is good.
+
+    Equal contents can differ in score after an update, since each iteration's own policy answers the questions.
+    """
+    chosen, rejected = pair.chosen, pair.rejected
+    if chosen.score == rejected.score:
+        return "tie"
+    if chosen.content == rejected.content:
+        return "same text" if isinstance(chosen.content, str) else "same image"
+    if chosen.score < rejected.score:
+        return "inverted"
+    if chosen.score <= threshold.min_score or chosen.score - rejected.score <= threshold.min_margin:
+        return "below threshold"
+    return None
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The pairs of one skill with the account of how they came about."""
+
+    pairs: dict[str, Pair]
+    """By pair id, in the order of the candidates."""
+    counts: dict[str, Any]
+    """ids, candidates, updated (from a previous pair), kept, dropped (by reason)."""
+
+
+def select(candidates: Mapping[str, list[Candidate]], previous: Mapping[str, Pair], threshold: Threshold) -> Selection:
+    """Choose one pair per id, with the previous iteration's pair where there is one.
+
+    Args:
+        candidates: by pair id, in candidate order; never empty.
+        previous: pairs of the parent, by id; ids without one start as in the first iteration.
+        threshold: what a pair must reach.
+    """
+    pairs: dict[str, Pair] = {}
+    dropped: Counter[str] = Counter()
+    for pair_id, own in candidates.items():
+        pair = updated_pair(own, previous[pair_id]) if pair_id in previous else first_pair(own)
+        reason = reason_to_drop(pair, threshold)
+        if reason is None:
+            pairs[pair_id] = pair
+        else:
+            dropped[reason] += 1
+    counts = {
+        "ids": len(candidates),
+        "candidates": sum(len(own) for own in candidates.values()),
+        "updated": sum(pair_id in previous for pair_id in candidates),
+        "kept": len(pairs),
+        "dropped": dict(sorted(dropped.items())),
+    }
+    return Selection(pairs, counts)
+
+
+def homologous_table(captions: Selection, images: Selection) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Join both skills by id: only ids with a pair of captions AND a pair of images are trained on.
+
+    Returns:
+        The table (id and the columns of both kinds) and counts of all kinds.
+    """
+    both = [pair_id for pair_id in captions.pairs if pair_id in images.pairs]
+    table = captions_table(captions.pairs).merge(images_table(images.pairs), on="id", validate="one_to_one")
+    lonely = {
+        "captions": {"other side missing": len(captions.pairs) - len(both)},
+        "images": {"other side missing": len(images.pairs) - len(both)},
+    }
+    counts = {
+        "captions": captions.counts,
+        "images": images.counts,
+        "homologous": {"kept": len(both), "dropped": lonely},
+    }
+    return table, counts
+
+
+def group_candidates(table: pd.DataFrame, *, content: str, first: int | None) -> dict[str, list[Candidate]]:
+    """Candidates by id in candidate order.
+
+    Args:
+        table: columns id, candidate, score and `content`; every id has the same candidates 0..n-1, once each.
+        content: column of captions or token tuples.
+        first: use only the first so many candidates of each id; None is all.
+
+    Raises:
+        DataError: a score is not a number, a candidate is missing or there twice, or `first` exceeds n.
+    """
+    broken = table[~table["score"].map(lambda score: abs(score) < float("inf"))]
+    if len(broken):
+        row = broken.iloc[0]
+        raise DataError(
+            f"{content} {row['candidate']} of pair `{row['id']}` has the score {row['score']}; score again."
+        )
+    table = table.sort_values("candidate", kind="stable")
+    groups = {pair_id: group for pair_id, group in table.groupby("id", sort=False)}
+    n = int(table["candidate"].max()) + 1 if len(table) else 0
+    if first is not None and first > n:
+        raise DataError(f"checkpoint asks for the first {first} candidates, but only {n} were sampled; sample more.")
+    grouped = {}
+    for pair_id in dict.fromkeys(table.sort_index()["id"]):
+        group = groups[pair_id]
+        if list(group["candidate"]) != list(range(n)):
+            raise DataError(
+                f"pair `{pair_id}` has {content} candidates {list(group['candidate'])} instead of 0..{n - 1}, "
+                "once each; gather candidates and scores again."
+            )
+        own = zip(group[content], group["score"], strict=True)
+        grouped[str(pair_id)] = [Candidate(what, float(score)) for what, score in own][:first]
+    return grouped
+
+
+CAPTION_COLUMNS = ("id", "chosen_caption", "rejected_caption", "chosen_caption_score", "rejected_caption_score")
+IMAGE_COLUMNS = ("id", "chosen_codes", "rejected_codes", "chosen_image_score", "rejected_image_score")
+
+
+def captions_table(pairs: Mapping[str, Pair]) -> pd.DataFrame:
+    """Pairs of captions as a table of `CAPTION_COLUMNS`."""
+    return _table(pairs, CAPTION_COLUMNS, str)
+
+
+def images_table(pairs: Mapping[str, Pair]) -> pd.DataFrame:
+    """Pairs of images as a table of `IMAGE_COLUMNS`; tokens are lists of int."""
+    return _table(pairs, IMAGE_COLUMNS, list)
+
+
+def pairs_of(table: pd.DataFrame, columns: tuple[str, ...]) -> dict[str, Pair]:
+    """Read a table of `CAPTION_COLUMNS` or `IMAGE_COLUMNS` back."""
+
+    def content(value: Any) -> str | tuple[int, ...]:
+        return value if isinstance(value, str) else tuple(int(code) for code in value)
+
+    return {
+        pair_id: Pair(Candidate(content(chosen), float(best)), Candidate(content(rejected), float(worst)))
+        for pair_id, chosen, rejected, best, worst in table[list(columns)].itertuples(index=False)
+    }
+
+
+def _table(pairs: Mapping[str, Pair], columns: tuple[str, ...], store: Any) -> pd.DataFrame:
+    rows = [
+        (pair_id, store(pair.chosen.content), store(pair.rejected.content), pair.chosen.score, pair.rejected.score)
+        for pair_id, pair in pairs.items()
+    ]
+    return pd.DataFrame(rows, columns=list(columns))
+
+
+def _score(candidate: Candidate) -> float:
+    return candidate.score

@@ -1,0 +1,101 @@
+"""Stage `prefer`: make the chosen/rejected pairs a checkpoint is trained on, from its parent's scored candidates."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from hermesflow.artifacts import Layout, read_codes, read_table, write_json, write_manifest, write_table
+from hermesflow.config import BASE, Config, as_plain
+from hermesflow.errors import DataError
+from hermesflow.preferences import (
+    CAPTION_COLUMNS,
+    IMAGE_COLUMNS,
+    Pair,
+    Threshold,
+    captions_table,
+    group_candidates,
+    homologous_table,
+    images_table,
+    pairs_of,
+    select,
+)
+
+
+def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
+    """Write `preferences/{preferences,captions,images}.parquet` and `counts.json` of one checkpoint.
+
+    Raises:
+        ArtifactError: candidates, scores or the parent's preferences are missing or broken.
+        DataError: a candidate without a score, or no homologous pair is left.
+    """
+    own = config.checkpoints[checkpoint]
+    parent = layout.checkpoint(seed, own.parent)
+    folder = layout.checkpoint(seed, checkpoint) / "preferences"
+    previous: dict[str, dict[str, Pair]] = {"captions": {}, "images": {}}
+    if own.parent != BASE:
+        for kind, columns in (("captions", CAPTION_COLUMNS), ("images", IMAGE_COLUMNS)):
+            previous[kind] = pairs_of(read_table(parent / "preferences" / f"{kind}.parquet", columns), columns)
+
+    captions = select(
+        group_candidates(_scored_captions(parent), content="caption", first=own.candidates),
+        previous["captions"],
+        Threshold(min_margin=config.preferences.min_caption_margin),
+    )
+    images = select(
+        group_candidates(_scored_images(parent), content="image", first=own.candidates),
+        previous["images"],
+        Threshold(min_score=config.preferences.min_image_score),
+    )
+    table, counts = homologous_table(captions, images)
+    write_table(folder / "captions.parquet", captions_table(captions.pairs))
+    write_table(folder / "images.parquet", images_table(images.pairs))
+    write_table(folder / "preferences.parquet", table)
+    write_json(folder / "counts.json", counts)
+    inputs = [parent / "scores" / "captions.parquet", parent / "scores" / "images.parquet"]
+    write_manifest(folder, config=as_plain(config.preferences), inputs=inputs, seed=seed)
+    if table.empty:
+        raise DataError(
+            f"{folder / 'counts.json'}: no id of `{checkpoint}` has both a pair of captions and a pair of images, so "
+            "there is nothing to train on. Lower preferences.min_image_score, or sample more pairs or candidates."
+        )
+
+
+def _scored_captions(folder: Path) -> pd.DataFrame:
+    """Candidates of captions with their scores: id, candidate, caption, score."""
+    captions = read_table(folder / "candidates" / "captions.parquet", ["id", "candidate", "caption"])
+    return _with_scores(captions[["id", "candidate", "caption"]], folder / "scores" / "captions.parquet")
+
+
+def _scored_images(folder: Path) -> pd.DataFrame:
+    """Candidates of images with their scores: id, candidate, image (tuple of codes), score."""
+    ids, codes = read_codes(folder / "candidates" / "images.npy")
+    n = codes.shape[1]
+    images = pd.DataFrame(
+        {
+            "id": np.repeat(np.asarray(ids, dtype=object), n),
+            "candidate": np.tile(np.arange(n), len(ids)),
+            "image": [tuple(row) for row in codes.reshape(len(ids) * n, -1).tolist()],
+        }
+    )
+    return _with_scores(images, folder / "scores" / "images.parquet")
+
+
+def _with_scores(candidates: pd.DataFrame, path: Path) -> pd.DataFrame:
+    scores = read_table(path, ["id", "candidate", "score"])[["id", "candidate", "score"]]
+    try:
+        joined = candidates.merge(
+            scores, on=["id", "candidate"], how="outer", validate="one_to_one", indicator=True, sort=False
+        )
+    except pd.errors.MergeError as error:
+        raise DataError(f"{path}: a candidate is there twice ({error}); gather candidates and scores again.") from error
+    lonely = joined[joined["_merge"] != "both"]
+    if len(lonely):
+        row = lonely.iloc[0]
+        raise DataError(
+            f"{path}: {len(lonely)} candidates and scores have no partner, first candidate {row['candidate']} of pair "
+            f"`{row['id']}`; gather candidates and scores of the same checkpoint again."
+        )
+    return candidates.merge(scores, on=["id", "candidate"], how="left", sort=False)
