@@ -1,0 +1,103 @@
+"""One report table in its forms: plain numbers as CSV, text with intervals as Markdown and LaTeX."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from tabulate import tabulate
+
+from hermesflow.artifacts import atomic, write_table
+
+EMPTY = "–"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the report; `values` and `cells` have the same rows."""
+
+    name: str
+    """File name without suffix."""
+    title: str
+    values: pd.DataFrame
+    """Plain numbers, for the CSV."""
+    cells: pd.DataFrame
+    """Formatted text, for Markdown and LaTeX."""
+    notes: tuple[str, ...] = ()
+    """Sentences under the table: what is empty and why, what is quoted."""
+
+
+def number(value: float, digits: int, *, signed: bool = False) -> str:
+    """A rounded number; never "-0.0"; a missing one is the empty mark."""
+    if pd.isna(value):
+        return EMPTY
+    rounded = round(float(value), digits) + 0.0
+    return f"{rounded:{'+' if signed else ''}.{digits}f}"
+
+
+def with_interval(value: float, low: float, high: float, digits: int, *, signed: bool = False) -> str:
+    """`0.74 [0.70, 0.78]`; without the bracket where there is no interval."""
+    text = number(value, digits, signed=signed)
+    if pd.isna(low) or pd.isna(high):
+        return text
+    return f"{text} [{number(low, digits, signed=signed)}, {number(high, digits, signed=signed)}]"
+
+
+def to_markdown(table: Table) -> str:
+    """Title, pipe table and notes."""
+    body = _grid(table.cells, "pipe") if len(table.cells) else "(no rows)"
+    notes = "".join(f"\n- {note}" for note in table.notes)
+    return f"**{table.title}**\n\n{body}\n" + (f"{notes}\n" if notes else "")
+
+
+def to_latex(table: Table) -> str:
+    """A booktabs table that stands alone in a document with `booktabs` and `graphicx`."""
+    notes = "".join(f"\n\n{_escape(note)}" for note in table.notes)
+    label = table.name.replace("_", "-")
+    return (
+        "\\begin{table}\n\\centering\n"
+        f"\\caption{{{_escape(table.title)}}}\n\\label{{tab:{label}}}\n"
+        f"\\resizebox{{\\linewidth}}{{!}}{{%\n{_grid(table.cells, 'latex_booktabs')}\n}}\n"
+        f"\\par\\footnotesize\\raggedright{notes}\n\\end{{table}}\n"
+    )
+
+
+def write(table: Table, folder: Path, *, latex: bool = True) -> list[Path]:
+    """Write `{name}.csv`, `{name}.md` and, if asked, `{name}.tex`; the paths written."""
+    paths = [folder / f"{table.name}.csv", folder / f"{table.name}.md"]
+    write_table(paths[0], table.values)
+    write_text(paths[1], to_markdown(table))
+    if latex:
+        paths.append(folder / f"{table.name}.tex")
+        write_text(paths[2], to_latex(table))
+    return paths
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def plain(frame: pd.DataFrame, digits: int = 4) -> pd.DataFrame:
+    """Every cell as text: floats rounded to `digits`, missing ones as the empty mark."""
+
+    def text(value: object) -> str:
+        if isinstance(value, float):
+            return number(value, digits)
+        return EMPTY if pd.isna(value) else str(value)  # type: ignore[call-overload]
+
+    return pd.DataFrame({column: [text(v) for v in frame[column]] for column in frame.columns}, dtype=object)
+
+
+def _grid(cells: pd.DataFrame, style: str) -> str:
+    headers: Sequence[str] = [str(c) for c in cells.columns]
+    return tabulate(cells.to_numpy().tolist(), headers=headers, tablefmt=style, disable_numparse=True, stralign="left")
+
+
+def _escape(text: str) -> str:
+    for special in "&%$#_{}":
+        text = text.replace(special, "\\" + special)
+    return text.replace("^", "\\^{}").replace("~", "\\~{}")
