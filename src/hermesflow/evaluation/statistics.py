@@ -1,0 +1,260 @@
+"""Bootstrap intervals of every benchmark figure, paired against the base checkpoint.
+
+A benchmark leaves one row per resampling unit (an image or a prompt: everything asked about one image, or drawn from
+one prompt, stays together) with a numerator and a denominator; its figure is the ratio of their sums. Resampling is
+then a product of a matrix of counts with these rows. The Frechet distance is the only figure that is not such a ratio;
+it is computed from weighted moments of the stored features.
+
+Prompts are the same for all seeds, so seeds and prompts are crossed: each resample draws seeds and, independently,
+one set of prompts which all of its seeds share (Owen 2007, "The pigeonhole bootstrap"). Drawing prompts anew within
+each seed would treat what is hard about a prompt as independent between seeds and give intervals that are too narrow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from hermesflow.artifacts import digest_of, read_table, read_weights
+from hermesflow.config import BASE
+from hermesflow.errors import ArtifactError
+from hermesflow.seeding import seed_of
+
+UNITS = "units.parquet"
+FEATURES = "features.safetensors"
+UNIT_COLUMNS = ("metric", "pool", "id", "numerator", "denominator")
+COLUMNS = (
+    "checkpoint", "metric", "value", "low", "high", "delta", "delta_low", "delta_high", "items", "seeds",
+)  # fmt: skip
+
+POPE_SPLITS = ("random", "popular", "adversarial")
+MME_TASKS = ("existence", "count", "position", "color")
+GENEVAL_KINDS = ("single_object", "two_objects", "counting", "colors", "position", "color_attribution")
+PROTOCOLS = ("paper", "same-judge")
+
+
+def _compositions() -> dict[str, dict[str, float]]:
+    table: dict[str, dict[str, float]] = {}
+    for figure in ("accuracy", "f1"):
+        table[f"pope/{figure}"] = {f"pope/{split}/{figure}": 1 / len(POPE_SPLITS) for split in POPE_SPLITS}
+    table["mme/total"] = {f"mme/{task}": 1.0 for task in MME_TASKS}
+    table["geneval/overall"] = {f"geneval/{kind}": 1 / len(GENEVAL_KINDS) for kind in GENEVAL_KINDS}
+    for protocol in PROTOCOLS:
+        stem = f"gap/{protocol}"
+        table[f"{stem}/gap"] = {f"{stem}/understanding": 1.0, f"{stem}/generation": -1.0}
+    return table
+
+
+COMPOSED = _compositions()
+"""Figures that are weighted sums of others; made only where every part is there."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What one evaluation folder holds for the bootstrap."""
+
+    units: pd.DataFrame
+    """One row per (metric, id): UNIT_COLUMNS."""
+    generated: np.ndarray
+    """(N, D) features of drawn images, one per unit of pool `fid`, in order of the ids."""
+    real: np.ndarray
+    """(M, D) features of real images: the fixed reference of the Frechet distance."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Point values and replicates of the metrics of one checkpoint and seed."""
+
+    metrics: tuple[str, ...]
+    values: np.ndarray
+    """(M,)"""
+    replicates: np.ndarray
+    """(R, M)"""
+    items: np.ndarray
+    """(M,) number of units behind each metric."""
+    design: str
+    """Digest of which units each metric rests on; equal designs can be paired."""
+
+
+def read_evaluated(folder: Path) -> Evaluated:
+    """Read the raw material of one evaluation folder.
+
+    Raises:
+        ArtifactError: a file is missing, truncated or has other columns.
+    """
+    units = read_table(folder / UNITS, UNIT_COLUMNS)
+    features = read_weights(folder / FEATURES)
+    if not {"generated", "real"} <= features.keys():
+        raise ArtifactError(f"{folder / FEATURES}: has {sorted(features)}, not `generated` and `real`. Evaluate again.")
+    return Evaluated(units, features["generated"].double().numpy(), features["real"].double().numpy())
+
+
+def resample_counts(pool: str, units: int, *, resamples: int) -> np.ndarray:
+    """How often each unit of a pool is drawn in each resample.
+
+    The counts depend on the name of the pool and its size alone, so all checkpoints and seeds see the same resamples:
+    that is what pairs them.
+
+    Returns:
+        (R, U) float64; each row adds up to U.
+    """
+    generator = np.random.default_rng(seed_of("bootstrap", pool))
+    return generator.multinomial(units, np.full(units, 1 / units), size=resamples).astype(np.float64)
+
+
+def ratio(numerators: np.ndarray, denominators: np.ndarray) -> np.ndarray:
+    """Elementwise ratio, 0 where the denominator is 0 (an F1 without any positive)."""
+    return np.divide(numerators, denominators, out=np.zeros_like(numerators), where=denominators != 0)
+
+
+def frechet_distances(counts: np.ndarray, generated: np.ndarray, real: np.ndarray) -> np.ndarray:
+    """Frechet distance of resampled generated features to fixed real ones.
+
+    Args:
+        counts: (R, N) how often each generated row is drawn.
+        generated: (N, D) float64.
+        real: (M, D) float64.
+
+    Returns:
+        (R,) distances; a row of ones gives torchmetrics' value.
+
+    Source: Heusel et al. 2017, Eq. 6. The trace of sqrt(A B) is that of the symmetric sqrt(A) B sqrt(A).
+    """
+    covariance = np.cov(real, rowvar=False)
+    values, vectors = np.linalg.eigh(covariance)
+    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+    distances = np.empty(len(counts))
+    for row, weights in enumerate(counts):
+        total = weights.sum()
+        mean = weights @ generated / total
+        centred = generated - mean
+        own = (centred.T * weights) @ centred / (total - 1)
+        cross = np.sqrt(np.linalg.eigvalsh(root @ own @ root).clip(min=0)).sum()
+        shift = mean - real.mean(axis=0)
+        distances[row] = shift @ shift + np.trace(own) + np.trace(covariance) - 2 * cross
+    return distances
+
+
+def estimate(evaluated: Evaluated, *, resamples: int) -> Estimate:
+    """Point values and bootstrap replicates of all metrics of one checkpoint and seed."""
+    names: list[str] = []
+    points: list[np.ndarray] = []
+    drawn: list[np.ndarray] = []
+    items: list[np.ndarray] = []
+    for pool, rows in evaluated.units.groupby("pool", sort=True):
+        counts = resample_counts(str(pool), rows["id"].nunique(), resamples=resamples)
+        counts = np.concatenate([np.ones((1, counts.shape[1])), counts])  # row 0: the sample itself
+        if pool == "fid":
+            metrics, values = ["fid"], frechet_distances(counts, evaluated.generated, evaluated.real)[:, None]
+            sizes = np.array([counts.shape[1]])
+        else:
+            wide = rows.pivot(index="id", columns="metric", values=["numerator", "denominator"]).sort_index()
+            metrics = sorted(rows["metric"].unique())
+            denominators = wide["denominator"][metrics].fillna(0.0).to_numpy(np.float64)
+            values = ratio(counts @ wide["numerator"][metrics].fillna(0.0).to_numpy(np.float64), counts @ denominators)
+            sizes = wide["denominator"][metrics].notna().sum().to_numpy()
+        names += metrics
+        points.append(values[0])
+        drawn.append(values[1:])
+        items.append(sizes)
+    design = digest_of(sorted(map(list, evaluated.units[["metric", "pool", "id"]].itertuples(index=False))))
+    simple = Estimate(
+        tuple(names), np.concatenate(points), np.concatenate(drawn, axis=1), np.concatenate(items), design
+    )
+    return _compose(simple)
+
+
+def point_values(evaluated: Evaluated) -> dict[str, float]:
+    """Every metric of one checkpoint and seed, without intervals."""
+    found = estimate(evaluated, resamples=0)
+    return {name: float(value) for name, value in sorted(zip(found.metrics, found.values, strict=True))}
+
+
+def summarise(
+    folders: Mapping[str, Mapping[int, Path]], *, resamples: int, confidence: float, baseline: str = BASE
+) -> pd.DataFrame:
+    """Value, interval and paired difference from the baseline of every metric of every checkpoint.
+
+    Intervals are percentiles of the replicates, shifted so that their mean is the point value: for means the shift is
+    next to nothing; for the Frechet distance it removes the upward bias that resampling with repeats brings.
+
+    Args:
+        folders: checkpoint -> seed -> evaluation folder.
+        resamples: bootstrap resamples.
+        confidence: in (0, 1), e.g. 0.95.
+        baseline: checkpoint that differences are taken from, over the seeds both have; its own are NaN.
+
+    Returns:
+        One row per (checkpoint, metric): COLUMNS. `items`: resampled images or prompts; `seeds`: their number.
+
+    Raises:
+        ArtifactError: a folder is unreadable, or its prompts are not those of the others.
+    """
+    found = {
+        (name, seed): estimate(read_evaluated(folder), resamples=resamples)
+        for name, seeds in folders.items()
+        for seed, folder in sorted(seeds.items())
+    }
+    _check_same_design(found, folders)
+    rows: list[pd.DataFrame] = []
+    for name, seeds in folders.items():
+        own = [found[name, seed] for seed in sorted(seeds)]
+        shared = [seed for seed in sorted(seeds) if name != baseline and seed in folders.get(baseline, {})]
+        value, drawn = _over_seeds([e.values for e in own], [e.replicates for e in own])
+        low, high = _interval(value, drawn, confidence)
+        delta = delta_low = delta_high = np.full(len(value), np.nan)
+        if shared:
+            pairs = [(found[name, seed], found[baseline, seed]) for seed in shared]
+            delta, drawn = _over_seeds(
+                [a.values - b.values for a, b in pairs], [a.replicates - b.replicates for a, b in pairs]
+            )
+            delta_low, delta_high = _interval(delta, drawn, confidence)
+        columns = (name, own[0].metrics, value, low, high, delta, delta_low, delta_high, own[0].items, len(own))
+        rows.append(pd.DataFrame(dict(zip(COLUMNS, columns, strict=True))))
+    return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=list(COLUMNS))
+
+
+def _compose(simple: Estimate) -> Estimate:
+    place = {name: i for i, name in enumerate(simple.metrics)}
+    made = {name: parts for name, parts in COMPOSED.items() if all(part in place for part in parts)}
+    mixing = np.zeros((len(place), len(made)))
+    items = np.zeros(len(made), dtype=np.int64)
+    for column, parts in enumerate(made.values()):
+        for part, weight in parts.items():
+            mixing[place[part], column] = weight
+        items[column] = max(simple.items[place[part]] for part in parts)
+    return Estimate(
+        (*simple.metrics, *made),
+        np.concatenate([simple.values, simple.values @ mixing]),
+        np.concatenate([simple.replicates, simple.replicates @ mixing], axis=1),
+        np.concatenate([simple.items, items]),
+        simple.design,
+    )
+
+
+def _over_seeds(values: Sequence[np.ndarray], replicates: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over seeds, and replicates that also resample the seeds: (M,), (R, M)."""
+    counts = resample_counts(f"seeds/{len(values)}", len(values), resamples=len(replicates[0]))
+    drawn = np.einsum("rs,srm->rm", counts / len(values), np.stack(replicates))
+    return np.mean(values, axis=0), drawn
+
+
+def _interval(value: np.ndarray, replicates: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
+    centred = replicates - replicates.mean(axis=0) + value
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(centred, [tail, 1 - tail], axis=0)
+    return low, high
+
+
+def _check_same_design(found: Mapping[tuple[str, int], Estimate], folders: Mapping[str, Mapping[int, Path]]) -> None:
+    designs = {key: one.design for key, one in found.items()}
+    for (name, seed), design in designs.items():
+        if design != next(iter(designs.values())):
+            raise ArtifactError(
+                f"{folders[name][seed]}: rests on other prompts or metrics than the first evaluation given, so it "
+                "cannot be compared with it. Evaluate all checkpoints with one config."
+            )

@@ -1,0 +1,209 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from hermesflow.artifacts import write_table, write_weights
+from hermesflow.errors import ArtifactError
+from hermesflow.evaluation import statistics
+from hermesflow.evaluation.statistics import (
+    COLUMNS,
+    UNIT_COLUMNS,
+    Evaluated,
+    estimate,
+    frechet_distances,
+    point_values,
+    resample_counts,
+    summarise,
+)
+
+
+def units(metric: str, numerators, denominators=None, pool: str = "gap") -> pd.DataFrame:
+    denominators = np.ones(len(numerators)) if denominators is None else denominators
+    ids = [f"{pool}-{i:05d}" for i in range(len(numerators))]
+    return pd.DataFrame(
+        dict(zip(UNIT_COLUMNS, (metric, pool, ids, np.asarray(numerators, float), denominators), strict=True))
+    )
+
+
+def evaluated(*tables: pd.DataFrame) -> Evaluated:
+    return Evaluated(pd.concat(tables, ignore_index=True), np.zeros((0, 2)), np.zeros((2, 2)))
+
+
+def write(folder: Path, *tables: pd.DataFrame, generated=None, real=None) -> Path:
+    write_table(folder / statistics.UNITS, pd.concat(tables, ignore_index=True))
+    features = {"generated": generated, "real": real}
+    write_weights(
+        folder / statistics.FEATURES,
+        {k: torch.zeros(2, 2) if v is None else torch.as_tensor(v, dtype=torch.float32) for k, v in features.items()},
+    )
+    return folder
+
+
+def test_a_figure_is_the_ratio_of_sums_not_the_mean_of_ratios():
+    assert point_values(evaluated(units("vqa", [1, 9], [1, 10]))) == {"vqa": pytest.approx(10 / 11)}
+
+
+def test_a_metric_without_positives_is_zero():
+    assert point_values(evaluated(units("pope/random/f1", [0, 0], [0, 0])))["pope/random/f1"] == 0
+
+
+def test_compositions_by_hand():
+    tables = [units(f"mme/{t}", [v]) for t, v in zip(statistics.MME_TASKS, (200, 150, 100, 30), strict=True)]
+    tables += [units(f"pope/{s}/f1", [v]) for s, v in zip(statistics.POPE_SPLITS, (0.9, 0.6, 0.3), strict=True)]
+    tables += [units("gap/paper/understanding", [0.9]), units("gap/paper/generation", [0.7])]
+    values = point_values(evaluated(*tables))
+    assert values["mme/total"] == pytest.approx(480)
+    assert values["pope/f1"] == pytest.approx(0.6)
+    assert values["gap/paper/gap"] == pytest.approx(0.2)
+    assert "geneval/overall" not in values  # its parts are not there
+
+
+def test_counts_are_a_resample_and_repeat_themselves():
+    counts = resample_counts("gap", 40, resamples=30)
+    assert counts.shape == (30, 40)
+    assert (counts.sum(axis=1) == 40).all()
+    assert np.array_equal(counts, resample_counts("gap", 40, resamples=30))
+    assert not np.array_equal(counts, resample_counts("prompts", 40, resamples=30))
+
+
+def test_replicates_keep_all_questions_of_a_unit_together():
+    # one unit holds 100 right answers, one 100 wrong ones: a resample can only give 0, 1/2 or 1
+    drawn = estimate(evaluated(units("vqa", [100, 0], [100, 100])), resamples=200).replicates[:, 0]
+    assert set(np.unique(drawn)) == {0.0, 0.5, 1.0}
+
+
+def test_standard_error_of_a_mean():
+    values = np.random.default_rng(0).normal(size=400)
+    drawn = estimate(evaluated(units("cider", values)), resamples=4000).replicates[:, 0]
+    assert drawn.std() == pytest.approx(values.std() / 20, rel=0.05)
+
+
+def test_interval_covers_the_truth_about_as_often_as_it_says():
+    generator = np.random.default_rng(1)
+    hits = 0
+    for _ in range(300):
+        sample = evaluated(units("vqa", generator.random(60) < 0.7))
+        drawn = estimate(sample, resamples=200)
+        low, high = statistics._interval(drawn.values, drawn.replicates, 0.9)
+        hits += low[0] <= 0.7 <= high[0]
+    assert 0.84 < hits / 300 < 0.95
+
+
+def paired_folders(tmp_path: Path, seeds=(0,)) -> dict[str, dict[int, Path]]:
+    generator = np.random.default_rng(2)
+    difficulty = generator.random(300)
+    return {
+        name: {
+            seed: write(
+                tmp_path / name / str(seed), units("vqa", difficulty + shift + 0.02 * generator.normal(size=300))
+            )
+            for seed in seeds
+        }
+        for name, shift in (("base", 0.0), ("pair-1", 0.05))
+    }
+
+
+def test_pairing_narrows_the_interval(tmp_path):
+    table = summarise(paired_folders(tmp_path), resamples=400, confidence=0.95).set_index("checkpoint")
+    row = table.loc["pair-1"]
+    unpaired = np.hypot(row["high"] - row["low"], table.loc["base", "high"] - table.loc["base", "low"])
+    assert row["delta_high"] - row["delta_low"] < unpaired / 5
+    assert row["delta_low"] < 0.05 < row["delta_high"]
+    assert row["delta_low"] > 0  # while the unpaired intervals overlap
+    assert row["low"] < table.loc["base", "high"]
+
+
+def test_table_has_its_columns_and_no_difference_of_base_from_itself(tmp_path):
+    table = summarise(paired_folders(tmp_path), resamples=20, confidence=0.95)
+    assert tuple(table.columns) == COLUMNS
+    assert table.loc[table["checkpoint"] == "base", "delta"].isna().all()
+    assert (table["items"] == 300).all() and (table["seeds"] == 1).all()
+    assert (table["low"] <= table["value"]).all() and (table["value"] <= table["high"]).all()
+
+
+def test_same_table_twice(tmp_path):
+    folders = paired_folders(tmp_path, seeds=(0, 1))
+    first = summarise(folders, resamples=50, confidence=0.95)
+    pd.testing.assert_frame_equal(first, summarise(folders, resamples=50, confidence=0.95), check_exact=True)
+
+
+def test_seeds_that_disagree_widen_the_interval(tmp_path):
+    values = np.random.default_rng(3).random(300)
+    agree = {s: write(tmp_path / "agree" / str(s), units("vqa", values)) for s in range(3)}
+    differ = {s: write(tmp_path / "differ" / str(s), units("vqa", values + 0.3 * (s - 1))) for s in range(3)}
+    table = summarise({"agree": agree, "differ": differ}, resamples=400, confidence=0.95).set_index("checkpoint")
+    assert table.loc["agree", "value"] == pytest.approx(table.loc["differ", "value"])
+    width = table["high"] - table["low"]
+    assert width["differ"] > 3 * width["agree"]
+    # prompts are crossed with seeds: three equal seeds are no more evidence than one
+    one = summarise({"agree": {0: agree[0]}}, resamples=400, confidence=0.95).iloc[0]
+    assert width["agree"] == pytest.approx(one["high"] - one["low"], rel=1e-9)
+
+
+def test_difference_is_taken_over_the_seeds_both_have(tmp_path):
+    folders = {
+        "base": {s: write(tmp_path / "base" / str(s), units("vqa", np.full(10, 0.1 * s))) for s in (0, 1)},
+        "ablation": {1: write(tmp_path / "ablation" / "1", units("vqa", np.full(10, 0.5)))},
+    }
+    row = summarise(folders, resamples=20, confidence=0.95).set_index("checkpoint").loc["ablation"]
+    assert row["delta"] == pytest.approx(0.4)
+    assert row["seeds"] == 1
+
+
+def test_frechet_distance_is_that_of_torchmetrics():
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    generator = np.random.default_rng(4)
+    real, generated = generator.normal(size=(80, 6)), generator.normal(size=(50, 6)) @ np.diag(np.arange(1, 7)) + 0.5
+    identity = torch.nn.Identity()
+    identity.num_features = 6
+    library = FrechetInceptionDistance(feature=identity)
+    library.update(torch.tensor(real), real=True)
+    library.update(torch.tensor(generated), real=False)
+    own = frechet_distances(np.ones((1, 50)), generated, real)[0]
+    assert own == pytest.approx(library.compute().item(), rel=1e-6)
+
+
+def test_frechet_distance_of_a_shift_is_its_square():
+    real = np.random.default_rng(5).normal(size=(100, 3))
+    assert frechet_distances(np.ones((1, 100)), real + np.array([3.0, 0.0, 4.0]), real)[0] == pytest.approx(25)
+
+
+def test_counts_weigh_like_repeated_rows():
+    generator = np.random.default_rng(6)
+    real, generated = generator.normal(size=(60, 4)), generator.normal(size=(30, 4))
+    counts = generator.multinomial(30, np.full(30, 1 / 30), size=1).astype(float)
+    repeated = np.repeat(generated, counts[0].astype(int), axis=0)
+    assert frechet_distances(counts, generated, real)[0] == pytest.approx(
+        frechet_distances(np.ones((1, 30)), repeated, real)[0]
+    )
+
+
+def test_frechet_interval_holds_its_value_in_spite_of_resampling_bias(tmp_path):
+    generator = np.random.default_rng(7)
+    generated, real = generator.normal(size=(60, 8)), generator.normal(size=(200, 8))
+    folder = write(tmp_path, units("fid", np.zeros(60), np.zeros(60), pool="fid"), generated=generated, real=real)
+    raw = estimate(statistics.read_evaluated(folder), resamples=100).replicates
+    row = summarise({"base": {0: folder}}, resamples=100, confidence=0.95).iloc[0]
+    assert raw.mean() > 1.2 * row["value"]
+    assert row["low"] < row["value"] < row["high"]
+    assert row["items"] == 60
+
+
+def test_other_prompts_are_refused(tmp_path):
+    folders = {
+        "base": {0: write(tmp_path / "a", units("vqa", [1, 0, 1]))},
+        "pair-1": {0: write(tmp_path / "b", units("vqa", [1, 0, 1, 1]))},
+    }
+    with pytest.raises(ArtifactError, match="rests on other prompts"):
+        summarise(folders, resamples=5, confidence=0.95)
+
+
+def test_missing_features_are_named(tmp_path):
+    folder = write(tmp_path, units("vqa", [1]))
+    (folder / statistics.FEATURES).unlink()
+    with pytest.raises(ArtifactError, match=r"features\.safetensors"):
+        summarise({"base": {0: folder}}, resamples=5, confidence=0.95)
