@@ -1,0 +1,196 @@
+"""The honest answer: which of the paper's claims hold here, each with its interval, in plain words."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+import pandas as pd
+
+from hermesflow.config import BASE, Config
+from hermesflow.report.formatting import number, with_interval
+from hermesflow.report.roles import pair_chain, roles
+from hermesflow.report.tables import PROTOCOLS, Figures
+
+Verdict = Literal["yes", "no", "open"]
+TOLERANCE = 0.01
+"""Understanding counts as held if it is not lower by more than this (the project's own bar)."""
+_WORDS = {"yes": "Yes.", "no": "No.", "open": "Not shown."}
+_PROTOCOL = {
+    "paper": "by the paper's protocol (own answers on real images against the judge's on drawn ones)",
+    "same-judge": "with the same judge on both sides",
+}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of the paper, tested on the paired difference to base."""
+
+    claim: str
+    protocol: str
+    base: float
+    value: float
+    delta: float
+    low: float
+    high: float
+    verdict: Verdict
+
+
+def verdict_below(low: float, high: float, bound: float) -> Verdict:
+    """`yes` if the whole interval is below the bound, `no` if it is all above, `open` if it holds the bound."""
+    if high < bound:
+        return "yes"
+    return "no" if low > bound else "open"
+
+
+def verdict_above(low: float, high: float, bound: float) -> Verdict:
+    """`yes` if the whole interval is above the bound, `no` if it is all below, `open` if it holds the bound."""
+    return verdict_below(-high, -low, -bound)
+
+
+def claims(figures: Figures, checkpoint: str) -> list[Claim]:
+    """The paper's claims about one checkpoint against base, by both protocols."""
+    found: list[Claim] = []
+    for protocol in PROTOCOLS:
+        for text, side, above, bound in (
+            ("the gap narrowed", "gap", False, 0.0),
+            ("generation rose", "generation", True, 0.0),
+            ("understanding held", "understanding", True, -TOLERANCE),
+            ("understanding rose", "understanding", True, 0.0),
+        ):
+            metric = f"gap/{protocol}/{side}"
+            own, base = figures.get(checkpoint, metric), figures.get(BASE, metric)
+            low, high = own["delta_low"], own["delta_high"]
+            decide = verdict_above if above else verdict_below
+            numbers = [round(n, 6) + 0.0 for n in (base["value"], own["value"], own["delta"], low, high)]
+            found.append(Claim(text, protocol, *numbers, verdict=decide(low, high, bound)))
+    return found
+
+
+def summary_of(summary: pd.DataFrame, config: Config) -> dict[str, Any]:
+    """The answer as plain data, for `summary.json`: the checkpoint judged, its claims, seeds and confidence.
+
+    Raises:
+        ValueError: the config has no Pair-DPO checkpoint, or the last of them was not evaluated.
+    """
+    figures = Figures(summary)
+    chain = figures.kept(pair_chain(config))
+    if not chain:
+        raise ValueError("no evaluated checkpoint with objective `pair`: there is nothing to answer about")
+    return {
+        "checkpoint": chain[-1],
+        "seeds": figures.seeds(chain[-1]),
+        "confidence": config.evaluation.confidence,
+        "tolerance": TOLERANCE,
+        "claims": [asdict(claim) for claim in claims(figures, chain[-1])],
+    }
+
+
+def answer(summary: pd.DataFrame, config: Config) -> str:
+    """The answer as Markdown: the claims one by one, then iterations, ablation and what limits it all.
+
+    Args:
+        summary: of `statistics.summarise`.
+        config: the experiment.
+    """
+    figures = Figures(summary)
+    chain = figures.kept(pair_chain(config))
+    facts = summary_of(summary, config)
+    percent = number(100 * config.evaluation.confidence, 0)
+    seeds = facts["seeds"]
+    head = (
+        f"# Did the gap narrow?\n\nConfig `{config.name}`: `{facts['checkpoint']}` against `base`, "
+        f"{seeds} run seed{'s' if seeds != 1 else ''}, {percent} % paired bootstrap intervals in brackets.\n"
+    )
+    parts = [head]
+    for protocol in PROTOCOLS:
+        lines = [_sentence(Claim(**claim)) for claim in facts["claims"] if claim["protocol"] == protocol]
+        parts.append(f"## {_PROTOCOL[protocol][0].upper()}{_PROTOCOL[protocol][1:]}\n\n" + "\n".join(lines) + "\n")
+    parts.append(
+        "## The paper's other claims\n\n" + "\n".join(_iterations(figures, chain) + _arms(figures, config)) + "\n"
+    )
+    parts.append("## What limits this answer\n\n" + "\n".join(_limits(seeds, facts)) + "\n")
+    return "\n".join(parts)
+
+
+def _sentence(claim: Claim) -> str:
+    change = with_interval(claim.delta, claim.low, claim.high, 3, signed=True)
+    side = claim.claim.split()[-2]
+    text = (
+        f"- **Claim: {claim.claim}. {_WORDS[claim.verdict]}** {side.capitalize()} went from {number(claim.base, 3)} to "
+        f"{number(claim.value, 3)}, a change of {change}"
+    )
+    if claim.claim == "understanding held":
+        text += f"; held means not lower by more than {TOLERANCE}"
+    if claim.verdict == "no":
+        return text + ". This claim of the paper does not hold here."
+    if claim.verdict == "open":
+        return text + ". The interval allows both, so this run neither shows nor refutes it."
+    return text + "."
+
+
+def _iterations(figures: Figures, chain: tuple[str, ...]) -> list[str]:
+    if len(chain) < 2:
+        return ["- Iterations: only one was run, so nothing is said about more of them."]
+    lines = []
+    for protocol in PROTOCOLS:
+        values = [figures.get(c, f"gap/{protocol}/gap")["value"] for c in (BASE, *chain)]
+        steps = " -> ".join(number(value, 3) for value in values)
+        better = [b < a for a, b in pairwise(values)]
+        worse = ", ".join(f"`{c}`" for c, good in zip(chain, better, strict=True) if not good)
+        said = f"no: not with {worse}" if worse else "yes"
+        lines.append(
+            f"- Does the gap narrow with every iteration ({protocol} protocol; base -> {' -> '.join(chain)}: {steps})? "
+            f"By the point values, {said}."
+        )
+    return lines
+
+
+def _arms(figures: Figures, config: Config) -> list[str]:
+    lines = []
+    part = roles(config)
+    for role in ("understanding", "generation", "pair-1"):
+        checkpoint = part.get(role, "")
+        if checkpoint not in figures.checkpoints:
+            continue
+        shown = []
+        for metric, name in (("pope/accuracy", "POPE accuracy"), ("geneval/overall", "GenEval overall")):
+            found = figures.get(checkpoint, metric)
+            change = with_interval(found["delta"], found["delta_low"], found["delta_high"], 3, signed=True)
+            shown.append(f"{name} {change} ({_direction(found)})")
+        what = "both skills" if role == "pair-1" else f"{role} only"
+        lines.append(f"- One iteration trained on {what} (`{checkpoint}`), change against base: {'; '.join(shown)}.")
+    if len(lines) > 1:
+        lines.append(
+            "- The paper finds that one-sided training leaves or lowers the other skill while Pair-DPO lifts both; "
+            "the lines above say what was found here. Their intervals are against base, not against each other."
+        )
+    return lines
+
+
+def _direction(found: dict[str, float]) -> str:
+    up = verdict_above(found["delta_low"], found["delta_high"], 0.0)
+    return {"yes": "up", "no": "down", "open": "no clear change"}[up]
+
+
+def _limits(seeds: int, facts: dict[str, Any]) -> list[str]:
+    lines = [
+        "- A micro world of flat shapes and a model of about a million parameters: the method is the paper's, the "
+        "scale is not. Levels cannot be compared with the paper's, directions can.",
+        "- The paper prints neither seeds nor intervals, and different judges on the two sides of its gap.",
+    ]
+    if seeds < 3:
+        lines.append(
+            f"- {seeds} seed{'s' if seeds != 1 else ''}: the intervals say how the figures vary over prompts, and next "
+            "to nothing about how they would vary over trainings. `make paper` runs several seeds."
+        )
+    differ = {
+        claim["claim"]
+        for claim in facts["claims"]
+        for other in facts["claims"]
+        if claim["claim"] == other["claim"] and claim["verdict"] != other["verdict"]
+    }
+    if differ:
+        lines.append(f"- The two protocols disagree on: {', '.join(sorted(differ))}.")
+    return lines

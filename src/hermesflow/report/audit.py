@@ -1,0 +1,116 @@
+"""Tables that say how far the figures can be trusted: judge, score agreement, dropped pairs, records set aside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from hermesflow.report.formatting import Table, plain
+
+
+def nested_rows(tree: Mapping[str, Any], *, levels: tuple[str, ...]) -> pd.DataFrame:
+    """A tree of numbers as a table: inner dictionaries become rows, their leaves columns.
+
+    Args:
+        tree: nested dictionaries with leaves of numbers, text or nothing (null).
+        levels: names of the key columns, outermost first; deeper keys are joined with "/" into the last.
+    """
+    rows: list[dict[str, Any]] = []
+
+    def walk(node: Mapping[str, Any], path: tuple[str, ...]) -> None:
+        leaves = {k: v for k, v in node.items() if not isinstance(v, Mapping)}
+        if leaves:
+            keys = (*path[: len(levels) - 1], "/".join(path[len(levels) - 1 :]))
+            rows.append({**dict(zip(levels, (*keys, "", ""), strict=False)), **leaves})
+        for key, value in node.items():
+            if isinstance(value, Mapping):
+                walk(value, (*path, key))
+
+    walk(tree, ())
+    frame = pd.DataFrame(rows)
+    keys = [level for level in levels if level in frame and (frame[level] != "").any()]
+    return frame[[*keys, *(c for c in frame.columns if c not in levels)]]
+
+
+def agreement_table(by_seed: Mapping[int, Mapping[str, Any]]) -> Table:
+    """Rank agreement of every preference score with the independent judge, per seed.
+
+    Args:
+        by_seed: run seed to the content of `scores/agreement.json` of base.
+    """
+    frames = []
+    for seed, tree in by_seed.items():
+        frame = nested_rows(tree, levels=("side", "measure"))
+        frame.insert(0, "seed", seed)
+        frames.append(frame)
+    values = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    return _table(
+        "table_agreement",
+        "Agreement of the preference scores with the independent judge",
+        values,
+        "Within the candidates of one pair: Kendall's tau-b of score and judge (1: the same order, 0: none), averaged "
+        "over the pairs, and how often the judge agrees that the best-scored beats the worst-scored candidate.",
+    )
+
+
+def judge_table(tree: Mapping[str, Any]) -> Table:
+    """The judge's own accuracy, from `judge/judge.json`: on real renders and on reconstructions."""
+    return _table(
+        "table_judge",
+        "Accuracy of the independent judge",
+        nested_rows(tree, levels=("images", "detail")),
+        "The judge reads pixels by segmentation and shape matching, without a model. On reconstructions of the image "
+        "tokenizer agreement means: read as the original is read; it caps every generation figure.",
+    )
+
+
+def preferences_table(counts: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> Table:
+    """Preference pairs kept and dropped, with the reasons, per checkpoint and seed.
+
+    Args:
+        counts: checkpoint to run seed to the content of `preferences/counts.json`.
+    """
+    rows: list[dict[str, Any]] = []
+    for checkpoint, by_seed in counts.items():
+        for seed, tree in by_seed.items():
+            lonely = tree["homologous"]["dropped"]
+            for side in ("captions", "images"):
+                own = tree[side]
+                dropped = {f"dropped: {reason}": n for reason, n in {**own["dropped"], **lonely[side]}.items()}
+                rows.append(
+                    {
+                        **{"checkpoint": checkpoint, "seed": seed, "side": side},
+                        **{k: own[k] for k in ("ids", "candidates", "updated", "kept")},
+                        **{"trained on": tree["homologous"]["kept"], **dropped},
+                    }
+                )
+    values = pd.DataFrame(rows)
+    reasons = sorted(c for c in values.columns if c.startswith("dropped: "))
+    values = values[[c for c in values.columns if c not in reasons] + reasons]
+    values[reasons] = values[reasons].fillna(0).astype(int)
+    return _table(
+        "table_preferences",
+        "Preference pairs: kept, dropped and why",
+        values,
+        "ids: homologous pairs sampled for; updated: made from the parent's pair by Eq. 10; trained on: ids with a "
+        "pair of captions and a pair of images (`other side missing` counts those that had only one).",
+    )
+
+
+def rejected_table(rejected: pd.DataFrame) -> Table:
+    """Records of the data set aside when they were read, with the reason."""
+    return _table(
+        "table_rejected",
+        "Records set aside",
+        rejected,
+        f"{len(rejected)} records were set aside; nothing here was trained or evaluated on.",
+    )
+
+
+def _table(name: str, title: str, values: pd.DataFrame, note: str) -> Table:
+    floats = values.select_dtypes("float").columns
+    values = values.copy()
+    values[floats] = values[floats].round(6) + 0.0
+    return Table(name, title, values, plain(values, 3), (note,))
