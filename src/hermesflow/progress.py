@@ -16,7 +16,7 @@ class Progress:
     Args:
         total: units in all; 0 is allowed.
         what: what is being done, e.g. `sample base 0/2`.
-        unit: name of one unit in the plural, e.g. `pairs`.
+        unit: name of one unit, e.g. `pair`; printed with an s.
         every: least seconds between two lines; the last unit always prints one.
         stream: where lines go; stderr if None.
         clock: seconds that only grow.
@@ -47,7 +47,7 @@ class Progress:
 
     def _line(self, seconds: float) -> str:
         rate = self.done / seconds if seconds > 0 else 0.0
-        line = f"{self.what}: {self.done:,}/{self.total:,} {self.unit}, {rate:,.1f} {self.unit}/s"
+        line = f"{self.what}: {self.done:,}/{self.total:,} {self.unit}s, {rate:,.1f} {self.unit}s/s"
         if self.done >= self.total:
             return f"{line}, took {_clock_time(seconds)}"
         return f"{line}, {_clock_time((self.total - self.done) / rate)} left" if rate > 0 else line

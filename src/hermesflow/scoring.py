@@ -45,7 +45,8 @@ def caption_scores(
     Args:
         captions: N candidate captions.
         references: N true captions.
-        measure: `embedding`: cosine in [-1, 1]; `chrf` (character n-grams) and `bleu` (smoothed, up to 4-grams): [0, 1].
+        measure: `embedding`: cosine in [-1, 1]; `chrf` (character n-grams) and `bleu` (up to 4-grams, smoothed) in
+            [0, 1].
         encoder: needed for `embedding`.
 
     Returns:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from hermesflow.errors import ArtifactError, ConfigError
@@ -35,7 +36,7 @@ def shard_folder(folder: Path, *, shard: int, shards: int) -> Path:
 
 
 def check_ids(path: Path, found: Sequence[str], expected: Sequence[str]) -> None:
-    """Check that a shard holds each of its pairs exactly once, in any order.
+    """Check that a file holds each of its pairs exactly once, in any order.
 
     Raises:
         ArtifactError: naming the file, the first wrong id and the mend.
@@ -48,7 +49,7 @@ def check_ids(path: Path, found: Sequence[str], expected: Sequence[str]) -> None
         if ids:
             raise ArtifactError(
                 f"{path}: pair `{ids[0]}` {what} ({len(ids)} such of {len(expected)} expected). "
-                "Delete this shard's folder and run snakemake again to make it anew."
+                "Delete its folder and run snakemake again to make it anew."
             )
 
 
@@ -65,10 +66,23 @@ def check_candidates(path: Path, table: pd.DataFrame, expected: Sequence[str], *
         ArtifactError: naming the file, the first wrong record and the mend.
     """
     check_ids(path, list(dict.fromkeys(table["id"])), expected)
-    groups = table.groupby("id", sort=False)["candidate"]
-    for id_, candidates in groups:
+    for id_, candidates in table.groupby("id", sort=False)["candidate"]:
         if sorted(candidates) != list(range(n)):
             raise ArtifactError(
                 f"{path}: pair `{id_}` has candidates {sorted(candidates)} instead of 0 to {n - 1}, each once. "
-                "Delete this shard's folder and run snakemake again to make it anew."
+                "Delete its folder and run snakemake again to make it anew."
             )
+
+
+def sorted_candidates(tables: Sequence[pd.DataFrame], ids: Sequence[str], types: Mapping[str, str]) -> pd.DataFrame:
+    """All rows of some tables in the order of the ids, then of the candidates.
+
+    Args:
+        tables: have columns id and candidate.
+        ids: the order; ids in no table are no error here (see `check_candidates`).
+        types: columns to keep, in order, and their types.
+    """
+    table = pd.concat([t[list(types)].astype(dict(types)) for t in tables])
+    place = {id_: i for i, id_ in enumerate(ids)}
+    order = np.lexsort((table["candidate"], table["id"].map(place)))
+    return table.iloc[order].reset_index(drop=True)

@@ -1,0 +1,205 @@
+"""Stage `agreement`: do the base model's preference scores rank candidates as the independent judge does?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+
+from hermesflow.artifacts import Layout, read_codes, read_table, write_json
+from hermesflow.config import BASE, Config
+from hermesflow.data import judge
+from hermesflow.data.microworld import Question
+from hermesflow.data.pairs import read_pairs
+from hermesflow.encoders import load_encoder
+from hermesflow.models.magvit import load_tokenizer, to_images
+from hermesflow.models.showo import load_model
+from hermesflow.progress import Progress
+from hermesflow.scoring import CAPTION_MEASURES, VQA_METHODS
+from hermesflow.stages.sample import CAPTION_TYPES
+from hermesflow.stages.score import IMAGE_TYPES, caption_types, pairs_per_batch, questions_of_row, score_images
+
+Agreement = dict[str, float | int | None]
+
+
+def run(config: Config, layout: Layout, *, seed: int) -> None:
+    """Write `scores/agreement.json` of the base model on the first `scoring.agreement_pairs` pairs.
+
+    Raises:
+        ArtifactError: candidates or scores of the base model are missing.
+    """
+    torch.set_num_threads(config.runtime.shard_threads)
+    pairs = read_pairs(layout.data("pairs")).remove_columns("image")
+    rows = {row["id"]: row for row in pairs.select(range(min(config.scoring.agreement_pairs, len(pairs))))}
+    captions = {id_: row["caption"] for id_, row in rows.items()}
+    questions = {id_: questions_of_row(row) for id_, row in rows.items()}
+    folder = layout.checkpoint(seed, BASE)
+    code_ids, codes = read_codes(folder / "candidates" / "images.npy")
+    code_of = {id_: code for id_, code in zip(code_ids, codes, strict=True) if id_ in rows}
+    agreement = {
+        "captions": caption_agreement(
+            read_table(folder / "candidates" / "captions.parquet", list(CAPTION_TYPES)),
+            read_table(folder / "scores" / "captions.parquet", list(caption_types(config.scoring))),
+            captions,
+            score_measure=config.scoring.caption_measure,
+        ),
+        "images": image_agreement(
+            vqa_scores(config, layout, seed=seed, code_of=code_of, questions=questions),
+            judged_images(config, layout, code_of=code_of, captions=captions, questions=questions),
+            list(rows),
+        ),
+        "pairs": len(rows),
+    }
+    write_json(folder / "scores" / "agreement.json", agreement)
+
+
+def caption_agreement(
+    candidates: pd.DataFrame, scores: pd.DataFrame, captions: Mapping[str, str], *, score_measure: str
+) -> dict[str, Agreement]:
+    """Agreement of every caption measure with the share of facts (F1) that a caption shares with the true one.
+
+    Args:
+        candidates: columns of `CAPTION_TYPES`; may hold more pairs.
+        scores: columns of `stages.score.caption_types`.
+        captions: true caption by pair id.
+        score_measure: the measure in column `score`.
+
+    Returns:
+        `rank_agreement` by measure.
+    """
+    table = candidates[candidates["id"].isin(list(captions))].merge(scores, on=["id", "candidate"], validate="1:1")
+    table["truth"] = [
+        judge.caption_facts_f1(caption, captions[id_])
+        for id_, caption in zip(table["id"], table["caption"], strict=True)
+    ]
+    of_pair = by_pair(table.rename(columns={"score": score_measure}), list(captions))
+    truths = [group["truth"].to_numpy() for group in of_pair]
+    return {m: rank_agreement([group[m].to_numpy() for group in of_pair], truths) for m in CAPTION_MEASURES}
+
+
+def image_agreement(
+    scores: Mapping[str, pd.DataFrame], judged: pd.DataFrame, ids: Sequence[str]
+) -> dict[str, dict[str, Agreement]]:
+    """Agreement of every self-VQA method with the judge.
+
+    Args:
+        scores: columns of `IMAGE_TYPES` by method.
+        judged: columns id, candidate, share (of the questions that the judge answers as the caption does) and
+            accepted (1.0 if it accepts the image as the caption's, else 0.0).
+        ids: the pairs.
+
+    Returns:
+        `rank_agreement` by method, then by `share` and `accepted`.
+    """
+    result = {}
+    for method, table in scores.items():
+        of_pair = by_pair(table.merge(judged, on=["id", "candidate"], validate="1:1"), ids)
+        own = [group["score"].to_numpy() for group in of_pair]
+        result[method] = {
+            truth: rank_agreement(own, [group[truth].to_numpy() for group in of_pair])
+            for truth in ("share", "accepted")
+        }
+    return result
+
+
+def vqa_scores(
+    config: Config,
+    layout: Layout,
+    *,
+    seed: int,
+    code_of: Mapping[str, np.ndarray],
+    questions: Mapping[str, Sequence[Question]],
+) -> dict[str, pd.DataFrame]:
+    """Self-VQA scores by every method: the configured one as stage `score` left it, the others made here."""
+    folder = layout.checkpoint(seed, BASE)
+    tables = {config.scoring.vqa_method: read_table(folder / "scores" / "images.parquet", list(IMAGE_TYPES))}
+    model = load_model(folder / "model", device=torch.device(config.runtime.device)).eval()
+    encoder = load_encoder(config.scoring.encoder, device=config.runtime.device)
+    ids = list(questions)
+    size = pairs_per_batch(config)
+    for method in VQA_METHODS:
+        if method in tables:
+            continue
+        progress = Progress(len(ids), f"self-VQA by {method}, seed {seed}", "pair")
+        parts = []
+        for start in range(0, len(ids), size):
+            batch = {id_: questions[id_] for id_ in ids[start : start + size]}
+            parts.append(score_images(model, code_of, batch, method=method, settings=config.scoring, encoder=encoder))
+            progress.advance(len(batch))
+        tables[method] = pd.concat(parts) if parts else pd.DataFrame(columns=list(IMAGE_TYPES))
+    return {method: tables[method] for method in VQA_METHODS}
+
+
+def judged_images(
+    config: Config,
+    layout: Layout,
+    *,
+    code_of: Mapping[str, np.ndarray],
+    captions: Mapping[str, str],
+    questions: Mapping[str, Sequence[Question]],
+) -> pd.DataFrame:
+    """What the independent judge reads off every candidate image; columns as `image_agreement` wants."""
+    device = torch.device(config.runtime.device)
+    tokenizer = load_tokenizer(layout.tokenizer, device=device).eval()
+    records = []
+    progress = Progress(len(captions), "judge the candidates", "pair")
+    for id_, caption in captions.items():
+        codes = torch.from_numpy(np.asarray(code_of[id_]).astype(np.int64)).to(device)
+        with torch.inference_mode():
+            images = to_images(tokenizer.decode(codes))
+        for k, image in enumerate(images):
+            scene = judge.read_image(image)
+            right = [judge.answer(scene, q) == q.answer for q in questions[id_]]
+            share = float(np.mean(right)) if right else 0.0
+            accepted = float(judge.accepts(scene, caption))
+            records.append({"id": id_, "candidate": k, "share": share, "accepted": accepted})
+        progress.advance()
+    return pd.DataFrame(records, columns=["id", "candidate", "share", "accepted"])
+
+
+def by_pair(table: pd.DataFrame, ids: Sequence[str]) -> list[pd.DataFrame]:
+    """The rows of each pair, sorted by candidate, in the order of the ids."""
+    groups = dict(list(table.sort_values("candidate").groupby("id", sort=False)))
+    return [groups[id_] for id_ in ids]
+
+
+def rank_agreement(scores: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> dict[str, float | int | None]:
+    """How well scores rank the candidates of one pair as an independent measure does, averaged over pairs.
+
+    Args:
+        scores: per pair, (n,) scores of its candidates.
+        truths: per pair, (n,) values of the independent measure.
+
+    Returns:
+        `kendall_tau`: mean tau-b over `tau_pairs` pairs (those where neither side is constant; None if there is
+        none); `best_beats_worst`: share of `choice_pairs` pairs (best and worst score differ) whose best-scored
+        candidate is truly better than the worst-scored, an equal truth counting half; `truth_best`, `truth_mean`,
+        `truth_worst`: mean truth of the best-scored, of all and of the worst-scored candidates over all pairs.
+    """
+    from scipy.stats import kendalltau
+
+    taus, beats, best, worst = [], [], [], []
+    for score, truth in zip(scores, truths, strict=True):
+        high, low = int(np.argmax(score)), int(np.argmin(score))
+        best.append(truth[high])
+        worst.append(truth[low])
+        if score[high] > score[low]:
+            beats.append(0.5 * (1 + np.sign(truth[high] - truth[low])))
+            if np.ptp(truth) > 0:
+                taus.append(kendalltau(score, truth, variant="b").statistic)
+    return {
+        "kendall_tau": _mean(taus),
+        "tau_pairs": len(taus),
+        "best_beats_worst": _mean(beats),
+        "choice_pairs": len(beats),
+        "truth_best": _mean(best),
+        "truth_mean": _mean([float(np.mean(truth)) for truth in truths]),
+        "truth_worst": _mean(worst),
+        "pairs": len(best),
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if len(values) else None

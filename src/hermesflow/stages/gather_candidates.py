@@ -1,0 +1,46 @@
+"""Stage `gather_candidates`: the shards of one checkpoint's candidates as one file of each kind."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from hermesflow.artifacts import Layout, read_codes, read_table, write_codes, write_manifest, write_table
+from hermesflow.config import Config, as_plain
+from hermesflow.data.pairs import read_pairs
+from hermesflow.sharding import check_candidates, check_ids, shard_batches, shard_folder, sorted_candidates
+from hermesflow.stages.sample import CAPTION_TYPES
+
+
+def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shards: int | None = None) -> None:
+    """Write `candidates/captions.parquet` and `candidates/images.npy`, in the order of the pairs.
+
+    Args:
+        config: the experiment.
+        layout: where it lies.
+        seed: run seed.
+        checkpoint: whose candidates.
+        shards: number of shards they were sampled in; `runtime.shards` if None.
+
+    Raises:
+        ArtifactError: a shard is missing or truncated, or lacks or repeats a pair or a candidate.
+    """
+    shards = shards or config.runtime.shards
+    ids = list(read_pairs(layout.data("pairs"))["id"])
+    folder = layout.checkpoint(seed, checkpoint) / "candidates"
+    tables: list[pd.DataFrame] = []
+    code_of: dict[str, np.ndarray] = {}
+    for shard in range(1, shards + 1):
+        part = shard_folder(folder, shard=shard, shards=shards)
+        batches = shard_batches(ids, batch=config.sampling.batch_pairs, shard=shard, shards=shards)
+        expected = [id_ for batch in batches for id_ in batch]
+        table = read_table(part / "captions.parquet", list(CAPTION_TYPES))
+        check_candidates(part / "captions.parquet", table, expected, n=len(config.sampling.captions.decodings))
+        tables.append(table)
+        found, codes = read_codes(part / "images.npy")
+        check_ids(part / "images.npy", found, expected)
+        code_of.update(zip(found, codes, strict=True))
+    write_table(folder / "captions.parquet", sorted_candidates(tables, ids, CAPTION_TYPES))
+    write_codes(folder / "images.npy", ids, np.stack([code_of[id_] for id_ in ids]))
+    inputs = [layout.data("pairs"), layout.codes("pairs"), folder.parent / "model" / "model.safetensors"]
+    write_manifest(folder, config=as_plain(config.sampling), inputs=inputs, seed=seed)

@@ -1,0 +1,124 @@
+"""Stage `sample`: candidates of one shard of the pairs, n captions of each image and n images of each caption."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from hermesflow.artifacts import Layout, read_codes, write_codes, write_table
+from hermesflow.config import Config, Sampling
+from hermesflow.data.pairs import read_pairs
+from hermesflow.models.showo import load_model
+from hermesflow.progress import Progress
+from hermesflow.sampling import sample_images, sample_texts
+from hermesflow.seeding import generator
+from hermesflow.sharding import check_ids, shard_batches, shard_folder
+
+CAPTION_TYPES = {"id": "str", "candidate": "int64", "caption": "str"}
+
+
+def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shard: int = 1, shards: int = 1) -> None:
+    """Write `candidates/shards/{shard}-of-{shards}/{captions.parquet, images.npy}` of one checkpoint.
+
+    Raises:
+        ArtifactError: the image tokens are not those of the pairs.
+    """
+    torch.set_num_threads(config.runtime.shard_threads)
+    pairs = read_pairs(layout.data("pairs"))
+    ids = list(pairs["id"])
+    caption_of = dict(zip(ids, pairs["caption"], strict=True))
+    code_ids, codes = read_codes(layout.codes("pairs"))
+    check_ids(layout.codes("pairs"), code_ids, ids)
+    code_of = dict(zip(code_ids, codes[:, 0], strict=True))
+    batches = shard_batches(ids, batch=config.sampling.batch_pairs, shard=shard, shards=shards)
+    folder = layout.checkpoint(seed, checkpoint)
+    model = load_model(folder / "model", device=torch.device(config.runtime.device)).eval()
+    progress = Progress(sum(map(len, batches)), f"sample {checkpoint}, seed {seed}, shard {shard}/{shards}", "pair")
+    records: list[dict[str, Any]] = []
+    images: list[np.ndarray] = []
+    for batch in batches:
+        texts = sample_captions(model, batch, code_of, settings=config.sampling, stream=(seed, checkpoint))
+        records += [
+            {"id": id_, "candidate": k, "caption": text}
+            for id_, row in zip(batch, texts, strict=True)
+            for k, text in enumerate(row)
+        ]
+        images.append(
+            sample_candidates(model, batch, caption_of, settings=config.sampling, stream=(seed, checkpoint)).numpy()
+        )
+        progress.advance(len(batch))
+    out = shard_folder(folder / "candidates", shard=shard, shards=shards)
+    write_table(out / "captions.parquet", pd.DataFrame(records, columns=list(CAPTION_TYPES)).astype(CAPTION_TYPES))
+    empty = np.zeros((0, config.sampling.images.n, config.num_image_tokens))
+    write_codes(out / "images.npy", [id_ for batch in batches for id_ in batch], np.concatenate([empty, *images]))
+
+
+def sample_captions(
+    model: Any,
+    ids: Sequence[str],
+    code_of: Mapping[str, np.ndarray],
+    *,
+    settings: Sampling,
+    stream: tuple[int, str],
+) -> list[list[str]]:
+    """Understanding candidates of one batch: one caption per decoding and image.
+
+    Args:
+        model: a `models.unified.UnifiedModel`.
+        ids: B pair ids.
+        code_of: image codes (T,) by pair id.
+        settings: decodings and lengths.
+        stream: run seed and checkpoint; candidate k of pair i draws from the stream (seed, checkpoint, caption, i, k).
+
+    Returns:
+        B lists of one caption per decoding.
+
+    Source: HermesFlow section 3.2.
+    """
+    decodings = settings.captions.decodings
+    n = len(decodings)
+    codes = torch.from_numpy(np.stack([code_of[id_] for id_ in ids]).astype(np.int64))
+    texts = sample_texts(
+        model,
+        codes.to(_device_of(model)),
+        torch.arange(len(ids)).repeat_interleave(n),
+        [model.caption_prompt] * (len(ids) * n),
+        decodings=list(decodings) * len(ids),
+        max_new_tokens=settings.captions.max_new_tokens,
+        generators=[generator(*stream, "caption", id_, k) for id_ in ids for k in range(n)],
+    )
+    return [texts[i * n : (i + 1) * n] for i in range(len(ids))]
+
+
+def sample_candidates(
+    model: Any,
+    ids: Sequence[str],
+    caption_of: Mapping[str, str],
+    *,
+    settings: Sampling,
+    stream: tuple[int, str],
+) -> Tensor:
+    """Generation candidates of one batch; arguments as `sample_captions`, with captions by pair id.
+
+    Returns:
+        (B, n, T) int64 image codes on the CPU.
+
+    Source: HermesFlow section 3.2.
+    """
+    n = settings.images.n
+    codes = sample_images(
+        model,
+        [caption_of[id_] for id_ in ids for _ in range(n)],
+        settings=settings.images,
+        generators=[generator(*stream, "image", id_, k) for id_ in ids for k in range(n)],
+    )
+    return codes.cpu().reshape(len(ids), n, -1)
+
+
+def _device_of(model: torch.nn.Module) -> torch.device:
+    return next(model.parameters()).device

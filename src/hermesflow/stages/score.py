@@ -1,0 +1,138 @@
+"""Stage `score`: preference scores of one shard of a checkpoint's candidates, by that checkpoint itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from hermesflow.artifacts import Layout, read_codes, read_table, write_table
+from hermesflow.config import Config, Scoring
+from hermesflow.data.microworld import Question
+from hermesflow.data.pairs import read_pairs
+from hermesflow.encoders import SentenceEncoder, load_encoder
+from hermesflow.models.showo import load_model
+from hermesflow.progress import Progress
+from hermesflow.scoring import CAPTION_MEASURES, VqaMethod, answer_questions, caption_scores, count_right
+from hermesflow.sharding import check_ids, shard_batches, shard_folder
+from hermesflow.stages.sample import CAPTION_TYPES
+
+IMAGE_TYPES = {"id": "str", "candidate": "int64", "score": "float64", "right": "int64", "questions": "int64"}
+
+
+def caption_types(settings: Scoring) -> dict[str, str]:
+    """Columns of `scores/captions.parquet`: the configured measure is `score`, the others go by their names."""
+    others = [measure for measure in CAPTION_MEASURES if measure != settings.caption_measure]
+    return {"id": "str", "candidate": "int64", "score": "float64", **dict.fromkeys(others, "float64")}
+
+
+def pairs_per_batch(config: Config) -> int:
+    """Pairs scored together; shards are whole batches."""
+    return max(1, config.scoring.batch_images // config.sampling.images.n)
+
+
+def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shard: int = 1, shards: int = 1) -> None:
+    """Write `scores/shards/{shard}-of-{shards}/{captions,images}.parquet` of one checkpoint.
+
+    Raises:
+        ArtifactError: candidates are missing, truncated or lack a pair.
+        ConfigError: the sentence encoder is not to be found.
+    """
+    torch.set_num_threads(config.runtime.shard_threads)
+    pairs = read_pairs(layout.data("pairs")).remove_columns("image")
+    row_of = {row["id"]: row for row in pairs}
+    folder = layout.checkpoint(seed, checkpoint)
+    captions = read_table(folder / "candidates" / "captions.parquet", list(CAPTION_TYPES))
+    check_ids(folder / "candidates" / "captions.parquet", list(captions["id"].unique()), list(row_of))
+    captions_of = dict(list(captions.groupby("id", sort=False)))
+    code_ids, codes = read_codes(folder / "candidates" / "images.npy")
+    check_ids(folder / "candidates" / "images.npy", code_ids, list(row_of))
+    code_of = dict(zip(code_ids, codes, strict=True))
+    device = torch.device(config.runtime.device)
+    model = load_model(folder / "model", device=device).eval()
+    encoder = load_encoder(config.scoring.encoder, device=config.runtime.device)
+    batches = shard_batches(list(row_of), batch=pairs_per_batch(config), shard=shard, shards=shards)
+    progress = Progress(sum(map(len, batches)), f"score {checkpoint}, seed {seed}, shard {shard}/{shards}", "pair")
+    tables: dict[str, list[pd.DataFrame]] = {"captions": [], "images": []}
+    for batch in batches:
+        references = {id_: row_of[id_]["caption"] for id_ in batch}
+        table = pd.concat([captions_of[id_] for id_ in batch])
+        tables["captions"].append(score_captions(table, references, settings=config.scoring, encoder=encoder))
+        questions = {id_: questions_of_row(row_of[id_]) for id_ in batch}
+        tables["images"].append(
+            score_images(
+                model, code_of, questions, method=config.scoring.vqa_method, settings=config.scoring, encoder=encoder
+            )
+        )
+        progress.advance(len(batch))
+    out = shard_folder(folder / "scores", shard=shard, shards=shards)
+    for kind, types in (("captions", caption_types(config.scoring)), ("images", IMAGE_TYPES)):
+        table = pd.concat([pd.DataFrame(columns=list(types)).astype(types), *tables[kind]])
+        write_table(out / f"{kind}.parquet", table[list(types)].astype(types))
+
+
+def questions_of_row(row: Mapping[str, Any]) -> list[Question]:
+    """The questions of one row of the pair schema."""
+    return [Question(q["question"], tuple(q["choices"]), q["answer"], q["kind"]) for q in row["questions"]]
+
+
+def score_captions(
+    candidates: pd.DataFrame, references: Mapping[str, str], *, settings: Scoring, encoder: SentenceEncoder
+) -> pd.DataFrame:
+    """Every caption measure of every candidate against the caption of its own pair, joined by id.
+
+    Args:
+        candidates: columns id, candidate, caption.
+        references: true caption by pair id.
+        settings: which measure is the score.
+        encoder: for the measure `embedding`.
+
+    Returns:
+        Columns of `caption_types`, rows as in `candidates`.
+    """
+    truths = [references[id_] for id_ in candidates["id"]]
+    table = candidates[["id", "candidate"]].copy()
+    for measure in CAPTION_MEASURES:
+        column = "score" if measure == settings.caption_measure else measure
+        table[column] = caption_scores(list(candidates["caption"]), truths, measure=measure, encoder=encoder)
+    return table[list(caption_types(settings))].reset_index(drop=True)
+
+
+def score_images(
+    model: Any,
+    code_of: Mapping[str, np.ndarray],
+    questions: Mapping[str, Sequence[Question]],
+    *,
+    method: VqaMethod,
+    settings: Scoring,
+    encoder: SentenceEncoder,
+) -> pd.DataFrame:
+    """Self-VQA accuracy of every candidate image on the questions of its own pair, joined by id.
+
+    Args:
+        model: answers about its own images.
+        code_of: (n, T) codes of the candidates by pair id; may hold more pairs.
+        questions: questions by pair id, for the pairs to score.
+        method: self-VQA method.
+        settings: lengths of answers.
+        encoder: maps free answers to choices.
+
+    Returns:
+        Columns of `IMAGE_TYPES`; a pair without questions scores 0.
+
+    Source: HermesFlow section 3.2, Acc(x_k).
+    """
+    ids = list(questions)
+    keys = [(id_, k) for id_ in ids for k in range(len(code_of[id_]))]
+    codes = torch.from_numpy(np.concatenate([np.asarray(code_of[id_]) for id_ in ids]).astype(np.int64))
+    codes = codes.to(next(model.parameters()).device)
+    asked = [(image, q) for image, (id_, _) in enumerate(keys) for q in questions[id_]]
+    owners = torch.tensor([image for image, _ in asked], dtype=torch.long)
+    flat = [q for _, q in asked]
+    answers = answer_questions(model, codes, owners, flat, method=method, settings=settings, encoder=encoder)
+    right, total = count_right(answers, flat, owners, len(keys))
+    table = pd.DataFrame(keys, columns=["id", "candidate"])
+    return table.assign(score=right / np.maximum(total, 1), right=right, questions=total)
