@@ -1,0 +1,190 @@
+"""Questions about a pair, made from its caption alone (what TIFA does at scale with a language model)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from random import Random
+
+from hermesflow.data.captions import (
+    NUMBERS,
+    PLURALS,
+    RELATIONS,
+    Facts,
+    Mention,
+    converse,
+    parse_caption,
+    phrase,
+    relation_of,
+)
+from hermesflow.data.scenes import CELLS, COLORS, SHAPES, SIZES
+from hermesflow.seeding import seed_of
+
+QUESTION_KINDS = ("existence", "color", "shape", "size", "count", "relation")
+DIRECTIONS = ("above", "below", "left", "right")
+"""Answers of "where" questions: `RELATIONS` in one word each."""
+MAX_QUESTIONS = 6
+
+
+@dataclass(frozen=True)
+class Question:
+    """A multiple-choice question with a one-word answer."""
+
+    question: str
+    choices: tuple[str, ...]
+    answer: str
+    kind: str
+
+
+def questions_of(caption: str) -> list[Question]:
+    """3 to 6 questions whose answers follow from the caption; the same caption gives the same questions.
+
+    A caption names everything in its image, so what it does not name is not there. Existence comes as one "yes" and
+    one "no" (sharing colour or shape with a named object); kind `relation` also holds compositional questions
+    ("what color is the object above the red circle ?").
+
+    Raises:
+        ValueError: the caption is not a sentence of the world.
+    """
+    return list(_questions_of(caption))
+
+
+def vocabulary() -> list[str]:
+    """Every word of captions, questions, answers and the caption prompt, sorted."""
+    sentences = (
+        *SHAPES, *PLURALS.values(), *COLORS, *SIZES, *CELLS, *NUMBERS, *RELATIONS, *DIRECTIONS,
+        "a an and , . ? yes no the object objects",
+        "is there how many what color shape size is are where relative to",
+        "describe the image",
+    )  # fmt: skip
+    return sorted({word for sentence in sentences for word in sentence.split()})
+
+
+@cache
+def _questions_of(caption: str) -> tuple[Question, ...]:
+    facts = parse_caption(caption)
+    if facts is None:
+        raise ValueError(f"{caption!r} is not a caption of the micro world; questions can be made only for those.")
+    rng = Random(seed_of("questions", caption))
+    mentions = facts.mentions
+    chosen = [_existence_yes(mentions, rng), _existence_no(mentions, rng)]
+    relations = _relations(facts, rng)
+    rng.shuffle(relations)
+    chosen += relations[:2]
+    makers: list[Callable[[Sequence[Mention], Random], list[Question]]] = [_colors, _shapes, _sizes, _counts]
+    rng.shuffle(makers)
+    for make in makers:
+        candidates = make(mentions, rng)
+        if candidates and len(chosen) < MAX_QUESTIONS:
+            chosen.append(rng.choice(candidates))
+    return tuple(chosen)
+
+
+def _yes_no(question: str, answer: bool, kind: str) -> Question:
+    return Question(f"{question} ?", ("yes", "no"), "yes" if answer else "no", kind)
+
+
+def _choice(question: str, answer: str, pool: Iterable[str], kind: str, rng: Random) -> Question:
+    others = [word for word in pool if word != answer]
+    choices = [answer, *rng.sample(others, min(3, len(others)))]
+    rng.shuffle(choices)
+    return Question(f"{question} ?", tuple(choices), answer, kind)
+
+
+def _existence_yes(mentions: Sequence[Mention], rng: Random) -> Question:
+    mention = rng.choice(mentions)
+    return _yes_no(f"is there {phrase(mention, color=True, size=None)}", True, "existence")
+
+
+def _existence_no(mentions: Sequence[Mention], rng: Random) -> Question:
+    mention = rng.choice(mentions)
+    present = {(m.shape, m.color) for m in mentions}
+    same_color = [(shape, mention.color) for shape in SHAPES]
+    same_shape = [(mention.shape, color) for color in COLORS] if mention.color else []
+    pools = [[look for look in pool if look not in present] for pool in (same_color, same_shape)]
+    shape, color = rng.choice(rng.choice([pool for pool in pools if pool]))
+    return _yes_no(f"is there {phrase(Mention(1, shape, color), color=True, size=None)}", False, "existence")
+
+
+def _name(mention: Mention) -> str:
+    """What the questions call a mentioned object: colour (if said) and shape; no two mentions share it."""
+    return f"the {mention.color} {mention.shape}" if mention.color else f"the {mention.shape}"
+
+
+def _subject(mention: Mention, noun: str) -> str:
+    """ "is the circle" or "are the circles"."""
+    plurals = {**PLURALS, "object": "objects"}
+    words = noun.split()
+    return f"is the {noun}" if mention.count == 1 else f"are the {' '.join([*words[:-1], plurals[words[-1]]])}"
+
+
+def _colors(mentions: Sequence[Mention], rng: Random) -> list[Question]:
+    shapes = [m.shape for m in mentions]
+    return [
+        _choice(f"what color {_subject(m, m.shape)}", m.color, COLORS, "color", rng)
+        for m in mentions
+        if m.color and shapes.count(m.shape) == 1
+    ]
+
+
+def _shapes(mentions: Sequence[Mention], rng: Random) -> list[Question]:
+    if len(mentions) == 1:
+        return [_choice(f"what shape {_subject(mentions[0], 'object')}", mentions[0].shape, SHAPES, "shape", rng)]
+    colors = [m.color for m in mentions]
+    return [
+        _choice(f"what shape {_subject(m, f'{m.color} object')}", m.shape, SHAPES, "shape", rng)
+        for m in mentions
+        if m.color and colors.count(m.color) == 1
+    ]
+
+
+def _sizes(mentions: Sequence[Mention], rng: Random) -> list[Question]:
+    return [_choice(f"what size is {_name(m)}", m.size, SIZES, "size", rng) for m in mentions if m.size]
+
+
+def _counts(mentions: Sequence[Mention], rng: Random) -> list[Question]:
+    def count(noun: str, matching: Iterable[Mention]) -> Question:
+        total = sum(m.count for m in matching)
+        return Question(f"how many {noun} ?", NUMBERS, NUMBERS[total - 1], "count")
+
+    found = [count(PLURALS[m.shape], (o for o in mentions if o.shape == m.shape)) for m in mentions]
+    found += [count(f"{m.color} objects", (o for o in mentions if o.color == m.color)) for m in mentions if m.color]
+    return [*found, count("objects", mentions)]
+
+
+def _relations(facts: Facts, rng: Random) -> list[Question]:
+    mentions = facts.mentions
+    said = list(facts.relations)
+    for a, first in enumerate(mentions):
+        for b, second in enumerate(mentions[a + 1 :], start=a + 1):
+            if first.cell is not None and second.cell is not None:
+                relation = relation_of(first.cell, second.cell)
+                said += [(a, relation, b)] if relation else []
+    found = []
+    for a, relation, b in said:
+        if rng.random() < 0.5:
+            a, relation, b = b, converse(relation), a
+        found += _pair_questions(mentions[a], relation, mentions[b], rng)
+    for mention in mentions:
+        if mention.cell is not None:
+            cell = mention.cell if rng.random() < 0.5 else rng.choice([c for c in range(4) if c != mention.cell])
+            found.append(_yes_no(f"is {_name(mention)} {CELLS[cell]}", cell == mention.cell, "relation"))
+    return found
+
+
+def _pair_questions(first: Mention, relation: str, second: Mention, rng: Random) -> list[Question]:
+    """Yes/no, where, and compositional questions about `first` lying in `relation` to `second`."""
+    true = rng.random() < 0.5
+    asked = relation if true else converse(relation)
+    direction = relation.split()[0]
+    where = Question(f"where is {_name(first)} relative to {_name(second)} ?", DIRECTIONS, direction, "relation")
+    there = f"is the object {relation} {_name(second)}"
+    found = [
+        _yes_no(f"is {_name(first)} {asked} {_name(second)}", true, "relation"),
+        where,
+        _choice(f"what shape {there}", first.shape, SHAPES, "relation", rng),
+    ]
+    if first.color:
+        found.append(_choice(f"what color {there}", first.color, COLORS, "relation", rng))
+    return found
