@@ -1,0 +1,245 @@
+"""From text and image codes to rows of token ids, in the layouts of Show-o.
+
+    t2i: [padding..] <|t2i|> sot text eot <|soi|> codes <|eoi|>
+    mmu: <|mmu|> <|soi|> codes <|eoi|> sot prompt completion eot [padding..]
+
+The vocabulary is the text tokenizer's, then [PAD], nine special tokens, the image codes, and the mask token last.
+Rows are padded to the longest row of the batch, not to the configured maximum: rotary positions are relative and
+nobody attends to padding, so the padded columns change nothing but the cost.
+Source: Show-o (arXiv 2408.12528) section 3.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from hermesflow.errors import ArtifactError, DataError
+
+SPECIAL_TOKENS = ("soi", "eoi", "sov", "eov", "t2i", "mmu", "t2v", "v2v", "lvg")
+END_OF_TEXT = "<|endoftext|>"
+UNKNOWN_WORD = "<|unknown|>"
+
+
+@dataclass(frozen=True)
+class TokenIds:
+    """Where each kind of token lies in the vocabulary."""
+
+    text_vocab_size: int
+    codebook_size: int
+    boundary: int
+    """Starts and ends a text; Show-o's text tokenizer has one id for both."""
+
+    @property
+    def pad(self) -> int:
+        """Padding."""
+        return self.text_vocab_size
+
+    def special(self, name: str) -> int:
+        """Id of one of `SPECIAL_TOKENS`."""
+        return self.text_vocab_size + 1 + SPECIAL_TOKENS.index(name)
+
+    @property
+    def first_code(self) -> int:
+        """Id of image code 0."""
+        return self.text_vocab_size + 1 + len(SPECIAL_TOKENS)
+
+    @property
+    def mask(self) -> int:
+        """Stands for an image code that is not known yet."""
+        return self.first_code + self.codebook_size
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding."""
+        return self.mask + 1
+
+
+class Tokenizer(Protocol):
+    """What prompting needs of a text tokenizer."""
+
+    size: int
+    boundary: int
+    boundary_token: str
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids per text, without boundary tokens."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids."""
+
+    def save(self, path: Path) -> None:
+        """Write what `load_text_tokenizer` reads."""
+
+
+class TextTokenizer:
+    """A fast tokenizer (`tokenizers` library) and the id that starts and ends a text."""
+
+    def __init__(self, backend: object, boundary_token: str) -> None:
+        from tokenizers import Tokenizer as Backend
+
+        assert isinstance(backend, Backend)
+        boundary = backend.token_to_id(boundary_token)
+        if boundary is None:
+            raise DataError(f"The text tokenizer has no token {boundary_token!r}; use one whose end token is known.")
+        self._backend = backend
+        self.boundary_token = boundary_token
+        self.boundary: int = boundary
+        self.size: int = backend.get_vocab_size(with_added_tokens=True)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids per text, without boundary tokens."""
+        return [e.ids for e in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids; special tokens are left out."""
+        return self._backend.decode(list(ids), skip_special_tokens=True).strip()
+
+    def save(self, path: Path) -> None:
+        """Write the tokenizer as JSON."""
+        self._backend.save(str(path))
+
+
+def word_tokenizer(vocabulary: Sequence[str]) -> TextTokenizer:
+    """A word-level tokenizer over words separated by spaces.
+
+    Args:
+        vocabulary: every word, each once; their order sets the ids.
+    """
+    from tokenizers import AddedToken, pre_tokenizers
+    from tokenizers import Tokenizer as Backend
+    from tokenizers.models import WordLevel
+
+    words = [END_OF_TEXT, UNKNOWN_WORD, *vocabulary]
+    backend = Backend(WordLevel({word: i for i, word in enumerate(words)}, unk_token=UNKNOWN_WORD))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.add_special_tokens([AddedToken(w, special=True) for w in (END_OF_TEXT, UNKNOWN_WORD)])
+    return TextTokenizer(backend, END_OF_TEXT)
+
+
+def pretrained_tokenizer(source: str) -> TextTokenizer:
+    """The fast tokenizer of a folder or hub id; its end-of-sequence token is the boundary."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    return TextTokenizer(tokenizer.backend_tokenizer, tokenizer.eos_token)
+
+
+def load_text_tokenizer(path: Path, boundary_token: str) -> TextTokenizer:
+    """Read what `TextTokenizer.save` wrote.
+
+    Raises:
+        ArtifactError: missing or not a tokenizer.
+    """
+    from tokenizers import Tokenizer as Backend
+
+    try:
+        backend = Backend.from_file(str(path))
+    except Exception as error:  # the Rust library raises bare Exception
+        raise ArtifactError(f"{path}: not a readable tokenizer ({error}). Take it from the same checkpoint.") from error
+    return TextTokenizer(backend, boundary_token)
+
+
+def generation_prompts(ids: TokenIds, texts: Sequence[Sequence[int]], *, max_text_tokens: int) -> tuple[Tensor, Tensor]:
+    """Left-padded prompts of text-to-image rows: `[padding..] <|t2i|> sot text eot`.
+
+    Args:
+        ids: the vocabulary.
+        texts: B texts as token ids without boundary tokens; an empty one is the unconditional prompt.
+        max_text_tokens: longest text with its boundary tokens; what is longer is cut and ends in eot all the same.
+
+    Returns:
+        (B, L) int64 token ids, and (B,) int64 number of padding tokens at the left.
+    """
+    rows = []
+    for text in texts:
+        row = [ids.special("t2i"), ids.boundary, *text, ids.boundary]
+        rows.append(row if len(row) <= max_text_tokens + 1 else [*row[:max_text_tokens], ids.boundary])
+    return _pad_left(rows, ids.pad)
+
+
+def image_block(ids: TokenIds, codes: Tensor, masked: Tensor) -> Tensor:
+    """`<|soi|> codes <|eoi|>` with masked codes replaced by the mask token.
+
+    Args:
+        ids: the vocabulary.
+        codes: (B, T) int64 in [0, codebook_size); whatever stands at masked places is not read.
+        masked: (B, T) bool.
+
+    Returns:
+        (B, T + 2) int64 token ids.
+    """
+    tokens = torch.where(masked, ids.mask, codes + ids.first_code)
+    soi, eoi = (
+        tokens.new_full((len(codes), 1), ids.special("soi")),
+        tokens.new_full((len(codes), 1), ids.special("eoi")),
+    )
+    return torch.cat([soi, tokens, eoi], dim=1)
+
+
+def understanding_images(ids: TokenIds, codes: Tensor) -> Tensor:
+    """`<|mmu|> <|soi|> codes <|eoi|>`, (B, T + 3) int64, of codes (B, T)."""
+    task = codes.new_full((len(codes), 1), ids.special("mmu"))
+    return torch.cat([task, image_block(ids, codes, torch.zeros_like(codes, dtype=torch.bool))], dim=1)
+
+
+def understanding_prompts(ids: TokenIds, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Left-padded `[padding..] sot prompt`, (B, L) int64, and the number of padding tokens, (B,) int64."""
+    return _pad_left([[ids.boundary, *prompt] for prompt in prompts], ids.pad)
+
+
+def understanding_texts(
+    ids: TokenIds, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], *, max_text_tokens: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Right-padded `sot prompt completion eot [padding..]` and where the completion is scored.
+
+    Args:
+        ids: the vocabulary.
+        prompts: B prompts as token ids without boundary tokens.
+        completions: B completions likewise.
+        max_text_tokens: longest row; what is longer is cut and ends in eot all the same.
+
+    Returns:
+        tokens (B, L) int64; places (B, K) int64, column whose output predicts the k-th scored token; targets (B, K)
+        int64; scored (B, K) bool, False where a row has fewer than K scored tokens. eot is scored.
+
+    Raises:
+        DataError: a prompt leaves no room for its completion.
+    """
+    rows, starts = [], []
+    for prompt, completion in zip(prompts, completions, strict=True):
+        row = [ids.boundary, *prompt, *completion, ids.boundary]
+        if len(row) > max_text_tokens:
+            row = [*row[: max_text_tokens - 1], ids.boundary]
+        if len(row) < len(prompt) + 2:
+            raise DataError(
+                f"A prompt of {len(prompt)} tokens leaves no room for a completion within {max_text_tokens} tokens; "
+                "shorten the question or raise language_model.max_text_tokens."
+            )
+        rows.append(row)
+        starts.append(len(prompt))
+    tokens = _pad_right(rows, ids.pad)
+    counts = torch.tensor([len(row) - start - 1 for row, start in zip(rows, starts, strict=True)])
+    step = torch.arange(int(counts.max()) if rows else 0)
+    scored = step < counts[:, None]
+    places = torch.where(scored, torch.tensor(starts)[:, None] + step, 0)
+    return tokens, places, tokens.gather(1, places + 1), scored
+
+
+def _pad_left(rows: Sequence[list[int]], pad: int) -> tuple[Tensor, Tensor]:
+    length = max(map(len, rows), default=0)
+    padding = [length - len(row) for row in rows]
+    tokens = [[pad] * missing + row for missing, row in zip(padding, rows, strict=True)]
+    return torch.tensor(tokens, dtype=torch.int64).reshape(len(rows), length), torch.tensor(padding, dtype=torch.int64)
+
+
+def _pad_right(rows: Sequence[list[int]], pad: int) -> Tensor:
+    length = max(map(len, rows), default=0)
+    return torch.tensor([row + [pad] * (length - len(row)) for row in rows], dtype=torch.int64).reshape(
+        len(rows), length
+    )

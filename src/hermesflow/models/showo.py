@@ -1,0 +1,301 @@
+"""Show-o: one Phi decoder over text tokens and image codes, with the parameter names of the released weights.
+
+The decoder is transformers' own PhiForCausalLM with query/key layer norms; only the vocabulary, the rows and the
+attention masks are Show-o's. It takes the released state dict strictly (prefix `showo.`).
+Source: Show-o (arXiv 2408.12528).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PhiConfig, PhiForCausalLM
+
+from hermesflow.artifacts import atomic, read_json, read_weights, write_json, write_weights
+from hermesflow.config import Config, LanguageModel
+from hermesflow.errors import ArtifactError
+from hermesflow.logps import sequence_logps
+from hermesflow.models import attention, prompting
+from hermesflow.models.prompting import TokenIds, Tokenizer
+from hermesflow.models.sessions import KeyValues, ShowOImageSession, ShowOTextSession
+
+MICROWORLD = "microworld"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """Sizes that a Show-o model is built from, apart from its text tokenizer."""
+
+    hidden_size: int
+    layers: int
+    heads: int
+    intermediate_size: int
+    partial_rotary_factor: float
+    rope_theta: float
+    layer_norm_eps: float
+    max_text_tokens: int
+    num_image_tokens: int
+    codebook_size: int
+
+    @staticmethod
+    def of(settings: LanguageModel, *, num_image_tokens: int, codebook_size: int) -> Shape:
+        """The shape a config asks for."""
+        own = {k: getattr(settings, k) for k in Shape.__annotations__ if hasattr(settings, k)}
+        return Shape(**own, num_image_tokens=num_image_tokens, codebook_size=codebook_size)
+
+
+class ShowO(nn.Module):
+    """Show-o; implements `unified.UnifiedModel`.
+
+    Args:
+        shape: sizes of the decoder and of an image.
+        tokenizer: the text tokenizer.
+        caption_prompt: what the model is asked for a caption.
+        question_template: how a question is put; `{}` stands for it.
+    """
+
+    def __init__(self, shape: Shape, tokenizer: Tokenizer, *, caption_prompt: str, question_template: str) -> None:
+        super().__init__()
+        self.shape, self.tokenizer = shape, tokenizer
+        self.caption_prompt, self.question_template = caption_prompt, question_template
+        self.num_image_tokens, self.codebook_size = shape.num_image_tokens, shape.codebook_size
+        self.ids = TokenIds(tokenizer.size, shape.codebook_size, tokenizer.boundary)
+        self.end_token = self.ids.boundary
+        self.showo = PhiForCausalLM(_phi_config(shape, self.ids))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.showo.lm_head.weight.device
+
+    def hidden(
+        self, tokens: Tensor, mask: Tensor, *, positions: Tensor | None = None, cache: KeyValues | None = None
+    ) -> Tensor:
+        """Last hidden states, after the final norm.
+
+        Args:
+            tokens: (B, L) int64 token ids.
+            mask: boolean, broadcastable to (B, 1, L, cached + L), True = may attend.
+            positions: (B or 1, L) int64 rotary positions; counted from 0 if None.
+            cache: keys and values of a prefix; written to.
+
+        Returns:
+            (B, L, D).
+        """
+        output = self.showo.model(
+            input_ids=tokens,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cast(Any, cache),
+            use_cache=False,
+        )
+        return output.last_hidden_state
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits over the whole vocabulary, (..., V)."""
+        return self.showo.lm_head(hidden)
+
+    def code_head(self, hidden: Tensor) -> Tensor:
+        """Logits over the image codes alone, (..., codebook_size)."""
+        head, codes = self.showo.lm_head, slice(self.ids.first_code, self.ids.mask)
+        return F.linear(hidden, head.weight[codes], head.bias[codes])
+
+    def image_logps(self, captions: Sequence[str], codes: Tensor, masked: Tensor) -> Tensor:
+        """Sum over the masked places of log p(code | caption, codes that are not masked), (B,) float32 nats.
+
+        The soft-max runs over the WHOLE vocabulary, as in the official code, although sampling draws from the codes
+        alone. The two boundary tokens, which the official code scores too, are left out: they are no choice.
+
+        Args:
+            captions: B captions.
+            codes: (B, T) int64.
+            masked: (B, T) bool; these places hold the mask token in the input.
+        """
+        codes, masked = codes.to(self.device), masked.to(self.device)
+        hidden = self._image_hidden(captions, codes, masked)
+        most = int(masked.sum(dim=1).max()) if len(codes) else 0
+        places = (~masked).int().argsort(dim=1, stable=True)[:, :most]
+        return sequence_logps(
+            self.head(_at(hidden, places)), codes.gather(1, places) + self.ids.first_code, masked.gather(1, places)
+        )
+
+    def text_logps(self, codes: Tensor, prompts: Sequence[str], completions: Sequence[str]) -> Tensor:
+        """Sum of log p over the tokens of each completion and its end token, (B,) float32 nats.
+
+        Args:
+            codes: (B, T) int64, one image per row.
+            prompts: B prompts, templates applied.
+            completions: B completions.
+        """
+        hidden, targets, scored = self._text_hidden(codes, prompts, completions)
+        return sequence_logps(self.head(hidden), targets, scored)
+
+    def base_losses(
+        self,
+        *,
+        t2i_captions: Sequence[str],
+        t2i_codes: Tensor,
+        t2i_masked: Tensor,
+        mmu_codes: Tensor,
+        mmu_prompts: Sequence[str],
+        mmu_completions: Sequence[str],
+    ) -> tuple[Tensor, Tensor]:
+        """Pre-training losses: mean cross-entropy of masked image tokens and of completion tokens, in nats per token.
+
+        Args:
+            t2i_captions: B captions; an empty one trains the unconditional prompt.
+            t2i_codes: (B, T) int64.
+            t2i_masked: (B, T) bool.
+            mmu_codes: (B', T) int64.
+            mmu_prompts: B' prompts, templates applied.
+            mmu_completions: B' completions.
+        """
+        codes, masked = t2i_codes.to(self.device), t2i_masked.to(self.device)
+        drawn = self._image_hidden(t2i_captions, codes, masked)[masked]
+        t2i = F.cross_entropy(self.head(drawn).float(), codes[masked] + self.ids.first_code)
+        said, targets, scored = self._text_hidden(mmu_codes, mmu_prompts, mmu_completions)
+        return t2i, F.cross_entropy(self.head(said[scored]).float(), targets[scored])
+
+    def image_session(self, captions: Sequence[str], *, guidance: float) -> ShowOImageSession:
+        """Start B images; guidance w > 0 also runs the empty prompt."""
+        return ShowOImageSession(
+            self.hidden,
+            self.code_head,
+            self.ids,
+            layers=self.shape.layers,
+            texts=self.tokenizer.encode(captions),
+            guidance=guidance,
+            num_image_tokens=self.num_image_tokens,
+            max_text_tokens=self.shape.max_text_tokens,
+            device=self.device,
+        )
+
+    def text_session(self, codes: Tensor, owners: Tensor, prompts: Sequence[str]) -> ShowOTextSession:
+        """Start N texts; row i is about image codes[owners[i]], (I, T) int64, and starts after prompts[i]."""
+        return ShowOTextSession(
+            self.hidden,
+            self.head,
+            self.ids,
+            layers=self.shape.layers,
+            codes=codes.to(self.device),
+            owners=owners.tolist(),
+            prompts=self.tokenizer.encode(prompts),
+        )
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """Text of sampled token ids; ids that are not text are left out."""
+        return self.tokenizer.decode([i for i in ids if i < self.ids.text_vocab_size])
+
+    def _image_hidden(self, captions: Sequence[str], codes: Tensor, masked: Tensor) -> Tensor:
+        prompts, padding = prompting.generation_prompts(
+            self.ids, self.tokenizer.encode(captions), max_text_tokens=self.shape.max_text_tokens
+        )
+        tokens = torch.cat([prompts.to(codes.device), prompting.image_block(self.ids, codes, masked)], dim=1)
+        mask = attention.generation_mask(padding.to(codes.device), prompts.shape[1], codes.shape[1] + 2)
+        return self.hidden(tokens, mask)[:, prompts.shape[1] + 1 : -1]
+
+    def _text_hidden(
+        self, codes: Tensor, prompts: Sequence[str], completions: Sequence[str]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        codes = codes.to(self.device)
+        # the space keeps byte-pair tokens at the seam as they are when prompt and completion are one text
+        text, places, targets, scored = (
+            t.to(codes.device)
+            for t in prompting.understanding_texts(
+                self.ids,
+                self.tokenizer.encode(prompts),
+                self.tokenizer.encode([f" {completion}" for completion in completions]),
+                max_text_tokens=self.shape.max_text_tokens,
+            )
+        )
+        tokens = torch.cat([prompting.understanding_images(self.ids, codes), text], dim=1)
+        mask = attention.understanding_mask(codes.shape[1] + 3, text.shape[1], device=codes.device)
+        return _at(self.hidden(tokens, mask), places + codes.shape[1] + 3), targets, scored
+
+
+def new_model(config: Config, *, seed: int) -> ShowO:
+    """A model with random weights, the same for the same seed."""
+    settings = config.language_model
+    if settings.text_tokenizer == MICROWORLD:
+        from hermesflow.data.microworld import vocabulary  # the one tokenizer that comes with its world
+
+        tokenizer = prompting.word_tokenizer(vocabulary())
+    else:
+        tokenizer = prompting.pretrained_tokenizer(settings.text_tokenizer)
+    shape = Shape.of(settings, num_image_tokens=config.num_image_tokens, codebook_size=config.codebook_size)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ShowO(
+            shape, tokenizer, caption_prompt=settings.caption_prompt, question_template=settings.question_template
+        ).eval()
+
+
+def save_model(model: ShowO, folder: Path) -> None:
+    """Write `model.safetensors`, `tokenizer.json` and, last, `config.json`; everything needed to build it again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_weights(folder / "model.safetensors", model.state_dict())
+    with atomic(folder / "tokenizer.json") as temporary:
+        model.tokenizer.save(temporary)
+    write_json(
+        folder / "config.json",
+        {
+            "shape": asdict(model.shape),
+            "caption_prompt": model.caption_prompt,
+            "question_template": model.question_template,
+            "boundary_token": model.tokenizer.boundary_token,
+        },
+    )
+
+
+def load_model(folder: Path, *, device: torch.device | str) -> ShowO:
+    """Read what `save_model` wrote; weights must fit exactly.
+
+    Raises:
+        ArtifactError: a file is missing, truncated or of another model.
+    """
+    folder = Path(folder)
+    weights, config = read_weights(folder / "model.safetensors"), read_json(folder / "config.json")
+    try:
+        model = ShowO(
+            Shape(**config["shape"]),
+            prompting.load_text_tokenizer(folder / "tokenizer.json", config["boundary_token"]),
+            caption_prompt=config["caption_prompt"],
+            question_template=config["question_template"],
+        )
+        model.load_state_dict(weights, strict=True)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ArtifactError(
+            f"{folder}: config.json and model.safetensors are not of one Show-o model ({error}). "
+            "Take both files from the same checkpoint."
+        ) from error
+    return model.to(device).eval()
+
+
+def _phi_config(shape: Shape, ids: TokenIds) -> PhiConfig:
+    return PhiConfig(
+        vocab_size=ids.vocab_size,
+        hidden_size=shape.hidden_size,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        intermediate_size=shape.intermediate_size,
+        layer_norm_eps=shape.layer_norm_eps,
+        rope_parameters={
+            "rope_type": "default",
+            "rope_theta": shape.rope_theta,
+            "partial_rotary_factor": shape.partial_rotary_factor,
+        },
+        qk_layernorm=True,
+        bos_token_id=ids.boundary,
+        eos_token_id=ids.boundary,
+        attn_implementation="sdpa",
+    )
+
+
+def _at(hidden: Tensor, places: Tensor) -> Tensor:
+    return hidden.gather(1, places[:, :, None].expand(-1, -1, hidden.shape[2]))
