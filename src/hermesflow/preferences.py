@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from hermesflow.errors import DataError
@@ -152,25 +153,18 @@ def group_candidates(table: pd.DataFrame, *, content: str, first: int | None) ->
     Raises:
         DataError: a score is not a number, a candidate is missing or there twice, or `first` exceeds n.
     """
-    broken = table[~table["score"].map(lambda score: abs(score) < float("inf"))]
-    if len(broken):
-        row = broken.iloc[0]
-        raise DataError(
-            f"{content} {row['candidate']} of pair `{row['id']}` has the score {row['score']}; score again."
-        )
-    table = table.sort_values("candidate", kind="stable")
-    groups = {pair_id: group for pair_id, group in table.groupby("id", sort=False)}
     n = int(table["candidate"].max()) + 1 if len(table) else 0
     if first is not None and first > n:
         raise DataError(f"checkpoint asks for the first {first} candidates, but only {n} were sampled; sample more.")
-    grouped = {}
-    for pair_id in dict.fromkeys(table.sort_index()["id"]):
-        group = groups[pair_id]
+    grouped: dict[str, list[Candidate]] = {}
+    for pair_id, group in table.sort_values("candidate", kind="stable").groupby("id", sort=False):
         if list(group["candidate"]) != list(range(n)):
             raise DataError(
                 f"pair `{pair_id}` has {content} candidates {list(group['candidate'])} instead of 0..{n - 1}, "
                 "once each; gather candidates and scores again."
             )
+        if not np.isfinite(group["score"]).all():
+            raise DataError(f"pair `{pair_id}` has a {content} whose score is not a number; score again.")
         own = zip(group[content], group["score"], strict=True)
         grouped[str(pair_id)] = [Candidate(what, float(score)) for what, score in own][:first]
     return grouped

@@ -55,7 +55,12 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
     write_table(folder / "preferences.parquet", table)
     write_json(folder / "counts.json", counts)
     inputs = [parent / "scores" / "captions.parquet", parent / "scores" / "images.parquet"]
-    write_manifest(folder, config=as_plain(config.preferences), inputs=inputs, seed=seed)
+    write_manifest(
+        folder,
+        config={"preferences": as_plain(config.preferences), "checkpoint": as_plain(own)},
+        inputs=inputs,
+        seed=seed,
+    )
     if table.empty:
         raise DataError(
             f"{folder / 'counts.json'}: no id of `{checkpoint}` has both a pair of captions and a pair of images, so "
@@ -86,16 +91,12 @@ def _scored_images(folder: Path) -> pd.DataFrame:
 def _with_scores(candidates: pd.DataFrame, path: Path) -> pd.DataFrame:
     scores = read_table(path, ["id", "candidate", "score"])[["id", "candidate", "score"]]
     try:
-        joined = candidates.merge(
-            scores, on=["id", "candidate"], how="outer", validate="one_to_one", indicator=True, sort=False
-        )
+        joined = candidates.merge(scores, on=["id", "candidate"], how="left", validate="one_to_one")
     except pd.errors.MergeError as error:
         raise DataError(f"{path}: a candidate is there twice ({error}); gather candidates and scores again.") from error
-    lonely = joined[joined["_merge"] != "both"]
-    if len(lonely):
-        row = lonely.iloc[0]
+    if len(scores) != len(candidates) or joined["score"].isna().any():
         raise DataError(
-            f"{path}: {len(lonely)} candidates and scores have no partner, first candidate {row['candidate']} of pair "
-            f"`{row['id']}`; gather candidates and scores of the same checkpoint again."
+            f"{path}: {len(scores)} scores, {joined['score'].notna().sum()} of which belong to one of the "
+            f"{len(candidates)} candidates; gather candidates and scores of the same checkpoint again."
         )
-    return candidates.merge(scores, on=["id", "candidate"], how="left", sort=False)
+    return joined

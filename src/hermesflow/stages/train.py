@@ -1,0 +1,58 @@
+"""Stage `train`: Pair-DPO of one checkpoint, from its parent's weights."""
+
+from __future__ import annotations
+
+import torch
+
+from hermesflow import tracking
+from hermesflow.artifacts import Layout, digest_of, read_table, sha256, write_manifest, write_table
+from hermesflow.config import Config, as_plain
+from hermesflow.models.showo import load_model, save_model
+from hermesflow.stages.reference import load_pairs
+from hermesflow.train import Logps, ReferenceTable, new_accelerator, train_policy
+from hermesflow.training_state import StateFolder
+
+
+def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
+    """Write `model/` of one checkpoint: weights, history.csv, manifest.json; resume a run that was killed.
+
+    Raises:
+        ArtifactError: preferences, reference log-probs or the parent's weights are missing or broken.
+        ConfigError: training settings that cannot be meant.
+        HermesflowError: the loss is no longer a number.
+    """
+    torch.set_num_threads(config.runtime.train_threads)
+    own = config.checkpoints[checkpoint]
+    training = config.training_of(checkpoint)
+    accelerator = new_accelerator(training, device=config.runtime.device, precision=config.runtime.precision)
+    folder = layout.checkpoint(seed, checkpoint)
+    parent_model = layout.checkpoint(seed, own.parent) / "model"
+    reference = folder / "preferences" / "reference.parquet"
+    inputs = [
+        layout.codes("pairs"),
+        folder / "preferences" / "preferences.parquet",
+        reference,
+        parent_model / "model.safetensors",
+    ]
+    made_with = {"training": as_plain(training), "objective": own.objective, "iteration": config.iteration(checkpoint)}
+    state = StateFolder(folder / "state", task=digest_of([made_with, seed, [sha256(path) for path in inputs]]))
+
+    model = load_model(parent_model, device=accelerator.device)
+    tracked = tracking.open_run(config, layout, seed, checkpoint) if accelerator.is_main_process else None
+    history = train_policy(
+        model,
+        load_pairs(config, layout, seed=seed, checkpoint=checkpoint),
+        ReferenceTable(read_table(reference, ["id", "pass", *Logps._fields])),
+        objective=own.objective,
+        training=training,
+        accelerator=accelerator,
+        state=state,
+        log=lambda metrics, step: tracked.log(metrics, step=step) if tracked else None,
+        what=f"train {checkpoint}, seed {seed}",
+    )
+    if accelerator.is_main_process:
+        save_model(model, folder / "model")
+        write_table(folder / "model" / "history.csv", history)
+        write_manifest(folder / "model", config=made_with, inputs=inputs, seed=seed)
+        state.remove()
+    accelerator.end_training()

@@ -1,0 +1,303 @@
+"""Pair-DPO training: one policy learns to caption and to draw from homologous preference pairs.
+
+Read top to bottom: log-probs of a batch, the reference, the loss of a step, the loop, how it resumes.
+Source: HermesFlow (arXiv 2502.12148) section 3.3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from hermesflow.config import Objective, Training
+from hermesflow.errors import ConfigError, DataError, HermesflowError
+from hermesflow.homologous import HomologousPairs, PairBatch, Row
+from hermesflow.losses import dpo_logratios, implicit_rewards, pair_dpo_loss
+from hermesflow.models.unified import UnifiedModel
+from hermesflow.progress import Progress
+from hermesflow.training_state import StateFolder
+
+
+class Logps(NamedTuple):
+    """Log-probs of one batch, (B,) float32 nats each: captions given the image, image tokens given the caption."""
+
+    chosen_caption: Tensor
+    rejected_caption: Tensor
+    chosen_image: Tensor
+    rejected_image: Tensor
+
+
+class PairLogps(nn.Module):
+    """A model that scores homologous pairs: chosen and rejected of both skills in one forward call.
+
+    Chosen and rejected share one call to the model, hence one padding and one rounding; there is no dropout of
+    prompts or of anything else.
+
+    Args:
+        model: any unified model.
+        objective: a skill it does not train is scored without gradient, for the training curves.
+    """
+
+    def __init__(self, model: UnifiedModel, objective: Objective) -> None:
+        super().__init__()
+        self.model = model
+        self.learns_mmu = objective != "generation"
+        self.learns_t2i = objective != "understanding"
+
+    def forward(self, batch: PairBatch) -> Logps:
+        """Score a batch of B pairs."""
+        size = len(batch.rows)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.learns_mmu):
+            mmu = self.model.text_logps(
+                batch.codes.repeat(2, 1),
+                [self.model.caption_prompt] * (2 * size),
+                batch.chosen_captions + batch.rejected_captions,
+            )
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.learns_t2i):
+            t2i = self.model.image_logps(
+                batch.captions * 2,
+                torch.cat([batch.chosen_codes, batch.rejected_codes]),
+                batch.masked.repeat(2, 1),
+            )
+        return Logps(*mmu.split(size), *t2i.split(size))
+
+
+def reference_logps(
+    model: UnifiedModel, pairs: HomologousPairs, *, training: Training, accelerator: Accelerator, what: str
+) -> pd.DataFrame:
+    """Log-probs of the frozen reference on every row training will meet, in the batches training will use.
+
+    Done once beforehand: training then holds one model and makes one pass per step instead of two. The same batches
+    give the same rounding, so that at step 1 policy and reference agree to the last bit.
+
+    Args:
+        model: the policy the iteration starts from.
+        pairs: preference pairs of the checkpoint.
+        training: its steps and batch sizes.
+        accelerator: made by `new_accelerator`.
+        what: name of the work, for the progress lines.
+
+    Returns:
+        Columns id, pass and those of `Logps`; one row per row of training, in its order.
+    """
+    scorer = accelerator.prepare_model(PairLogps(model, "pair").eval(), evaluation_mode=True)
+    rows = pairs.rows(training.steps * training.batch_size)
+    progress = Progress(training.steps, what, "steps")
+    found = []
+    with torch.no_grad():
+        for step in range(1, training.steps + 1):
+            for own_rows in micro_batches(rows, step, training, accelerator):
+                logps = torch.stack(scorer(pairs.batch(own_rows, device=accelerator.device)))
+                found.append(accelerator.gather(logps.T.contiguous()).cpu())
+            if accelerator.is_main_process:
+                progress.advance()
+    index = pd.DataFrame(rows, columns=["id", "pass"])
+    return index.join(pd.DataFrame(torch.cat(found).numpy(), columns=list(Logps._fields)))
+
+
+def step_loss(
+    policy: Logps, reference: Logps, *, objective: Objective, training: Training
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Pair-DPO loss of a batch and what there is to watch while it falls.
+
+    Returns:
+        Loss per pair, (B,) nats, and metrics, (B,) each without gradient.
+    """
+    delta_mmu = dpo_logratios(
+        policy.chosen_caption, policy.rejected_caption, reference.chosen_caption, reference.rejected_caption
+    )
+    delta_t2i = dpo_logratios(
+        policy.chosen_image, policy.rejected_image, reference.chosen_image, reference.rejected_image
+    )
+    loss = pair_dpo_loss(
+        delta_mmu,
+        delta_t2i,
+        beta=training.beta,
+        objective=objective,
+        caption_weight=training.caption_weight,
+        image_weight=training.image_weight,
+    )
+    metrics = {"loss": loss.detach()}
+    for skill, delta, kind in (("t2i", delta_t2i, "image"), ("mmu", delta_mmu, "caption")):
+        margin = training.beta * delta.detach()
+        metrics[f"loss/{skill}"] = -nn.functional.logsigmoid(margin)
+        metrics[f"rewards/margins/{skill}"] = margin
+        metrics[f"rewards/accuracies/{skill}"] = (margin > 0).float()
+        for side in ("chosen", "rejected"):
+            answer = f"{side}_{kind}"
+            metrics[f"rewards/{side}/{skill}"] = implicit_rewards(
+                getattr(policy, answer), getattr(reference, answer), beta=training.beta
+            )
+    return loss, metrics
+
+
+def train_policy(
+    model: UnifiedModel,
+    pairs: HomologousPairs,
+    reference: ReferenceTable,
+    *,
+    objective: Objective,
+    training: Training,
+    accelerator: Accelerator,
+    state: StateFolder,
+    log: Callable[[dict[str, float], int], None],
+    what: str,
+) -> pd.DataFrame:
+    """Train `model` in place from the reference's weights; resume from `state` where there is one.
+
+    Args:
+        model: a copy of the reference; changed in place.
+        pairs: preference pairs of the checkpoint.
+        reference: log-probs of `reference_logps`.
+        objective: what the loss is made of.
+        training: hyper-parameters of the checkpoint.
+        accelerator: made by `new_accelerator`.
+        state: where full states are kept.
+        log: called with the metrics and the number of every step, on the main process.
+        what: name of the work, for the progress lines.
+
+    Returns:
+        History: one row per step with step, loss, loss/*, rewards/*, lr and grad_norm.
+
+    Raises:
+        HermesflowError: the loss is no longer a number.
+    """
+    policy, optimizer = accelerator.prepare(PairLogps(model, objective).train(), new_optimizer(model, training))
+    rows = pairs.rows(training.steps * training.batch_size)
+    history: list[dict[str, float]] = state.resume(accelerator)
+    progress = Progress(training.steps - len(history), what, "steps")
+
+    for step in range(len(history) + 1, training.steps + 1):
+        lr = learning_rate(step, training)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        micro_metrics = []
+        for own_rows in micro_batches(rows, step, training, accelerator):
+            with accelerator.accumulate(policy):
+                logps = policy(pairs.batch(own_rows, device=accelerator.device))
+                loss, metrics = step_loss(
+                    logps, reference.of(own_rows, accelerator.device), objective=objective, training=training
+                )
+                accelerator.backward(loss.mean())
+                if accelerator.sync_gradients:
+                    grad_norm = accelerator.clip_grad_norm_(policy.parameters(), training.max_grad_norm)
+                optimizer.step()
+                optimizer.zero_grad()
+            micro_metrics.append(torch.stack([values.mean() for values in metrics.values()]))
+        means = accelerator.reduce(torch.stack(micro_metrics).mean(dim=0), reduction="mean").tolist()
+        history.append(
+            {"step": step, **dict(zip(metrics, means, strict=True)), "lr": lr, "grad_norm": float(grad_norm)}
+        )
+        if not math.isfinite(history[-1]["loss"]):
+            raise HermesflowError(
+                f"{what}: the loss is {history[-1]['loss']} at step {step}. Lower learning_rate or beta."
+            )
+        if accelerator.is_main_process:
+            log({name: value for name, value in history[-1].items() if name != "step"}, step)
+            progress.what = f"{what}, loss {history[-1]['loss']:.4f}"
+            progress.advance()
+        if step % training.checkpoint_every == 0 and step < training.steps:
+            state.save(accelerator, history)
+    return pd.DataFrame(history).astype({"step": int})
+
+
+def learning_rate(step: int, training: Training) -> float:
+    """Linear warm-up, then half a cosine towards 0; a function of the step alone, so there is nothing to resume.
+
+    Args:
+        step: from 1.
+        training: hyper-parameters.
+    """
+    warmup, peak = training.warmup_steps, training.learning_rate
+    if step <= warmup:
+        return peak * step / (warmup + 1)
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - 1 - warmup) / (training.steps - warmup)))
+
+
+def new_optimizer(model: nn.Module, training: Training) -> torch.optim.AdamW:
+    """AdamW; biases and norms are not decayed."""
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": training.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=training.learning_rate)
+
+
+def micro_batches(
+    rows: Sequence[Row], step: int, training: Training, accelerator: Accelerator
+) -> Iterator[Sequence[Row]]:
+    """This process's share of every micro-batch of a step; all processes' shares in turn make up the step's batch."""
+    size = training.batch_size // (training.gradient_accumulation * accelerator.num_processes)
+    first = (step - 1) * training.batch_size + accelerator.process_index * size
+    for micro in range(training.gradient_accumulation):
+        start = first + micro * size * accelerator.num_processes
+        yield rows[start : start + size]
+
+
+def new_accelerator(training: Training, *, device: str, precision: str) -> Accelerator:
+    """The accelerator of one training job; a job started by `accelerate launch` on N devices uses all of them.
+
+    Raises:
+        ConfigError: hyper-parameters that cannot be meant, see `check_training`.
+    """
+    if device == "cpu":
+        torch.use_deterministic_algorithms(True)
+    accelerator = Accelerator(
+        cpu=device == "cpu",
+        mixed_precision=precision,
+        gradient_accumulation_steps=training.gradient_accumulation,
+    )
+    check_training(training, processes=accelerator.num_processes)
+    return accelerator
+
+
+def check_training(training: Training, *, processes: int) -> None:
+    """Refuse a warm-up that training never leaves and batches that cannot be divided.
+
+    Raises:
+        ConfigError: says which key to change.
+    """
+    if training.warmup_steps >= training.steps:
+        raise ConfigError(
+            f"training: warmup_steps is {training.warmup_steps}, but there are only {training.steps} steps, so the "
+            "learning rate would never reach its value. Lower warmup_steps or raise steps."
+        )
+    parts = training.gradient_accumulation * processes
+    if training.batch_size % parts:
+        raise ConfigError(
+            f"training: batch_size {training.batch_size} cannot be divided by gradient_accumulation "
+            f"{training.gradient_accumulation} times {processes} processes. Choose a multiple of {parts}."
+        )
+
+
+class ReferenceTable:
+    """Log-probs of the reference by id and pass.
+
+    Args:
+        table: what `reference_logps` made.
+    """
+
+    def __init__(self, table: pd.DataFrame) -> None:
+        keys = zip(table["id"], table["pass"], strict=True)
+        self._logps: Mapping[Row, tuple[float, ...]] = dict(
+            zip(keys, table[list(Logps._fields)].itertuples(index=False, name=None), strict=True)
+        )
+
+    def of(self, rows: Sequence[Row], device: torch.device) -> Logps:
+        """Log-probs of some rows.
+
+        Raises:
+            DataError: a row was never scored.
+        """
+        lost = [row for row in rows if row not in self._logps]
+        if lost:
+            raise DataError(
+                f"reference.parquet has no log-probs of pair `{lost[0][0]}` in pass {lost[0][1]}; "
+                "run stage reference again with the steps and batch_size of this training."
+            )
+        return Logps(*torch.tensor([self._logps[row] for row in rows], dtype=torch.float32, device=device).unbind(1))

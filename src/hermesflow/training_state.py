@@ -1,0 +1,52 @@
+"""Full training states on disk: a training killed at any moment goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from hermesflow.artifacts import read_json, write_json
+
+
+@dataclass(frozen=True)
+class StateFolder:
+    """Full states of a training that may be killed at any moment: weights, optimiser, loss scale, RNG, history.
+
+    Order, masks and learning rate are functions of the step and need no state.
+    """
+
+    folder: Path
+    task: str
+    """Digest of everything the training is made from; the state of another task is not resumed."""
+
+    def save(self, accelerator: Accelerator, history: list[dict[str, float]]) -> None:
+        """Write the state after the last step of `history`; then drop older ones."""
+        final = self.folder / f"step-{len(history):08}"
+        temporary = self.folder / f"unfinished-{len(history):08}"
+        accelerator.save_state(str(temporary))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            write_json(temporary / "progress.json", {"task": self.task, "history": history})
+            temporary.rename(final)
+            for old in self.folder.iterdir():
+                if old != final:
+                    shutil.rmtree(old)
+        accelerator.wait_for_everyone()
+
+    def resume(self, accelerator: Accelerator) -> list[dict[str, Any]]:
+        """Load the newest whole state of this task into what `accelerator` has prepared; its history, or []."""
+        for path in sorted(self.folder.glob("step-*"), reverse=True):
+            progress = read_json(path / "progress.json")
+            if progress["task"] == self.task:
+                accelerator.load_state(str(path))
+                accelerator.print(f"resuming after step {len(progress['history'])} from {path}")
+                return progress["history"]
+        return []
+
+    def remove(self) -> None:
+        """Forget all states: training has ended well."""
+        shutil.rmtree(self.folder, ignore_errors=True)
