@@ -16,15 +16,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from hermesflow.errors import ArtifactError
+
+if TYPE_CHECKING:  # torch takes seconds to import, and short steps do without it
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -161,6 +161,8 @@ def read_codes(path: Path) -> tuple[list[str], np.ndarray]:
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors atomically as safetensors."""
+    from safetensors.torch import save_file
+
     with atomic(path) as temporary:
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary)
 
@@ -171,6 +173,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         ArtifactError: missing, truncated, or a pickle (refused: it could run code).
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     path = Path(path)
     try:
         return load_file(path)

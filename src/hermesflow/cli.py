@@ -1,0 +1,189 @@
+"""The command line: one subcommand per rule, and a few for developers. The only place that reads argv.
+
+    python -m hermesflow train --config config/micro.yaml --seed 0 --checkpoint pair-1
+
+Libraries are imported by the stage that needs them, so that a short step starts fast.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import importlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hermesflow.errors import HermesflowError
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One subcommand that makes artifacts."""
+
+    help: str
+    takes: tuple[str, ...] = ()
+    """Which of seed, checkpoint, shard, shards, seeds it is given."""
+
+
+_SHARD = ("seed", "checkpoint", "shard", "shards")
+_CHECKPOINT = ("seed", "checkpoint")
+STAGES: dict[str, Stage] = {
+    "data": Stage("homologous pairs of every split"),
+    "tokenizer": Stage("train the image tokenizer"),
+    "encode": Stage("image tokens of the real images"),
+    "judge": Stage("accuracy of the independent judge"),
+    "clip": Stage("train the fixed image-text extractor"),
+    "base": Stage("pre-train the base model", ("seed",)),
+    "sample": Stage("caption and image candidates, one shard", _SHARD),
+    "gather_candidates": Stage("join the shards of candidates", (*_CHECKPOINT, "shards")),
+    "score": Stage("preference scores of candidates, one shard", _SHARD),
+    "gather_scores": Stage("join the shards of scores", (*_CHECKPOINT, "shards")),
+    "agreement": Stage("rank agreement of the scores with the judge", ("seed",)),
+    "prefer": Stage("candidates to chosen and rejected", _CHECKPOINT),
+    "reference": Stage("log-probs under the reference model", _CHECKPOINT),
+    "train": Stage("Pair-DPO", _CHECKPOINT),
+    "evaluate": Stage("benchmarks of one checkpoint", _CHECKPOINT),
+    "report": Stage("tables, figures and the answer", ("seeds",)),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; a user's error is one paragraph on stderr and exit status 1."""
+    arguments = _parser().parse_args(argv)
+    _quiet_libraries(arguments)
+    try:
+        arguments.run(arguments)
+    except HermesflowError as error:
+        print(f"hermesflow {arguments.command}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="hermesflow", description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, stage in STAGES.items():
+        command = _command(commands, name, stage.help, _run_stage)
+        command.add_argument("--threads", type=_positive, default=1, help="CPU threads (default 1)")
+        for option in stage.takes:
+            _add_option(command, option)
+    track = _command(commands, "track", "create the MLflow database and the runs of a config", _track)
+    _add_option(track, "seeds", required=False)
+    publish = _command(commands, "publish", "copy tables, figures and a manifest into docs/results", _publish)
+    publish.add_argument("--to", type=Path, default=Path("docs/results"), help="default docs/results")
+    dvc = _command(commands, "dvc", "write dvc.yaml from the rules", _dvc)
+    dvc.add_argument("--output", type=Path, default=Path("dvc.yaml"), help="default dvc.yaml")
+    schema = commands.add_parser("schema", help="print the JSON schema of a config file, or its table of keys")
+    schema.add_argument("--markdown", action="store_true", help="the table of config/README.md")
+    schema.set_defaults(run=_schema)
+    return parser
+
+
+def _command(commands: Any, name: str, text: str, run: Any) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    command.add_argument("--config", type=Path, default=Path("config/micro.yaml"), help="default config/micro.yaml")
+    command.add_argument("--results", type=Path, default=Path("results"), help="folder of all results")
+    command.set_defaults(run=run)
+    return command
+
+
+def _add_option(command: argparse.ArgumentParser, option: str, *, required: bool = True) -> None:
+    if option == "seeds":
+        command.add_argument("--seeds", type=_count, nargs="+", required=required, help="run seeds")
+    elif option == "checkpoint":
+        command.add_argument("--checkpoint", required=required, help="a name in `checkpoints`, or base")
+    else:
+        kind = _positive if option == "shards" else _count
+        command.add_argument(f"--{option}", type=kind, required=required)
+
+
+def _run_stage(arguments: argparse.Namespace) -> None:
+    from hermesflow.artifacts import Layout
+    from hermesflow.config import BASE, load_config
+    from hermesflow.errors import ConfigError
+
+    config = load_config(arguments.config)
+    options = {name: getattr(arguments, name) for name in STAGES[arguments.command].takes}
+    checkpoint = options.get("checkpoint", BASE)
+    if checkpoint != BASE and checkpoint not in config.checkpoints:
+        raise ConfigError(
+            f"{arguments.config}: no checkpoint `{checkpoint}`; --checkpoint is one of {[BASE, *config.checkpoints]}."
+        )
+    layout = Layout(arguments.results / config.name)
+    step = "-".join([arguments.command, *(f"{name}{value}" for name, value in options.items())])
+    with _alone(layout.root / ".locks" / f"{step}.lock"):
+        importlib.import_module(f"hermesflow.stages.{arguments.command}").run(config, layout, **options)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Let only one process make a step: a killed run can leave a job behind that still writes the same files."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another process that makes the same step ({path})", file=sys.stderr, flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _quiet_libraries(arguments: argparse.Namespace) -> None:
+    # Before torch is imported: it reads its number of threads once.
+    for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[variable] = str(getattr(arguments, "threads", 1))
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+
+
+def _track(arguments: argparse.Namespace) -> None:
+    from hermesflow import tracking
+    from hermesflow.artifacts import Layout
+    from hermesflow.config import load_config
+
+    config = load_config(arguments.config)
+    tracking.create_runs(config, Layout(arguments.results / config.name), arguments.seeds or config.seeds)
+
+
+def _publish(arguments: argparse.Namespace) -> None:
+    from hermesflow.artifacts import Layout
+    from hermesflow.config import load_config
+    from hermesflow.publishing import publish
+
+    config = load_config(arguments.config)
+    publish(config, Layout(arguments.results / config.name), arguments.to / config.name)
+
+
+def _dvc(arguments: argparse.Namespace) -> None:
+    from hermesflow.artifacts import atomic
+    from hermesflow.pipeline import dvc_yaml
+
+    text = dvc_yaml(arguments.config)
+    with atomic(arguments.output) as temporary:
+        temporary.write_text(text)
+
+
+def _schema(arguments: argparse.Namespace) -> None:
+    from hermesflow.config_reference import json_schema, markdown
+
+    print(markdown() if arguments.markdown else json_schema(), end="")
+
+
+def _positive(text: str) -> int:
+    if (value := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is below 1")
+    return value
+
+
+def _count(text: str) -> int:
+    if (value := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0")
+    return value

@@ -1,0 +1,133 @@
+"""What each step is made from besides its input files: the config keys it reads and the modules it runs.
+
+Snakemake keeps both as params of a rule (so a step runs again only when one of them changed) and dvc.yaml lists the
+same keys and modules. Modules are found by following imports in the source, so the lists cannot go stale.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hermesflow.config import BASE, Config, as_plain
+
+PACKAGE = "hermesflow"
+ROOT = Path(__file__).parent
+RECORDERS = frozenset({"hermesflow.tracking"})
+"""Modules that record what happened and never decide what is computed: no reason to run a step again."""
+
+_DATA = ("data.image_size", "data.source", "data.path")
+_MODEL = ("data.image_size", "image_tokenizer", "language_model")
+_DEVICE = ("runtime.device", "runtime.precision")
+READS: dict[str, tuple[str, ...]] = {
+    "data": (
+        "data",
+        "evaluation.understanding_images",
+        "evaluation.geneval_prompts",
+        "evaluation.dense_prompts",
+    ),
+    "tokenizer": ("data.image_size", "image_tokenizer", "tokenizer_training"),
+    "encode": ("data.image_size", "image_tokenizer"),
+    "judge": ("data.image_size", "image_tokenizer"),
+    "clip": ("data.image_size", "evaluation.clip_steps"),
+    "base": (*_MODEL, "base_training"),
+    "sample": ("sampling",),
+    "gather_candidates": (),
+    "score": ("scoring",),
+    "gather_scores": (),
+    "agreement": ("scoring",),
+    "prefer": ("preferences", "checkpoint.parent", "checkpoint.candidates"),
+    "reference": ("training.steps", "training.batch_size", "checkpoint.parent", "checkpoint.steps"),
+    "train": ("training", "checkpoint"),
+    "evaluate": ("evaluation", "sampling.images", "scoring"),
+    "report": ("name", "seeds", "checkpoints", "evaluation.bootstrap", "evaluation.confidence", "sampling", "training"),
+}
+"""Config keys each stage reads; `checkpoint` stands for the checkpoint's own entry in the tree. The device and the
+number of threads or shards are left out: they change how a step runs, not what it makes."""
+
+
+def reads(stage: str, checkpoint: str | None = None) -> list[str]:
+    """Dotted keys of the config file that a stage reads, for one checkpoint where it works on one."""
+    own = f"checkpoints.{checkpoint}"
+    keys = [own + key.removeprefix("checkpoint") if _is_own(key) else key for key in READS[stage]]
+    return [] if checkpoint == BASE and all(_is_own(k) for k in READS[stage]) else sorted(keys)
+
+
+def params_of(config: Config, stage: str, checkpoint: str | None = None) -> dict[str, Any]:
+    """The values behind `reads`, as plain JSON types."""
+    plain = as_plain(config)
+    return {key: _look_up(plain, key) for key in reads(stage, checkpoint)}
+
+
+@cache
+def modules_of(stage: str) -> tuple[Path, ...]:
+    """Source files a stage runs: its module and all it imports from this package, directly or not, sorted."""
+    found: dict[str, Path] = {}
+    queue = [f"{PACKAGE}.stages.{stage}"]
+    while queue:
+        name = queue.pop()
+        path = path_of(name)
+        if name in found or name in RECORDERS or path is None:
+            continue
+        found[name] = path
+        queue += [*imports_of(path), name.rpartition(".")[0]]
+    return tuple(sorted(found.values()))
+
+
+def code_of(stage: str) -> str:
+    """Digest of the code behind a stage; comments, docstrings and layout do not count."""
+    total = hashlib.sha256()
+    for path in modules_of(stage):
+        total.update(path.relative_to(ROOT).as_posix().encode() + _code(path).encode())
+    return total.hexdigest()[:16]
+
+
+@cache
+def imports_of(path: Path) -> tuple[str, ...]:
+    """Names of this package's modules that a source file imports, inside functions too."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return tuple(sorted(n for n in names if n.split(".")[0] == PACKAGE and path_of(n) is not None))
+
+
+def path_of(module: str) -> Path | None:
+    """File of a module of this package; None if there is none of that name."""
+    parts = module.split(".")
+    if parts[0] != PACKAGE:
+        return None
+    stem = ROOT.joinpath(*parts[1:])
+    for path in (stem.with_suffix(".py"), stem / "__init__.py"):
+        if path.is_file():
+            return path
+    return None
+
+
+def _is_own(key: str) -> bool:
+    return key == "checkpoint" or key.startswith("checkpoint.")
+
+
+def _look_up(plain: Any, key: str) -> Any:
+    for part in key.split("."):
+        plain = plain[part]
+    return plain
+
+
+@cache
+def _code(path: Path) -> str:
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [n for n in body if not _is_docstring(n)]  # type: ignore[attr-defined]
+    return ast.dump(tree)
+
+
+def _is_docstring(node: ast.AST) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
