@@ -63,8 +63,18 @@ def claims(figures: Figures, checkpoint: str) -> list[Claim]:
             own, base = figures.get(checkpoint, metric), figures.get(BASE, metric)
             low, high = own["delta_low"], own["delta_high"]
             decide = verdict_above if above else verdict_below
-            numbers = [round(n, 6) + 0.0 for n in (base["value"], own["value"], own["delta"], low, high)]
-            found.append(Claim(text, protocol, *numbers, verdict=decide(low, high, bound)))
+            found.append(
+                Claim(
+                    claim=text,
+                    protocol=protocol,
+                    base=_rounded(base["value"]),
+                    value=_rounded(own["value"]),
+                    delta=_rounded(own["delta"]),
+                    low=_rounded(low),
+                    high=_rounded(high),
+                    verdict=decide(low, high, bound),
+                )
+            )
     return found
 
 
@@ -112,6 +122,10 @@ def answer(summary: pd.DataFrame, config: Config) -> str:
     )
     parts.append("## What limits this answer\n\n" + "\n".join(_limits(seeds, facts)) + "\n")
     return "\n".join(parts)
+
+
+def _rounded(value: float) -> float:
+    return round(value, 6) + 0.0
 
 
 def _sentence(claim: Claim) -> str:

@@ -109,6 +109,17 @@ def rejected_table(rejected: pd.DataFrame) -> Table:
     )
 
 
+def statistics_table(summary: pd.DataFrame) -> Table:
+    """Every statistic of every checkpoint, as `statistics.summarise` gives it."""
+    return _table(
+        "statistics",
+        "All statistics",
+        summary,
+        "value with its interval; delta: change against base with the interval of the paired difference; items: "
+        "images or prompts that were resampled.",
+    )
+
+
 def _table(name: str, title: str, values: pd.DataFrame, note: str) -> Table:
     floats = values.select_dtypes("float").columns
     values = values.copy()

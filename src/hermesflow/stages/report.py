@@ -1,0 +1,191 @@
+"""Stage `report`: the paper's tables and figures from everything the other stages left, and the answer in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hermesflow.artifacts import Layout, read_codes, read_json, read_table, write_json
+from hermesflow.config import BASE, Config
+from hermesflow.errors import ArtifactError
+from hermesflow.evaluation.statistics import summarise
+from hermesflow.report import audit, formatting, tables
+from hermesflow.report.answer import answer, summary_of
+from hermesflow.report.roles import candidate_sweep, pair_chain
+
+PAPER_TABLES = Path(__file__).parents[3] / "config" / "paper_tables"
+TABLES = ("table1_understanding", "table2_generation", "table3_fidelity", "table4_gap", "table5_ablation")
+AUDITS = ("table_agreement", "table_judge", "table_preferences", "table_rejected")
+FIGURES = ("fig2b_gap", "fig4_samples", "fig6_candidates", "training_curves", "preference_examples")
+SAMPLE_ROWS = 12
+EXAMPLES = 6
+HISTORY = ("step", "loss")
+PREFERENCES = (
+    *("id", "chosen_caption", "rejected_caption", "chosen_caption_score", "rejected_caption_score"),
+    *("chosen_codes", "rejected_codes", "chosen_image_score", "rejected_image_score"),
+)
+
+
+def run(config: Config, layout: Layout, *, seeds: Sequence[int] | None = None) -> None:
+    """Write `report/tables`, `report/figures`, `report/summary.json` and `report/answer.md`.
+
+    Args:
+        config: the experiment.
+        layout: where its artifacts are.
+        seeds: run seeds to report on; the config's if None. Pictures are of the first.
+
+    Raises:
+        ArtifactError: an artifact of an earlier stage, or a file of the paper's figures, is missing or broken.
+    """
+    seeds = tuple(seeds or config.seeds)
+    names = (BASE, *config.checkpoints)
+    folders = {name: {seed: layout.checkpoint(seed, name) / "evaluation" for seed in seeds} for name in names}
+    settings = config.evaluation
+    summary = summarise(folders, resamples=settings.bootstrap, confidence=settings.confidence)
+    write_tables(config, layout, summary, seeds)
+    write_figures(config, layout, summary, seeds)
+    write_json(layout.report / "summary.json", summary_of(summary, config))
+    formatting.write_text(layout.report / "answer.md", answer(summary, config))
+
+
+def write_tables(config: Config, layout: Layout, summary: pd.DataFrame, seeds: Sequence[int]) -> None:
+    """Tables 1 to 5 as CSV, Markdown and LaTeX; the tables of trust and all statistics as CSV (and Markdown)."""
+    folder = layout.report / "tables"
+    for table in tables.all_tables(summary, config, PAPER_TABLES):
+        formatting.write(table, folder)
+    agreement = {seed: read_json(layout.checkpoint(seed, BASE) / "scores" / "agreement.json") for seed in seeds}
+    counts = {
+        name: {seed: read_json(layout.checkpoint(seed, name) / "preferences" / "counts.json") for seed in seeds}
+        for name in config.checkpoints
+    }
+    rejected = read_table(layout.root / "data" / "rejected.csv", ["id", "record", "reason"])
+    for table in (
+        audit.agreement_table(agreement),
+        audit.judge_table(read_json(layout.judge)),
+        audit.preferences_table(counts),
+        audit.rejected_table(rejected),
+    ):
+        formatting.write(table, folder, latex=False)
+    formatting.write(audit.statistics_table(summary), folder, latex=False)
+
+
+def write_figures(config: Config, layout: Layout, summary: pd.DataFrame, seeds: Sequence[int]) -> None:
+    """All figures as PNG; pictures of samples and preferences are of the first seed."""
+    from hermesflow.report import figures
+
+    folder = layout.report / "figures"
+    known = tables.Figures(summary)
+    shown = known.kept((BASE, *pair_chain(config)))
+    quoted = read_table(PAPER_TABLES / "table4_gap.csv", ["model", "understanding", "generation", "gap"])
+    figures.save(figures.gap_figure(known, shown, quoted), folder / "fig2b_gap.png")
+    figures.save(figures.candidates_figure(known, candidate_sweep(config)), folder / "fig6_candidates.png")
+    histories = {
+        name: [read_table(layout.checkpoint(seed, name) / "model" / "history.csv", HISTORY) for seed in seeds]
+        for name in config.checkpoints
+    }
+    figures.save(figures.training_figure(histories), folder / "training_curves.png")
+    _write_pictures(config, layout, shown, seeds[0])
+
+
+def _write_pictures(config: Config, layout: Layout, checkpoints: Sequence[str], seed: int) -> None:
+    """Figure 4 and the preference examples: both need the image tokenizer."""
+    from hermesflow.data.judge import accepts, read_image
+    from hermesflow.models.magvit import load_tokenizer
+    from hermesflow.report import figures, grids
+
+    tokenizer = load_tokenizer(layout.tokenizer, device="cpu")
+    samples = {name: read_codes(layout.checkpoint(seed, name) / "evaluation" / "samples.npy") for name in checkpoints}
+    ids = spread(samples[BASE][0], SAMPLE_ROWS)
+    captions = _column(layout.data("prompts"), "caption")
+    codes = np.stack([rows_of(*samples[name], ids)[:, 0] for name in checkpoints], axis=1)
+    images = _decode(tokenizer, codes)
+    prompts = [_of(captions, pair_id, layout.data("prompts")) for pair_id in ids]
+    accepted = np.array([[accepts(read_image(i), p) for i in row] for row, p in zip(images, prompts, strict=True)])
+    figure = grids.sample_figure(prompts, checkpoints, images, accepted)
+    figures.save(figure, layout.report / "figures" / "fig4_samples.png")
+
+    examples = _examples(layout, tokenizer, layout.checkpoint(seed, checkpoints[-1]) / "preferences")
+    figures.save(grids.preference_figure(examples), layout.report / "figures" / "preference_examples.png")
+
+
+def _examples(layout: Layout, tokenizer: Any, folder: Path) -> list[Any]:
+    """Preferences spread evenly over those a checkpoint was trained on, with their real images and captions."""
+    from hermesflow.report.grids import Example
+
+    table = read_table(folder / "preferences.parquet", PREFERENCES).set_index("id", drop=False)
+    rows = [table.loc[pair_id] for pair_id in spread(list(table["id"]), EXAMPLES)]
+    ids = [str(row["id"]) for row in rows]
+    captions = _column(layout.data("pairs"), "caption")
+    real = rows_of(*read_codes(layout.codes("pairs")), ids)[:, 0]
+    chosen, rejected = (np.stack([np.asarray(row[f"{side}_codes"]) for row in rows]) for side in ("chosen", "rejected"))
+    pictures = _decode(tokenizer, np.stack([real, chosen, rejected], axis=1))
+    return [
+        Example(
+            caption=_of(captions, pair_id, layout.data("pairs")),
+            image=picture[0],
+            chosen_image=picture[1],
+            rejected_image=picture[2],
+            image_scores=(row["chosen_image_score"], row["rejected_image_score"]),
+            captions=(row["chosen_caption"], row["rejected_caption"]),
+            caption_scores=(row["chosen_caption_score"], row["rejected_caption_score"]),
+        )
+        for pair_id, row, picture in zip(ids, rows, pictures, strict=True)
+    ]
+
+
+def spread(items: Sequence[str], count: int) -> list[str]:
+    """At most `count` items at equal distances, in their order."""
+    if len(items) <= count:
+        return list(items)
+    return [items[i * len(items) // count] for i in range(count)]
+
+
+def rows_of(own_ids: Sequence[str], codes: np.ndarray, ids: Sequence[str]) -> np.ndarray:
+    """Rows of a token store by id.
+
+    Args:
+        own_ids: N ids of the rows of `codes`.
+        codes: (N, n, T).
+        ids: M wanted ids.
+
+    Returns:
+        (M, n, T).
+
+    Raises:
+        ArtifactError: an id is not there.
+    """
+    place = {pair_id: i for i, pair_id in enumerate(own_ids)}
+    missing = [pair_id for pair_id in ids if pair_id not in place]
+    if missing:
+        raise ArtifactError(
+            f"no image tokens of {len(missing)} ids, first `{missing[0]}`: the checkpoints were made from other data. "
+            "Run snakemake again so that all come from one config."
+        )
+    return np.asarray(codes)[[place[pair_id] for pair_id in ids]]
+
+
+def _decode(tokenizer: Any, codes: np.ndarray) -> np.ndarray:
+    """(..., T) codes -> (..., H, W, 3) uint8."""
+    import torch
+
+    from hermesflow.models.magvit import to_images
+
+    with torch.inference_mode():
+        flat = torch.from_numpy(codes.reshape(-1, codes.shape[-1]).astype(np.int64))
+        images = to_images(tokenizer.decode(flat))
+    return np.asarray(images).reshape(*codes.shape[:-1], *images.shape[1:])
+
+
+def _column(path: Path, column: str) -> dict[str, str]:
+    table = read_table(path, ["id", column])
+    return dict(zip(table["id"].astype(str), table[column].astype(str), strict=True))
+
+
+def _of(captions: Mapping[str, str], pair_id: str, path: Path) -> str:
+    if pair_id not in captions:
+        raise ArtifactError(f"{path}: has no pair `{pair_id}`, which an evaluation or a preference is about.")
+    return captions[pair_id]
