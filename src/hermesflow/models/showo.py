@@ -290,6 +290,7 @@ def _phi_config(shape: Shape, ids: TokenIds) -> PhiConfig:
             "rope_theta": shape.rope_theta,
             "partial_rotary_factor": shape.partial_rotary_factor,
         },
+        hidden_act="gelu_pytorch_tanh",  # gelu_new in one kernel
         qk_layernorm=True,
         bos_token_id=ids.boundary,
         eos_token_id=ids.boundary,
