@@ -113,7 +113,7 @@ def _name(mention: Mention) -> str:
 
 
 def _subject(mention: Mention, noun: str) -> str:
-    """ "is the circle" or "are the circles"."""
+    """Verb and noun in the right number: "is the circle", "are the circles"."""
     plurals = {**PLURALS, "object": "objects"}
     words = noun.split()
     return f"is the {noun}" if mention.count == 1 else f"are the {' '.join([*words[:-1], plurals[words[-1]]])}"
