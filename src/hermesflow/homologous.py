@@ -55,7 +55,7 @@ class HomologousPairs:
         iteration: self-play iteration, from 1.
 
     Raises:
-        DataError: no pairs, or a pair whose caption or image is unknown.
+        DataError: no pairs, a pair whose caption or image is unknown, or images of different resolutions.
     """
 
     def __init__(
@@ -73,6 +73,13 @@ class HomologousPairs:
                 f"{len(preferences)} preference pairs, {len(lost)} of them (first {lost[:1]}) about an unknown image "
                 "or caption; run stages encode and prefer again on the same data."
             )
+        drawn = {len(tokens) for side in ("chosen_codes", "rejected_codes") for tokens in preferences[side]}
+        real = {len(codes[i]) for i in preferences["id"]}
+        if len(drawn | real) != 1:
+            raise DataError(
+                f"drawn images have {sorted(drawn)} tokens, real ones {sorted(real)}: candidates were sampled at "
+                "another resolution than training uses; sample and encode again with one config."
+            )
         self.seed, self.iteration = seed, iteration
         self._pairs = preferences[[*CAPTION_COLUMNS, *IMAGE_COLUMNS[1:]]].set_index("id", verify_integrity=True)
         self._captions, self._codes = captions, codes
@@ -85,7 +92,7 @@ class HomologousPairs:
         return sorted(self._pairs.index, key=lambda i: seed_of(self.seed, self.iteration, "order", pass_, i))
 
     def rows(self, total: int) -> list[Row]:
-        """The first `total` rows of training, pass after pass; a batch may hold the end of one and the start of the next."""
+        """The first `total` rows of training, pass after pass; a pass may end inside a batch."""
         endless = ((pair_id, pass_) for pass_ in count() for pair_id in self.pass_order(pass_))
         return list(islice(endless, total))
 

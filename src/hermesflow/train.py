@@ -36,8 +36,8 @@ class Logps(NamedTuple):
 class PairLogps(nn.Module):
     """A model that scores homologous pairs: chosen and rejected of both skills in one forward call.
 
-    Chosen and rejected share one call to the model, hence one padding and one rounding; there is no dropout of
-    prompts or of anything else.
+    Chosen and rejected share one call to the model, hence one padding and one rounding. Nothing is dropped, neither
+    prompts nor activations: noise between the two would drown what tells them apart, so it stays in eval mode.
 
     Args:
         model: any unified model.
@@ -88,7 +88,7 @@ def reference_logps(
     """
     scorer = accelerator.prepare_model(PairLogps(model, "pair").eval(), evaluation_mode=True)
     rows = pairs.rows(training.steps * training.batch_size)
-    progress = Progress(training.steps, what, "steps")
+    progress = Progress(training.steps, what, "step")
     found = []
     with torch.no_grad():
         for step in range(1, training.steps + 1):
@@ -168,10 +168,10 @@ def train_policy(
     Raises:
         HermesflowError: the loss is no longer a number.
     """
-    policy, optimizer = accelerator.prepare(PairLogps(model, objective).train(), new_optimizer(model, training))
+    policy, optimizer = accelerator.prepare(PairLogps(model, objective).eval(), new_optimizer(model, training))
     rows = pairs.rows(training.steps * training.batch_size)
     history: list[dict[str, float]] = state.resume(accelerator)
-    progress = Progress(training.steps - len(history), what, "steps")
+    progress = Progress(training.steps - len(history), what, "step")
 
     for step in range(len(history) + 1, training.steps + 1):
         lr = learning_rate(step, training)
