@@ -61,8 +61,8 @@ def read_pairs(path: Path) -> datasets.Dataset:
         table = table.select(list(SCHEMA)).cast(SCHEMA.arrow_schema)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError) as error:
         raise DataError(
-            f"{path}: columns {table.column_names} are not those of pairs ({error}). Columns {list(SCHEMA)} are needed, "
-            "with the types of hermesflow.data.pairs.SCHEMA; write the file with hermesflow.data.pairs.write_pairs."
+            f"{path}: columns {table.column_names} are not those of pairs ({error}). Columns {list(SCHEMA)} are "
+            "needed, with the types of hermesflow.data.pairs.SCHEMA; write the file with `write_pairs` there."
         ) from error
     return datasets.Dataset(table)
 
@@ -173,6 +173,6 @@ def _read_table(path: Path) -> pa.Table:
         return pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise DataError(
-            f"{path}: missing, truncated or not parquet ({error}). Restore the file, or let `data.path` name the folder "
-            "that holds it."
+            f"{path}: missing, truncated or not parquet ({error}). Restore the file, or let `data.path` name the "
+            "folder that holds it."
         ) from error

@@ -71,14 +71,22 @@ def _questions_of(caption: str) -> tuple[Question, ...]:
     chosen = [_existence_yes(mentions, rng), _existence_no(mentions, rng)]
     relations = _relations(facts, rng)
     rng.shuffle(relations)
-    chosen += relations[:2]
+    chosen += relations[: 2 if _says_cells(mentions) else 3]
     makers: list[Callable[[Sequence[Mention], Random], list[Question]]] = [_colors, _shapes, _sizes, _counts]
     rng.shuffle(makers)
+    if _says_cells(mentions):
+        makers.sort(key=lambda make: make is not _sizes)  # only dense captions say "large": ask there always
+    elif rng.random() < 0.5:
+        makers.remove(_sizes)  # the others say "small" or nothing: asked always, the answer would be nearly constant
     for make in makers:
         candidates = make(mentions, rng)
         if candidates and len(chosen) < MAX_QUESTIONS:
             chosen.append(rng.choice(candidates))
     return tuple(chosen)
+
+
+def _says_cells(mentions: Sequence[Mention]) -> bool:
+    return any(mention.cell is not None for mention in mentions)
 
 
 def _yes_no(question: str, answer: bool, kind: str) -> Question:
@@ -150,7 +158,9 @@ def _counts(mentions: Sequence[Mention], rng: Random) -> list[Question]:
 
     found = [count(PLURALS[m.shape], (o for o in mentions if o.shape == m.shape)) for m in mentions]
     found += [count(f"{m.color} objects", (o for o in mentions if o.color == m.color)) for m in mentions if m.color]
-    return [*found, count("objects", mentions)]
+    everything = count("objects", mentions)
+    # most shapes and colours occur once: of several objects ask for all more often
+    return [*found, everything] if len(mentions) == 1 else [rng.choice(found), everything, everything]
 
 
 def _relations(facts: Facts, rng: Random) -> list[Question]:

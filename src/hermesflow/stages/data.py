@@ -39,14 +39,14 @@ def run(config: Config, layout: Layout) -> None:
     columns = ["split", "id", "record", "reason"]
     rejected = pd.concat(tables, ignore_index=True)[columns]
     write_table(layout.root / "data" / "rejected.csv", rejected)
-    inputs = [Path(_origin(config, s)) for s in SPLITS if _from_file(config, s)]
+    inputs = [_file(config, split) for split in SPLITS] if config.data.source == "parquet" else []
     write_manifest(layout.root / "data", config=as_plain(config.data), inputs=inputs, seed=config.data.seed)
 
 
 def _source(config: Config, split: str) -> Iterable[dict[str, Any]]:
     """Rows of a split before validation."""
-    if _from_file(config, split):
-        return read_rows(Path(_origin(config, split)))[: _count(config, split)]
+    if config.data.source == "parquet":
+        return read_rows(_file(config, split))[: _count(config, split)]
     if split == "prompts":
         geneval = config.evaluation.geneval_prompts * len(GENEVAL_KINDS)
         return chain(
@@ -66,11 +66,14 @@ def _count(config: Config, split: str) -> int:
     }[split]
 
 
-def _from_file(config: Config, split: str) -> bool:
-    return config.data.source == "parquet"
+def _file(config: Config, split: str) -> Path:
+    if config.data.path is None:
+        raise DataError(
+            f"config {config.name}: data.source is `parquet`, but data.path is empty. Let it name a folder with "
+            f"{', '.join(f'{name}.parquet' for name in SPLITS)} (schema: hermesflow.data.pairs.SCHEMA)."
+        )
+    return Path(config.data.path) / f"{split}.parquet"
 
 
 def _origin(config: Config, split: str) -> str:
-    if config.data.source == "parquet":
-        return str(Path(config.data.path or ".") / f"{split}.parquet")
-    return f"microworld split {split}"
+    return str(_file(config, split)) if config.data.source == "parquet" else f"split {split} of the micro world"
