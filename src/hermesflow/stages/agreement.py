@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
-from hermesflow.artifacts import Layout, read_codes, read_table, write_json
+from hermesflow.artifacts import Layout, read_table, write_json
 from hermesflow.config import BASE, Config
 from hermesflow.data import judge
-from hermesflow.data.microworld import Question
+from hermesflow.data.microworld import Question, parse_caption
 from hermesflow.data.pairs import read_pairs
 from hermesflow.encoders import SentenceEncoder, load_encoder
+from hermesflow.errors import DataError
 from hermesflow.models.magvit import load_tokenizer, to_images
 from hermesflow.models.showo import load_model
 from hermesflow.progress import Progress
 from hermesflow.scoring import CAPTION_MEASURES, VQA_METHODS
-from hermesflow.stages.sample import CAPTION_TYPES
-from hermesflow.stages.score import IMAGE_TYPES, pairs_per_batch, questions_of_row, score_captions, score_images
+from hermesflow.stages.score import (
+    IMAGE_TYPES,
+    pairs_per_batch,
+    questions_of_row,
+    read_candidates,
+    score_captions,
+    score_images,
+)
 
 Agreement = dict[str, float | int | None]
 
@@ -29,19 +37,23 @@ def run(config: Config, layout: Layout, *, seed: int) -> None:
 
     Raises:
         ArtifactError: candidates or scores of the base model are missing.
+        DataError: a caption that the judge of the micro world cannot read.
     """
     torch.set_num_threads(config.runtime.shard_threads)
     pairs = read_pairs(layout.data("pairs")).remove_columns("image")
     rows = {row["id"]: row for row in pairs.select(range(min(config.scoring.agreement_pairs, len(pairs))))}
+    folder = layout.checkpoint(seed, BASE)
+    if not rows:
+        write_json(folder / "scores" / "agreement.json", {"captions": {}, "images": {}, "pairs": 0})
+        return
     captions = {id_: row["caption"] for id_, row in rows.items()}
+    _check_readable(layout.data("pairs"), captions)
     questions = {id_: questions_of_row(row) for id_, row in rows.items()}
     encoder = load_encoder(config.scoring.encoder, device=config.runtime.device)
-    folder = layout.checkpoint(seed, BASE)
-    code_ids, codes = read_codes(folder / "candidates" / "images.npy")
-    code_of = {id_: code for id_, code in zip(code_ids, codes, strict=True) if id_ in rows}
+    captions_of, code_of = read_candidates(folder / "candidates", list(pairs["id"]))
     agreement = {
         "captions": caption_agreement(
-            read_table(folder / "candidates" / "captions.parquet", list(CAPTION_TYPES)),
+            pd.concat([captions_of[id_] for id_ in rows]),
             captions,
             encoder=encoder,
         ),
@@ -61,14 +73,14 @@ def caption_agreement(
     """Agreement of every caption measure with the share of facts (F1) that a caption shares with the true one.
 
     Args:
-        candidates: columns of `CAPTION_TYPES`; may hold more pairs.
+        candidates: columns id, candidate, caption.
         captions: true caption by pair id.
         encoder: for the measure `embedding`.
 
     Returns:
         `rank_agreement` by measure.
     """
-    table = candidates[candidates["id"].isin(list(captions))].copy()
+    table = candidates.copy()
     table["truth"] = [
         judge.caption_facts_f1(caption, captions[id_])
         for id_, caption in zip(table["id"], table["caption"], strict=True)
@@ -150,14 +162,22 @@ def judged_images(
         codes = torch.from_numpy(np.asarray(code_of[id_]).astype(np.int64)).to(device)
         with torch.inference_mode():
             images = to_images(tokenizer.decode(codes))
-        for k, image in enumerate(images):
-            scene = judge.read_image(image)
+        for k, scene in enumerate(judge.read_images(images)):
             right = [judge.answer(scene, q) == q.answer for q in questions[id_]]
             share = float(np.mean(right)) if right else 0.0
             accepted = float(judge.accepts(scene, caption))
             records.append({"id": id_, "candidate": k, "share": share, "accepted": accepted})
         progress.advance()
     return pd.DataFrame(records, columns=["id", "candidate", "share", "accepted"])
+
+
+def _check_readable(path: Path, captions: Mapping[str, str]) -> None:
+    for id_, caption in captions.items():
+        if parse_caption(caption) is None:
+            raise DataError(
+                f"{path}: the caption of pair `{id_}`, {caption!r}, is no sentence of the micro world, so its judge "
+                "cannot grade it. Set scoring.agreement_pairs to 0 for data from elsewhere."
+            )
 
 
 def by_pair(table: pd.DataFrame, ids: Sequence[str]) -> list[pd.DataFrame]:

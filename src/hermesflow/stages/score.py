@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,6 @@ from hermesflow.stages.sample import CAPTION_TYPES
 
 SCORE_TYPES = {"id": "str", "candidate": "int64", "score": "float64"}
 IMAGE_TYPES = {**SCORE_TYPES, "right": "int64", "questions": "int64"}
-#: "str", "candidate": "int64", "score": "float64", "right": "int64", "questions": "int64"}
 
 
 def pairs_per_batch(config: Config) -> int:
@@ -41,35 +41,39 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shard: in
     pairs = read_pairs(layout.data("pairs")).remove_columns("image")
     row_of = {row["id"]: row for row in pairs}
     folder = layout.checkpoint(seed, checkpoint)
-    captions = read_table(folder / "candidates" / "captions.parquet", list(CAPTION_TYPES))
-    check_ids(folder / "candidates" / "captions.parquet", list(captions["id"].unique()), list(row_of))
-    captions_of = dict(list(captions.groupby("id", sort=False)))
-    code_ids, codes = read_codes(folder / "candidates" / "images.npy")
-    check_ids(folder / "candidates" / "images.npy", code_ids, list(row_of))
-    code_of = dict(zip(code_ids, codes, strict=True))
-    device = torch.device(config.runtime.device)
-    model = load_model(folder / "model", device=device).eval()
+    captions_of, code_of = read_candidates(folder / "candidates", list(row_of))
+    model = load_model(folder / "model", device=torch.device(config.runtime.device)).eval()
     encoder = load_encoder(config.scoring.encoder, device=config.runtime.device)
     batches = shard_batches(list(row_of), batch=pairs_per_batch(config), shard=shard, shards=shards)
     progress = Progress(sum(map(len, batches)), f"score {checkpoint}, seed {seed}, shard {shard} of {shards}", "pair")
+    measure, method = config.scoring.caption_measure, config.scoring.vqa_method
     tables: dict[str, list[pd.DataFrame]] = {"captions": [], "images": []}
     for batch in batches:
         references = {id_: row_of[id_]["caption"] for id_ in batch}
         table = pd.concat([captions_of[id_] for id_ in batch])
-        tables["captions"].append(
-            score_captions(table, references, measure=config.scoring.caption_measure, encoder=encoder)
-        )
+        tables["captions"].append(score_captions(table, references, measure=measure, encoder=encoder))
         questions = {id_: questions_of_row(row_of[id_]) for id_ in batch}
         tables["images"].append(
-            score_images(
-                model, code_of, questions, method=config.scoring.vqa_method, settings=config.scoring, encoder=encoder
-            )
+            score_images(model, code_of, questions, method=method, settings=config.scoring, encoder=encoder)
         )
         progress.advance(len(batch))
     out = shard_folder(folder / "scores", shard=shard, shards=shards)
     for kind, types in (("captions", SCORE_TYPES), ("images", IMAGE_TYPES)):
         table = pd.concat([pd.DataFrame(columns=list(types)).astype(types), *tables[kind]])
         write_table(out / f"{kind}.parquet", table[list(types)].astype(types))
+
+
+def read_candidates(folder: Path, ids: Sequence[str]) -> tuple[dict[str, pd.DataFrame], dict[str, np.ndarray]]:
+    """Gathered candidates by pair id: captions (columns of `CAPTION_TYPES`) and image codes (n, T).
+
+    Raises:
+        ArtifactError: missing, truncated, or not of these pairs.
+    """
+    captions = read_table(folder / "captions.parquet", list(CAPTION_TYPES))
+    check_ids(folder / "captions.parquet", list(captions["id"].unique()), ids)
+    code_ids, codes = read_codes(folder / "images.npy")
+    check_ids(folder / "images.npy", code_ids, ids)
+    return {str(i): table for i, table in captions.groupby("id")}, dict(zip(code_ids, codes, strict=True))
 
 
 def questions_of_row(row: Mapping[str, Any]) -> list[Question]:
