@@ -136,11 +136,12 @@ def _sentence(claim: Claim) -> str:
         f"{number(claim.value, 3)}, a change of {change}"
     )
     if claim.claim == "understanding held":
-        text += f"; held means not lower by more than {TOLERANCE}"
+        where = "within" if claim.delta >= -TOLERANCE else "beyond"
+        text += f"; held means not lower by more than {TOLERANCE}, and the point value is {where} that"
     if claim.verdict == "no":
         return text + ". This claim of the paper does not hold here."
     if claim.verdict == "open":
-        return text + ". The interval allows both, so this run neither shows nor refutes it."
+        return text + ". The interval reaches across the bound, so this run neither shows nor refutes it."
     return text + "."
 
 

@@ -42,7 +42,7 @@ def agreement_table(by_seed: Mapping[int, Mapping[str, Any]]) -> Table:
     """
     frames = []
     for seed, tree in by_seed.items():
-        frame = nested_rows(tree, levels=("side", "measure"))
+        frame = nested_rows({k: v for k, v in tree.items() if isinstance(v, Mapping)}, levels=("side", "measure"))
         frame.insert(0, "seed", seed)
         frames.append(frame)
     values = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
@@ -51,7 +51,8 @@ def agreement_table(by_seed: Mapping[int, Mapping[str, Any]]) -> Table:
         "Agreement of the preference scores with the independent judge",
         values,
         "Within the candidates of one pair: Kendall's tau-b of score and judge (1: the same order, 0: none), averaged "
-        "over the pairs, and how often the judge agrees that the best-scored beats the worst-scored candidate.",
+        "over the pairs where neither is constant; best_beats_worst: how often the judge, too, puts the best-scored "
+        "before the worst-scored; truth_*: the judge's mean verdict on the best-scored, on all, on the worst-scored.",
     )
 
 

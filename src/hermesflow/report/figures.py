@@ -78,7 +78,7 @@ def gap_figure(figures: Figures, checkpoints: Sequence[str], quoted: pd.DataFram
         _gap_bars(panels[2], [str(m) for m in quoted["model"]], sides, hatch="////")
         panels[2].set_title("Quoted from the paper")
         panels[0].set_ylabel("share of questions answered right")
-        panels[0].set_ylim(0, 1.16)
+        panels[0].set_ylim(0, 1.1)
         panels[0].set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1.0])
         handles, labels = panels[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2)
@@ -91,9 +91,8 @@ def _gap_bars(axes: Axes, names: Sequence[str], sides: Mapping[str, list[dict[st
     for offset, side, color in ((-width / 2, "understanding", UNDERSTANDING), (width / 2, "generation", GENERATION)):
         places = [i + offset for i in range(len(names))]
         heights = [one["value"] for one in sides[side]]
-        face: dict[str, Any] = (
-            {"color": color} if hatch is None else {"facecolor": "white", "edgecolor": color, "hatch": hatch}
-        )
+        outlined = {"facecolor": "white", "edgecolor": color, "hatch": hatch}
+        face: dict[str, Any] = {"color": color} if hatch is None else outlined
         axes.bar(places, heights, width * 0.94, label=side, linewidth=1.0, **face)
         if hatch is None:
             axes.errorbar(places, heights, yerr=_errors(sides[side]), fmt="none", ecolor=INK, elinewidth=0.9, capsize=2)

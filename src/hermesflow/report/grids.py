@@ -63,8 +63,7 @@ def sample_figure(
                 good = bool(accepted[i, j])
                 _picture(axes, images[i, j], ACCEPTED if good else FAINT, width=2.2 if good else 0.8)
                 if good:
-                    axes.text(0.96, 0.04, "✓", transform=axes.transAxes, ha="right", va="bottom", fontsize=11,
-                              color=ACCEPTED, fontweight="bold")  # fmt: skip
+                    _badge(axes)
                 if row == 0:
                     axes.set_title(checkpoint, loc="center")
         figure.supxlabel("Green frame and tick: the judge finds exactly what the prompt says.", fontsize=8, color=INK)
@@ -77,16 +76,17 @@ def preference_figure(examples: Sequence[Example]) -> Figure:
     Args:
         examples: at least one.
     """
-    titles = ("caption y", "image x", "chosen image", "rejected image", "captions of x")
+    titles = ("caption y", "image x", "chosen image", "rejected image", "chosen and rejected caption")
     with rc_context(STYLE):
-        figure = new_figure(9.4, 0.5 + 1.35 * len(examples))
+        figure = new_figure(9.4, 0.5 + 1.24 * len(examples))
         ratios = [1.5, 1.0, 1.0, 1.0, 4.0]
         panels = figure.subplots(len(examples), 5, squeeze=False, gridspec_kw={"width_ratios": ratios})
         for axes, title in zip(panels[0], titles, strict=True):
             axes.set_title(title, loc="center")
         for row, example in zip(panels, examples, strict=True):
-            for axes in row:
+            for axes, ratio in zip(row, ratios, strict=True):
                 axes.set_axis_off()
+                axes.set_box_aspect(1 / ratio)  # all of one height, so that titles line up
             _text(row[0], fill(example.caption, 18))
             _picture(row[1], example.image, FAINT, width=0.8)
             pictures = (example.chosen_image, example.rejected_image)
@@ -97,9 +97,9 @@ def preference_figure(examples: Sequence[Example]) -> Figure:
                           fontsize=7.5, color=color)  # fmt: skip
             both = zip((0.72, 0.28), colors, example.captions, example.caption_scores, strict=True)
             for height, color, caption, score in both:
-                row[4].text(0.0, height, f"{number(score, 2)}", transform=row[4].transAxes, ha="left", va="center",
+                row[4].text(0.03, height, number(score, 2), transform=row[4].transAxes, ha="left", va="center",
                             fontsize=8, color=color, fontweight="bold")  # fmt: skip
-                row[4].text(0.13, height, fill(caption or "(empty)", 52), transform=row[4].transAxes, ha="left",
+                row[4].text(0.16, height, fill(caption or "(empty)", 52), transform=row[4].transAxes, ha="left",
                             va="center", fontsize=8)  # fmt: skip
         return figure
 
@@ -113,6 +113,13 @@ def _picture(axes: Axes, image: np.ndarray, color: str, *, width: float) -> None
     axes.set_yticks([])
     for spine in axes.spines.values():
         spine.set(visible=True, color=color, linewidth=width)
+
+
+def _badge(axes: Axes) -> None:
+    """A tick on the lower right corner of the frame, where it hides nothing."""
+    badge = {"boxstyle": "circle,pad=0.18", "facecolor": ACCEPTED, "edgecolor": "white", "linewidth": 0.8}
+    axes.text(0.985, 0.015, "✓", transform=axes.transAxes, ha="center", va="center", fontsize=6.5, color="white",
+              fontweight="bold", bbox=badge, clip_on=False, zorder=5).set_in_layout(False)  # fmt: skip
 
 
 def _text(axes: Axes, text: str) -> None:

@@ -48,6 +48,8 @@ class Column:
     scale: float = 1.0
     """Brings the statistic to the paper's unit."""
     digits: int = 1
+    paper_digits: int | None = None
+    """Decimals the paper prints, if not `digits`."""
 
 
 UNDERSTANDING = (
@@ -66,7 +68,7 @@ GENERATION = (
     Column("position", "Position", "geneval/position", digits=2),
     Column("color_attribution", "Color attribution", "geneval/color_attribution", digits=2),
     Column("overall", "Overall", "geneval/overall", digits=2),
-    Column("dpg", "Dense (DPG)", "dpg", 100.0),
+    Column("dpg", "Dense (DPG)", "dpg", 100.0, paper_digits=2),
 )
 FIDELITY = (
     Column("fid", "Frechet distance", "fid", digits=2),
@@ -76,8 +78,8 @@ ABLATION = (
     Column("pope", "POPE", "pope/accuracy", 100.0),
     Column("mme", "MME", "mme/total"),
     Column("mmmu", "MMMU", None),
-    Column("geneval", "GenEval", "geneval/overall", digits=3),
-    Column("dpg", "DPG", "dpg", 100.0),
+    Column("geneval", "GenEval", "geneval/overall", digits=3, paper_digits=2),
+    Column("dpg", "DPG", "dpg", 100.0, paper_digits=2),
 )
 GAPS = (
     Column("gap_paper", "Gap, paper's protocol", "gap/paper/gap", digits=3),
@@ -252,7 +254,10 @@ def _cells(figures: Figures, checkpoint: str, columns: Sequence[Column]) -> dict
 
 
 def _quoted_cells(row: pd.Series, columns: Sequence[Column]) -> dict[str, str]:
-    return {f"{c.title} (paper)": number(row[c.key], c.digits) for c in columns}
+    return {
+        f"{c.title} (paper)": number(row[c.key], c.digits if c.paper_digits is None else c.paper_digits)
+        for c in columns
+    }
 
 
 def _own(found: dict[str, float], digits: int) -> str:

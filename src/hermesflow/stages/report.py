@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from hermesflow.report import audit, formatting, tables
 from hermesflow.report.answer import answer, summary_of
 from hermesflow.report.roles import candidate_sweep, pair_chain
 
+T = TypeVar("T")
 PAPER_TABLES = Path(__file__).parents[3] / "config" / "paper_tables"
 TABLES = ("table1_understanding", "table2_generation", "table3_fidelity", "table4_gap", "table5_ablation")
 AUDITS = ("table_agreement", "table_judge", "table_preferences", "table_rejected")
@@ -108,33 +109,39 @@ def _write_pictures(config: Config, layout: Layout, checkpoints: Sequence[str], 
     figure = grids.sample_figure(prompts, checkpoints, images, accepted)
     figures.save(figure, layout.report / "figures" / "fig4_samples.png")
 
-    examples = _examples(layout, tokenizer, layout.checkpoint(seed, checkpoints[-1]) / "preferences")
+    examples = _examples(layout, tokenizer, layout.checkpoint(seed, checkpoints[1]) / "preferences")
     figures.save(grids.preference_figure(examples), layout.report / "figures" / "preference_examples.png")
 
 
 def _examples(layout: Layout, tokenizer: Any, folder: Path) -> list[Any]:
     """Preferences spread evenly over those a checkpoint was trained on, with their real images and captions."""
+    from hermesflow.data.pairs import images_of, read_pairs
     from hermesflow.report.grids import Example
 
-    table = read_table(folder / "preferences.parquet", PREFERENCES).set_index("id", drop=False)
-    rows = [table.loc[pair_id] for pair_id in spread(list(table["id"]), EXAMPLES)]
-    ids = [str(row["id"]) for row in rows]
-    captions = _column(layout.data("pairs"), "caption")
-    real = rows_of(*read_codes(layout.codes("pairs")), ids)[:, 0]
-    chosen, rejected = (np.stack([np.asarray(row[f"{side}_codes"]) for row in rows]) for side in ("chosen", "rejected"))
-    pictures = _decode(tokenizer, np.stack([real, chosen, rejected], axis=1))
-    return [
-        Example(
-            caption=_of(captions, pair_id, layout.data("pairs")),
-            image=picture[0],
-            chosen_image=picture[1],
-            rejected_image=picture[2],
-            image_scores=(row["chosen_image_score"], row["rejected_image_score"]),
-            captions=(row["chosen_caption"], row["rejected_caption"]),
-            caption_scores=(row["chosen_caption_score"], row["rejected_caption_score"]),
+    records = read_table(folder / "preferences.parquet", PREFERENCES).to_dict("records")
+    by_id = {str(row["id"]): row for row in records}
+    ids = spread(list(by_id), EXAMPLES)
+    path = layout.data("pairs")
+    pairs = read_pairs(path)
+    place = {pair_id: i for i, pair_id in enumerate(pairs["id"])}
+    own = pairs.select([_of(place, pair_id, path) for pair_id in ids])
+    codes = [[by_id[pair_id]["chosen_codes"], by_id[pair_id]["rejected_codes"]] for pair_id in ids]
+    drawn = _decode(tokenizer, np.asarray([[list(one) for one in both] for both in codes]))
+    examples = []
+    for pair_id, caption, image, pictures in zip(ids, own["caption"], images_of(own), drawn, strict=True):
+        row = by_id[pair_id]
+        examples.append(
+            Example(
+                caption=caption,
+                image=image,
+                chosen_image=pictures[0],
+                rejected_image=pictures[1],
+                image_scores=(row["chosen_image_score"], row["rejected_image_score"]),
+                captions=(row["chosen_caption"], row["rejected_caption"]),
+                caption_scores=(row["chosen_caption_score"], row["rejected_caption_score"]),
+            )
         )
-        for pair_id, row, picture in zip(ids, rows, pictures, strict=True)
-    ]
+    return examples
 
 
 def spread(items: Sequence[str], count: int) -> list[str]:
@@ -162,8 +169,7 @@ def rows_of(own_ids: Sequence[str], codes: np.ndarray, ids: Sequence[str]) -> np
     missing = [pair_id for pair_id in ids if pair_id not in place]
     if missing:
         raise ArtifactError(
-            f"no image tokens of {len(missing)} ids, first `{missing[0]}`: the checkpoints were made from other data. "
-            "Run snakemake again so that all come from one config."
+            f"no image tokens of {len(missing)} ids, first `{missing[0]}`: they were made from other data. {_REDO}"
         )
     return np.asarray(codes)[[place[pair_id] for pair_id in ids]]
 
@@ -185,7 +191,10 @@ def _column(path: Path, column: str) -> dict[str, str]:
     return dict(zip(table["id"].astype(str), table[column].astype(str), strict=True))
 
 
-def _of(captions: Mapping[str, str], pair_id: str, path: Path) -> str:
-    if pair_id not in captions:
-        raise ArtifactError(f"{path}: has no pair `{pair_id}`, which an evaluation or a preference is about.")
-    return captions[pair_id]
+def _of(known: Mapping[str, T], pair_id: str, path: Path) -> T:
+    if pair_id not in known:
+        raise ArtifactError(f"{path}: has no pair `{pair_id}`, which an evaluation or a preference is about. {_REDO}")
+    return known[pair_id]
+
+
+_REDO = "Run snakemake again so that all artifacts come from one config."

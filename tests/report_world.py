@@ -1,0 +1,68 @@
+"""Synthetic statistics in the form of `statistics.summarise`, for the tests of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from hermesflow.config import Config, load_config
+from hermesflow.evaluation.statistics import COLUMNS, GENEVAL_KINDS
+
+ROOT = Path(__file__).parents[1]
+PAPER_TABLES = ROOT / "config" / "paper_tables"
+GAPS = {  # understanding, generation
+    "base": (0.870, 0.742),
+    "pair-1": (0.869, 0.793),
+    "pair-2": (0.872, 0.810),
+    "pair-3": (0.871, 0.821),
+    "und-1": (0.873, 0.731),
+    "gen-1": (0.866, 0.795),
+    "pair-1-n2": (0.868, 0.760),
+    "pair-1-n4": (0.869, 0.778),
+}
+
+
+def micro() -> Config:
+    return load_config(ROOT / "config" / "micro.yaml")
+
+
+def metrics_of(understanding: float, generation: float) -> dict[str, float]:
+    values = {
+        "pope/accuracy": understanding + 0.05,
+        "mme/total": 600 * understanding,
+        "cider": 4 * understanding,
+        "vqa": understanding,
+        "gqa": understanding - 0.04,
+        "geneval/overall": generation - 0.4,
+        "dpg": generation - 0.1,
+        "fid": 4 - 2 * generation,
+        "clip_score": 30 * generation,
+    }
+    values |= {f"geneval/{kind}": generation - 0.1 * i for i, kind in enumerate(GENEVAL_KINDS)}
+    for protocol, shift in (("paper", 0.01), ("same-judge", 0.0)):
+        sides = {
+            "understanding": understanding + shift,
+            "generation": generation,
+            "gap": understanding + shift - generation,
+        }
+        values |= {f"gap/{protocol}/{side}": value for side, value in sides.items()}
+    return values
+
+
+def make_summary(
+    gaps: Mapping[str, tuple[float, float]] = GAPS, *, half_width: float = 0.02, seeds: int = 3
+) -> pd.DataFrame:
+    """Every metric of every checkpoint; all intervals are value -/+ half_width, differences too."""
+    base = metrics_of(*gaps["base"])
+    rows = []
+    for checkpoint, sides in gaps.items():
+        for metric, value in metrics_of(*sides).items():
+            row = {"checkpoint": checkpoint, "metric": metric, "value": value, "items": 400, "seeds": seeds}
+            row |= {"low": value - half_width, "high": value + half_width}
+            if checkpoint != "base":
+                delta = value - base[metric]
+                row |= {"delta": delta, "delta_low": delta - half_width, "delta_high": delta + half_width}
+            rows.append(row)
+    return pd.DataFrame(rows, columns=list(COLUMNS))
