@@ -35,6 +35,8 @@ POPE_SPLITS = ("random", "popular", "adversarial")
 MME_TASKS = ("existence", "count", "position", "color")
 GENEVAL_KINDS = ("single_object", "two_objects", "counting", "colors", "position", "color_attribution")
 PROTOCOLS = ("paper", "same-judge")
+FIDELITY_POOL = "fid"
+"""The prompts whose drawn images are compared with real ones; rows of features are in order of their ids."""
 
 
 def _compositions() -> dict[str, dict[str, float]]:
@@ -60,7 +62,7 @@ class Evaluated:
     units: pd.DataFrame
     """One row per (metric, id): UNIT_COLUMNS."""
     generated: np.ndarray
-    """(N, D) features of drawn images, one per unit of pool `fid`, in order of the ids."""
+    """(N, D) features of drawn images, one per unit of FIDELITY_POOL, in order of the ids."""
     real: np.ndarray
     """(M, D) features of real images: the fixed reference of the Frechet distance."""
 
@@ -148,15 +150,18 @@ def estimate(evaluated: Evaluated, *, resamples: int) -> Estimate:
     for pool, rows in evaluated.units.groupby("pool", sort=True):
         counts = resample_counts(str(pool), rows["id"].nunique(), resamples=resamples)
         counts = np.concatenate([np.ones((1, counts.shape[1])), counts])  # row 0: the sample itself
-        if pool == "fid":
-            metrics, values = ["fid"], frechet_distances(counts, evaluated.generated, evaluated.real)[:, None]
-            sizes = np.array([counts.shape[1]])
-        else:
-            wide = rows.pivot(index="id", columns="metric", values=["numerator", "denominator"]).sort_index()
-            metrics = sorted(rows["metric"].unique())
-            denominators = wide["denominator"][metrics].fillna(0.0).to_numpy(np.float64)
-            values = ratio(counts @ wide["numerator"][metrics].fillna(0.0).to_numpy(np.float64), counts @ denominators)
-            sizes = wide["denominator"][metrics].notna().sum().to_numpy()
+        wide = rows.pivot(index="id", columns="metric", values=["numerator", "denominator"]).sort_index()
+        metrics = sorted(rows["metric"].unique())
+        denominators = wide["denominator"][metrics]
+        values = ratio(
+            counts @ wide["numerator"][metrics].fillna(0.0).to_numpy(np.float64),
+            counts @ denominators.fillna(0.0).to_numpy(np.float64),
+        )
+        sizes = denominators.notna().sum().to_numpy()
+        if pool == FIDELITY_POOL:
+            distances = frechet_distances(counts, evaluated.generated, evaluated.real)
+            metrics, values = [*metrics, "fid"], np.column_stack([values, distances])
+            sizes = np.append(sizes, counts.shape[1])
         names += metrics
         points.append(values[0])
         drawn.append(values[1:])

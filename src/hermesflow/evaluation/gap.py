@@ -1,0 +1,104 @@
+"""The gap between understanding and generation on held-out homologous pairs, by two protocols.
+
+`paper`: understanding is the model's answer on the real image, mapped to the nearest choice; generation is the
+judge's answer on the one image drawn from the caption (GPT-4o in the paper, the pixel judge here). The two sides are
+graded by different rules. `same-judge`: the pixel judge's reading is the rule on both sides: the model's answer as it
+stands must be what the judge reads off the real image, and what the judge reads off the drawn image must be what the
+caption says.
+Source: HermesFlow section 4.3 and Table 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from hermesflow.data.judge import answer as read_answer
+from hermesflow.data.questions import Question
+from hermesflow.data.scenes import Scene
+from hermesflow.errors import DataError
+from hermesflow.evaluation.understanding import units_table
+
+POOL = "gap"
+SIDES = {
+    "gap/paper/understanding": "understanding_paper",
+    "gap/paper/generation": "generation",
+    "gap/same-judge/understanding": "understanding_same_judge",
+    "gap/same-judge/generation": "generation",
+}
+"""Metric and the column of `gap_table` it is the mean of."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One question about one pair."""
+
+    id: str
+    question: Question
+
+
+def gap_table(
+    asked: Sequence[Asked],
+    *,
+    free: Sequence[str],
+    nearest: Sequence[str],
+    real: Mapping[str, Scene],
+    drawn: Mapping[str, Scene],
+) -> pd.DataFrame:
+    """Grade both sides of every question.
+
+    Args:
+        asked: Q questions.
+        free: Q free answers of the model on the real image.
+        nearest: Q choices nearest to them.
+        real: id -> what the judge reads off the real image.
+        drawn: id -> what the judge reads off the image drawn from the caption.
+
+    Raises:
+        DataError: a question that the judge has no rule for.
+
+    Returns:
+        One row per question: id, kind, question, answer, free, nearest, judge_real, judge_drawn (None: cannot tell,
+        which is wrong) and the booleans understanding_paper, understanding_same_judge, generation.
+    """
+    rows = []
+    for one, said, choice in zip(asked, free, nearest, strict=True):
+        question = one.question
+        on_real, on_drawn = _read(one, real), _read(one, drawn)
+        rows.append(
+            {
+                "id": one.id,
+                "kind": question.kind,
+                "question": question.question,
+                "answer": question.answer,
+                "free": said,
+                "nearest": choice,
+                "judge_real": on_real,
+                "judge_drawn": on_drawn,
+                "understanding_paper": choice == question.answer,
+                "understanding_same_judge": on_real is not None and " ".join(said.lower().split()) == on_real,
+                "generation": on_drawn == question.answer,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def gap_units(table: pd.DataFrame) -> pd.DataFrame:
+    """Right answers and questions per pair, for both sides of both protocols."""
+    rows = []
+    for metric, column in SIDES.items():
+        sums = table.groupby("id", sort=True)[column].agg(["sum", "count"])
+        rows += [(metric, POOL, *row) for row in sums.itertuples()]
+    return units_table(rows)
+
+
+def _read(asked: Asked, scenes: Mapping[str, Scene]) -> str | None:
+    try:
+        return read_answer(scenes[asked.id], asked.question)
+    except ValueError as error:
+        raise DataError(
+            f"pair {asked.id} of split gap: {error} The judge must understand every question the gap is measured on; "
+            "remove the question or put it as data/questions.py does."
+        ) from error

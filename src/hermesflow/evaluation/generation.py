@@ -1,0 +1,156 @@
+"""Generation benchmarks on drawn images: micro counterparts of GenEval, DPG-Bench, FID and CLIP score.
+
+Images are graded by the independent judge (`data.judge`), which reads pixels and knows no model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from hermesflow.config import ImageSampling
+from hermesflow.data.captions import Mention, parse_caption, phrase, relation_of
+from hermesflow.data.scenes import CELLS, Scene
+from hermesflow.evaluation.statistics import FIDELITY_POOL, GENEVAL_KINDS
+from hermesflow.evaluation.understanding import units_table
+from hermesflow.models.magvit import MagVitV2, to_images
+from hermesflow.models.unified import UnifiedModel
+from hermesflow.sampling import sample_images
+from hermesflow.seeding import generator
+
+DENSE = "dense"
+_ROWS = 250  # images drawn or decoded together (memory only)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One image to be drawn."""
+
+    id: str
+    image: int
+    """Number of the image among those of its prompt."""
+    caption: str
+
+
+@dataclass(frozen=True)
+class Check:
+    """One node of a dense prompt's question tree."""
+
+    question: str
+    parents: tuple[int, ...]
+    """Earlier nodes that this one depends on."""
+    right: bool
+
+
+def draw(
+    model: UnifiedModel, requests: Sequence[Request], *, settings: ImageSampling, seed: int, progress=lambda done: None
+) -> Tensor:
+    """Draw images; each has its own random numbers, the same for every checkpoint of a seed.
+
+    Returns:
+        (N, T) int64 codes.
+    """
+    parts = []
+    for start in range(0, len(requests), _ROWS):
+        some = requests[start : start + _ROWS]
+        generators = [generator(seed, "evaluate", r.id, r.image) for r in some]
+        parts.append(sample_images(model, [r.caption for r in some], settings=settings, generators=generators))
+        progress(len(some))
+    return torch.cat(parts) if parts else torch.zeros(0, model.num_image_tokens, dtype=torch.int64)
+
+
+@torch.inference_mode()
+def decode(tokenizer: MagVitV2, codes: Tensor) -> np.ndarray:
+    """Pixels of image tokens: (N, T) codes to (N, H, W, 3) uint8."""
+    device = next(tokenizer.parameters()).device
+    return np.concatenate([to_images(tokenizer.decode(part.to(device)).cpu()) for part in codes.split(_ROWS)])
+
+
+def dense_checks(caption: str, scene: Scene) -> list[Check]:
+    """The question tree of a dense caption, answered from what the judge saw.
+
+    Per object: is there such a shape; then, depending on it, its colour, size and place. Per two objects in one row
+    or column: their relation, depending on both.
+
+    Source: Hu et al. 2024 (DPG-Bench), after Cho et al. 2024 (Davidsonian scene graph).
+    """
+    facts = parse_caption(caption)
+    checks: list[Check] = []
+    roots = []
+    for mention in facts.mentions if facts else ():
+        root = len(checks)
+        roots.append(root)
+        name = mention.shape
+        checks.append(Check(f"is there a {name}", (), _seen(scene, Mention(1, name))))
+        parts = (
+            (mention.color, Mention(1, name, color=mention.color)),
+            (mention.size, Mention(1, name, size=mention.size)),
+            (None if mention.cell is None else CELLS[mention.cell], Mention(1, name, cell=mention.cell)),
+        )
+        checks += [Check(f"is a {name} {word}", (root,), _seen(scene, part)) for word, part in parts if word]
+    for b, second in enumerate(facts.mentions if facts else ()):
+        for a, first in enumerate(facts.mentions[:b] if facts else ()):
+            if first.cell is None or second.cell is None or not (relation := relation_of(first.cell, second.cell)):
+                continue
+            question = f"is {phrase(first, color=True, size=None)} {relation} {phrase(second, color=True, size=None)}"
+            checks.append(Check(question, (roots[a], roots[b]), _related(scene, first, relation, second)))
+    return checks
+
+
+def credited(checks: Sequence[Check]) -> list[bool]:
+    """Which answers count: right, and all they depend on counted (DPG-Bench's dependency rule)."""
+    counted: list[bool] = []
+    for check in checks:
+        counted.append(check.right and all(counted[parent] for parent in check.parents))
+    return counted
+
+
+def dense_table(requests: Sequence[Request], scenes: Sequence[Scene]) -> pd.DataFrame:
+    """One row per question of each dense image: id, image, question, right, credited."""
+    rows = []
+    for request, scene in zip(requests, scenes, strict=True):
+        checks = dense_checks(request.caption, scene)
+        for check, counted in zip(checks, credited(checks), strict=True):
+            rows.append((request.id, request.image, check.question, check.right, counted))
+    return pd.DataFrame(rows, columns=["id", "image", "question", "right", "credited"])
+
+
+def geneval_units(images: pd.DataFrame) -> pd.DataFrame:
+    """Accepted images per prompt, by GenEval kind.
+
+    Args:
+        images: columns kind, id, accepted; other kinds than GenEval's are left out.
+    """
+    own = images[images["kind"].isin(GENEVAL_KINDS)]
+    sums = own.groupby(["kind", "id"], sort=True)["accepted"].agg(["sum", "count"])
+    return units_table([(f"geneval/{kind}", f"geneval/{kind}", key, *row) for (kind, key), *row in sums.itertuples()])
+
+
+def dense_units(checks: pd.DataFrame) -> pd.DataFrame:
+    """Mean credited share over the images of each dense prompt (0 to 1; DPG-Bench prints it times 100)."""
+    scores = checks.groupby(["id", "image"], sort=True)["credited"].mean().groupby(level="id").agg(["sum", "count"])
+    return units_table([("dpg", DENSE, *row) for row in scores.itertuples()])
+
+
+def fidelity_units(ids: Iterable[str], scores: Iterable[float]) -> pd.DataFrame:
+    """Image-text score of the image drawn from each prompt."""
+    return units_table([("clip_score", FIDELITY_POOL, *row, 1) for row in zip(ids, scores, strict=True)])
+
+
+def _seen(scene: Scene, mention: Mention) -> bool:
+    return any(mention.matches(thing) for thing in scene.objects)
+
+
+def _related(scene: Scene, first: Mention, relation: str, second: Mention) -> bool:
+    a, b = (Mention(1, m.shape, m.color) for m in (first, second))
+    return any(
+        relation_of(one.cell, other.cell) == relation
+        for one in scene.objects
+        for other in scene.objects
+        if a.matches(one) and b.matches(other)
+    )

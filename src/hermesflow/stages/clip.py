@@ -1,0 +1,41 @@
+"""Stage `clip`: train the fixed image-text extractor of the Frechet distance and the image-text score."""
+
+from __future__ import annotations
+
+import torch
+
+from hermesflow.artifacts import Layout, write_json, write_manifest
+from hermesflow.config import Config
+from hermesflow.data.pairs import images_of, read_pairs
+from hermesflow.evaluation.clip import retrieval_accuracy, save_clip, train_clip
+from hermesflow.progress import Progress
+
+
+def run(config: Config, layout: Layout) -> None:
+    """Write `clip/`: weights, settings, retrieval accuracy on split `gap` and the last losses."""
+    torch.set_num_threads(config.runtime.shard_threads)
+    torch.use_deterministic_algorithms(True)
+    base, held_out = read_pairs(layout.data("base")), read_pairs(layout.data("gap"))
+    steps = config.evaluation.clip_steps
+    model, losses = train_clip(
+        images_of(base),
+        base["caption"],
+        steps=steps,
+        seed=config.data.seed,
+        device=config.runtime.device,
+        progress=Progress(steps, "image-text extractor", "steps").advance,
+    )
+    save_clip(model, layout.clip)
+    last = losses[-min(20, steps) :]
+    accuracy = retrieval_accuracy(model, images_of(held_out), list(held_out["caption"]))
+    captions = len(set(held_out["caption"]))
+    write_json(
+        layout.clip / "metrics.json",
+        {"loss": sum(last) / len(last), "retrieval_accuracy": accuracy, "held_out_captions": captions},
+    )
+    write_manifest(
+        layout.clip,
+        config={"steps": steps, "seed": config.data.seed},
+        inputs=[layout.data("base"), layout.data("gap")],
+        seed=config.data.seed,
+    )

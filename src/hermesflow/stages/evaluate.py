@@ -1,0 +1,243 @@
+"""Stage `evaluate`: every benchmark of one checkpoint, as raw rows per question and image and as point values.
+
+All images of all benchmarks are drawn in one pass, and all questions about real images answered in another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from hermesflow.artifacts import Layout, read_codes, write_codes, write_json, write_manifest, write_table, write_weights
+from hermesflow.config import Config, Decoding, as_plain
+from hermesflow.data.judge import accepts, read_images
+from hermesflow.data.pairs import images_of, read_pairs
+from hermesflow.data.questions import Question
+from hermesflow.data.scenes import Scene
+from hermesflow.encoders import load_encoder
+from hermesflow.evaluation import clip, gap, generation, statistics, understanding
+from hermesflow.evaluation.generation import DENSE, Request
+from hermesflow.models.magvit import load_tokenizer
+from hermesflow.models.showo import load_model
+from hermesflow.models.unified import UnifiedModel
+from hermesflow.progress import Progress
+from hermesflow.sampling import sample_texts
+from hermesflow.scoring import free_answers, nearest_choice
+from hermesflow.sharding import check_ids
+
+SAMPLES_PER_KIND = 2  # prompts of each kind kept for the figure of samples
+
+
+@dataclass(frozen=True)
+class Split:
+    """Real pairs and the image tokens of their images."""
+
+    rows: list[dict[str, Any]]
+    images: np.ndarray
+    """(N, H, W, 3) uint8."""
+    codes: Tensor
+    """(N, T) int64."""
+
+    @property
+    def ids(self) -> list[str]:
+        """Pair ids in the order of rows, images and codes."""
+        return [row["id"] for row in self.rows]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Images of one checkpoint, what was asked for, and what the judge sees in them."""
+
+    requests: list[Request]
+    codes: Tensor
+    images: np.ndarray
+    scenes: list[Scene]
+
+    def of(self, ids: Iterable[str]) -> list[int]:
+        """Places of the images of some prompts."""
+        wanted = set(ids)
+        return [i for i, request in enumerate(self.requests) if request.id in wanted]
+
+
+def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
+    """Write `evaluation/` of one checkpoint: raw tables, units, features, samples and metrics.
+
+    Raises:
+        ArtifactError: an input is missing, truncated, or its ids are not those of the pairs.
+    """
+    torch.set_num_threads(config.runtime.shard_threads)
+    torch.use_deterministic_algorithms(True)
+    device = torch.device(config.runtime.device)
+    folder = layout.checkpoint(seed, checkpoint)
+    model = load_model(folder / "model", device=device).eval()
+    real, held_out = _real(layout, "understanding"), _real(layout, "gap")
+    prompts = list(read_pairs(layout.data("prompts")).remove_columns("image"))
+    drawn = _draw(config, layout, model, prompts, [*held_out.rows, *real.rows], seed=seed, name=checkpoint)
+    answers, captions = _understand(config, model, real)
+    asked = _ask_gap(config, model, held_out, drawn)
+    extractor = clip.load_clip(layout.clip, device=config.runtime.device)
+    faithful, features = _fidelity(extractor, [*held_out.rows, *real.rows], real, held_out, drawn)
+    kinds = {row["id"]: row["kind"] for row in prompts}
+    images, dense = _grade_prompts(kinds, drawn)
+    out = folder / "evaluation"
+    for name, table in {
+        "answers": answers,
+        "captions": captions,
+        "images": images,
+        "dense": dense,
+        "gap": asked,
+    }.items():
+        write_table(out / f"{name}.parquet", table)
+    units = [understanding.answer_units(answers), understanding.caption_units(captions), faithful]
+    units += [generation.geneval_units(images), generation.dense_units(dense), gap.gap_units(asked)]
+    _write_summary(out, pd.concat(units, ignore_index=True), features)
+    _write_samples(out, prompts, drawn)
+    inputs = [layout.data(split) for split in ("understanding", "gap", "prompts")]
+    inputs += [
+        folder / "model" / "model.safetensors",
+        layout.tokenizer / "model.safetensors",
+        layout.clip / clip.WEIGHTS,
+    ]
+    write_manifest(out, config=as_plain(config.evaluation), inputs=inputs, seed=seed)
+
+
+def _real(layout: Layout, split: str) -> Split:
+    pairs = read_pairs(layout.data(split))
+    ids, codes = read_codes(layout.codes(split))
+    check_ids(layout.codes(split), ids, list(pairs["id"]))
+    place = {key: i for i, key in enumerate(ids)}
+    ordered = codes[[place[key] for key in pairs["id"]], 0].astype(np.int64)
+    return Split(list(pairs.remove_columns("image")), images_of(pairs), torch.from_numpy(ordered))
+
+
+def _draw(
+    config: Config,
+    layout: Layout,
+    model: UnifiedModel,
+    prompts: Sequence[dict[str, Any]],
+    pairs: Sequence[dict[str, Any]],
+    *,
+    seed: int,
+    name: str,
+) -> Drawn:
+    """Draw several images of each benchmark prompt and one of each of the first pairs (all that the gap needs)."""
+    settings = config.evaluation
+    count = max(settings.fid_images, config.data.gap_pairs)
+    requests = [Request(row["id"], k, row["caption"]) for row in prompts for k in range(settings.geneval_images)]
+    requests += [Request(row["id"], 0, row["caption"]) for row in pairs[:count]]
+    progress = Progress(len(requests), f"evaluate {name}, seed {seed}: draw", "images")
+    codes = generation.draw(model, requests, settings=config.sampling.images, seed=seed, progress=progress.advance)
+    tokenizer = load_tokenizer(layout.tokenizer, device=torch.device(config.runtime.device)).eval()
+    images = generation.decode(tokenizer, codes)
+    return Drawn(requests, codes, images, read_images(images))
+
+
+def _understand(config: Config, model: UnifiedModel, real: Split) -> tuple[pd.DataFrame, pd.DataFrame]:
+    items = understanding.items_of(real.rows)
+    place = {key: i for i, key in enumerate(real.ids)}
+    owners = torch.tensor([place[item.id] for item in items], dtype=torch.long)
+    said = _answer(config, model, real.codes, owners, [item.question for item in items])
+    texts = _describe(config, model, real.codes)
+    truth = {row["id"]: row["caption"] for row in real.rows}
+    scores = understanding.cider_scores(dict(zip(real.ids, texts, strict=True)), truth)
+    columns = {"id": real.ids, "caption": texts, "reference": [truth[key] for key in real.ids]}
+    return understanding.grade(items, said), pd.DataFrame({**columns, "cider": [scores[key] for key in real.ids]})
+
+
+def _ask_gap(config: Config, model: UnifiedModel, held_out: Split, drawn: Drawn) -> pd.DataFrame:
+    asked = [
+        gap.Asked(row["id"], Question(q["question"], tuple(q["choices"]), q["answer"], q["kind"]))
+        for row in held_out.rows
+        for q in row["questions"]
+    ]
+    place = {key: i for i, key in enumerate(held_out.ids)}
+    owners = torch.tensor([place[one.id] for one in asked], dtype=torch.long)
+    free = _answer(config, model, held_out.codes, owners, [one.question.question for one in asked])
+    encoder = load_encoder(config.scoring.encoder, device=config.runtime.device)
+    nearest = nearest_choice(free, [one.question.choices for one in asked], encoder)
+    seen = {drawn.requests[i].id: drawn.scenes[i] for i in drawn.of(held_out.ids)}
+    real = dict(zip(held_out.ids, read_images(held_out.images), strict=True))
+    return gap.gap_table(asked, free=free, nearest=nearest, real=real, drawn=seen)
+
+
+def _fidelity(
+    extractor: clip.Clip, pairs: Sequence[dict[str, Any]], real: Split, held_out: Split, drawn: Drawn
+) -> tuple[pd.DataFrame, dict[str, Tensor]]:
+    """Units of the image-text score, and features of drawn (in order of ids) and real images."""
+    places = sorted(drawn.of(row["id"] for row in pairs), key=lambda i: drawn.requests[i].id)
+    requests = [drawn.requests[i] for i in places]
+    images = drawn.images[places]
+    scores = clip.image_text_scores(extractor, images, [request.caption for request in requests])
+    reference = np.concatenate([held_out.images, real.images])
+    features = {"generated": clip.features(extractor, images), "real": clip.features(extractor, reference)}
+    units = generation.fidelity_units([request.id for request in requests], scores)
+    return units, {name: torch.from_numpy(rows) for name, rows in features.items()}
+
+
+def _grade_prompts(kinds: dict[str, str], drawn: Drawn) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The judge's verdict on each image of a benchmark prompt, and on each question of the dense ones."""
+    places = drawn.of(kinds)
+    rows = [(drawn.requests[i], drawn.scenes[i]) for i in places]
+    images = pd.DataFrame(
+        [(kinds[r.id], r.id, r.image, r.caption, accepts(scene, r.caption)) for r, scene in rows],
+        columns=["kind", "id", "image", "caption", "accepted"],
+    )
+    dense = [row for row in rows if kinds[row[0].id] == DENSE]
+    return images, generation.dense_table([r for r, _ in dense], [scene for _, scene in dense])
+
+
+def _answer(config: Config, model: UnifiedModel, codes: Tensor, owners: Tensor, questions: Sequence[str]) -> list[str]:
+    """Free answers, images in batches."""
+    answers = [""] * len(questions)
+    size = config.scoring.batch_images
+    for start in range(0, len(codes), size):
+        rows = ((owners >= start) & (owners < start + size)).nonzero()[:, 0].tolist()
+        said = free_answers(
+            model,
+            codes[start : start + size].to(config.runtime.device),
+            owners[rows] - start,
+            [questions[i] for i in rows],
+            max_answer_tokens=config.scoring.max_answer_tokens,
+        )
+        for i, text in zip(rows, said, strict=True):
+            answers[i] = text
+    return answers
+
+
+def _describe(config: Config, model: UnifiedModel, codes: Tensor) -> list[str]:
+    """The greedy caption of each image."""
+    texts = []
+    for part in codes.split(config.scoring.batch_images):
+        texts += sample_texts(
+            model,
+            part.to(config.runtime.device),
+            torch.arange(len(part)),
+            [model.caption_prompt] * len(part),
+            decodings=[Decoding(top_k=1, temperature=1.0)] * len(part),
+            max_new_tokens=config.sampling.captions.max_new_tokens,
+            generators=[torch.Generator()] * len(part),  # greedy: its numbers decide nothing
+        )
+    return texts
+
+
+def _write_summary(out: Path, units: pd.DataFrame, features: dict[str, Tensor]) -> None:
+    write_table(out / statistics.UNITS, units)
+    write_weights(out / statistics.FEATURES, features)
+    write_json(out / "metrics.json", statistics.point_values(statistics.read_evaluated(out)))
+
+
+def _write_samples(out: Path, prompts: Sequence[dict[str, Any]], drawn: Drawn) -> None:
+    """Image tokens of the first image of a few prompts of each kind: (N, 1, T)."""
+    kept: dict[str, list[str]] = {}
+    for row in prompts:
+        kept.setdefault(row["kind"], []).append(row["id"])
+    ids = [key for keys in kept.values() for key in keys[:SAMPLES_PER_KIND]]
+    first = {request.id: i for i, request in enumerate(drawn.requests) if request.image == 0}
+    write_codes(out / "samples.npy", ids, drawn.codes[[first[key] for key in ids]].numpy()[:, None])
