@@ -1,0 +1,108 @@
+import pytest
+import torch
+
+from hermesflow.errors import ArtifactError, DataError
+from hermesflow.models import prompting
+from hermesflow.models.prompting import TokenIds, load_text_tokenizer, word_tokenizer
+from showo_golden import reference
+
+IDS = TokenIds(text_vocab_size=512, codebook_size=256, boundary=0)
+
+
+def test_vocabulary_is_laid_out_as_officially():
+    _, facts = reference()
+    for name, value in facts["special_token_ids"].items():
+        if name in ("<|sot|>", "<|eot|>"):
+            assert IDS.boundary == value
+        elif name == "<|pad|>":
+            assert IDS.pad == value
+        else:
+            assert IDS.special(name.strip("<|>")) == value
+    assert (IDS.first_code, IDS.mask, IDS.vocab_size) == (522, facts["mask_token_id"], 779)
+
+
+def test_vocabulary_of_the_released_model():
+    assert TokenIds(text_vocab_size=50295, codebook_size=8192, boundary=50256).vocab_size == 58498
+
+
+def test_generation_rows_are_the_official_ones():
+    tensors, _ = reference()
+    rows = tensors["t2i.input_ids"]
+    texts = [[i for i in row[:33] if i != 512][2:-1] for row in rows.tolist()]
+    prompts, padding = prompting.generation_prompts(IDS, texts, max_text_tokens=32)
+    block = prompting.image_block(IDS, torch.zeros(3, 64, dtype=torch.int64), torch.ones(3, 64, dtype=torch.bool))
+    assert torch.equal(torch.cat([prompts, block], dim=1), rows)
+    assert padding.tolist() == [0, 6, 30]
+
+
+def test_generation_prompt_is_cut_to_the_maximum_and_still_ends():
+    prompts, _ = prompting.generation_prompts(IDS, [list(range(1, 60))], max_text_tokens=32)
+    assert prompts.shape == (1, 33)
+    assert prompts[0, :3].tolist() == [517, 0, 1]
+    assert prompts[0, -2:].tolist() == [30, 0]
+
+
+def test_generation_prompt_that_just_fits_is_whole():
+    prompts, _ = prompting.generation_prompts(IDS, [list(range(1, 31))], max_text_tokens=32)
+    assert prompts[0].tolist() == [517, 0, *range(1, 31), 0]
+
+
+def test_image_block_hides_masked_codes_only():
+    codes, masked = torch.tensor([[3, 4, 5]]), torch.tensor([[False, True, False]])
+    assert prompting.image_block(IDS, codes, masked).tolist() == [[513, 525, 778, 527, 514]]
+
+
+def test_understanding_rows_are_the_official_ones():
+    tensors, _ = reference()
+    row = tensors["mmu.input_ids"]
+    prompts, _ = prompting.understanding_prompts(IDS, [row[0, 68:].tolist()])
+    images = prompting.understanding_images(IDS, row[:, 2:66] - 522)
+    assert torch.equal(torch.cat([images, prompts], dim=1), row)
+
+
+def test_understanding_texts_score_completion_and_end():
+    tokens, places, targets, scored = prompting.understanding_texts(
+        IDS, [[1, 2], [3]], [[4], [5, 6, 7]], max_text_tokens=10
+    )
+    assert tokens.tolist() == [[0, 1, 2, 4, 0, 512], [0, 3, 5, 6, 7, 0]]
+    assert scored.tolist() == [[True, True, False, False], [True] * 4]
+    assert targets[scored].tolist() == [4, 0, 5, 6, 7, 0]
+    assert places[scored].tolist() == [2, 3, 1, 2, 3, 4]
+
+
+def test_long_completion_is_cut_and_ends():
+    tokens, _, targets, scored = prompting.understanding_texts(IDS, [[1]], [list(range(2, 20))], max_text_tokens=6)
+    assert tokens.tolist() == [[0, 1, 2, 3, 4, 0]]
+    assert targets[scored].tolist() == [2, 3, 4, 0]
+
+
+def test_prompt_without_room_for_a_completion_is_refused():
+    with pytest.raises(DataError, match="shorten the question"):
+        prompting.understanding_texts(IDS, [[1, 2, 3, 4, 5]], [[6]], max_text_tokens=6)
+
+
+def test_word_tokenizer_round_trip(tmp_path):
+    tokenizer = word_tokenizer(["a", "red", "circle", ","])
+    tokenizer.save(tmp_path / "tokenizer.json")
+    loaded = load_text_tokenizer(tmp_path / "tokenizer.json", tokenizer.boundary_token)
+    for one in (tokenizer, loaded):
+        ids = one.encode(["a red circle , a circle", " red", ""])
+        assert ids == [[2, 3, 4, 5, 2, 4], [3], []]
+        assert one.decode([*ids[0], one.boundary]) == "a red circle , a circle"
+        assert (one.size, one.boundary) == (6, 0)
+
+
+def test_words_of_no_vocabulary_are_unknown_not_dropped():
+    assert word_tokenizer(["a"]).encode(["a zebra a"]) == [[2, 1, 2]]
+
+
+def test_broken_tokenizer_file_is_named(tmp_path):
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(ArtifactError, match=r"tokenizer\.json"):
+        load_text_tokenizer(tmp_path / "tokenizer.json", "x")
+
+
+def test_tokenizer_without_its_boundary_is_refused(tmp_path):
+    word_tokenizer(["a"]).save(tmp_path / "tokenizer.json")
+    with pytest.raises(DataError, match="no token"):
+        load_text_tokenizer(tmp_path / "tokenizer.json", "</s>")
