@@ -55,7 +55,7 @@ class HomologousPairs:
         iteration: self-play iteration, from 1.
 
     Raises:
-        DataError: no pairs, a pair whose caption or image is unknown, or images of different resolutions.
+        DataError: no pairs, an id that is there twice, a pair whose caption or image is unknown, or images of different resolutions.
     """
 
     def __init__(
@@ -81,8 +81,10 @@ class HomologousPairs:
                 "another resolution than training uses; sample and encode again with one config."
             )
         self.seed, self.iteration = seed, iteration
-        self._pairs = preferences[[*CAPTION_COLUMNS, *IMAGE_COLUMNS[1:]]].set_index("id", verify_integrity=True)
+        self._pairs = preferences[[*CAPTION_COLUMNS, *IMAGE_COLUMNS[1:]]].set_index("id")
         self._captions, self._codes = captions, codes
+        if not self._pairs.index.is_unique:
+            raise DataError("preferences.parquet holds an id twice; run stage prefer again.")
 
     def __len__(self) -> int:
         return len(self._pairs)

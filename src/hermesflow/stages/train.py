@@ -27,22 +27,24 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
     accelerator = new_accelerator(training, device=config.runtime.device, precision=config.runtime.precision)
     folder = layout.checkpoint(seed, checkpoint)
     parent_model = layout.checkpoint(seed, own.parent) / "model"
-    reference = folder / "preferences" / "reference.parquet"
+    reference_path = folder / "preferences" / "reference.parquet"
+    model = load_model(parent_model, device=accelerator.device)
+    pairs = load_pairs(config, layout, seed=seed, checkpoint=checkpoint)
+    reference = ReferenceTable(read_table(reference_path, ["id", "pass", *Logps._fields]))
+
     inputs = [
         layout.codes("pairs"),
         folder / "preferences" / "preferences.parquet",
-        reference,
+        reference_path,
         parent_model / "model.safetensors",
     ]
     made_with = {"training": as_plain(training), "objective": own.objective, "iteration": config.iteration(checkpoint)}
     state = StateFolder(folder / "state", task=digest_of([made_with, seed, [sha256(path) for path in inputs]]))
-
-    model = load_model(parent_model, device=accelerator.device)
     tracked = tracking.open_run(config, layout, seed, checkpoint) if accelerator.is_main_process else None
     history = train_policy(
         model,
-        load_pairs(config, layout, seed=seed, checkpoint=checkpoint),
-        ReferenceTable(read_table(reference, ["id", "pass", *Logps._fields])),
+        pairs,
+        reference,
         objective=own.objective,
         training=training,
         accelerator=accelerator,

@@ -1,0 +1,296 @@
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from hermesflow import tracking
+from hermesflow.artifacts import Layout, read_weights
+from hermesflow.config import Config
+from hermesflow.errors import ArtifactError, ConfigError, DataError, HermesflowError
+from hermesflow.homologous import HomologousPairs
+from hermesflow.models.showo import load_model
+from hermesflow.stages import prefer, reference, train
+from hermesflow.stages.reference import load_pairs
+from hermesflow.train import (
+    Logps,
+    PairLogps,
+    ReferenceTable,
+    check_training,
+    learning_rate,
+    micro_batches,
+    new_accelerator,
+    step_loss,
+)
+from pair_world import make_world, small_config, training
+
+LN2 = math.log(2)
+CHECKPOINT = "pair-1"
+
+
+@pytest.fixture(autouse=True)
+def no_tracking(monkeypatch):
+    monkeypatch.setattr(tracking, "open_run", lambda *args, **kwargs: None)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """Base model, candidates and the preferences of the checkpoints that grow from it."""
+    layout = make_world(tmp_path_factory.mktemp("world") / "results", small_config())
+    for checkpoint in (CHECKPOINT, "und-1", "gen-1"):
+        prefer.run(small_config(), layout, seed=0, checkpoint=checkpoint)
+    return layout.root
+
+
+@pytest.fixture
+def layout(world, tmp_path) -> Layout:
+    import shutil
+
+    return Layout(Path(shutil.copytree(world, tmp_path / "results")))
+
+
+def trained(config: Config, layout: Layout, checkpoint: str = CHECKPOINT) -> pd.DataFrame:
+    """Run both stages; the history."""
+    reference.run(config, layout, seed=0, checkpoint=checkpoint)
+    train.run(config, layout, seed=0, checkpoint=checkpoint)
+    return pd.read_csv(model_folder(layout, checkpoint) / "history.csv")
+
+
+def model_folder(layout: Layout, checkpoint: str = CHECKPOINT) -> Path:
+    return layout.checkpoint(0, checkpoint) / "model"
+
+
+@pytest.mark.parametrize(("checkpoint", "first_loss"), [("pair-1", 2 * LN2), ("und-1", LN2), ("gen-1", LN2)])
+def test_step_1_is_ln_2_per_term_and_then_the_loss_falls(layout, checkpoint, first_loss):
+    history = trained(small_config(steps=30, learning_rate=3e-3), layout, checkpoint)
+    first = history.iloc[0]
+    assert first["loss"] == pytest.approx(first_loss, abs=1e-6)
+    assert first["loss/t2i"] == pytest.approx(LN2, abs=1e-6)
+    assert first["loss/mmu"] == pytest.approx(LN2, abs=1e-6)
+    assert first["rewards/margins/t2i"] == first["rewards/margins/mmu"] == 0.0
+    assert history["step"].tolist() == list(range(1, 31))
+    assert history["loss"].iloc[-3:].mean() < 0.7 * first_loss
+    if checkpoint != "gen-1":
+        assert history["rewards/accuracies/mmu"].iloc[-1] == 1.0
+    if checkpoint != "und-1":
+        assert history["rewards/margins/t2i"].iloc[-1] > 0.3
+
+
+def test_weights_move_and_the_parent_stays(layout):
+    parent = layout.checkpoint(0, "base") / "model" / "model.safetensors"
+    before = parent.read_bytes()
+    trained(small_config(), layout)
+    assert parent.read_bytes() == before
+    own, base = read_weights(model_folder(layout) / "model.safetensors"), read_weights(parent)
+    assert own.keys() == base.keys()
+    assert not torch.equal(own["showo.lm_head.weight"], base["showo.lm_head.weight"])
+    load_model(model_folder(layout), device="cpu")
+
+
+def test_same_seed_twice_is_byte_identical_and_no_state_is_left(layout, tmp_path):
+    for name in ("first", "second"):
+        trained(small_config(), layout)
+        assert not (layout.checkpoint(0, CHECKPOINT) / "state").exists()
+        model_folder(layout).rename(tmp_path / name)
+    for file in (tmp_path / "first").iterdir():
+        assert file.read_bytes() == (tmp_path / "second" / file.name).read_bytes(), file.name
+
+
+def test_accumulated_micro_batches_equal_one_batch(layout, tmp_path):
+    whole = trained(small_config(), layout)
+    weights = read_weights(model_folder(layout) / "model.safetensors")
+    parts = trained(small_config(gradient_accumulation=2), layout)
+    assert torch.allclose(
+        read_weights(model_folder(layout) / "model.safetensors")["showo.lm_head.weight"],
+        weights["showo.lm_head.weight"],
+        atol=1e-4,
+    )
+    pd.testing.assert_frame_equal(whole, parts, atol=1e-3, rtol=1e-2)
+
+
+def test_two_processes_equal_one(layout):
+    alone = trained(small_config(), layout)
+    script = (
+        "import sys; from pathlib import Path; from pair_world import small_config\n"
+        "from hermesflow import tracking; tracking.open_run = lambda *a, **k: None\n"
+        "from hermesflow.artifacts import Layout; from hermesflow.stages import reference, train\n"
+        "for stage in (reference, train):\n"
+        f"    stage.run(small_config(), Layout(Path({str(layout.root)!r})), seed=0, checkpoint='{CHECKPOINT}')\n"
+    )
+    program = layout.root / "program.py"
+    program.write_text(script)
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", str(program)]
+    done = subprocess.run(launch, env=subprocess_environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    both = pd.read_csv(model_folder(layout) / "history.csv")
+    pd.testing.assert_frame_equal(alone, both, atol=1e-3, rtol=1e-2)
+
+
+def subprocess_environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+
+
+def test_state_of_another_task_is_not_resumed(layout, monkeypatch):
+    class Killed(Exception): ...
+
+    def kill(history: dict[str, float], step: int) -> None:
+        if step == 5:
+            raise Killed
+
+    class Tracked:
+        def log(self, metrics, step):
+            kill(metrics, step)
+
+    config = small_config()
+    reference.run(config, layout, seed=0, checkpoint=CHECKPOINT)
+    monkeypatch.setattr(tracking, "open_run", lambda *args, **kwargs: Tracked())
+    with pytest.raises(Killed):
+        train.run(config, layout, seed=0, checkpoint=CHECKPOINT)
+    states = layout.checkpoint(0, CHECKPOINT) / "state"
+    assert [p.name for p in states.iterdir()] == ["step-00000004"]
+    (states / "unfinished-00000006").mkdir()  # killed while writing
+    monkeypatch.setattr(tracking, "open_run", lambda *args, **kwargs: None)
+    other = small_config(beta=0.3)
+    train.run(other, layout, seed=0, checkpoint=CHECKPOINT)
+    resumed = (model_folder(layout) / "model.safetensors").read_bytes()
+    train.run(other, layout, seed=0, checkpoint=CHECKPOINT)
+    assert (model_folder(layout) / "model.safetensors").read_bytes() == resumed
+
+
+def test_reference_of_another_training_is_refused(layout):
+    reference.run(small_config(steps=3), layout, seed=0, checkpoint=CHECKPOINT)
+    with pytest.raises(DataError, match="run stage reference again"):
+        train.run(small_config(steps=6), layout, seed=0, checkpoint=CHECKPOINT)
+
+
+def test_missing_inputs_are_named(layout):
+    with pytest.raises(ArtifactError, match=r"reference\.parquet"):
+        train.run(small_config(), layout, seed=0, checkpoint=CHECKPOINT)
+
+
+def test_a_loss_that_is_no_number_stops_the_training(layout):
+    reference.run(small_config(), layout, seed=0, checkpoint=CHECKPOINT)
+    path = layout.checkpoint(0, CHECKPOINT) / "preferences" / "reference.parquet"
+    pd.read_parquet(path).assign(chosen_image=float("nan")).to_parquet(path)
+    with pytest.raises(HermesflowError, match="step 1 is not a number"):
+        train.run(small_config(), layout, seed=0, checkpoint=CHECKPOINT)
+
+
+def test_order_is_a_new_permutation_in_every_pass_and_wraps_inside_a_batch(layout):
+    pairs = load_pairs(small_config(), layout, seed=0, checkpoint=CHECKPOINT)
+    n = len(pairs)
+    rows = pairs.rows(3 * n - 2)
+    assert len(rows) == 3 * n - 2
+    assert rows[: n + 2] == pairs.rows(n + 2)  # a longer training starts like a shorter one
+    passes = [[i for i, p in rows if p == k] for k in range(3)]
+    assert sorted(passes[0]) == sorted(passes[1]) == sorted(pairs.pass_order(2))
+    assert passes[0] != passes[1] and len(passes[2]) == n - 2
+
+
+def test_order_does_not_depend_on_the_order_of_the_files(layout):
+    path = layout.checkpoint(0, CHECKPOINT) / "preferences" / "preferences.parquet"
+    before = load_pairs(small_config(), layout, seed=0, checkpoint=CHECKPOINT).rows(10)
+    pd.read_parquet(path)[::-1].to_parquet(path)
+    assert load_pairs(small_config(), layout, seed=0, checkpoint=CHECKPOINT).rows(10) == before
+    assert load_pairs(small_config(), layout, seed=0, checkpoint="und-1").rows(10) == before
+    other = HomologousPairs(pd.read_parquet(path), **_sources(layout), seed=1, iteration=1)
+    assert other.rows(10) != before
+
+
+def _sources(layout: Layout) -> dict:
+    pairs = load_pairs(small_config(), layout, seed=0, checkpoint=CHECKPOINT)
+    return {"captions": pairs._captions, "codes": pairs._codes}
+
+
+def test_processes_and_micro_batches_cut_a_step_without_rest():
+    class Process:
+        num_processes = 2
+
+        def __init__(self, process_index):
+            self.process_index = process_index
+
+    rows = [(f"p{k}", 0) for k in range(24)]
+    settings = training(batch_size=8, gradient_accumulation=2)
+    shares = [[list(m) for m in micro_batches(rows, 2, settings, Process(k))] for k in range(2)]
+    assert [len(share) for share in shares] == [2, 2]
+    assert shares[0][0] + shares[1][0] + shares[0][1] + shares[1][1] == rows[8:16]
+
+
+def test_learning_rate_warms_up_and_falls_along_a_cosine():
+    settings = training(steps=100, warmup_steps=9, learning_rate=1.0)
+    rates = [learning_rate(step, settings) for step in range(1, 101)]
+    assert rates[:9] == pytest.approx([k / 10 for k in range(1, 10)])
+    assert rates[9] == max(rates) == 1.0
+    assert rates[9:] == sorted(rates[9:], reverse=True)
+    assert 0 < rates[-1] < 0.001
+
+
+def test_batches_that_cannot_be_divided_are_refused():
+    check_training(training(batch_size=8, gradient_accumulation=2), processes=2)
+    with pytest.raises(ConfigError, match="multiple of 6"):
+        check_training(training(batch_size=8, gradient_accumulation=3), processes=2)
+
+
+def test_metrics_are_per_pair_and_carry_no_gradient():
+    policy = Logps(*(torch.tensor([-1.0, -2.0], requires_grad=True) for _ in range(4)))
+    frozen = Logps(*(torch.tensor([-2.0, -2.0]), torch.tensor([-1.0, -3.0])) * 2)
+    loss, metrics = step_loss(policy, frozen, objective="pair", training=training())
+    assert loss.shape == (2,) and loss.requires_grad
+    assert all(values.shape == (2,) and not values.requires_grad for values in metrics.values())
+    assert metrics["rewards/chosen/mmu"].tolist() == pytest.approx([0.2, 0.0])
+    assert metrics["rewards/rejected/mmu"].tolist() == pytest.approx([0.0, 0.2])
+    assert metrics["rewards/margins/t2i"].tolist() == pytest.approx([0.2, -0.2])
+    assert metrics["rewards/accuracies/t2i"].tolist() == [1.0, 0.0]
+
+
+def test_untrained_skill_is_scored_without_gradient(layout):
+    pairs = load_pairs(small_config(), layout, seed=0, checkpoint=CHECKPOINT)
+    model = load_model(layout.checkpoint(0, "base") / "model", device="cpu")
+    batch = pairs.batch(pairs.rows(2), device="cpu")
+    for objective, learns in (("pair", (True, True)), ("understanding", (True, False)), ("generation", (False, True))):
+        logps = PairLogps(model, objective)(batch)
+        assert (logps.chosen_caption.requires_grad, logps.rejected_image.requires_grad) == learns
+
+
+def test_reference_is_joined_by_id_and_pass():
+    table = pd.DataFrame([("a", 0, -1.0, -2.0, -3.0, -4.0), ("a", 1, -1.0, -2.0, -5.0, -6.0)])
+    table.columns = ["id", "pass", *Logps._fields]
+    own = ReferenceTable(table[::-1])
+    assert [x.item() for x in own.of([("a", 1)], torch.device("cpu"))] == [-1.0, -2.0, -5.0, -6.0]
+    with pytest.raises(DataError, match="pass 2"):
+        own.of([("a", 2)], torch.device("cpu"))
+
+
+def test_accelerator_refuses_what_cannot_be_meant():
+    with pytest.raises(ConfigError, match="multiple of 3"):
+        new_accelerator(training(gradient_accumulation=3), device="cpu", precision="no")
+
+
+def test_bf16_reference_agrees_with_the_policy_too(layout):
+    config = small_config()
+    config = replace(config, runtime=replace(config.runtime, precision="bf16"))
+    from accelerate.state import AcceleratorState, GradientState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    try:
+        first = trained(config, layout).iloc[0]
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+    assert first["loss"] == pytest.approx(2 * LN2, abs=1e-6)
