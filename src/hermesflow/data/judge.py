@@ -23,7 +23,9 @@ MIN_AREA = 0.06
 MIN_IOU = 0.6
 """Overlap with the best template below which a shape is unreadable."""
 MIN_PURITY = 0.6
-"""Share of an object's pixels that must agree on its colour."""
+"""Share of an object's weight that must agree on its colour."""
+COLOR_SPREAD = 40.0
+"""Distance in RGB at which a pixel's vote on its object's colour has fallen to 0.6: blurred edges hardly vote."""
 
 _LOOKS = tuple((shape, size) for shape in SHAPES for size in SIZES)
 _SHIFTS = tuple((dy, dx) for dy in (0, -1, 1) for dx in (0, -1, 1))
@@ -52,14 +54,15 @@ def read_images(images: np.ndarray, *, batch: int = 512) -> list[Scene]:
 
 
 def _read(images: np.ndarray) -> list[Scene]:
-    labels = _nearest_color(images)
+    labels, distances = _nearest_color(images)
     labels[_specks(labels >= 0, images.shape[1] // 2)] = -1
     cells = _split_cells(labels)  # (N, 4, cell, cell)
     shapes, overlaps = _match(cells >= 0)
-    counts = np.stack([(cells == color).sum((2, 3)) for color in range(len(COLORS))], axis=-1)  # (N, 4, colours)
-    areas = counts.sum(-1)
-    purity = counts.max(-1) / np.maximum(areas, 1)
-    names, colors = tuple(COLORS), counts.argmax(-1)
+    weights = np.exp(-0.5 * _split_cells(distances) / COLOR_SPREAD**2)
+    votes = _votes(cells, weights)  # (N, 4, colours)
+    areas = (cells >= 0).sum((2, 3))
+    purity = votes.max(-1) / np.maximum(votes.sum(-1), 1e-9)
+    names, colors = tuple(COLORS), votes.argmax(-1)
     scenes = []
     for n in range(len(images)):
         things = []
@@ -72,15 +75,25 @@ def _read(images: np.ndarray) -> list[Scene]:
     return scenes
 
 
-def _nearest_color(images: np.ndarray) -> np.ndarray:
-    """Index into the palette of every pixel, -1 for ground: (N, H, W) int8."""
+def _nearest_color(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Index into the palette (-1 for ground) and squared distance to it of every pixel: two (N, H, W) arrays."""
     pixels = images.reshape(-1, 3).astype(np.float32)
     palette = np.array([*COLORS.values(), GROUND], dtype=np.float32)
     # |p - c|^2 without the |p|^2 that all candidates share
-    distance = pixels @ (-2 * palette.T) + (palette**2).sum(1)
-    nearest = distance.argmin(1).astype(np.int8)
+    partial = pixels @ (-2 * palette.T) + (palette**2).sum(1)
+    nearest = partial.argmin(1)
+    squared = np.take_along_axis(partial, nearest[:, None], 1)[:, 0] + (pixels**2).sum(1)
     nearest[nearest == len(COLORS)] = -1
-    return nearest.reshape(images.shape[:3])
+    return nearest.astype(np.int8).reshape(images.shape[:3]), squared.reshape(images.shape[:3])
+
+
+def _votes(cells: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weight of every palette colour in every cell: (N, 4, cell, cell) twice to (N, 4, colours)."""
+    where = np.flatnonzero(cells >= 0)
+    owner = where // cells[0, 0].size
+    ballots = owner * len(COLORS) + cells.ravel()[where]
+    total = np.bincount(ballots, weights=weights.ravel()[where], minlength=cells.shape[0] * 4 * len(COLORS))
+    return total.reshape(cells.shape[0], 4, len(COLORS))
 
 
 def _specks(foreground: np.ndarray, cell: int) -> np.ndarray:
