@@ -83,7 +83,8 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
     answers, captions = _understand(config, model, real)
     asked = _ask_gap(config, model, held_out, drawn)
     extractor = clip.load_clip(layout.clip, device=config.runtime.device)
-    faithful, features = _fidelity(extractor, [*held_out.rows, *real.rows], real, held_out, drawn)
+    compared = [*held_out.rows, *real.rows][: config.evaluation.fid_images]
+    faithful, features = _fidelity(extractor, compared, real, held_out, drawn)
     kinds = {row["id"]: row["kind"] for row in prompts}
     images, dense = _grade_prompts(kinds, drawn)
     out = folder / "evaluation"

@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+
+from hermesflow.data.microworld import Question, Scene, SceneObject
+from hermesflow.errors import DataError
+from hermesflow.evaluation.gap import Asked, gap_table, gap_units
+from hermesflow.evaluation.statistics import Evaluated, point_values
+
+REAL = Scene((SceneObject("circle", "red", "large", 0),))
+WRONG_COLOR = Scene((SceneObject("circle", "blue", "large", 0),))
+EMPTY = Scene(())
+COLOR = Question("what color is the circle ?", ("red", "blue", "green"), "red", "color")
+SHAPE = Question("what shape is the object ?", ("circle", "square"), "circle", "shape")
+THERE = Question("is there a red circle ?", ("yes", "no"), "yes", "existence")
+
+
+def values(table):
+    return point_values(Evaluated(gap_units(table), np.zeros((0, 1)), np.zeros((0, 1))))
+
+
+def graded(free, nearest, drawn):
+    asked = [Asked("a", q) for q in (COLOR, SHAPE, THERE)]
+    return gap_table(asked, free=free, nearest=nearest, real={"a": REAL}, drawn={"a": drawn})
+
+
+def test_both_protocols_by_hand():
+    # "reddish" is nearest to "red": right by the paper's protocol, not what the judge reads off the image
+    table = graded(["reddish", "circle", "no"], ["red", "circle", "no"], WRONG_COLOR)
+    found = values(table)
+    assert found["gap/paper/understanding"] == pytest.approx(2 / 3)
+    assert found["gap/same-judge/understanding"] == pytest.approx(1 / 3)
+    assert (
+        found["gap/paper/generation"] == found["gap/same-judge/generation"] == pytest.approx(1 / 3)
+    )  # the shape alone
+    assert found["gap/paper/gap"] == pytest.approx(1 / 3)
+    assert found["gap/same-judge/gap"] == pytest.approx(0)
+
+
+def test_what_the_judge_cannot_tell_is_wrong():
+    table = graded(["red", "circle", "yes"], ["red", "circle", "yes"], EMPTY)
+    assert list(table["judge_drawn"].isna()) == [True, True, False]
+    assert values(table)["gap/paper/generation"] == 0
+    assert values(table)["gap/same-judge/understanding"] == 1
+
+
+def test_a_perfect_model_has_no_gap():
+    found = values(graded(["red", "circle", "yes"], ["red", "circle", "yes"], REAL))
+    assert found["gap/paper/gap"] == found["gap/same-judge/gap"] == 0
+    assert found["gap/paper/generation"] == 1
+
+
+def test_pairs_are_joined_by_id_and_resampled_whole():
+    asked = [Asked("b", COLOR), Asked("a", COLOR), Asked("b", SHAPE)]
+    table = gap_table(
+        asked, free=["red"] * 3, nearest=["red"] * 3, real={"a": REAL, "b": REAL}, drawn={"a": REAL, "b": EMPTY}
+    )
+    units = gap_units(table)
+    generation = units[units["metric"] == "gap/paper/generation"].set_index("id")
+    assert generation.loc["a", ["numerator", "denominator"]].tolist() == [1, 1]
+    assert generation.loc["b", ["numerator", "denominator"]].tolist() == [0, 2]
+
+
+def test_a_question_the_judge_has_no_rule_for_is_named():
+    asked = [Asked("pair-7", Question("why ?", ("a", "b"), "a", "shape"))]
+    with pytest.raises(DataError, match=r"pair-7.*why \?"):
+        gap_table(asked, free=["a"], nearest=["a"], real={"pair-7": REAL}, drawn={"pair-7": REAL})
