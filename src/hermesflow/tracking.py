@@ -85,8 +85,8 @@ class Run:
 def open_run(config: Config, layout: Layout, seed: int, checkpoint: str | None) -> Run:
     """The run of one checkpoint of one seed, or with None the seed's own; made if it is not there."""
     try:
-        client = _client(layout)
         with _creating(layout):
+            client = _client(layout)
             run_id = _seed_run(client, config, seed)
             if checkpoint is not None:
                 run_id = _checkpoint_run(client, config, seed, checkpoint, run_id)
@@ -181,7 +181,12 @@ def _find_or_create(client: Any, config: Config, name: str, tags: dict[str, str]
     found = client.search_runs([experiment_id], filter_string=wanted, max_results=1)
     if found:
         return str(found[0].info.run_id)
-    every = {**tags, **more, "hermesflow.config": digest_of(as_plain(config)), "mlflow.source.git.commit": git_revision()}
+    every = {
+        **tags,
+        **more,
+        "hermesflow.config": digest_of(as_plain(config)),
+        "mlflow.source.git.commit": git_revision(),
+    }
     return str(client.create_run(experiment_id, tags=every, run_name=name).info.run_id)
 
 

@@ -1,0 +1,71 @@
+# Every target makes its own environment first (.venv). `VENV=/path make test` uses another one.
+VENV ?= .venv
+BIN := $(abspath $(VENV))/bin
+PYTHON ?= python3
+CONFIG ?= config/micro.yaml
+NAME = $(shell sed -n 's/^name: *//p' $(CONFIG))
+RUN = PATH="$(BIN):$$PATH" MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true
+SEEDS ?= 0,1,2
+
+.PHONY: help setup demo smoke paper report ui test lint bench dvc restore
+
+help:
+	@echo "make demo     set up, run the whole paper at micro scale, write results/micro/report.html"
+	@echo "make smoke    the whole DAG on tiny sizes"
+	@echo "make paper    seeds $(SEEDS), then docs/results/micro/"
+	@echo "make ui       MLflow on the runs        make report   the HTML report again"
+	@echo "make test     set up and run the tests  make lint     style and types"
+	@echo "make bench    time the hot paths        make dvc      regenerate dvc.yaml, schema, config/README.md"
+	@echo "make restore  results of the current config from DVC's cache"
+
+setup: $(VENV)/.installed
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+demo: setup
+	$(RUN) workflow/run --configfile $(CONFIG)
+	@$(MAKE) --no-print-directory report CONFIG=$(CONFIG)
+	@echo && cat results/$(NAME)/report/answer.md
+	@echo && echo "Tables and figures: results/$(NAME)/report/. Everything in one page: results/$(NAME)/report.html."
+	@echo "Training curves and preference samples: make ui."
+
+smoke: setup
+	$(RUN) workflow/run --configfile config/smoke.yaml
+
+paper: setup
+	$(RUN) workflow/run --configfile $(CONFIG) --config "seeds=[$(SEEDS)]"
+	$(RUN) snakemake --quiet all --configfile $(CONFIG) --config "seeds=[$(SEEDS)]" --report results/$(NAME)/report.html
+	$(RUN) python -m hermesflow publish --config $(CONFIG)
+	@echo "Committed copies: docs/results/$(NAME)/."
+
+report: setup
+	$(RUN) snakemake --quiet all --configfile $(CONFIG) --report results/$(NAME)/report.html
+
+ui: setup
+	$(RUN) mlflow ui --backend-store-uri sqlite:///results/mlflow.db
+
+test: $(VENV)/.installed-dev
+	$(RUN) OMP_NUM_THREADS=1 python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) snakefmt --check Snakefile workflow
+	$(RUN) mypy
+
+dvc: setup
+	$(RUN) python -m hermesflow schema > workflow/schemas/config.schema.json
+	$(RUN) python -m hermesflow schema --markdown > config/README.md
+	$(RUN) python -m hermesflow dvc --config config/micro.yaml
+
+# Snakemake forgets what DVC brings back: touching says it is current, so only after DVC has said so.
+restore: setup
+	$(RUN) dvc checkout
+	$(RUN) dvc status --quiet || { echo "Not all results of this config are in DVC's cache: run make demo." >&2; exit 1; }
+	$(RUN) snakemake --quiet all --configfile $(CONFIG) --touch --forceall

@@ -1,0 +1,81 @@
+# Homologous pairs, the image tokenizer, the image tokens of real images.
+SPLITS = ("base", "pairs", "gap", "understanding", "prompts")
+ENCODED = ("base", "pairs", "gap", "understanding")
+
+
+rule data:
+    output:
+        expand("{root}/data/{split}.parquet", root=ROOT, split=SPLITS),
+        f"{ROOT}/data/rejected.csv",
+        f"{ROOT}/data/manifest.json",
+    log:
+        f"{ROOT}/logs/data.log",
+    benchmark:
+        f"{ROOT}/benchmarks/data.tsv"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=60,
+        gpu=0,
+    params:
+        settings=settings("data"),
+        code=code("data"),
+    message:
+        "Homologous pairs of every split"
+    shell:
+        "{STEP} data --config {CONFIG_FILE} --threads {threads} 2>&1 | tee {log}"
+
+
+rule tokenizer:
+    input:
+        f"{ROOT}/data/base.parquet",
+    output:
+        f"{ROOT}/tokenizer/model.safetensors",
+        f"{ROOT}/tokenizer/config.json",
+        f"{ROOT}/tokenizer/history.csv",
+        f"{ROOT}/tokenizer/manifest.json",
+    log:
+        f"{ROOT}/logs/tokenizer.log",
+    benchmark:
+        f"{ROOT}/benchmarks/tokenizer.tsv"
+    threads: CONFIG.runtime.pretrain_threads
+    resources:
+        mem_mb=4000,
+        runtime=240,
+        gpu=GPU,
+    params:
+        settings=settings("tokenizer"),
+        code=code("tokenizer"),
+    message:
+        "Train the image tokenizer"
+    shell:
+        "{STEP} tokenizer --config {CONFIG_FILE} --threads {threads} 2>&1 | tee {log}"
+
+
+rule encode:
+    input:
+        expand("{root}/data/{split}.parquet", root=ROOT, split=ENCODED),
+        multiext(f"{ROOT}/tokenizer/", "model.safetensors", "config.json"),
+    output:
+        expand(
+            "{root}/codes/{split}.{suffix}",
+            root=ROOT,
+            split=ENCODED,
+            suffix=("npy", "json"),
+        ),
+    log:
+        f"{ROOT}/logs/encode.log",
+    benchmark:
+        f"{ROOT}/benchmarks/encode.tsv"
+    threads: CONFIG.runtime.pretrain_threads
+    resources:
+        mem_mb=4000,
+        runtime=120,
+        gpu=GPU,
+    params:
+        settings=settings("encode"),
+        code=code("encode"),
+    message:
+        "Image tokens of the real images"
+    shell:
+        "{STEP} encode --config {CONFIG_FILE} --threads {threads} 2>&1 | tee {log}"

@@ -1,0 +1,58 @@
+# All benchmarks of one checkpoint (one row per item: the raw material of every interval), and how good the judge is.
+rule evaluate:
+    input:
+        data=expand(
+            "{root}/data/{split}.parquet",
+            root=ROOT,
+            split=("gap", "understanding", "prompts"),
+        ),
+        codes=[tokens(f"{ROOT}/codes/{split}") for split in ("gap", "understanding")],
+        tokenizer=multiext(f"{ROOT}/tokenizer/", "model.safetensors", "config.json"),
+        clip=multiext(f"{ROOT}/clip/", "model.safetensors", "config.json"),
+        model=model(NODE),
+    output:
+        f"{NODE}/evaluation/units.parquet",
+        f"{NODE}/evaluation/features.safetensors",
+        f"{NODE}/evaluation/metrics.json",
+        tokens(f"{NODE}/evaluation/samples"),
+        f"{NODE}/evaluation/manifest.json",
+    log:
+        f"{ROOT}/logs/evaluate-seed{{seed}}-{{checkpoint}}.log",
+    benchmark:
+        f"{ROOT}/benchmarks/evaluate-seed{{seed}}-{{checkpoint}}.tsv"
+    threads: CONFIG.runtime.shard_threads
+    resources:
+        mem_mb=4000,
+        runtime=480,
+        gpu=GPU,
+    params:
+        settings=settings("evaluate"),
+        code=code("evaluate"),
+    message:
+        "Benchmarks of {wildcards.checkpoint} (seed {wildcards.seed})"
+    shell:
+        "{STEP} evaluate " + JOB + " 2>&1 | tee {log}"
+
+
+rule judge:
+    input:
+        f"{ROOT}/data/gap.parquet",
+        multiext(f"{ROOT}/tokenizer/", "model.safetensors", "config.json"),
+    output:
+        f"{ROOT}/judge/judge.json",
+    log:
+        f"{ROOT}/logs/judge.log",
+    benchmark:
+        f"{ROOT}/benchmarks/judge.tsv"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=60,
+        gpu=0,
+    params:
+        settings=settings("judge"),
+        code=code("judge"),
+    message:
+        "Accuracy of the independent judge"
+    shell:
+        "{STEP} judge --config {CONFIG_FILE} --threads {threads} 2>&1 | tee {log}"

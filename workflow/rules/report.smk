@@ -1,0 +1,85 @@
+# The paper's tables and figures, and the answer. `snakemake --report` shows those marked with report().
+REPORT = f"{ROOT}/report"
+CAPTIONS = "../report/"
+PAPER_TABLES = (
+    "table1_understanding",
+    "table2_generation",
+    "table3_fidelity",
+    "table4_gap",
+    "table5_ablation",
+)
+TRUST_TABLES = (
+    "table_agreement",
+    "table_judge",
+    "table_preferences",
+    "table_rejected",
+    "statistics",
+)
+FIGURES = (
+    "fig2b_gap",
+    "fig4_samples",
+    "fig6_candidates",
+    "training_curves",
+    "preference_examples",
+)
+
+
+def shown(path, category):
+    """A file that `snakemake --report` shows with its caption."""
+    return report(path, caption=f"{CAPTIONS}{Path(path).stem}.rst", category=category)
+
+
+def tables(names, suffixes, category):
+    """Files of some tables; the CSV ones are shown."""
+    files = [shown(f"{REPORT}/tables/{name}.csv", category) for name in names]
+    return files + [f"{REPORT}/tables/{name}.{suffix}" for name in names for suffix in suffixes]
+
+
+def of_all(checkpoints, *names):
+    """The same files of several checkpoints, all seeds."""
+    return [f"{ROOT}/seed{seed}/{c}/{name}" for seed in SEEDS for c in checkpoints for name in names]
+
+
+rule report:
+    input:
+        rejected=f"{ROOT}/data/rejected.csv",
+        pairs=f"{ROOT}/data/pairs.parquet",
+        prompts=f"{ROOT}/data/prompts.parquet",
+        judge=f"{ROOT}/judge/judge.json",
+        tokenizer=multiext(f"{ROOT}/tokenizer/", "model.safetensors", "config.json"),
+        agreement=of_all([BASE], "scores/agreement.json"),
+        preferences=of_all(
+            CONFIG.checkpoints,
+            "preferences/preferences.parquet",
+            "preferences/counts.json",
+        ),
+        histories=of_all(CONFIG.checkpoints, "model/history.csv"),
+        evaluations=of_all(
+            CHECKPOINTS,
+            *("evaluation/units.parquet", "evaluation/features.safetensors"),
+            *("evaluation/samples.npy", "evaluation/samples.json"),
+        ),
+        quoted=expand("config/paper_tables/{table}.csv", table=PAPER_TABLES),
+    output:
+        tables(PAPER_TABLES, ("md", "tex"), "Tables"),
+        tables(TRUST_TABLES, ("md",), "Trust"),
+        [shown(f"{REPORT}/figures/{name}.png", "Figures") for name in FIGURES],
+        shown(f"{REPORT}/answer.md", "Answer"),
+        f"{REPORT}/summary.json",
+    log:
+        f"{ROOT}/logs/report.log",
+    benchmark:
+        f"{ROOT}/benchmarks/report.tsv"
+    threads: 1
+    resources:
+        mem_mb=3000,
+        runtime=60,
+        gpu=0,
+    params:
+        settings=settings("report"),
+        code=code("report"),
+        seeds=SEEDS,
+    message:
+        "Tables, figures and the answer"
+    shell:
+        "{STEP} report --config {CONFIG_FILE} --seeds {params.seeds} --threads {threads} 2>&1 | tee {log}"

@@ -1,0 +1,56 @@
+# Candidates of a checkpoint: sampled in shards, gathered into one artifact.
+rule sample:
+    input:
+        pairs=f"{ROOT}/data/pairs.parquet",
+        codes=tokens(f"{ROOT}/codes/pairs"),
+        model=model(NODE),
+    output:
+        captions=f"{NODE}/candidates/{SHARD}/captions.parquet",
+        images=tokens(f"{NODE}/candidates/{SHARD}/images"),
+    log:
+        f"{ROOT}/logs/sample-seed{{seed}}-{{checkpoint}}-{{shard}}-of-{{shards}}.log",
+    benchmark:
+        f"{ROOT}/benchmarks/sample-seed{{seed}}-{{checkpoint}}-{{shard}}-of-{{shards}}.tsv"
+    threads: CONFIG.runtime.shard_threads
+    resources:
+        mem_mb=3000,
+        runtime=480,
+        gpu=GPU,
+    params:
+        settings=settings("sample"),
+        code=code("sample"),
+    message:
+        "Sample candidates from {wildcards.checkpoint} (seed {wildcards.seed}), shard {wildcards.shard}"
+    shell:
+        "{STEP} sample " + JOB + " --shard {wildcards.shard} --shards {wildcards.shards} 2>&1 | tee {log}"
+
+
+rule gather_candidates:
+    input:
+        shards_of(f"{NODE}/candidates/{SHARD}/captions.parquet"),
+        shards_of(f"{NODE}/candidates/{SHARD}/images.npy"),
+        shards_of(f"{NODE}/candidates/{SHARD}/images.json"),
+        pairs=f"{ROOT}/data/pairs.parquet",
+        codes=tokens(f"{ROOT}/codes/pairs"),
+        model=model(NODE),
+    output:
+        f"{NODE}/candidates/captions.parquet",
+        f"{NODE}/candidates/images.npy",
+        f"{NODE}/candidates/images.json",
+        f"{NODE}/candidates/manifest.json",
+    log:
+        f"{ROOT}/logs/gather_candidates-seed{{seed}}-{{checkpoint}}.log",
+    benchmark:
+        f"{ROOT}/benchmarks/gather_candidates-seed{{seed}}-{{checkpoint}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+        gpu=0,
+    params:
+        settings=settings("gather_candidates"),
+        code=code("gather_candidates"),
+    message:
+        "Join the candidates of {wildcards.checkpoint} (seed {wildcards.seed})"
+    shell:
+        "{STEP} gather_candidates " + JOB + " --shards {SHARDS} 2>&1 | tee {log}"

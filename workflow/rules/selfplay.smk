@@ -1,0 +1,66 @@
+# The self-play chain: a checkpoint's preferences come from its parent's candidates and, from the second iteration
+# on, from its parent's own preferences (Eq. 10).
+def previous_preferences(wildcards):
+    """The preferences the parent was trained on; base has none."""
+    if CONFIG.checkpoints[wildcards.checkpoint].parent == BASE:
+        return []
+    return multiext(f"{parent(wildcards)}/preferences/", "captions.parquet", "images.parquet")
+
+
+rule prefer:
+    input:
+        captions=lambda w: f"{parent(w)}/candidates/captions.parquet",
+        images=lambda w: tokens(f"{parent(w)}/candidates/images"),
+        scores=lambda w: multiext(f"{parent(w)}/scores/", "captions.parquet", "images.parquet"),
+        previous=previous_preferences,
+    output:
+        multiext(
+            f"{NODE}/preferences/",
+            "preferences.parquet",
+            "captions.parquet",
+            "images.parquet",
+        ),
+        f"{NODE}/preferences/counts.json",
+        f"{NODE}/preferences/manifest.json",
+    log:
+        f"{ROOT}/logs/prefer-seed{{seed}}-{{checkpoint}}.log",
+    benchmark:
+        f"{ROOT}/benchmarks/prefer-seed{{seed}}-{{checkpoint}}.tsv"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+        gpu=0,
+    params:
+        settings=settings("prefer"),
+        code=code("prefer"),
+    message:
+        "Chosen and rejected pairs for {wildcards.checkpoint} (seed {wildcards.seed})"
+    shell:
+        "{STEP} prefer " + JOB + " 2>&1 | tee {log}"
+
+
+rule reference:
+    input:
+        preferences=f"{NODE}/preferences/preferences.parquet",
+        pairs=f"{ROOT}/data/pairs.parquet",
+        codes=tokens(f"{ROOT}/codes/pairs"),
+        model=lambda w: model(parent(w)),
+    output:
+        f"{NODE}/preferences/reference.parquet",
+    log:
+        f"{ROOT}/logs/reference-seed{{seed}}-{{checkpoint}}.log",
+    benchmark:
+        f"{ROOT}/benchmarks/reference-seed{{seed}}-{{checkpoint}}.tsv"
+    threads: CONFIG.runtime.train_threads
+    resources:
+        mem_mb=4000,
+        runtime=240,
+        gpu=GPU,
+    params:
+        settings=settings("reference"),
+        code=code("reference"),
+    message:
+        "Reference log-probs for {wildcards.checkpoint} (seed {wildcards.seed})"
+    shell:
+        "{STEP} reference " + JOB + " 2>&1 | tee {log}"

@@ -1,0 +1,30 @@
+# Pair-DPO: one checkpoint from its parent.
+rule train:
+    input:
+        preferences=f"{NODE}/preferences/preferences.parquet",
+        reference=f"{NODE}/preferences/reference.parquet",
+        pairs=f"{ROOT}/data/pairs.parquet",
+        codes=tokens(f"{ROOT}/codes/pairs"),
+        model=lambda w: model(parent(w)),
+    output:
+        model(NODE),
+        f"{NODE}/model/history.csv",
+        f"{NODE}/model/manifest.json",
+    log:
+        f"{ROOT}/logs/train-seed{{seed}}-{{checkpoint}}.log",
+    benchmark:
+        f"{ROOT}/benchmarks/train-seed{{seed}}-{{checkpoint}}.tsv"
+    wildcard_constraints:
+        checkpoint="|".join(CONFIG.checkpoints),
+    threads: CONFIG.runtime.train_threads
+    resources:
+        mem_mb=4000,
+        runtime=720,
+        gpu=GPU,
+    params:
+        settings=settings("train"),
+        code=code("train"),
+    message:
+        "Pair-DPO: train {wildcards.checkpoint} (seed {wildcards.seed})"
+    shell:
+        "{STEP} train " + JOB + " 2>&1 | tee {log}"
