@@ -1,0 +1,100 @@
+"""The DPO terms of the official code, where it does what it means to do (`fixed` in the goldens).
+
+Two things differ from training here and are rebuilt below from lower-level functions: the official image term also
+scores the two boundary tokens, and the official code sums over the batch before the sigmoid.
+"""
+
+import pytest
+import torch
+
+from hermesflow.logps import sequence_logps
+from hermesflow.losses import dpo_loss
+from showo_golden import golden_model, reference
+
+SOI = 33  # column of <|soi|> in a recorded image row
+SIZES = (1, 2)
+
+
+@pytest.fixture(scope="module")
+def frozen():
+    return golden_model()
+
+
+@pytest.fixture(scope="module")
+def policy():
+    model, generator = golden_model(), torch.Generator().manual_seed(9)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.001)
+    return model
+
+
+def logps(model, size, side, kind):
+    """Per-pair log-probabilities, (size,), of the recorded rows."""
+    tensors, _ = reference()
+    rows = slice(0, size) if kind == "t2i" else slice(size, None)
+    ids, mask, labels = (tensors[f"dpo_bs{size}.{n}_{side}"][rows] for n in ("input_ids", "attention_mask", "labels"))
+    logits = model.head(model.hidden(ids, mask))
+    if kind == "t2i":  # a masked code is predicted at its own place
+        logits, labels = logits[:, SOI:], labels[:, SOI:]
+    else:  # a word is predicted one place before
+        logits, labels = logits[:, :-1], labels[:, 1:]
+    return sequence_logps(logits, labels, labels != -100)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kind", ["t2i", "mmu"])
+@pytest.mark.parametrize("side", ["win", "lose"])
+@torch.inference_mode()
+def test_per_pair_logps_add_up_to_the_recorded_sums(frozen, policy, size, kind, side):
+    terms = reference()[1][f"dpo_bs{size}.fixed"]["terms"]
+    for model, name in ((frozen, f"ref_{side}_{kind}"), (policy, f"{side}_{kind}")):
+        found = logps(model, size, side, kind)
+        assert found.shape == (size,)
+        assert found.sum().item() == pytest.approx(terms[name], rel=1e-5)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_loss_and_gradient(frozen, policy, size):
+    tensors, facts = reference()
+    recorded, beta = facts[f"dpo_bs{size}.fixed"], facts["dpo.beta"]
+    policy.zero_grad(set_to_none=True)
+    losses = {}
+    for kind in ("t2i", "mmu"):
+        chosen, rejected = (logps(policy, size, side, kind).sum()[None] for side in ("win", "lose"))
+        with torch.no_grad():
+            ref_chosen, ref_rejected = (logps(frozen, size, side, kind).sum()[None] for side in ("win", "lose"))
+        losses[kind] = dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta=beta)[0]
+        # differences of sums near 1,000 nats in float32
+        assert losses[kind].item() == pytest.approx(recorded["terms"][f"dpo_{kind}"], abs=1e-4)
+    loss = losses["t2i"] + losses["mmu"]
+    assert loss.item() == pytest.approx(recorded["loss"], abs=1e-4)
+    loss.backward()
+    norm = torch.nn.utils.get_total_norm([p.grad for p in policy.parameters() if p.grad is not None])
+    assert norm.item() == pytest.approx(recorded["grad_norm"], rel=1e-3)
+    named = dict(policy.named_parameters())
+    for key, expected in tensors.items():
+        if key.startswith(f"dpo_bs{size}.fixed.grad."):
+            found = named[key.split("grad.", 1)[1]].grad
+            torch.testing.assert_close(found, expected, atol=1e-4 * expected.abs().max().item(), rtol=1e-3)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@torch.inference_mode()
+def test_the_official_caption_term_is_not_ours(policy, size):
+    """Official defect: the slice `[-0:]` takes all rows, so its caption term holds the image rows too."""
+    official = reference()[1][f"dpo_bs{size}.official"]["terms"]["win_mmu"]
+    assert logps(policy, size, "win", "mmu").sum().item() > official / 4
+
+
+@torch.inference_mode()
+def test_our_image_term_is_the_official_one_without_the_boundary_tokens(frozen):
+    tensors, _ = reference()
+    ids, mask, labels = (tensors[f"dpo_bs1.{n}_win"][:1] for n in ("input_ids", "attention_mask", "labels"))
+    codes = torch.where(labels[:, SOI + 1 : -1] == -100, ids[:, SOI + 1 : -1], labels[:, SOI + 1 : -1]) - 522
+    masked = ids[:, SOI + 1 : -1] == frozen.ids.mask
+    boundary = torch.zeros_like(labels[:, SOI:], dtype=torch.bool)
+    boundary[:, [0, -1]] = True
+    both = sequence_logps(frozen.head(frozen.hidden(ids, mask))[:, SOI:], labels[:, SOI:], boundary)
+    found = frozen.image_logps(["raccoon"], codes, masked) + both
+    torch.testing.assert_close(found, logps(frozen, 1, "win", "t2i"), atol=1e-3, rtol=1e-6)
