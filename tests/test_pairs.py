@@ -1,0 +1,135 @@
+"""The schema of pairs on disk, and records that are set aside."""
+
+from __future__ import annotations
+
+import io
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from hermesflow.config import Data, load_config
+from hermesflow.data.microworld import make_pairs
+from hermesflow.data.pairs import SCHEMA, images_of, read_pairs, read_rows, validate, write_pairs
+from hermesflow.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def config() -> Data:
+    return load_config("config/micro.yaml").data
+
+
+@pytest.fixture
+def rows(config) -> list[dict]:
+    return list(make_pairs("gap", 7, config=config))
+
+
+def test_written_pairs_come_back_as_a_dataset_with_the_schema(rows, tmp_path):
+    write_pairs(tmp_path / "gap.parquet", rows)
+    dataset = read_pairs(tmp_path / "gap.parquet")
+    assert isinstance(dataset, datasets.Dataset) and dataset.features == SCHEMA
+    assert dataset["id"][:] == [row["id"] for row in rows]
+    assert dataset[3]["questions"] == rows[3]["questions"]
+    assert read_rows(tmp_path / "gap.parquet") == rows
+    assert isinstance(dataset[0]["image"], Image.Image)
+
+
+def test_the_datasets_library_reads_the_file_by_itself(rows, tmp_path):
+    write_pairs(tmp_path / "gap.parquet", rows)
+    dataset = datasets.Dataset.from_parquet(str(tmp_path / "gap.parquet"), cache_dir=str(tmp_path / "cache"))
+    assert dataset.features == SCHEMA and dataset[0]["caption"] == rows[0]["caption"]
+
+
+def test_same_rows_give_the_same_bytes(rows, tmp_path):
+    for name in ("a", "b"):
+        write_pairs(tmp_path / f"{name}.parquet", rows)
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+
+
+def test_images_of_decodes_what_was_drawn(rows, tmp_path):
+    write_pairs(tmp_path / "gap.parquet", rows)
+    images = images_of(read_pairs(tmp_path / "gap.parquet"))
+    assert images.shape == (7, 48, 48, 3) and images.dtype == np.uint8
+    expected = np.asarray(Image.open(io.BytesIO(rows[2]["image"]["bytes"])))
+    np.testing.assert_array_equal(images[2], expected)
+
+
+def test_images_of_names_the_record_that_cannot_be_decoded(rows, tmp_path):
+    rows[4]["image"]["bytes"] = b"not an image"
+    write_pairs(tmp_path / "gap.parquet", rows)
+    with pytest.raises(DataError, match=rows[4]["id"]):
+        images_of(read_pairs(tmp_path / "gap.parquet"))
+
+
+def test_good_records_are_all_accepted(rows):
+    accepted, rejected = validate(rows, image_size=48)
+    assert accepted == rows and rejected.empty and list(rejected.columns) == ["id", "record", "reason"]
+
+
+def spoil_image(row):
+    row["image"] = {"bytes": row["image"]["bytes"][:60], "path": None}
+
+
+def spoil_answer(row):
+    row["questions"][1]["answer"] = "maybe"
+
+
+SPOILS = {
+    "corrupt image": spoil_image,
+    "image is empty": lambda row: row.update(image=None),
+    "empty caption": lambda row: row.update(caption="  "),
+    "no questions": lambda row: row.update(questions=[]),
+    "answer not among the choices": spoil_answer,
+    "empty id": lambda row: row.update(id=""),
+}
+
+
+@pytest.mark.parametrize("reason", SPOILS)
+def test_a_bad_record_is_set_aside_with_its_reason_and_the_others_stay(rows, reason):
+    SPOILS[reason](rows[2])
+    accepted, rejected = validate(rows)
+    assert accepted == rows[:2] + rows[3:]
+    assert rejected["record"].tolist() == [2] and reason in rejected["reason"][0]
+
+
+def test_the_first_good_record_of_an_id_is_kept(rows):
+    rows[3]["id"] = rows[1]["id"]
+    accepted, rejected = validate(rows)
+    assert accepted == rows[:3] + rows[4:]
+    pd.testing.assert_frame_equal(
+        rejected, pd.DataFrame([(rows[1]["id"], 3, "duplicate id")], columns=["id", "record", "reason"])
+    )
+    rows[1]["caption"] = ""
+    accepted, rejected = validate(rows)
+    assert rejected["reason"].tolist() == ["empty caption"] and rows[3] in accepted
+
+
+def test_images_of_another_size_are_set_aside(rows):
+    accepted, rejected = validate(rows, image_size=64)
+    assert not accepted and set(rejected["reason"]) == {"image is 48 x 48 pixels, not 64 x 64"}
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PAR1 cut short"])
+def test_an_unreadable_file_is_one_paragraph_with_its_name(tmp_path, content):
+    path = tmp_path / "base.parquet"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=r"base\.parquet") as error:
+        read_pairs(path)
+    assert "\n\n" not in str(error.value) and "data.path" in str(error.value)
+
+
+def test_a_truncated_file_is_an_error(rows, tmp_path):
+    path = tmp_path / "base.parquet"
+    write_pairs(path, rows)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DataError, match=r"base\.parquet"):
+        read_pairs(path)
+
+
+def test_a_table_of_another_schema_is_an_error(tmp_path):
+    pd.DataFrame({"id": ["a"], "text": ["b"]}).to_parquet(tmp_path / "base.parquet")
+    with pytest.raises(DataError, match="columns"):
+        read_pairs(tmp_path / "base.parquet")
