@@ -106,7 +106,9 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
         layout.tokenizer / "model.safetensors",
         layout.clip / clip.WEIGHTS,
     ]
-    write_manifest(out, config=as_plain(config.evaluation), inputs=inputs, seed=seed)
+    settings = {name: as_plain(getattr(config, name)) for name in ("evaluation", "scoring")}
+    settings["images"] = as_plain(config.sampling.images)
+    write_manifest(out, config=settings, inputs=inputs, seed=seed)
 
 
 def _real(layout: Layout, split: str) -> Split:
