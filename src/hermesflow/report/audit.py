@@ -61,7 +61,7 @@ def judge_table(tree: Mapping[str, Any]) -> Table:
     return _table(
         "table_judge",
         "Accuracy of the independent judge",
-        nested_rows(tree, levels=("images", "detail")),
+        nested_rows(tree, levels=("read from", "kind")),
         "The judge reads pixels by segmentation and shape matching, without a model. On reconstructions of the image "
         "tokenizer agreement means: read as the original is read; it caps every generation figure.",
     )

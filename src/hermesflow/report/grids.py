@@ -16,7 +16,7 @@ from hermesflow.report.formatting import number
 
 ACCEPTED = "#1B8A5A"
 REJECTED = "#C0392B"
-ROWS_PER_BLOCK = 6
+ROWS_PER_BLOCK = 7
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,221 @@
+"""Tables 1 to 5 and the tables of trust."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from hermesflow.config import Checkpoint
+from hermesflow.errors import ArtifactError
+from hermesflow.report import audit, formatting
+from hermesflow.report.formatting import EMPTY, Table
+from hermesflow.report.roles import candidate_sweep, main_checkpoints, pair_chain, roles
+from hermesflow.report.tables import GAP_COLUMNS, all_tables
+from report_world import PAPER_TABLES, make_summary, micro
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[str, Table]:
+    return {table.name: table for table in all_tables(make_summary(), micro(), PAPER_TABLES)}
+
+
+def test_understanding_keeps_measured_and_quoted_apart(made):
+    table = made["table1_understanding"].values
+    ours = table[table["source"] == "measured here"]
+    assert list(ours["model"]) == ["base", "pair-3"]
+    assert ours["pope"].tolist() == pytest.approx([92.0, 92.1])
+    quoted = [c for c in table.columns if c.startswith("quoted_")]
+    assert ours[quoted].isna().all(axis=None)
+    paper = table[table["source"] != "measured here"]
+    assert paper[[c for c in table.columns if c not in ("model", "source", *quoted)]].isna().all(axis=None)
+    show_o = paper.set_index("model").loc["Show-o", quoted]
+    assert show_o.tolist() == [80.0, 1232.9, 67.6, 74.7, 61.0, 27.4]
+
+
+def test_mmmu_is_empty_with_the_reason(made):
+    for name in ("table1_understanding", "table5_ablation"):
+        table = made[name]
+        ours = table.cells[~table.cells.iloc[:, 1].str.startswith("paper")]
+        assert set(ours["MMMU"]) == {EMPTY}
+        assert any("MMMU is empty" in note for note in table.notes)
+
+
+def test_generation_marks_the_preprint(made):
+    rows = made["table2_generation"].values.query("model == 'Show-o'")
+    assert rows.set_index("source")["quoted_overall"].to_dict() == {
+        "paper, camera-ready": 0.64,
+        "paper, preprint": 0.53,
+    }
+
+
+def test_quoted_figures_keep_the_decimals_of_the_paper(made):
+    dense = made["table2_generation"].cells.query("Model == 'HermesFlow'")["Dense (DPG) (paper)"]
+    assert list(dense) == ["70.22"]
+    ablation = made["table5_ablation"].cells.set_index("Checkpoint").loc["pair-3"]
+    assert (ablation["GenEval (paper)"], ablation["DPG (paper)"], ablation["MME (paper)"]) == (
+        "0.69",
+        "70.22",
+        "1249.7",
+    )
+
+
+def test_gap_csv_has_exactly_the_agreed_columns_and_measured_rows_alone(made):
+    table = made["table4_gap"].values
+    assert list(table.columns) == [
+        "checkpoint", "protocol", "understanding", "generation", "gap", "delta_gap", "delta_gap_low", "delta_gap_high",
+        "delta_generation", "delta_generation_low", "delta_generation_high", "delta_understanding",
+        "delta_understanding_low", "delta_understanding_high", "seeds",
+    ]  # fmt: skip
+    assert tuple(table.columns) == GAP_COLUMNS
+    assert set(table["protocol"]) == {"paper", "same-judge"}
+    assert len(table) == 2 * (1 + len(micro().checkpoints))
+    last = table.set_index(["checkpoint", "protocol"]).loc[("pair-3", "same-judge")]
+    assert last["gap"] == pytest.approx(0.871 - 0.821)
+    assert last["delta_gap"] == pytest.approx((0.871 - 0.821) - (0.870 - 0.742))
+    assert last["delta_generation_low"] == pytest.approx(0.079 - 0.02)
+    assert last["seeds"] == 3
+    assert math.isnan(table.loc[0, "delta_gap"])
+
+
+def test_gap_text_has_the_quoted_rows_marked(made):
+    cells = made["table4_gap"].cells
+    quoted = cells[cells["Model"].str.endswith("(quoted)")]
+    assert list(quoted["Gap (paper)"]) == ["0.169", "0.182", "0.087", "0.036"]
+    assert set(quoted["Gap"]) == {EMPTY}
+    assert cells.loc[1, "Change of gap"] == "-0.052 [-0.072, -0.032]"
+
+
+def test_ablation_has_every_checkpoint_and_the_paper_beside_the_matching_ones(made):
+    table = made["table5_ablation"].values.set_index("checkpoint")
+    assert list(table.index) == ["base", *micro().checkpoints]
+    assert table["quoted_geneval"].dropna().to_dict() == {
+        "base": 0.64, "pair-1": 0.68, "pair-2": 0.69, "pair-3": 0.69, "und-1": 0.58, "gen-1": 0.70,
+    }  # fmt: skip
+    assert table.loc["gen-1", "gap_same_judge_delta_high"] == pytest.approx((0.071 - 0.128) + 0.02)
+
+
+def test_fewer_checkpoints_give_fewer_rows():
+    config = micro()
+    small = replace(config, checkpoints={"pair-1": config.checkpoints["pair-1"]})
+    summary = make_summary({"base": (0.8, 0.6), "pair-1": (0.8, 0.65)}, seeds=1)
+    found = {t.name: t for t in all_tables(summary, small, PAPER_TABLES)}
+    assert list(found["table5_ablation"].values["checkpoint"]) == ["base", "pair-1"]
+    assert len(found["table4_gap"].values) == 4
+    assert list(found["table1_understanding"].values["model"][:2]) == ["base", "pair-1"]
+
+
+def test_missing_file_of_quoted_figures_is_named(tmp_path):
+    with pytest.raises(ArtifactError, match=r"table1_understanding\.csv"):
+        all_tables(make_summary(), micro(), tmp_path)
+
+
+def test_every_quoted_row_names_its_edition():
+    for path in sorted(PAPER_TABLES.glob("*.csv")):
+        assert set(pd.read_csv(path)["source"]) <= {"camera-ready", "preprint"}, path.name
+
+
+def test_quoted_gaps_and_means_add_up():
+    gaps = pd.read_csv(PAPER_TABLES / "table4_gap.csv")
+    assert (gaps["understanding"] - gaps["generation"] - gaps["gap"]).abs().max() < 1e-9
+    kinds = ["single_object", "two_objects", "counting", "colors", "position", "color_attribution"]
+    geneval = pd.read_csv(PAPER_TABLES / "table2_generation.csv")
+    assert (geneval[kinds].mean(axis=1) - geneval["overall"]).abs().max() < 0.015
+
+
+def test_files_are_written_and_the_same_twice(tmp_path, made):
+    table = made["table4_gap"]
+    first = [p.read_bytes() for p in formatting.write(table, tmp_path / "a")]
+    second = [p.read_bytes() for p in formatting.write(table, tmp_path / "b")]
+    assert first == second
+    assert pd.read_csv(tmp_path / "a" / "table4_gap.csv").shape == table.values.shape
+    markdown = (tmp_path / "a" / "table4_gap.md").read_text()
+    assert markdown.count("\n|") == len(table.cells) + 2
+    latex = (tmp_path / "a" / "table4_gap.tex").read_text()
+    assert "\\toprule" in latex and "\\begin{table}" in latex
+
+
+def test_latex_escapes_what_latex_would_read():
+    table = Table("a_b", "50 % & more", pd.DataFrame({"x": [1.0]}), pd.DataFrame({"x_y": ["1 % & #"]}), ("a_b",))
+    latex = formatting.to_latex(table)
+    assert "50 \\% \\& more" in latex and "x\\_y" in latex and "1 \\% \\& \\#" in latex
+    assert latex.count("&") == latex.count("\\&")
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "text"),
+    [
+        (-0.0001, -0.02, 0.02, "+0.000 [-0.020, +0.020]"),
+        (0.5, float("nan"), float("nan"), "+0.500"),
+        (float("nan"), float("nan"), float("nan"), EMPTY),
+    ],
+)
+def test_numbers_as_text(value, low, high, text):
+    assert formatting.with_interval(value, low, high, 3, signed=True) == text
+
+
+def test_roles_follow_the_tree_and_not_the_names():
+    config = micro()
+    tree = {
+        "quick": Checkpoint(parent="base", objective="pair", beta=0.05),
+        "first": Checkpoint(parent="base", objective="pair"),
+        "second": Checkpoint(parent="first", objective="pair", beta=0.1),
+        "u": Checkpoint(parent="base", objective="understanding"),
+        "few": Checkpoint(parent="base", objective="pair", candidates=2),
+    }
+    config = replace(config, checkpoints=tree)
+    assert pair_chain(config) == ("first", "second")
+    assert main_checkpoints(config) == ("base", "second")
+    assert roles(config) == {"base": "base", "pair-1": "first", "pair-2": "second", "understanding": "u"}
+    assert candidate_sweep(config) == {2: "few", 8: "first"}
+
+
+def test_preferences_table_counts_every_reason():
+    tree = {
+        "captions": {"ids": 10, "candidates": 80, "updated": 0, "kept": 8, "dropped": {"same text": 2}},
+        "images": {"ids": 10, "candidates": 80, "updated": 0, "kept": 5, "dropped": {"tie": 3, "below threshold": 2}},
+        "homologous": {
+            "kept": 4,
+            "dropped": {"captions": {"other side missing": 4}, "images": {"other side missing": 1}},
+        },
+    }
+    table = audit.preferences_table({"pair-1": {0: tree, 1: tree}}).values
+    assert len(table) == 4
+    images = table[(table["side"] == "images") & (table["seed"] == 1)].iloc[0]
+    assert images["dropped: tie"] == 3 and images["dropped: same text"] == 0
+    for _, row in table.iterrows():
+        dropped = sum(row[c] for c in table.columns if c.startswith("dropped: ") and "other side" not in c)
+        assert row["ids"] == row["kept"] + dropped
+        assert row["kept"] == row["trained on"] + row["dropped: other side missing"]
+
+
+def test_agreement_table_has_one_row_per_measure_and_seed():
+    tree = {
+        "captions": {"embedding": {"kendall_tau": 0.6, "pairs": 5}, "bleu": {"kendall_tau": None, "pairs": 5}},
+        "images": {"generate": {"share": {"kendall_tau": 0.5, "pairs": 5}}},
+        "pairs": 5,
+    }
+    table = audit.agreement_table({0: tree, 3: tree})
+    assert list(table.values["measure"]) == ["embedding", "bleu", "generate/share"] * 2
+    assert list(table.values["seed"]) == [0, 0, 0, 3, 3, 3]
+    assert table.cells.loc[1, "kendall_tau"] == EMPTY
+
+
+def test_judge_table_keeps_kinds_and_counts():
+    tree = {
+        "real images": {"all": {"images": 4, "questions right": 1.0}},
+        "reconstructions": {"all": {"images": 4, "questions right": 0.98, "same scene": 0.97}},
+    }
+    table = audit.judge_table(tree).values
+    assert table["read from"].tolist() == ["real images", "reconstructions"]
+    assert table["images"].tolist() == [4, 4] and table["same scene"].tolist()[1] == 0.97
+
+
+def test_rejected_table_counts_and_may_be_empty(tmp_path: Path):
+    empty = audit.rejected_table(pd.DataFrame(columns=["split", "id", "record", "reason"]))
+    assert "(no rows)" in formatting.to_markdown(empty) and "0 records" in empty.notes[0]
+    one = pd.DataFrame({"split": ["pairs"], "id": ["a"], "record": [3], "reason": ["empty caption"]})
+    assert "empty caption" in formatting.to_markdown(audit.rejected_table(one))
