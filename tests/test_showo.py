@@ -147,6 +147,19 @@ def test_text_logps_score_completion_and_end_only(small):
         torch.testing.assert_close(found[i], expected, atol=1e-5, rtol=1e-5)
 
 
+def test_texts_that_share_an_image_are_scored_as_if_alone(small):
+    codes, _ = _images(2)
+    prompts, completions, owners = ["w1", "w4", "w2 w3"], ["w5", "w6", "w7 w8"], torch.tensor([1, 0, 1])
+    shared, alone = (
+        small.text_logps(codes, prompts, completions, owners=owners),
+        small.text_logps(codes[owners], prompts, completions),
+    )
+    torch.testing.assert_close(shared, alone, atol=1e-5, rtol=1e-5)
+    gradients = [torch.autograd.grad(logps.sum(), list(small.parameters())) for logps in (shared, alone)]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
 def test_padding_changes_nothing(small):
     codes, masked = _images(2)
     long = " ".join(f"w{i}" for i in range(12))
@@ -175,6 +188,7 @@ def test_base_losses_are_means_over_tokens(small):
         t2i_codes=codes,
         t2i_masked=masked,
         mmu_codes=codes,
+        mmu_owners=torch.arange(2),
         mmu_prompts=prompts,
         mmu_completions=completions,
     )

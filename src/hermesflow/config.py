@@ -68,6 +68,13 @@ class ImageTokenizer:
     """z channels; the codebook has 2 ** codebook_bits codes."""
     patch_size: Positive
     """Space-to-depth factor before the first convolution; 1 is the official model."""
+    kernel_size: Literal[1, 3] = 3
+    """Kernel of the convolutions that keep the resolution (official 3); 1 with a large patch_size is much cheaper."""
+    norm_groups: Positive = 32
+    """Groups of each group normalisation (official 32), fewer where the width asks for it."""
+    tile_size: Count = 0
+    """Side of square tiles in pixels, each coded as an image of its own, so that a code says the same wherever it
+    stands; 0 codes the whole image at once (official)."""
 
 
 @section
@@ -83,6 +90,10 @@ class TokenizerTraining:
     """L1 weight of pixels that are not background."""
     entropy_weight: Weight
     commitment_weight: Weight
+    separation_weight: Weight
+    """Weight of the penalty on different tiles (or images) with nearly the same code."""
+    separation_margin: Weight
+    """Different tiles should differ in at least so many bits of each code."""
 
 
 @section
@@ -113,8 +124,11 @@ class BaseTraining:
     steps: Positive
     t2i_batch_size: Positive
     mmu_batch_size: Positive
+    """Texts per step: captions and answers."""
+    texts_per_image: Positive
+    """Texts about the same image in a step; the image is run once for all of them."""
     caption_share: Share
-    """Share of mmu rows that are captions; the others are questions."""
+    """Share of texts that are captions; the others are answers to questions."""
     learning_rate: Rate
     warmup_share: Share
     weight_decay: Weight

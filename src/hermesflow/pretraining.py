@@ -7,6 +7,7 @@ Source: Show-o (arXiv 2408.12528) section 3.2; schedule: one cycle, AdamW.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -29,12 +30,13 @@ class Example:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of one step: codes are (B, T) int64, masked is (B, T) bool."""
+    """Rows of one step: codes are (B, T) int64, masked is (B, T) bool; text i is about mmu_codes[mmu_owners[i]]."""
 
     t2i_captions: list[str]
     t2i_codes: Tensor
     t2i_masked: Tensor
     mmu_codes: Tensor
+    mmu_owners: Tensor
     mmu_prompts: list[str]
     mmu_completions: list[str]
 
@@ -52,15 +54,19 @@ def batches(
     order_t2i, order_mmu = _endless_order(size, generator), _endless_order(size, generator)
     while True:
         t2i = [next(order_t2i) for _ in range(settings.t2i_batch_size)]
-        mmu = [next(order_mmu) for _ in range(settings.mmu_batch_size)]
+        mmu = [next(order_mmu) for _ in range(math.ceil(settings.mmu_batch_size / settings.texts_per_image))]
+        owners = torch.arange(settings.mmu_batch_size) % len(mmu)
         emptied = torch.rand(len(t2i), generator=generator) < settings.prompt_dropout
         masked = torch.stack([draw_mask(codes.shape[1], generator) for _ in t2i])
-        said = [_prompt_and_completion(examples[i], model, settings.caption_share, generator) for i in mmu]
+        said = [
+            _prompt_and_completion(examples[mmu[owner]], model, settings.caption_share, generator) for owner in owners
+        ]
         yield Batch(
             t2i_captions=["" if emptied[row] else examples[i].caption for row, i in enumerate(t2i)],
             t2i_codes=codes[t2i],
             t2i_masked=masked,
             mmu_codes=codes[mmu],
+            mmu_owners=owners,
             mmu_prompts=[prompt for prompt, _ in said],
             mmu_completions=[completion for _, completion in said],
         )

@@ -1,7 +1,8 @@
 """MAGVITv2 image tokenizer: pixels to a grid of lookup-free codes and back.
 
 Tensor names are those of the released `showlab/magvitv2` weights, so a checkpoint loads strictly. `patch_size`
-moves blocks of pixels into channels before the first convolution (and back after the last); 1 is the released model.
+moves blocks of pixels into channels before the first convolution (and back after the last); `tile_size` codes square
+tiles of the image one by one. The released model does neither.
 
 Source: Yu et al. 2023, "Language Model Beats Diffusion", section 3; Show-o (Xie et al. 2024), section 3.1.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -46,6 +48,19 @@ def to_images(pixels: Tensor) -> np.ndarray:
     return scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
+class Reconstruction(NamedTuple):
+    """What one training forward gives."""
+
+    pixels: Tensor
+    """(B, 3, H, W) float."""
+    latents: Tensor
+    """(B, bits, h, w), before the signs are taken, of length sqrt(bits) at every position."""
+    entropy_loss: Tensor
+    """Scalar, nats per bit."""
+    commitment_loss: Tensor
+    """Scalar, mean squared distance of latents to their signs."""
+
+
 class MagVitV2(nn.Module):
     """Image tokenizer: encoder, lookup-free quantizer, decoder."""
 
@@ -60,12 +75,17 @@ class MagVitV2(nn.Module):
         """Codes of images.
 
         Args:
-            pixels: (B, 3, H, W) float in [-1, 1]; H and W divisible by patch_size * 2 ** (levels - 1).
+            pixels: (B, 3, H, W) float in [-1, 1]; H and W divisible by patch_size * 2 ** (levels - 1) and tile_size.
 
         Returns:
             (B, T) int64 in [0, 2 ** codebook_bits), row by row.
+
+        Raises:
+            ValueError: the tiles do not fill the image.
         """
-        return self.quantize.codes_of(self.encoder(pixels)).flatten(1)
+        grid = self._grid_of(pixels)
+        codes = self.quantize.codes_of(self.encoder(_cut(pixels, self.config.tile_size)))
+        return _join(codes.unsqueeze(1), grid).flatten(1)
 
     def decode(self, codes: Tensor, *, grid: tuple[int, int] | None = None) -> Tensor:
         """Images of codes.
@@ -83,19 +103,35 @@ class MagVitV2(nn.Module):
         rows, columns = grid or (math.isqrt(codes.shape[1]),) * 2
         if rows * columns != codes.shape[1]:
             raise ValueError(f"{codes.shape[1]} codes do not fill a {rows} x {columns} grid; pass `grid`.")
-        return self.decoder(self.quantize.bits_of(codes.view(-1, rows, columns)))
+        bits = self.quantize.bits_of(codes.view(-1, rows, columns))
+        tile = self.config.tile_size // self.token_size
+        tiles = (rows // tile, columns // tile) if tile else (1, 1)
+        return _join(self.decoder(_cut(bits, tile)), tiles)
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Reconstruct images, with the two scalar losses of the quantizer; gradients pass straight through it.
+    @property
+    def token_size(self) -> int:
+        """Side in pixels of what one token stands for."""
+        return self.config.patch_size * 2 ** (len(self.config.encoder_multipliers) - 1)
+
+    def forward(self, pixels: Tensor) -> Reconstruction:
+        """Reconstruct images (or single tiles), for training; gradients pass straight through the quantizer.
 
         Args:
             pixels: (B, 3, H, W) float in [-1, 1].
-
-        Returns:
-            Reconstruction (B, 3, H, W); entropy loss and commitment loss, scalars.
         """
-        bits, entropy_loss, commitment_loss = self.quantize(self.encoder(pixels))
-        return self.decoder(bits), entropy_loss, commitment_loss
+        grid = self._grid_of(pixels)
+        latents = self.encoder(_cut(pixels, self.config.tile_size))
+        bits, latents, entropy_loss, commitment_loss = self.quantize(latents)
+        return Reconstruction(_join(self.decoder(bits), grid), _join(latents, grid), entropy_loss, commitment_loss)
+
+    def _grid_of(self, pixels: Tensor) -> tuple[int, int]:
+        """Rows and columns of tiles."""
+        size, height, width = self.config.tile_size, *pixels.shape[2:]
+        if not size:
+            return 1, 1
+        if height % size or width % size:
+            raise ValueError(f"tiles of {size} pixels do not fill an image of {height} x {width}; change tile_size.")
+        return height // size, width // size
 
 
 class LookupFreeQuantizer(nn.Module):
@@ -119,22 +155,24 @@ class LookupFreeQuantizer(nn.Module):
         """Vectors of -1 and 1, (B, bits, h, w), of codes (B, h, w)."""
         return self.embedding[codes].permute(0, 3, 1, 2).contiguous()
 
-    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Signs with a straight-through gradient, entropy loss, commitment loss.
+    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Signs with a straight-through gradient, scaled latents, entropy loss, commitment loss.
 
-        The entropy loss, in nats per bit, is low where every bit is sure of itself and used half of the time. The
-        commitment loss is the mean squared distance to the signs.
+        Latents are first scaled to length sqrt(bits), the sphere through all codes: signs stay, and no bit can run
+        off to where it gets no gradient. The entropy loss, in nats per bit, is low where every bit is sure of itself
+        and used half of the time. The commitment loss is the mean squared distance to the signs.
 
         Args:
             latents: (B, bits, h, w).
 
-        Source: Yu et al. 2023, Eq. 5.
+        Source: Yu et al. 2023, Eq. 5; the sphere: Zhao et al. 2024, "Binary Spherical Quantization".
         """
+        latents = F.normalize(latents, dim=1) * math.sqrt(latents.shape[1])
         signs = torch.where(latents > 0, 1.0, -1.0)
         probability = torch.sigmoid(4.0 * latents)  # softmax of minus the squared distances to -1 and 1
         entropy_loss = _entropy(probability).mean() - _entropy(probability.mean(dim=(0, 2, 3))).mean()
         commitment_loss = F.mse_loss(latents, signs)
-        return latents + (signs - latents).detach(), entropy_loss, commitment_loss
+        return latents + (signs - latents).detach(), latents, entropy_loss, commitment_loss
 
 
 class Encoder(nn.Module):
@@ -144,17 +182,17 @@ class Encoder(nn.Module):
         super().__init__()
         self.patch_size = config.patch_size
         widths = [config.channels * m for m in config.encoder_multipliers]
-        self.conv_in = _conv(3 * config.patch_size**2, config.channels)
+        self.conv_in = _conv(3 * config.patch_size**2, config.channels, config)
         self.down = nn.ModuleList()
         for level, (before, width) in enumerate(zip([config.channels, *widths], widths, strict=False)):
             step = nn.Module()
-            step.block = _blocks(before, width, config.encoder_blocks[level])
+            step.block = _blocks(before, width, config.encoder_blocks[level], config)
             if level < len(widths) - 1:
                 step.downsample = Downsample(width)
             self.down.append(step)
-        self.mid = _middle(widths[-1])
-        self.norm_out = _norm(widths[-1])
-        self.conv_out = _conv(widths[-1], config.codebook_bits)
+        self.mid = _middle(widths[-1], config)
+        self.norm_out = _norm(widths[-1], config)
+        self.conv_out = _conv(widths[-1], config.codebook_bits, config)
         self.quant_conv = nn.Conv2d(config.codebook_bits, config.codebook_bits, kernel_size=1)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -176,17 +214,17 @@ class Decoder(nn.Module):
         self.patch_size = config.patch_size
         widths = [config.channels * m for m in config.decoder_multipliers]
         self.post_quant_conv = nn.Conv2d(config.codebook_bits, config.codebook_bits, kernel_size=1)
-        self.conv_in = _conv(config.codebook_bits, widths[-1])
-        self.mid = _middle(widths[-1])
+        self.conv_in = _conv(config.codebook_bits, widths[-1], config)
+        self.mid = _middle(widths[-1], config)
         self.up = nn.ModuleList()  # stored from fine to coarse, run from coarse to fine
         for level, (width, before) in enumerate(zip(widths, [*widths[1:], widths[-1]], strict=True)):
             step = nn.Module()
-            step.block = _blocks(before, width, config.decoder_blocks[level])
+            step.block = _blocks(before, width, config.decoder_blocks[level], config)
             if level > 0:
-                step.upsample = Upsample(width)
+                step.upsample = Upsample(width, config)
             self.up.append(step)
-        self.norm_out = _norm(widths[0])
-        self.conv_out = _conv(widths[0], 3 * config.patch_size**2)
+        self.norm_out = _norm(widths[0], config)
+        self.conv_out = _conv(widths[0], 3 * config.patch_size**2, config)
 
     def forward(self, bits: Tensor) -> Tensor:
         """Pixels."""
@@ -201,12 +239,12 @@ class Decoder(nn.Module):
 class ResidualBlock(nn.Module):
     """Two normalised 3 x 3 convolutions around a skip connection."""
 
-    def __init__(self, before: int, width: int):
+    def __init__(self, before: int, width: int, config: ImageTokenizer):
         super().__init__()
-        self.norm1 = _norm(before)
-        self.conv1 = _conv(before, width)
-        self.norm2 = _norm(width)
-        self.conv2 = _conv(width, width)
+        self.norm1 = _norm(before, config)
+        self.conv1 = _conv(before, width, config)
+        self.norm2 = _norm(width, config)
+        self.conv2 = _conv(width, width, config)
         if before != width:
             self.nin_shortcut = nn.Conv2d(before, width, kernel_size=1)
 
@@ -221,9 +259,9 @@ class ResidualBlock(nn.Module):
 class Attention(nn.Module):
     """Single-head self-attention over all positions of a feature map."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, config: ImageTokenizer):
         super().__init__()
-        self.norm = _norm(width)
+        self.norm = _norm(width, config)
         self.q, self.k, self.v, self.proj_out = (nn.Conv2d(width, width, kernel_size=1) for _ in range(4))
 
     def forward(self, hidden: Tensor) -> Tensor:
@@ -249,9 +287,9 @@ class Downsample(nn.Module):
 class Upsample(nn.Module):
     """Double both sides by repetition, then a convolution."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, config: ImageTokenizer):
         super().__init__()
-        self.conv = _conv(width, width)
+        self.conv = _conv(width, width, config)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, width, h, w) to (B, width, 2 h, 2 w)."""
@@ -291,28 +329,44 @@ def _entropy(probability: Tensor) -> Tensor:
     return -bounded * bounded.log() - (1.0 - bounded) * (1.0 - bounded).log()
 
 
-def _conv(before: int, width: int) -> nn.Conv2d:
-    return nn.Conv2d(before, width, kernel_size=3, padding=1)
+def _conv(before: int, width: int, config: ImageTokenizer) -> nn.Conv2d:
+    return nn.Conv2d(before, width, config.kernel_size, padding=config.kernel_size // 2)
 
 
-def _norm(width: int) -> nn.GroupNorm:
-    # 32 groups for every width of the released model; narrow micro models need fewer
-    return nn.GroupNorm(math.gcd(32, width), width, eps=1e-6)
+def _norm(width: int, config: ImageTokenizer) -> nn.GroupNorm:
+    # narrow micro models need fewer groups
+    return nn.GroupNorm(math.gcd(config.norm_groups, width), width, eps=1e-6)
 
 
-def _blocks(before: int, width: int, count: int) -> nn.Sequential:
-    return nn.Sequential(*(ResidualBlock(before if i == 0 else width, width) for i in range(count)))
+def _blocks(before: int, width: int, count: int, config: ImageTokenizer) -> nn.Sequential:
+    return nn.Sequential(*(ResidualBlock(before if i == 0 else width, width, config) for i in range(count)))
 
 
-def _middle(width: int) -> nn.Module:
+def _middle(width: int, config: ImageTokenizer) -> nn.Module:
     middle = nn.Module()
-    middle.block_1, middle.attn_1, middle.block_2 = (
-        ResidualBlock(width, width),
-        Attention(width),
-        ResidualBlock(width, width),
-    )
+    middle.block_1 = ResidualBlock(width, width, config)
+    middle.attn_1 = Attention(width, config)
+    middle.block_2 = ResidualBlock(width, width, config)
     return middle
 
 
 def _through(middle: nn.Module, hidden: Tensor) -> Tensor:
     return middle.block_2(middle.attn_1(middle.block_1(hidden)))
+
+
+def _cut(images: Tensor, size: int) -> Tensor:
+    """Square tiles (B * tiles, C, size, size), row by row, of (B, C, H, W); size 0 leaves the images whole."""
+    if not size:
+        return images
+    batch, channels, height, width = images.shape
+    tiles = images.reshape(batch, channels, height // size, size, width // size, size)
+    return tiles.permute(0, 2, 4, 1, 3, 5).reshape(-1, channels, size, size)
+
+
+def _join(tiles: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The inverse of `_cut`; (B * rows * columns, C, h, w) to (B, C, rows * h, columns * w)."""
+    if grid == (1, 1):
+        return tiles
+    (rows, columns), (_, channels, height, width) = grid, tiles.shape
+    images = tiles.reshape(-1, rows, columns, channels, height, width).permute(0, 3, 1, 4, 2, 5)
+    return images.reshape(-1, channels, rows * height, columns * width)

@@ -22,6 +22,7 @@ from hermesflow.config import Config, LanguageModel
 from hermesflow.errors import ArtifactError
 from hermesflow.logps import sequence_logps
 from hermesflow.models import attention, prompting
+from hermesflow.models.prefix import SharedPrefix
 from hermesflow.models.prompting import TokenIds, Tokenizer
 from hermesflow.models.sessions import KeyValues, ShowOImageSession, ShowOTextSession
 
@@ -75,7 +76,7 @@ class ShowO(nn.Module):
         return self.showo.lm_head.weight.device
 
     def hidden(
-        self, tokens: Tensor, mask: Tensor, *, positions: Tensor | None = None, cache: KeyValues | None = None
+        self, tokens: Tensor, mask: Tensor, *, positions: Tensor | None = None, cache: KeyValues | SharedPrefix | None = None
     ) -> Tensor:
         """Last hidden states, after the final norm.
 
@@ -125,15 +126,19 @@ class ShowO(nn.Module):
             self.head(_at(hidden, places)), codes.gather(1, places) + self.ids.first_code, masked.gather(1, places)
         )
 
-    def text_logps(self, codes: Tensor, prompts: Sequence[str], completions: Sequence[str]) -> Tensor:
+    def text_logps(
+        self, codes: Tensor, prompts: Sequence[str], completions: Sequence[str], *, owners: Tensor | None = None
+    ) -> Tensor:
         """Sum of log p over the tokens of each completion and its end token, (B,) float32 nats.
 
         Args:
-            codes: (B, T) int64, one image per row.
+            codes: (I, T) int64 images; each is run once.
             prompts: B prompts, templates applied.
             completions: B completions.
+            owners: (B,) int64, the image of each row; None is one image per row.
         """
-        hidden, targets, scored = self._text_hidden(codes, prompts, completions)
+        owners = torch.arange(len(codes)) if owners is None else owners
+        hidden, targets, scored = self._text_hidden(codes, owners, prompts, completions)
         return sequence_logps(self.head(hidden), targets, scored)
 
     def base_losses(
@@ -143,6 +148,7 @@ class ShowO(nn.Module):
         t2i_codes: Tensor,
         t2i_masked: Tensor,
         mmu_codes: Tensor,
+        mmu_owners: Tensor,
         mmu_prompts: Sequence[str],
         mmu_completions: Sequence[str],
     ) -> tuple[Tensor, Tensor]:
@@ -152,14 +158,15 @@ class ShowO(nn.Module):
             t2i_captions: B captions; an empty one trains the unconditional prompt.
             t2i_codes: (B, T) int64.
             t2i_masked: (B, T) bool.
-            mmu_codes: (B', T) int64.
+            mmu_codes: (I, T) int64, the images that texts are about; each is run once.
+            mmu_owners: (B',) int64, the image of each text.
             mmu_prompts: B' prompts, templates applied.
             mmu_completions: B' completions.
         """
         codes, masked = t2i_codes.to(self.device), t2i_masked.to(self.device)
         drawn = self._image_hidden(t2i_captions, codes, masked)[masked]
         t2i = F.cross_entropy(self.head(drawn).float(), codes[masked] + self.ids.first_code)
-        said, targets, scored = self._text_hidden(mmu_codes, mmu_prompts, mmu_completions)
+        said, targets, scored = self._text_hidden(mmu_codes, mmu_owners, mmu_prompts, mmu_completions)
         return t2i, F.cross_entropy(self.head(said[scored]).float(), targets[scored])
 
     def image_session(self, captions: Sequence[str], *, guidance: float) -> ShowOImageSession:
@@ -201,9 +208,9 @@ class ShowO(nn.Module):
         return self.hidden(tokens, mask)[:, prompts.shape[1] + 1 : -1]
 
     def _text_hidden(
-        self, codes: Tensor, prompts: Sequence[str], completions: Sequence[str]
+        self, codes: Tensor, owners: Tensor, prompts: Sequence[str], completions: Sequence[str]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        codes = codes.to(self.device)
+        codes, owners = codes.to(self.device), owners.to(self.device)
         # the space keeps byte-pair tokens at the seam as they are when prompt and completion are one text
         text, places, targets, scored = (
             t.to(codes.device)
@@ -214,9 +221,14 @@ class ShowO(nn.Module):
                 max_text_tokens=self.shape.max_text_tokens,
             )
         )
-        tokens = torch.cat([prompting.understanding_images(self.ids, codes), text], dim=1)
-        mask = attention.understanding_mask(codes.shape[1] + 3, text.shape[1], device=codes.device)
-        return _at(self.hidden(tokens, mask), places + codes.shape[1] + 3), targets, scored
+        images, prefix = prompting.understanding_images(self.ids, codes), SharedPrefix()
+        length = images.shape[1]
+        mask = attention.understanding_mask(length, text.shape[1], device=codes.device)
+        positions = torch.arange(length + text.shape[1], device=codes.device)[None]
+        self.hidden(images, mask[:, :, :length, :length], positions=positions[:, :length], cache=prefix)
+        prefix.continue_with(owners)
+        hidden = self.hidden(text, mask[:, :, length:], positions=positions[:, length:], cache=prefix)
+        return _at(hidden, places), targets, scored
 
 
 def new_model(config: Config, *, seed: int) -> ShowO:

@@ -48,8 +48,10 @@ class UnifiedModel(Protocol):
     def image_logps(self, captions: Sequence[str], codes: Tensor, masked: Tensor) -> Tensor:
         """Log-probability of the masked codes given the caption and the codes that are not masked, (B,) nats."""
 
-    def text_logps(self, codes: Tensor, prompts: Sequence[str], completions: Sequence[str]) -> Tensor:
-        """Log-probability of each completion and its end, given image and prompt, (B,) nats."""
+    def text_logps(
+        self, codes: Tensor, prompts: Sequence[str], completions: Sequence[str], *, owners: Tensor | None = None
+    ) -> Tensor:
+        """Log-probability of each completion and its end, given image codes[owners[i]] and prompt, (B,) nats."""
 
     def text_session(self, codes: Tensor, owners: Tensor, prompts: Sequence[str]) -> TextSession:
         """Start N texts; row i is about image codes[owners[i]] and starts after prompts[i]."""
