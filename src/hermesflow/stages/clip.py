@@ -23,7 +23,7 @@ def run(config: Config, layout: Layout) -> None:
         steps=steps,
         seed=config.data.seed,
         device=config.runtime.device,
-        progress=Progress(steps, "image-text extractor", "steps").advance,
+        progress=Progress(steps, "image-text extractor", "step").advance,
     )
     save_clip(model, layout.clip)
     last = losses[-min(20, steps) :]

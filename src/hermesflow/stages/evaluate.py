@@ -135,7 +135,7 @@ def _draw(
     count = max(settings.fid_images, config.data.gap_pairs)
     requests = [Request(row["id"], k, row["caption"]) for row in prompts for k in range(settings.geneval_images)]
     requests += [Request(row["id"], 0, row["caption"]) for row in pairs[:count]]
-    progress = Progress(len(requests), f"evaluate {name}, seed {seed}: draw", "images")
+    progress = Progress(len(requests), f"evaluate {name}, seed {seed}: draw", "image")
     codes = generation.draw(model, requests, settings=config.sampling.images, seed=seed, progress=progress.advance)
     tokenizer = load_tokenizer(layout.tokenizer, device=torch.device(config.runtime.device)).eval()
     images = generation.decode(tokenizer, codes)
