@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from hermesflow.errors import ConfigError
 from hermesflow.report.answer import TOLERANCE, answer, claims, summary_of, verdict_above, verdict_below
 from hermesflow.report.tables import Figures
 from report_world import GAPS, make_summary, micro
@@ -88,5 +89,5 @@ def test_summary_is_about_the_last_of_the_chain():
 def test_no_pair_checkpoint_is_an_error():
     config = micro()
     lonely = replace(config, checkpoints={"und-1": config.checkpoints["und-1"]})
-    with pytest.raises(ValueError, match="nothing to answer"):
+    with pytest.raises(ConfigError, match="nothing to answer"):
         summary_of(make_summary(), lonely)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from hermesflow.config import BASE, Config
+from hermesflow.errors import ConfigError
 from hermesflow.report.formatting import number, with_interval
 from hermesflow.report.roles import pair_chain, roles
 from hermesflow.report.tables import PROTOCOLS, Figures
@@ -82,12 +83,15 @@ def summary_of(summary: pd.DataFrame, config: Config) -> dict[str, Any]:
     """The answer as plain data, for `summary.json`: the checkpoint judged, its claims, seeds and confidence.
 
     Raises:
-        ValueError: the config has no Pair-DPO checkpoint, or the last of them was not evaluated.
+        ConfigError: the config has no Pair-DPO checkpoint that uses all candidates.
     """
     figures = Figures(summary)
     chain = figures.kept(pair_chain(config))
     if not chain:
-        raise ValueError("no evaluated checkpoint with objective `pair`: there is nothing to answer about")
+        raise ConfigError(
+            f"config `{config.name}`: no entry of `checkpoints` grows from base with objective `pair` and all "
+            "candidates, so there is nothing to answer about. Add one, e.g. `pair-1: {parent: base, objective: pair}`."
+        )
     return {
         "checkpoint": chain[-1],
         "seeds": figures.seeds(chain[-1]),

@@ -41,15 +41,17 @@ def run(config: Config, layout: Layout, *, seeds: Sequence[int] | None = None) -
 
     Raises:
         ArtifactError: an artifact of an earlier stage, or a file of the paper's figures, is missing or broken.
+        ConfigError: the config has no Pair-DPO checkpoint to answer about.
     """
     seeds = tuple(seeds or config.seeds)
     names = (BASE, *config.checkpoints)
     folders = {name: {seed: layout.checkpoint(seed, name) / "evaluation" for seed in seeds} for name in names}
     settings = config.evaluation
     summary = summarise(folders, resamples=settings.bootstrap, confidence=settings.confidence)
+    facts = summary_of(summary, config)
     write_tables(config, layout, summary, seeds)
     write_figures(config, layout, summary, seeds)
-    write_json(layout.report / "summary.json", summary_of(summary, config))
+    write_json(layout.report / "summary.json", facts)
     formatting.write_text(layout.report / "answer.md", answer(summary, config))
 
 
