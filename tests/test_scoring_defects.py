@@ -6,8 +6,8 @@ import torch
 
 from hermesflow.config import Encoder, Scoring
 from hermesflow.data.microworld import Question
-from hermesflow.sharding import sorted_candidates
-from hermesflow.stages.score import IMAGE_TYPES, score_captions, score_images
+from hermesflow.sharding import IMAGE_TYPES, sorted_candidates
+from hermesflow.stages.score import score_captions, score_images
 
 IDS = ["1", "2", "10"]  # sorted as strings: 1, 10, 2
 RIGHT = {"1": 0, "2": 1, "10": 2}  # candidate that answers rightly

@@ -12,48 +12,50 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hermesflow.config import BASE, Config, as_plain
+from hermesflow.config import Config, as_plain
 
 PACKAGE = "hermesflow"
 ROOT = Path(__file__).parent
 RECORDERS = frozenset({"hermesflow.tracking"})
 """Modules that record what happened and never decide what is computed: no reason to run a step again."""
 
-_DATA = ("data.image_size", "data.source", "data.path")
 _MODEL = ("data.image_size", "image_tokenizer", "language_model")
-_DEVICE = ("runtime.device", "runtime.precision")
 READS: dict[str, tuple[str, ...]] = {
     "data": (
-        "data",
-        "evaluation.understanding_images",
-        "evaluation.geneval_prompts",
-        "evaluation.dense_prompts",
+        *("data", "evaluation.dense_prompts"),
+        *("evaluation.geneval_prompts", "evaluation.understanding_images"),
     ),
-    "tokenizer": ("data.image_size", "image_tokenizer", "tokenizer_training"),
-    "encode": ("data.image_size", "image_tokenizer"),
-    "judge": ("data.image_size", "image_tokenizer"),
-    "clip": ("data.image_size", "evaluation.clip_steps"),
+    "tokenizer": ("image_tokenizer", "tokenizer_training"),
+    "encode": (),
+    "judge": (),
+    "clip": ("data.seed", "evaluation.clip_steps"),
     "base": (*_MODEL, "base_training"),
-    "sample": ("sampling",),
-    "gather_candidates": (),
-    "score": ("scoring",),
-    "gather_scores": (),
+    "sample": ("data.image_size", "image_tokenizer", "sampling"),
+    "gather_candidates": ("sampling",),
+    "score": ("sampling.images.n", "scoring"),
+    "gather_scores": ("sampling", "scoring"),
     "agreement": ("scoring",),
     "prefer": ("preferences", "checkpoint.parent", "checkpoint.candidates"),
-    "reference": ("training.steps", "training.batch_size", "checkpoint.parent", "checkpoint.steps"),
+    "reference": (
+        *("training.steps", "training.batch_size", "training.gradient_accumulation"),
+        *("checkpoint.parent", "checkpoint.steps"),
+    ),
     "train": ("training", "checkpoint"),
-    "evaluate": ("evaluation", "sampling.images", "scoring"),
-    "report": ("name", "seeds", "checkpoints", "evaluation.bootstrap", "evaluation.confidence", "sampling", "training"),
+    "evaluate": (
+        *("data.gap_pairs", "evaluation", "scoring"),
+        *("sampling.images", "sampling.captions.max_new_tokens"),
+    ),
+    "report": ("name", "seeds", "checkpoints", "evaluation.bootstrap", "evaluation.confidence", "sampling"),
 }
-"""Config keys each stage reads; `checkpoint` stands for the checkpoint's own entry in the tree. The device and the
-number of threads or shards are left out: they change how a step runs, not what it makes."""
+"""Config keys each stage reads; `checkpoint` stands for the checkpoint's own entry in the tree. `runtime` is left out:
+it changes how a step runs, not what it makes. Of a model on disk nothing is read from the config."""
 
 
 def reads(stage: str, checkpoint: str | None = None) -> list[str]:
     """Dotted keys of the config file that a stage reads, for one checkpoint where it works on one."""
     own = f"checkpoints.{checkpoint}"
     keys = [own + key.removeprefix("checkpoint") if _is_own(key) else key for key in READS[stage]]
-    return [] if checkpoint == BASE and all(_is_own(k) for k in READS[stage]) else sorted(keys)
+    return sorted(keys)
 
 
 def params_of(config: Config, stage: str, checkpoint: str | None = None) -> dict[str, Any]:

@@ -9,7 +9,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from hermesflow.config import Config
 from hermesflow.errors import ArtifactError, ConfigError
+
+CAPTION_TYPES = {"id": "str", "candidate": "int64", "caption": "str"}
+SCORE_TYPES = {"id": "str", "candidate": "int64", "score": "float64"}
+IMAGE_TYPES = {**SCORE_TYPES, "right": "int64", "questions": "int64"}
+
+
+def pairs_per_batch(config: Config) -> int:
+    """Pairs scored together; shards are whole batches."""
+    return max(1, config.scoring.batch_images // config.sampling.images.n)
 
 
 def shard_batches(ids: Sequence[str], *, batch: int, shard: int, shards: int) -> list[list[str]]:

@@ -20,7 +20,7 @@ FOLDER_LOCK = hold_folder(Path(".snakemake"))
 def _config_file():
     if len(workflow.configfiles) > 1:
         raise ConfigError("Pass one --configfile: a config is one whole file, not an overlay on another.")
-    return workflow.configfiles[0] if workflow.configfiles else "config/micro.yaml"
+    return os.path.relpath(workflow.configfiles[0]) if workflow.configfiles else "config/micro.yaml"
 
 
 def _seeds(path):

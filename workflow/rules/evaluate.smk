@@ -11,7 +11,8 @@ rule evaluate:
         clip=multiext(f"{ROOT}/clip/", "model.safetensors", "config.json"),
         model=model(NODE),
     output:
-        f"{NODE}/evaluation/units.parquet",
+        multiext(f"{NODE}/evaluation/", "answers.parquet", "captions.parquet", "images.parquet", "dense.parquet"),
+        multiext(f"{NODE}/evaluation/", "gap.parquet", "units.parquet"),
         f"{NODE}/evaluation/features.safetensors",
         f"{NODE}/evaluation/metrics.json",
         tokens(f"{NODE}/evaluation/samples"),

@@ -20,9 +20,8 @@ from hermesflow.models.magvit import load_tokenizer, to_images
 from hermesflow.models.showo import load_model
 from hermesflow.progress import Progress
 from hermesflow.scoring import CAPTION_MEASURES, VQA_METHODS
+from hermesflow.sharding import IMAGE_TYPES, pairs_per_batch
 from hermesflow.stages.score import (
-    IMAGE_TYPES,
-    pairs_per_batch,
     questions_of_row,
     read_candidates,
     score_captions,

@@ -8,8 +8,14 @@ import pandas as pd
 from hermesflow.artifacts import Layout, read_codes, read_table, write_codes, write_manifest, write_table
 from hermesflow.config import Config, as_plain
 from hermesflow.data.pairs import read_pairs
-from hermesflow.sharding import check_candidates, check_ids, shard_batches, shard_folder, sorted_candidates
-from hermesflow.stages.sample import CAPTION_TYPES
+from hermesflow.sharding import (
+    CAPTION_TYPES,
+    check_candidates,
+    check_ids,
+    shard_batches,
+    shard_folder,
+    sorted_candidates,
+)
 
 
 def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shards: int | None = None) -> None:

@@ -7,8 +7,15 @@ import pandas as pd
 from hermesflow.artifacts import Layout, read_table, write_manifest, write_table
 from hermesflow.config import Config, as_plain
 from hermesflow.data.pairs import read_pairs
-from hermesflow.sharding import check_candidates, shard_batches, shard_folder, sorted_candidates
-from hermesflow.stages.score import IMAGE_TYPES, SCORE_TYPES, pairs_per_batch
+from hermesflow.sharding import (
+    IMAGE_TYPES,
+    SCORE_TYPES,
+    check_candidates,
+    pairs_per_batch,
+    shard_batches,
+    shard_folder,
+    sorted_candidates,
+)
 
 
 def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shards: int | None = None) -> None:

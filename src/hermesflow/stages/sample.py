@@ -17,9 +17,7 @@ from hermesflow.models.showo import load_model
 from hermesflow.progress import Progress
 from hermesflow.sampling import sample_images, sample_texts
 from hermesflow.seeding import generator
-from hermesflow.sharding import check_ids, shard_batches, shard_folder
-
-CAPTION_TYPES = {"id": "str", "candidate": "int64", "caption": "str"}
+from hermesflow.sharding import CAPTION_TYPES, check_ids, shard_batches, shard_folder
 
 
 def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shard: int = 0, shards: int = 1) -> None:

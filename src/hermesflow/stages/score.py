@@ -18,16 +18,15 @@ from hermesflow.encoders import SentenceEncoder, load_encoder
 from hermesflow.models.showo import load_model
 from hermesflow.progress import Progress
 from hermesflow.scoring import CaptionMeasure, VqaMethod, answer_questions, caption_scores, count_right
-from hermesflow.sharding import check_ids, shard_batches, shard_folder
-from hermesflow.stages.sample import CAPTION_TYPES
-
-SCORE_TYPES = {"id": "str", "candidate": "int64", "score": "float64"}
-IMAGE_TYPES = {**SCORE_TYPES, "right": "int64", "questions": "int64"}
-
-
-def pairs_per_batch(config: Config) -> int:
-    """Pairs scored together; shards are whole batches."""
-    return max(1, config.scoring.batch_images // config.sampling.images.n)
+from hermesflow.sharding import (
+    CAPTION_TYPES,
+    IMAGE_TYPES,
+    SCORE_TYPES,
+    check_ids,
+    pairs_per_batch,
+    shard_batches,
+    shard_folder,
+)
 
 
 def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shard: int = 0, shards: int = 1) -> None:
