@@ -1,5 +1,6 @@
 """The image tokenizer against the official numerics, and its files."""
 
+import dataclasses
 import json
 import zlib
 from pathlib import Path
@@ -94,9 +95,24 @@ def test_shapes_and_patches(small):
         small.decode(codes[:, :15])
 
 
+@torch.inference_mode()
+def test_a_tile_has_the_same_codes_wherever_it_stands():
+    torch.manual_seed(0)
+    model = MagVitV2(dataclasses.replace(SMALL, tile_size=24, norm_groups=1)).eval()
+    tiles = torch.rand(4, 3, 24, 24) * 2 - 1
+    alone = model.encode(tiles)  # (4, 4)
+    image = torch.cat([torch.cat([tiles[0], tiles[1]], 2), torch.cat([tiles[2], tiles[3]], 2)], 1)[None]
+    codes = model.encode(image)
+    assert torch.equal(codes.view(2, 2, 2, 2).transpose(1, 2).reshape(4, 4), alone)
+    torch.testing.assert_close(model.decode(codes)[0, :, 24:, :24], model.decode(alone)[2], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model(image).pixels, model.decode(codes), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="tile_size"):
+        model.encode(torch.zeros(1, 3, 36, 48))
+
+
 def test_gradient_reaches_the_encoder_and_forward_agrees_with_codes(small):
     pixels = torch.rand(2, 3, 48, 48) * 2 - 1
-    reconstruction, entropy_loss, commitment_loss = small(pixels)
+    reconstruction, _, entropy_loss, commitment_loss = small(pixels)
     torch.testing.assert_close(reconstruction, small.decode(small.encode(pixels)), rtol=1e-4, atol=1e-5)
     reconstruction.square().mean().backward()
     gradient = small.encoder.conv_in.weight.grad
@@ -107,10 +123,13 @@ def test_gradient_reaches_the_encoder_and_forward_agrees_with_codes(small):
 def test_quantizer_losses():
     quantize = MagVitV2(SMALL).quantize
     balanced = torch.ones(2, 6, 1, 1) * torch.tensor([1.0, -1.0]).view(2, 1, 1, 1) * 100
-    _, entropy, commitment = quantize(balanced)
-    assert entropy.item() == pytest.approx(-np.log(2), abs=1e-4)  # sure of itself, used half of the time: the best
-    assert commitment.item() == pytest.approx(99.0**2)
-    _, entropy, _ = quantize(torch.full((2, 6, 1, 1), 100.0))
+    bits, latents, entropy, commitment = quantize(balanced)
+    assert torch.equal(bits.sign(), balanced.sign()) and latents.abs().max().item() == pytest.approx(1.0)
+    sure = 1 / (1 + np.exp(-4))
+    spent = -sure * np.log(sure) - (1 - sure) * np.log(1 - sure)
+    assert entropy.item() == pytest.approx(spent - np.log(2), abs=1e-4)  # nearly sure, used half of the time: the best
+    assert commitment.item() == pytest.approx(0.0, abs=1e-9)
+    _, _, entropy, _ = quantize(torch.full((2, 6, 1, 1), 100.0))
     assert entropy.item() == pytest.approx(0.0, abs=1e-4)  # always the same code
 
 

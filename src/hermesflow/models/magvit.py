@@ -10,6 +10,7 @@ Source: Yu et al. 2023, "Language Model Beats Diffusion", section 3; Show-o (Xie
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -185,10 +186,9 @@ class Encoder(nn.Module):
         self.conv_in = _conv(3 * config.patch_size**2, config.channels, config)
         self.down = nn.ModuleList()
         for level, (before, width) in enumerate(zip([config.channels, *widths], widths, strict=False)):
-            step = nn.Module()
-            step.block = _blocks(before, width, config.encoder_blocks[level], config)
+            step = nn.ModuleDict({"block": _blocks(before, width, config.encoder_blocks[level], config)})
             if level < len(widths) - 1:
-                step.downsample = Downsample(width)
+                step["downsample"] = Downsample(width)
             self.down.append(step)
         self.mid = _middle(widths[-1], config)
         self.norm_out = _norm(widths[-1], config)
@@ -199,10 +199,9 @@ class Encoder(nn.Module):
         """Latents before quantization."""
         hidden = self.conv_in(F.pixel_unshuffle(pixels, self.patch_size))
         for step in self.down:
-            hidden = step.block(hidden)
-            if hasattr(step, "downsample"):
-                hidden = step.downsample(hidden)
-        hidden = self.conv_out(F.silu(self.norm_out(_through(self.mid, hidden))))
+            for part in step.children():  # blocks, then resampling
+                hidden = part(hidden)
+        hidden = self.conv_out(F.silu(self.norm_out(self.mid(hidden))))
         return self.quant_conv(hidden)
 
 
@@ -218,21 +217,19 @@ class Decoder(nn.Module):
         self.mid = _middle(widths[-1], config)
         self.up = nn.ModuleList()  # stored from fine to coarse, run from coarse to fine
         for level, (width, before) in enumerate(zip(widths, [*widths[1:], widths[-1]], strict=True)):
-            step = nn.Module()
-            step.block = _blocks(before, width, config.decoder_blocks[level], config)
+            step = nn.ModuleDict({"block": _blocks(before, width, config.decoder_blocks[level], config)})
             if level > 0:
-                step.upsample = Upsample(width, config)
+                step["upsample"] = Upsample(width, config)
             self.up.append(step)
         self.norm_out = _norm(widths[0], config)
         self.conv_out = _conv(widths[0], 3 * config.patch_size**2, config)
 
     def forward(self, bits: Tensor) -> Tensor:
         """Pixels."""
-        hidden = _through(self.mid, self.conv_in(self.post_quant_conv(bits)))
+        hidden = self.mid(self.conv_in(self.post_quant_conv(bits)))
         for step in reversed(self.up):
-            hidden = step.block(hidden)
-            if hasattr(step, "upsample"):
-                hidden = step.upsample(hidden)
+            for part in step.children():  # blocks, then resampling
+                hidden = part(hidden)
         return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(hidden))), self.patch_size)
 
 
@@ -342,16 +339,13 @@ def _blocks(before: int, width: int, count: int, config: ImageTokenizer) -> nn.S
     return nn.Sequential(*(ResidualBlock(before if i == 0 else width, width, config) for i in range(count)))
 
 
-def _middle(width: int, config: ImageTokenizer) -> nn.Module:
-    middle = nn.Module()
-    middle.block_1 = ResidualBlock(width, width, config)
-    middle.attn_1 = Attention(width, config)
-    middle.block_2 = ResidualBlock(width, width, config)
-    return middle
-
-
-def _through(middle: nn.Module, hidden: Tensor) -> Tensor:
-    return middle.block_2(middle.attn_1(middle.block_1(hidden)))
+def _middle(width: int, config: ImageTokenizer) -> nn.Sequential:
+    parts = {
+        "block_1": ResidualBlock(width, width, config),
+        "attn_1": Attention(width, config),
+        "block_2": ResidualBlock(width, width, config),
+    }
+    return nn.Sequential(OrderedDict(parts))
 
 
 def _cut(images: Tensor, size: int) -> Tensor:

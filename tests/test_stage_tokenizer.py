@@ -1,0 +1,76 @@
+"""Training of the image tokenizer: what it trains on, its loss terms, and that it separates tiles."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from hermesflow.artifacts import Layout
+from hermesflow.config import load_config
+from hermesflow.data.microworld import make_pairs
+from hermesflow.data.pairs import write_pairs
+from hermesflow.models.magvit import MagVitV2, Reconstruction, load_tokenizer, to_pixels
+from hermesflow.stages import tokenizer
+
+
+@pytest.fixture(scope="module")
+def config():
+    config = load_config("config/smoke.yaml")
+    settings = dataclasses.replace(config.tokenizer_training, steps=150, batch_size=16)
+    return dataclasses.replace(config, tokenizer_training=settings)
+
+
+def test_different_tiles_once_each_in_order():
+    tiles = np.random.default_rng(0).integers(0, 256, (3, 2, 2, 3), dtype=np.uint8)
+    images = np.concatenate([np.concatenate([tiles[0], tiles[1]], 1), np.concatenate([tiles[1], tiles[2]], 1)], 0)[None]
+    assert np.array_equal(tokenizer.different_tiles(images, 2), tiles)
+    whole = tokenizer.different_tiles(np.concatenate([images, images]), 0)
+    assert np.array_equal(whole, images)
+
+
+def test_separation_counts_bits_beyond_the_margin():
+    signs = torch.tensor([[1.0, 1, 1, 1], [1, 1, 1, -1], [-1, -1, -1, -1]]).view(3, 4, 1, 1)
+    pixels = torch.zeros(3, 3, 2, 2)
+    done = Reconstruction(pixels + 0.5, signs, torch.tensor(0.0), torch.tensor(0.0))
+    weights = torch.ones(3, 1, 2, 2)
+    weights[0] = 4.0
+    terms = tokenizer.loss_terms(done, pixels, weights, margin=2.0)
+    assert terms["separation"].item() == pytest.approx((2 + 2) / 3)  # rows 0 and 1 agree by 2 bits, 0 allowed
+    assert tokenizer.loss_terms(done, pixels, weights, margin=1.0)["separation"].item() == 0.0
+    assert terms["l1"].item() == pytest.approx(0.5 * (4 + 1 + 1) / 3)
+
+
+def test_background_is_the_most_frequent_colour():
+    tiles = np.full((2, 2, 2, 3), 9, dtype=np.uint8)
+    tiles[0, 0, 0] = 200
+    assert tokenizer._pixel_weights(tiles, 3.0).flatten().tolist() == [3, 1, 1, 1, 1, 1, 1, 1]
+
+
+def test_training_learns_to_tell_tiles_apart(config):
+    tiles = np.zeros((16, 12, 12, 3), dtype=np.uint8)
+    tiles[:] = np.random.default_rng(0).integers(0, 256, (16, 1, 1, 3))
+    tiles[8:, :6] = 240
+    torch.manual_seed(0)
+    model = MagVitV2(config.image_tokenizer)
+    history = tokenizer.train(model, tiles, config.tokenizer_training)
+    assert history["l1"].iloc[-1] < 0.5 * history["l1"].iloc[0]
+    with torch.inference_mode():
+        assert len(model.encode(to_pixels(tiles)).unique()) == 16
+
+
+def test_stage_writes_the_same_files_twice(config, tmp_path):
+    config = dataclasses.replace(
+        config, tokenizer_training=dataclasses.replace(config.tokenizer_training, steps=30, batch_size=32)
+    )
+    files = {}
+    for name in "ab":
+        layout = Layout(tmp_path / name)
+        write_pairs(layout.data("base"), make_pairs("base", 40, config=config.data))
+        tokenizer.run(config, layout)
+        names = ("model.safetensors", "config.json", "history.csv")
+        files[name] = [(layout.tokenizer / file).read_bytes() for file in names]
+        assert (layout.tokenizer / "manifest.json").exists()
+    assert files["a"] == files["b"]
+    model = load_tokenizer(Layout(tmp_path / "a").tokenizer, device="cpu")
+    assert model.encode(torch.zeros(1, 3, 48, 48)).shape == (1, config.num_image_tokens)
