@@ -1,0 +1,130 @@
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hermesflow import config_reference
+from hermesflow.config import as_plain, config_schema, load_config
+from hermesflow.errors import ConfigError
+
+ROOT = Path(__file__).parents[1]
+SMOKE = ROOT / "config" / "smoke.yaml"
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write smoke.yaml with one change; None removes the key."""
+
+    def change(key, value):
+        plain = yaml.safe_load(SMOKE.read_text())
+        *path, last = key.split(".")
+        inner = plain
+        for part in path:
+            inner = inner[part]
+        if value is None:
+            del inner[last]
+        else:
+            inner[last] = value
+        file = tmp_path / "changed.yaml"
+        file.write_text(yaml.safe_dump(plain))
+        return file
+
+    return change
+
+
+@pytest.mark.parametrize("name", ["micro", "smoke"])
+def test_shipped_configs_load_and_carry_their_name(name):
+    assert load_config(ROOT / "config" / f"{name}.yaml").name == name
+
+
+def test_derived_sizes():
+    config = load_config(SMOKE)
+    assert config.codebook_size == 2**config.image_tokenizer.codebook_bits
+    levels = len(config.image_tokenizer.encoder_multipliers)
+    side = config.data.image_size // (config.image_tokenizer.patch_size * 2 ** (levels - 1))
+    assert config.num_image_tokens == side**2
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("data.pears", 3, ["data.pears", "unknown key", "spelling"]),
+        ("colour", "red", ["colour", "unknown key"]),
+        ("training.steps", "many", ["training.steps", "many"]),
+        ("training.steps", 0, ["training.steps", "greater than 0"]),
+        ("training.steps", 3.5, ["training.steps", "3.5"]),
+        ("training.steps", True, ["training.steps", "True"]),
+        ("data.seed", None, ["data.seed", "required"]),
+        ("preferences.min_image_score", 1.5, ["preferences.min_image_score", "1.5"]),
+        ("checkpoints.pair-1.objective", "both", ["checkpoints.pair-1.objective", "both"]),
+        ("checkpoints.pair-2.parent", "pair-9", ["checkpoints.pair-2.parent", "pair-9", "pair-1"]),
+        ("checkpoints.pair-1.parent", "pair-2", ["cycle", "base"]),
+        ("checkpoints.base", {"parent": "pair-1", "objective": "pair"}, ["base", "taken"]),
+        ("name", "../up", ["name", "../up"]),
+        ("seeds", 3, ["seeds", "3"]),
+    ],
+)
+def test_wrong_files_are_refused_with_file_key_and_mend(write, key, value, says):
+    file = write(key, value)
+    with pytest.raises(ConfigError) as caught:
+        load_config(file)
+    message = str(caught.value)
+    assert str(file) in message
+    assert "\n" not in message
+    for part in says:
+        assert part in message
+
+
+def test_unreadable_yaml(tmp_path):
+    file = tmp_path / "broken.yaml"
+    file.write_text("a: [1,")
+    with pytest.raises(ConfigError, match="cannot be read as YAML"):
+        load_config(file)
+    with pytest.raises(ConfigError, match="absent"):
+        load_config(tmp_path / "absent.yaml")
+
+
+def test_a_whole_number_fills_a_float(write):
+    assert load_config(write("training.learning_rate", 1)).training.learning_rate == 1.0
+
+
+def test_checkpoints_override_training_for_themselves_alone(write):
+    config = load_config(write("checkpoints.pair-2.beta", 0.7))
+    assert config.training_of("pair-2").beta == 0.7
+    assert config.training_of("pair-1") == config.training
+    assert config.training_of("pair-2").steps == config.training.steps
+
+
+def test_tree():
+    config = load_config(SMOKE)
+    assert config.sampled_checkpoints() == ("base", "pair-1")
+    assert [config.iteration(c) for c in ("base", "pair-1", "pair-2", "und-1")] == [0, 1, 2, 1]
+
+
+def test_config_is_frozen_and_plain_again():
+    config = load_config(SMOKE)
+    with pytest.raises(AttributeError):
+        config.name = "other"
+    assert json.loads(json.dumps(as_plain(config)))["data"] == as_plain(config.data)
+
+
+def test_schema_accepts_what_is_shipped_and_refuses_unknown_keys():
+    import jsonschema
+
+    plain = yaml.safe_load((ROOT / "config" / "micro.yaml").read_text())
+    jsonschema.validate(plain, config_schema())
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**plain, "colour": "red"}, config_schema())
+
+
+def test_committed_schema_and_table_of_keys_are_current():
+    assert (ROOT / "workflow/schemas/config.schema.json").read_text() == config_reference.json_schema(), "make dvc"
+    assert (ROOT / "config/README.md").read_text() == config_reference.markdown(), "make dvc"
+
+
+def test_every_key_is_explained():
+    unexplained = [
+        line for line in config_reference.markdown().splitlines() if line.startswith("| `") and "| |" in line
+    ]
+    assert not unexplained, "give these fields a docstring"

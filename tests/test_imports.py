@@ -1,0 +1,138 @@
+"""The house's import rules, read from the source and seen in fresh processes."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hermesflow import provenance
+
+LAYERS = (
+    ("errors", "config", "artifacts", "seeding", "progress"),
+    ("masking", "models.attention", "models.prompting"),
+    ("losses", "logps", "models.*"),
+    ("data.*", "sampling", "encoders", "scoring", "sharding", "preferences"),
+    ("homologous", "training_state", "train", "pretraining", "evaluation.*", "report.*", "tracking"),
+    ("stages.*",),
+    ("provenance", "pipeline", "publishing", "running", "config_reference", "cli", "__main__"),
+)
+
+VOCABULARY = ("hermesflow.models.showo", "hermesflow.data.microworld")
+"""The one exception: a new model of the micro world takes its words from there, inside the function that makes it."""
+
+
+def modules():
+    names = {}
+    for path in sorted(provenance.ROOT.rglob("*.py")):
+        parts = path.relative_to(provenance.ROOT).with_suffix("").parts
+        names[".".join(("hermesflow", *(p for p in parts if p != "__init__")))] = path
+    return names
+
+
+def layer_of(module):
+    name = module.removeprefix("hermesflow").removeprefix(".")
+    if provenance.path_of(module).name == "__init__.py":
+        return 0
+    for level, patterns in enumerate(LAYERS):
+        if name in patterns:
+            return level
+    for level, patterns in enumerate(LAYERS):
+        if name.partition(".")[0] + ".*" in patterns:
+            return level
+    raise AssertionError(f"{module} has no layer: give it a place in LAYERS")
+
+
+def test_imports_point_one_way():
+    wrong = [
+        f"{name} -> {other}"
+        for name, path in modules().items()
+        for other in provenance.imports_of(path)
+        if layer_of(other) > layer_of(name) and (name, other) != VOCABULARY
+    ]
+    assert not wrong
+
+
+def test_no_cycles():
+    done, path = set(), []
+
+    def visit(name):
+        assert name not in path, " -> ".join([*path, name])
+        if name in done:
+            return
+        path.append(name)
+        for other in provenance.imports_of(provenance.path_of(name)):
+            if provenance.path_of(other).name != "__init__.py":
+                visit(other)
+        path.pop()
+        done.add(name)
+
+    for name in modules():
+        visit(name)
+
+
+def imported_roots(path):
+    roots = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            roots |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            roots.add((node.module or "").partition(".")[0])
+    return roots
+
+
+def test_losses_import_torch_alone():
+    assert imported_roots(provenance.ROOT / "losses.py") - {"__future__", "typing"} == {"torch"}
+
+
+def test_only_tracking_imports_mlflow():
+    assert [name for name, path in modules().items() if "mlflow" in imported_roots(path)] == ["hermesflow.tracking"]
+
+
+def test_package_does_not_import_snakemake():
+    assert not [name for name, path in modules().items() if "snakemake" in imported_roots(path)]
+
+
+PROBE = """
+import importlib, json, sys
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+heavy = sorted({"torch", "transformers", "datasets", "mlflow", "scipy", "matplotlib", "pandas"} & set(sys.modules))
+print(json.dumps({"heavy": heavy}))
+"""
+
+
+def probe(folder, *names):
+    done = subprocess.run([sys.executable, "-c", PROBE, *names], cwd=folder, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 1, "importing printed something"
+    return json.loads(lines[0])
+
+
+def test_importing_does_nothing(tmp_path):
+    names = [name for name in modules() if not name.endswith("__main__")]
+    probe(tmp_path, *names)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "allowed"),
+    [
+        ("hermesflow.cli", set()),
+        ("hermesflow.provenance", set()),
+        ("hermesflow.stages.prefer", {"pandas"}),
+        ("hermesflow.stages.gather_candidates", {"pandas", "datasets"}),
+        ("hermesflow.stages.gather_scores", {"pandas", "datasets"}),
+    ],
+)
+def test_short_steps_start_without_heavy_libraries(module, allowed, tmp_path):
+    assert set(probe(tmp_path, module)["heavy"]) <= allowed
+
+
+def test_every_stage_of_the_command_line_has_its_module():
+    from hermesflow.cli import STAGES
+
+    found = {path.stem for path in Path(provenance.ROOT, "stages").glob("*.py")} - {"__init__"}
+    assert found == set(STAGES) == set(provenance.READS)
