@@ -124,7 +124,6 @@ def test_committed_schema_and_table_of_keys_are_current():
 
 
 def test_every_key_is_explained():
-    unexplained = [
-        line for line in config_reference.markdown().splitlines() if line.startswith("| `") and "| |" in line
-    ]
+    rows = [line.split("|") for line in config_reference.markdown().splitlines() if line.startswith("| `")]
+    unexplained = [row[1] for row in rows if not row[-2].strip()]
     assert not unexplained, "give these fields a docstring"

@@ -12,7 +12,8 @@ def test_known_seed():
 
 
 def test_same_names_same_stream_in_another_process():
-    code = "from hermesflow.seeding import generator; import torch; print(torch.rand(3, generator=generator(1, 'a')).tolist())"
+    code = "import torch; from hermesflow.seeding import generator as g; "
+    code += "print(torch.rand(3, generator=g(1, 'a')).tolist())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(torch.rand(3, generator=generator(1, "a")).tolist())
 

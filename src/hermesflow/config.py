@@ -82,14 +82,21 @@ class TokenizerTraining:
     """Training of the image tokenizer from scratch (micro only; the 1.3B model has released weights)."""
 
     seed: int
+    """Seed of the tokenizer's first weights and of its batches."""
     steps: Positive
+    """Optimiser steps."""
     batch_size: Positive
+    """Images per step."""
     learning_rate: Rate
+    """Highest learning rate of the one-cycle schedule."""
     weight_decay: Weight
+    """Weight decay of AdamW."""
     foreground_weight: Rate
     """L1 weight of pixels that are not background."""
     entropy_weight: Weight
+    """Weight of the entropy loss, which spreads the codes."""
     commitment_weight: Weight
+    """Weight of the commitment loss, which pulls features to their codes."""
     separation_weight: Weight
     """Weight of the penalty on different tiles (or images) with nearly the same code."""
     separation_margin: Weight
@@ -101,12 +108,19 @@ class LanguageModel:
     """Phi decoder of Show-o; official 1.3B: hidden 2048, 24 layers, 32 heads, intermediate 8192."""
 
     hidden_size: Positive
+    """Width of the decoder."""
     layers: Positive
+    """Decoder layers."""
     heads: Positive
+    """Attention heads."""
     intermediate_size: Positive
+    """Width of the MLP."""
     partial_rotary_factor: Annotated[float, Field(gt=0, le=1)]
+    """Share of each head that is rotated by position."""
     rope_theta: Rate
+    """Base of the rotary frequencies."""
     layer_norm_eps: Rate
+    """Epsilon of the layer norms."""
     text_tokenizer: str
     """`microworld` (word level, built from the world's vocabulary) or a folder / hub id of a tokenizer."""
     max_text_tokens: Positive
@@ -122,7 +136,9 @@ class BaseTraining:
     """Pre-training of the base model from scratch: masked image tokens given text, text given image."""
 
     steps: Positive
+    """Optimiser steps."""
     t2i_batch_size: Positive
+    """Caption-to-image rows per step."""
     mmu_batch_size: Positive
     """Texts per step: captions and answers."""
     texts_per_image: Positive
@@ -130,10 +146,15 @@ class BaseTraining:
     caption_share: Share
     """Share of texts that are captions; the others are answers to questions."""
     learning_rate: Rate
+    """Highest learning rate of the one-cycle schedule."""
     warmup_share: Share
+    """Share of the steps in which the rate rises."""
     weight_decay: Weight
+    """Weight decay of AdamW."""
     max_grad_norm: Rate
+    """Gradients are clipped to this norm."""
     beta2: Share
+    """Second-moment decay of AdamW."""
     prompt_dropout: Share
     """Share of t2i rows whose caption is emptied, for classifier-free guidance."""
 
@@ -143,7 +164,9 @@ class Decoding:
     """How one caption candidate is decoded; top_k 1 is greedy."""
 
     top_k: Positive
+    """Tokens to choose from at each position."""
     temperature: Rate
+    """Divisor of the logits."""
 
 
 @section
@@ -161,7 +184,9 @@ class ImageSampling:
     """Generation candidates (paper section 3.2; official: n 16, guidance 5, 50 steps)."""
 
     n: Positive
+    """Images per pair."""
     steps: Positive
+    """MaskGIT steps per image."""
     guidance: Weight
     """Classifier-free guidance w in (1 + w) * conditional - w * unconditional; 0 is off."""
     temperature: Weight
@@ -175,7 +200,9 @@ class Sampling:
     """Homologous sampling: n captions and n images of each pair from one checkpoint."""
 
     captions: CaptionSampling
+    """Caption candidates. See its own table below."""
     images: ImageSampling
+    """Image candidates. See its own table below."""
     batch_pairs: Positive
     """Pairs decoded together; shards are whole batches, so results do not depend on their number."""
 
@@ -189,6 +216,7 @@ class Encoder:
     sha256: str | None = None
     """Expected sha256 of model.safetensors; checked before use."""
     pooling: Literal["cls", "mean"]
+    """`mean` of the token vectors, or the first one (`cls`, as the official code)."""
 
 
 @section
@@ -202,7 +230,9 @@ class Scoring:
     vqa_method: Literal["generate", "likelihood"]
     """Self-VQA: free answer mapped to the nearest choice (official), or ranking of the choices by likelihood."""
     max_answer_tokens: Positive
+    """At most so many tokens per free answer."""
     batch_images: Positive
+    """Images that questions are asked about together."""
     agreement_pairs: Count
     """Pairs on which every score is compared with the independent judge."""
 
@@ -222,14 +252,21 @@ class Training:
     """Pair-DPO (paper section 3.3; official: AdamW, lr 2e-5 cosine, weight decay .01, beta .2, 3,000 steps)."""
 
     steps: Positive
+    """Optimiser steps."""
     batch_size: Positive
     """Homologous pairs per optimiser step, over all processes."""
     gradient_accumulation: Positive = 1
+    """Micro batches per optimiser step."""
     learning_rate: Rate
+    """Highest learning rate of the cosine schedule."""
     weight_decay: Weight
+    """Weight decay of AdamW."""
     warmup_steps: Count
+    """Steps in which the rate rises."""
     max_grad_norm: Rate
+    """Gradients are clipped to this norm."""
     beta: Rate
+    """Strength of the pull towards the reference."""
     caption_weight: Weight = 1.0
     """Weight of the understanding term; 1 is the paper."""
     image_weight: Weight = 1.0
@@ -243,12 +280,17 @@ class Checkpoint:
     """One node of the tree of checkpoints: what it grows from and how."""
 
     parent: str
+    """The checkpoint it grows from: its start, its reference and the maker of its candidates."""
     objective: Objective
+    """`pair`: sum of both terms. `product`: both inside one sigmoid. The others: one term alone."""
     candidates: Positive | None = None
     """Use only the first so many candidates of each kind (Figure 6); None is all."""
     steps: Positive | None = None
+    """Own number of steps; None is that of `training`."""
     learning_rate: Rate | None = None
+    """Own learning rate; None is that of `training`."""
     beta: Rate | None = None
+    """Own beta; None is that of `training`."""
 
 
 @section
@@ -262,10 +304,13 @@ class Evaluation:
     geneval_images: Positive
     """Images per prompt (GenEval: 4)."""
     dense_prompts: Positive
+    """Prompts of the DPG-like benchmark."""
     fid_images: Positive
+    """Images on each side of the Frechet distance."""
     bootstrap: Positive
     """Bootstrap resamples behind every interval."""
     confidence: Share
+    """Coverage of the intervals."""
     clip_steps: Positive
     """Training steps of the micro world's own CLIP (fixed extractor of the Frechet distance and image-text score)."""
 
@@ -275,7 +320,9 @@ class Runtime:
     """How the work runs; never what it computes (except for float rounding)."""
 
     device: str
+    """`cpu`, `cuda` or another torch device."""
     precision: Literal["no", "bf16", "fp16"]
+    """Mixed precision of training, as accelerate names it."""
     shards: Positive
     """Shards that sampling and scoring are scattered into."""
     pretrain_threads: Positive
@@ -291,6 +338,7 @@ class Config:
     """Everything one `results/{name}` folder is made from."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
+    """Name of the results folder, `results/{name}`."""
     seeds: tuple[int, ...]
     """Run seeds; each trains its own base and self-play chain."""
     data: Data
@@ -343,7 +391,9 @@ def load_config(path: str | Path) -> Config:
     try:
         raw = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML ({error}). Mend the file or pass another --config.") from error
+        raise ConfigError(
+            f"{path}: cannot be read as YAML ({error}). Mend the file or pass another --config."
+        ) from error
     try:
         config = _from_plain(raw)
     except ValidationError as error:
@@ -389,5 +439,7 @@ def _check_tree(config: Config, path: Path) -> None:
         seen = {name}
         while (name := config.checkpoints[name].parent) != BASE:
             if name in seen:
-                raise ConfigError(f"{path}: checkpoints.{name}: the tree has a cycle; let one of them grow from {BASE}.")
+                raise ConfigError(
+                    f"{path}: checkpoints.{name}: the tree has a cycle; let one of them grow from {BASE}."
+                )
             seen.add(name)

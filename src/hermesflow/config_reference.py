@@ -53,9 +53,13 @@ def _section(title: str, schema: dict[str, Any]) -> str:
     lines += ["| key | type | default | meaning |", "|---|---|---|---|"]
     for key, value in schema["properties"].items():
         default = f"`{json.dumps(value['default'])}`" if "default" in value else ""
-        meaning = value.get("description", "").replace("\n", " ").replace("|", "\\|")
+        meaning = value.get("description", _see(value)).replace("\n", " ").replace("|", "\\|")
         lines.append(f"| `{key}` | {_type(value)} | {default} | {meaning} |")
     return "\n".join([*lines, ""])
+
+
+def _see(value: dict[str, Any]) -> str:
+    return "See its own table below." if _referenced(value) else ""
 
 
 def _type(value: dict[str, Any]) -> str:
