@@ -68,6 +68,10 @@ class Run:
         with warnings.catch_warnings():
             self._try(send)
 
+    def log_samples(self, name: str, table: pd.DataFrame, *, rows: int = 50) -> None:
+        """Keep the first rows of a table as `name` (.json), which MLflow shows as a table."""
+        self._try(lambda: self._client.log_table(self.run_id, table.head(rows), name))
+
     def finish(self, status: str = "FINISHED") -> None:
         """Set the status; a later step may still add to the run."""
         self._try(lambda: self._client.set_terminated(self.run_id, status))

@@ -29,17 +29,23 @@ def run(config: Config, layout: Layout, *, seed: int) -> None:
     pairs = read_pairs(layout.data("base")).remove_columns("image")
     ids, codes = read_codes(layout.codes("base"))
     if list(pairs["id"]) != ids:
-        raise ArtifactError(f"{layout.codes('base')}: ids differ from those of {layout.data('base')}; run stage encode again.")
-    examples = [
-        Example(row["caption"], tuple((q["question"], q["answer"]) for q in row["questions"])) for row in pairs
-    ]
+        raise ArtifactError(
+            f"{layout.codes('base')}: ids differ from those of {layout.data('base')}; run stage encode again."
+        )
+    examples = [Example(row["caption"], tuple((q["question"], q["answer"]) for q in row["questions"])) for row in pairs]
     model = new_model(config, seed=seeding.seed_of(seed, BASE, "init")).train()
     stream = batches(
-        examples, torch.from_numpy(codes[:, 0].astype("int64")), model, settings, seeding.generator(seed, BASE, "batches")
+        examples,
+        torch.from_numpy(codes[:, 0].astype("int64")),
+        model,
+        settings,
+        seeding.generator(seed, BASE, "batches"),
     )
     optimiser, schedule = optimiser_of(model, settings)
     history = []
     run = tracking.open_run(config, layout, seed, BASE)
+    captions = pairs.select_columns(["id", "caption", "kind"]).to_pandas()
+    run.log_inputs("base pairs", captions, source=layout.data("base"), context="training")
     progress = Progress(settings.steps, f"base model, seed {seed}", "step")
     for step in range(1, settings.steps + 1):
         metrics = train_step(model, next(stream), optimiser, schedule, settings.max_grad_norm)

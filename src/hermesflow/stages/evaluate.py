@@ -15,7 +15,17 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from hermesflow.artifacts import Layout, read_codes, write_codes, write_json, write_manifest, write_table, write_weights
+from hermesflow import tracking
+from hermesflow.artifacts import (
+    Layout,
+    read_codes,
+    read_json,
+    write_codes,
+    write_json,
+    write_manifest,
+    write_table,
+    write_weights,
+)
 from hermesflow.config import Config, Decoding, as_plain
 from hermesflow.data.judge import accepts, read_images
 from hermesflow.data.pairs import images_of, read_pairs
@@ -109,6 +119,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
     settings = {name: as_plain(getattr(config, name)) for name in ("evaluation", "scoring")}
     settings["images"] = as_plain(config.sampling.images)
     write_manifest(out, config=settings, inputs=inputs, seed=seed)
+    tracking.open_run(config, layout, seed, checkpoint).log(read_json(out / "metrics.json"))
 
 
 def _real(layout: Layout, split: str) -> Split:

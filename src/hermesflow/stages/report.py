@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
+from hermesflow import tracking
 from hermesflow.artifacts import Layout, read_codes, read_json, read_table, write_json
 from hermesflow.config import BASE, Config
 from hermesflow.errors import ArtifactError
@@ -53,6 +54,8 @@ def run(config: Config, layout: Layout, *, seeds: Sequence[int] | None = None) -
     write_figures(config, layout, summary, seeds)
     write_json(layout.report / "summary.json", facts)
     formatting.write_text(layout.report / "answer.md", answer(summary, config))
+    for seed in seeds:
+        tracking.open_run(config, layout, seed, None).log_artifacts(layout.report)
 
 
 def write_tables(config: Config, layout: Layout, summary: pd.DataFrame, seeds: Sequence[int]) -> None:

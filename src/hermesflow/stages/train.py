@@ -41,6 +41,11 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
     made_with = {"training": as_plain(training), "objective": own.objective, "iteration": config.iteration(checkpoint)}
     state = StateFolder(folder / "state", task=digest_of([made_with, seed, [sha256(path) for path in inputs]]))
     tracked = tracking.open_run(config, layout, seed, checkpoint) if accelerator.is_main_process else None
+    if tracked:
+        codes = ["chosen_codes", "rejected_codes"]
+        preferences = read_table(inputs[1], ["id", *codes]).drop(columns=codes)
+        tracked.log_inputs("preferences", preferences, source=inputs[1], context="training")
+        tracked.log_samples("preferences.json", preferences)
     history = train_policy(
         model,
         pairs,
