@@ -42,6 +42,11 @@ def base_rows(config) -> list[dict]:
     return list(make_pairs("base", 1400, config=config))
 
 
+@pytest.fixture(scope="module")
+def pair_rows(config):
+    return list(make_pairs("pairs", 700, config=config))
+
+
 def scenes_of(kind: str, count: int = 150) -> list[Scene]:
     generator = np.random.default_rng(5)
     return [make_scene(kind, generator) for _ in range(count)]
@@ -144,8 +149,8 @@ def test_parsing_is_lenient_with_free_text_and_strict_with_unknown_words():
         assert parse_caption(text) is None, text
 
 
-def test_questions_are_three_to_six_with_the_answer_among_few_choices(base_rows):
-    for row in base_rows:
+def test_questions_are_three_to_six_with_the_answer_among_few_choices(pair_rows):
+    for row in pair_rows:
         questions = row["questions"]
         assert 3 <= len(questions) <= 6
         assert len({q["question"] for q in questions}) == len(questions)
@@ -166,8 +171,8 @@ def test_every_question_kind_is_asked_and_yes_is_as_frequent_as_no(base_rows):
     assert answers["size", "large"] > 0.15 * (answers["size", "large"] + answers["size", "small"])
 
 
-def test_negatives_share_color_or_shape_with_a_named_object(base_rows):
-    for row in base_rows:
+def test_negatives_share_color_or_shape_with_a_named_object(pair_rows):
+    for row in pair_rows:
         facts = parse_caption(row["caption"])
         assert facts is not None
         for question in row["questions"]:
@@ -177,6 +182,16 @@ def test_negatives_share_color_or_shape_with_a_named_object(base_rows):
                 (absent,) = asked.mentions
                 assert all((m.shape, m.color) != (absent.shape, absent.color) for m in facts.mentions)
                 assert any(m.shape == absent.shape or m.color == absent.color for m in facts.mentions)
+
+
+def test_base_hears_ever_new_questions_about_one_caption(base_rows):
+    asked = {}
+    for row in base_rows:
+        asked.setdefault(row["caption"], set()).add(tuple(q["question"] for q in row["questions"]))
+        answers = Counter(q["answer"] for q in row["questions"] if q["kind"] == "existence")
+        assert answers["yes"] == answers["no"] == 3
+    repeated = [sets for caption, sets in asked.items() if len(caption.split()) > 5]
+    assert len(repeated) > 50 and sum(len(sets) for sets in repeated) > len(repeated)
 
 
 def test_questions_come_from_the_caption_alone():

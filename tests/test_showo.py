@@ -180,7 +180,7 @@ def test_trimming_to_the_longest_row_changes_nothing(golden):
     torch.testing.assert_close(golden.head(golden.hidden(ids, mask))[:, -65:-1], conditional, atol=1e-5, rtol=0)
 
 
-def test_base_losses_are_means_over_tokens(small):
+def test_base_losses_are_means_over_tokens_and_over_texts(small):
     codes, masked = _images(2)
     captions, prompts, completions = ["w1 w2", "w3"], ["w0", "w0 w1"], ["w5 w6", "w7"]
     t2i, mmu = small.base_losses(
@@ -194,7 +194,7 @@ def test_base_losses_are_means_over_tokens(small):
     )
     expected = -small.image_logps(captions, codes, masked).sum() / masked.sum()
     torch.testing.assert_close(t2i, expected, atol=1e-5, rtol=1e-5)
-    expected = -small.text_logps(codes, prompts, completions).sum() / (3 + 2)
+    expected = -(small.text_logps(codes, prompts, completions) / torch.tensor([3, 2])).mean()
     torch.testing.assert_close(mmu, expected, atol=1e-5, rtol=1e-5)
     (t2i + mmu).backward()
     assert all(p.grad is not None for p in small.parameters())

@@ -37,7 +37,7 @@ class Data:
     source: Literal["microworld", "parquet"]
     """`microworld`: drawn here. `parquet`: read from `path` (same schema, see data/pairs.py)."""
     path: str | None = None
-    """Folder of parquet files for source `parquet` (base.parquet, pairs.parquet, gap.parquet)."""
+    """Folder of parquet files for source `parquet` (base, pairs, gap, understanding and prompts.parquet)."""
     seed: int
     """Seed of the world; independent of the run seeds, which all see the same data."""
     image_size: Positive

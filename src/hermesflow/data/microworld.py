@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from functools import cache
+from random import Random
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,7 +19,7 @@ from PIL import Image
 
 from hermesflow.config import Data
 from hermesflow.data.captions import GENEVAL_KINDS, KINDS, Facts, caption_of, parse_caption
-from hermesflow.data.questions import Question, questions_of, vocabulary
+from hermesflow.data.questions import Question, questions_of, varied_questions_of, vocabulary
 from hermesflow.data.scenes import CELLS, COLORS, GROUND, SHAPES, SIZES, Scene, SceneObject, render
 from hermesflow.seeding import seed_of
 
@@ -86,7 +87,8 @@ def make_scene(kind: str, generator: np.random.Generator) -> Scene:
 def make_pairs(split: str, count: int, *, config: Data, kinds: Sequence[str] = KINDS) -> Iterator[dict[str, Any]]:
     """Rows of one split, kinds taking turns; each kind of each split has its own stream of random numbers.
 
-    Captions do not repeat before the split's captions of that kind are (nearly) used up, except in `base`.
+    Captions do not repeat before the split's captions of that kind are (nearly) used up, except in `base`, which is
+    for training from scratch: its captions repeat and its questions are ever new ones.
 
     Args:
         split: a key of `BUCKETS`.
@@ -103,17 +105,19 @@ def make_pairs(split: str, count: int, *, config: Data, kinds: Sequence[str] = K
     """
     bucket = BUCKETS[split]
     generators = {kind: np.random.default_rng(seed_of("microworld", config.seed, split, kind)) for kind in kinds}
+    varied = Random(seed_of("microworld", config.seed, split, "questions"))
     seen: dict[str, set[str]] = {kind: set() for kind in kinds}
     for index in range(count):
         kind = kinds[index % len(kinds)]
         fresh = None if split == "base" else seen[kind]
         scene, caption = _scene_of(bucket, kind, generators[kind], fresh)
+        asked = varied_questions_of(caption, varied) if split == "base" else questions_of(caption)
         yield {
             "id": f"{split}-{kind}-{index // len(kinds):05d}",
             "image": {"bytes": encode_png(render(scene, image_size=config.image_size)), "path": None},
             "caption": caption,
             "kind": kind,
-            "questions": [_as_row(question) for question in questions_of(caption)],
+            "questions": [_as_row(question) for question in asked],
         }
 
 

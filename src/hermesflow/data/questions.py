@@ -50,6 +50,29 @@ def questions_of(caption: str) -> list[Question]:
     return list(_questions_of(caption))
 
 
+def varied_questions_of(caption: str, rng: Random) -> list[Question]:
+    """Some 15 questions on everything a caption settles, drawn anew on every call: what the base model learns from.
+
+    A model that hears the same two yes/no questions about a caption again and again learns them by heart; one that
+    hears ever new ones has to look (docs/decisions/0003-base-model.md). Half the existence questions are answered
+    "no", half of those about an object that shares nothing by design.
+
+    Raises:
+        ValueError: the caption is not a sentence of the world.
+    """
+    facts = _facts_of(caption)
+    mentions = facts.mentions
+    relations = [question for _ in range(2) for question in _relations(facts, rng)]
+    rng.shuffle(relations)
+    absent = [_existence_no(mentions, rng) for _ in range(2)] + [_existence_no(mentions, rng, anything=True)]
+    return [
+        *(_existence_yes(mentions, rng) for _ in range(3)),
+        *absent,
+        *relations[:6],
+        *(question for make in (_colors, _shapes, _sizes, _counts) for question in make(mentions, rng)),
+    ]
+
+
 def vocabulary() -> list[str]:
     """Every word of captions, questions, answers and the caption prompt, sorted."""
     sentences = (
@@ -63,9 +86,7 @@ def vocabulary() -> list[str]:
 
 @cache
 def _questions_of(caption: str) -> tuple[Question, ...]:
-    facts = parse_caption(caption)
-    if facts is None:
-        raise ValueError(f"{caption!r} is not a caption of the micro world; questions can be made only for those.")
+    facts = _facts_of(caption)
     rng = Random(seed_of("questions", caption))
     mentions = facts.mentions
     chosen = [_existence_yes(mentions, rng), _existence_no(mentions, rng)]
@@ -83,6 +104,13 @@ def _questions_of(caption: str) -> tuple[Question, ...]:
         if candidates and len(chosen) < MAX_QUESTIONS:
             chosen.append(rng.choice(candidates))
     return tuple(chosen)
+
+
+def _facts_of(caption: str) -> Facts:
+    facts = parse_caption(caption)
+    if facts is None:
+        raise ValueError(f"{caption!r} is not a caption of the micro world; questions can be made only for those.")
+    return facts
 
 
 def _says_cells(mentions: Sequence[Mention]) -> bool:
@@ -105,12 +133,14 @@ def _existence_yes(mentions: Sequence[Mention], rng: Random) -> Question:
     return _yes_no(f"is there {phrase(mention, color=True, size=None)}", True, "existence")
 
 
-def _existence_no(mentions: Sequence[Mention], rng: Random) -> Question:
+def _existence_no(mentions: Sequence[Mention], rng: Random, *, anything: bool = False) -> Question:
     mention = rng.choice(mentions)
     present = {(m.shape, m.color) for m in mentions}
     same_color = [(shape, mention.color) for shape in SHAPES]
     same_shape = [(mention.shape, color) for color in COLORS] if mention.color else []
-    pools = [[look for look in pool if look not in present] for pool in (same_color, same_shape)]
+    colors = COLORS if mention.color else [None]
+    kinds = [[(shape, color) for shape in SHAPES for color in colors]] if anything else [same_color, same_shape]
+    pools = [[look for look in pool if look not in present] for pool in kinds]
     shape, color = rng.choice(rng.choice([pool for pool in pools if pool]))
     return _yes_no(f"is there {phrase(Mention(1, shape, color), color=True, size=None)}", False, "existence")
 

@@ -152,7 +152,9 @@ class ShowO(nn.Module):
         mmu_prompts: Sequence[str],
         mmu_completions: Sequence[str],
     ) -> tuple[Tensor, Tensor]:
-        """Pre-training losses: mean cross-entropy of masked image tokens and of completion tokens, in nats per token.
+        """Pre-training losses in nats per token: mean over masked image tokens; mean over texts of their own means.
+
+        Texts count alike, so that a one-word answer is not drowned by a caption.
 
         Args:
             t2i_captions: B captions; an empty one trains the unconditional prompt.
@@ -167,7 +169,9 @@ class ShowO(nn.Module):
         drawn = self._image_hidden(t2i_captions, codes, masked)[masked]
         t2i = F.cross_entropy(self.head(drawn).float(), codes[masked] + self.ids.first_code)
         said, targets, scored = self._text_hidden(mmu_codes, mmu_owners, mmu_prompts, mmu_completions)
-        return t2i, F.cross_entropy(self.head(said[scored]).float(), targets[scored])
+        nats = F.cross_entropy(self.head(said[scored]).float(), targets[scored], reduction="none")
+        lengths = scored.sum(dim=1, keepdim=True).expand_as(scored)[scored]
+        return t2i, (nats / lengths).sum() / len(scored)
 
     def image_session(self, captions: Sequence[str], *, guidance: float) -> ShowOImageSession:
         """Start B images; guidance w > 0 also runs the empty prompt."""
