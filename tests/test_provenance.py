@@ -1,0 +1,134 @@
+import ast
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from hermesflow import provenance
+from hermesflow.cli import STAGES
+from hermesflow.config import Config, load_config
+
+SMOKE = load_config(Path(__file__).parents[1] / "config" / "smoke.yaml")
+PROPERTIES = {
+    "num_image_tokens": {"data.image_size", "image_tokenizer"},
+    "codebook_size": {"image_tokenizer"},
+    "training_of": {"training", "checkpoint"},
+    "iteration": {"checkpoint"},
+    "checkpoints": {"checkpoint"},
+    "sampled_checkpoints": {"checkpoint"},
+}
+FREE = {"runtime", "name", "seeds"}
+"""How a step runs, and where: no reason to run it again."""
+
+
+def chains(path):
+    """Dotted keys read off parameters that are annotated as Config."""
+    found = set()
+    for function in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        parameters = [*function.args.args, *function.args.kwonlyargs]
+        names = {p.arg for p in parameters if p.annotation and ast.unparse(p.annotation) == "Config"}
+        for node in ast.walk(function):
+            parts = []
+            while isinstance(node, ast.Attribute):
+                parts.append(node.attr)
+                node = node.value
+            if parts and isinstance(node, ast.Name) and node.id in names:
+                found.add(".".join(reversed(parts)))
+    return {c for c in found if not any(o.startswith(c + ".") for o in found)}
+
+
+def covers(declared, key):
+    own = {d.replace("checkpoints", "checkpoint") for d in declared}
+    return any(key == d or key.startswith(d + ".") or d.startswith(key + ".") for d in own)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_reads_no_key_it_does_not_declare(stage):
+    missing = []
+    for chain in chains(provenance.ROOT / "stages" / f"{stage}.py"):
+        head = chain.partition(".")[0]
+        for key in PROPERTIES.get(head, {chain}):
+            if head not in FREE and not covers(provenance.READS[stage], key):
+                missing.append(key)
+    assert not missing, f"add to provenance.READS[{stage!r}]"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_declared_keys_are_keys_of_the_config(stage):
+    values = provenance.params_of(SMOKE, stage, "pair-1")
+    assert list(values) == provenance.reads(stage, "pair-1")
+
+
+def test_one_checkpoints_settings_touch_no_other_step():
+    changed = dataclasses.replace(SMOKE.checkpoints["pair-2"], beta=0.9)
+    other = dataclasses.replace(SMOKE, checkpoints={**SMOKE.checkpoints, "pair-2": changed})
+    touched = [
+        (stage, checkpoint)
+        for stage in STAGES
+        for checkpoint in SMOKE.checkpoints
+        if "checkpoint" in STAGES[stage].takes
+        and provenance.params_of(SMOKE, stage, checkpoint) != provenance.params_of(other, stage, checkpoint)
+    ]
+    assert touched == [("train", "pair-2")]
+
+
+def test_how_it_runs_is_no_reason_to_run_again():
+    faster = dataclasses.replace(SMOKE.runtime, shards=7, train_threads=3, device="cuda")
+    other = dataclasses.replace(SMOKE, runtime=faster)
+    assert isinstance(other, Config)
+    for stage in STAGES:
+        assert provenance.params_of(SMOKE, stage, "pair-1") == provenance.params_of(other, stage, "pair-1")
+
+
+def test_modules_follow_imports_but_not_the_tracking():
+    names = {path.relative_to(provenance.ROOT).as_posix() for path in provenance.modules_of("train")}
+    assert {"stages/train.py", "train.py", "losses.py", "logps.py", "config.py", "models/showo.py"} <= names
+    assert not names & {"tracking.py", "cli.py", "report/tables.py", "evaluation/gap.py"}
+    assert "losses.py" not in {path.name for path in provenance.modules_of("sample")}
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A copy of a tiny package in place of this one."""
+    (tmp_path / "stages").mkdir()
+    for name, text in {
+        "__init__.py": "",
+        "stages/__init__.py": "",
+        "stages/step.py": "def run():\n    from hermesflow import deep\n    return deep.x()\n",
+        "deep.py": '"""Doc."""\n\n\ndef x():\n    """Doc."""\n    return 1  # one\n',
+        "aside.py": "y = 1\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+
+    def digest():
+        for function in (provenance.modules_of, provenance.imports_of, provenance._code):
+            function.cache_clear()
+        return provenance.code_of("step")
+
+    yield tmp_path, digest
+    digest()
+    monkeypatch.undo()
+    for function in (provenance.modules_of, provenance.imports_of, provenance._code):
+        function.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "counts"),
+    [
+        ("deep.py", "return 1", "return 2", True),
+        ("deep.py", "# one", "# uno", False),
+        ("deep.py", '    """Doc."""', '    """Other words."""', False),
+        ("aside.py", "y = 1", "y = 2", False),
+        ("stages/step.py", "deep.x()", "-deep.x()", True),
+    ],
+)
+def test_code_digest_changes_with_code_alone(package, file, old, new, counts):
+    root, digest = package
+    before = digest()
+    text = (root / file).read_text()
+    assert old in text
+    (root / file).write_text(text.replace(old, new))
+    assert (digest() != before) == counts
