@@ -56,7 +56,7 @@ rule report:
         histories=of_all(CONFIG.checkpoints, "model/history.csv"),
         evaluations=of_all(
             CHECKPOINTS,
-            *("evaluation/units.parquet", "evaluation/features.safetensors"),
+            *("evaluation/units.parquet", "evaluation/features.safetensors", "evaluation/metrics.json"),
             *("evaluation/samples.npy", "evaluation/samples.json"),
         ),
         quoted=expand("config/paper_tables/{table}.csv", table=PAPER_TABLES),

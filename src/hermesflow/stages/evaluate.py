@@ -15,11 +15,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from hermesflow import tracking
 from hermesflow.artifacts import (
     Layout,
     read_codes,
-    read_json,
     write_codes,
     write_json,
     write_manifest,
@@ -119,7 +117,6 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
     settings = {name: as_plain(getattr(config, name)) for name in ("evaluation", "scoring")}
     settings["images"] = as_plain(config.sampling.images)
     write_manifest(out, config=settings, inputs=inputs, seed=seed)
-    tracking.open_run(config, layout, seed, checkpoint).log(read_json(out / "metrics.json"))
 
 
 def _real(layout: Layout, split: str) -> Split:

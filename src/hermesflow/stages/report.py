@@ -54,8 +54,16 @@ def run(config: Config, layout: Layout, *, seeds: Sequence[int] | None = None) -
     write_figures(config, layout, summary, seeds)
     write_json(layout.report / "summary.json", facts)
     formatting.write_text(layout.report / "answer.md", answer(summary, config))
+    _track(config, layout, seeds)
+
+
+def _track(config: Config, layout: Layout, seeds: Sequence[int]) -> None:
+    """Every checkpoint's figures to its MLflow run, the report to the seeds' runs."""
     for seed in seeds:
         tracking.open_run(config, layout, seed, None).log_artifacts(layout.report)
+        for name in (BASE, *config.checkpoints):
+            metrics = read_json(layout.checkpoint(seed, name) / "evaluation" / "metrics.json")
+            tracking.open_run(config, layout, seed, name).log(metrics)
 
 
 def write_tables(config: Config, layout: Layout, summary: pd.DataFrame, seeds: Sequence[int]) -> None:
