@@ -13,6 +13,7 @@ rule all:
         lambda wildcards: rules.report.output,
 
 
+include: "workflow/rules/config.smk"
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/base.smk"
@@ -22,24 +23,4 @@ include: "workflow/rules/selfplay.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/report.smk"
-
-
-def start_tracking():
-    """Make MLflow's database and runs; steps that track wait for it. Under `dvc repro` they make what they need."""
-    if "DVC_STAGE" not in os.environ:
-        track = [sys.executable, "-m", "hermesflow", "track", "--config", CONFIG_FILE, "--seeds"]
-        subprocess.Popen([*track, *map(str, SEEDS)])
-
-
-def record_in_dvc():
-    """Tell DVC about results made by a direct run. `dvc repro` does it itself (and holds DVC's lock)."""
-    if "DVC_STAGE" not in os.environ and is_mirror(Path("dvc.yaml"), Path(CONFIG_FILE), SEEDS):
-        subprocess.run([sys.executable, "-m", "dvc", "commit", "--force", "--quiet"])
-
-
-onstart:
-    start_tracking()
-
-
-onsuccess:
-    record_in_dvc()
+include: "workflow/rules/handlers.smk"

@@ -1,51 +1,11 @@
-# What all rules share: the validated config, paths, and what a step is made from besides its input files.
-import json
-import os
-import shlex
-import subprocess
-import sys
-from pathlib import Path
-
-import yaml
-
-from hermesflow import provenance
-from hermesflow.config import BASE, load_config
-from hermesflow.errors import ConfigError
-from hermesflow.pipeline import check_mirror, is_mirror
-from hermesflow.running import hold_folder
-
-FOLDER_LOCK = hold_folder(Path(".snakemake"))
-
-
-def _config_file():
-    if len(workflow.configfiles) > 1:
-        raise ConfigError("Pass one --configfile: a config is one whole file, not an overlay on another.")
-    return os.path.relpath(workflow.configfiles[0]) if workflow.configfiles else "config/micro.yaml"
-
-
-def _seeds(path):
-    # Not `configfile:`: it would merge the default's keys into every other config.
-    plain = yaml.safe_load(Path(path).read_text()) if workflow.configfiles else {}
-    other = [key for key, value in config.items() if key != "seeds" and plain.get(key) != value]
-    if other:
-        raise ConfigError(f"--config {other[0]}=...: only `seeds` can be set there; change {path} for the rest.")
-    return list(config.get("seeds", CONFIG.seeds))
-
-
-CONFIG_FILE = _config_file()
-CONFIG = load_config(CONFIG_FILE)
-SEEDS = _seeds(CONFIG_FILE)
+# What all rules share: paths, and what a step is made from besides its input files.
 CHECKPOINTS = [BASE, *CONFIG.checkpoints]
 SHARDS = CONFIG.runtime.shards
 ROOT = Path("results") / CONFIG.name
 NODE = f"{ROOT}/seed{{seed}}/{{checkpoint}}"  # folder of one checkpoint of one seed
 STEP = f"{shlex.quote(sys.executable)} -m hermesflow"
-JOB = "--config {CONFIG_FILE} --seed {wildcards.seed} --checkpoint {wildcards.checkpoint} --threads {threads}"
 SHARD = "shards/{shard}-of-{shards}"
 GPU = 0 if CONFIG.runtime.device == "cpu" else 1
-
-if "DVC_STAGE" in os.environ:
-    check_mirror(Path("dvc.yaml"), Path(CONFIG_FILE), SEEDS)
 
 
 wildcard_constraints:
@@ -88,3 +48,26 @@ def settings(stage):
         return json.dumps(read, sort_keys=True)
 
     return of
+
+
+def previous_preferences(wildcards):
+    """The preferences the parent was trained on; base has none."""
+    if CONFIG.checkpoints[wildcards.checkpoint].parent == BASE:
+        return []
+    return multiext(f"{parent(wildcards)}/preferences/", "captions.parquet", "images.parquet")
+
+
+def shown(path, category):
+    """A file that `snakemake --report` shows with its caption."""
+    return report(path, caption=f"{CAPTIONS}{Path(path).stem}.rst", category=category)
+
+
+def tables(names, suffixes, category):
+    """Files of some tables; the CSV ones are shown."""
+    files = [shown(f"{REPORT}/tables/{name}.csv", category) for name in names]
+    return files + [f"{REPORT}/tables/{name}.{suffix}" for name in names for suffix in suffixes]
+
+
+def of_all(checkpoints, *names):
+    """The same files of several checkpoints, all seeds."""
+    return [f"{ROOT}/seed{seed}/{c}/{name}" for seed in SEEDS for c in checkpoints for name in names]

@@ -32,7 +32,8 @@ rule evaluate:
     message:
         "Benchmarks of {wildcards.checkpoint} (seed {wildcards.seed})"
     shell:
-        "{STEP} evaluate " + JOB + " 2>&1 | tee {log}"
+        "{STEP} evaluate --config {CONFIG_FILE} --threads {threads}"
+        " --seed {wildcards.seed} --checkpoint {wildcards.checkpoint} 2>&1 | tee {log}"
 
 
 rule judge:

@@ -24,22 +24,6 @@ FIGURES = (
 )
 
 
-def shown(path, category):
-    """A file that `snakemake --report` shows with its caption."""
-    return report(path, caption=f"{CAPTIONS}{Path(path).stem}.rst", category=category)
-
-
-def tables(names, suffixes, category):
-    """Files of some tables; the CSV ones are shown."""
-    files = [shown(f"{REPORT}/tables/{name}.csv", category) for name in names]
-    return files + [f"{REPORT}/tables/{name}.{suffix}" for name in names for suffix in suffixes]
-
-
-def of_all(checkpoints, *names):
-    """The same files of several checkpoints, all seeds."""
-    return [f"{ROOT}/seed{seed}/{c}/{name}" for seed in SEEDS for c in checkpoints for name in names]
-
-
 rule report:
     input:
         rejected=f"{ROOT}/data/rejected.csv",

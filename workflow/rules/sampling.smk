@@ -22,7 +22,8 @@ rule sample:
     message:
         "Sample candidates from {wildcards.checkpoint} (seed {wildcards.seed}), shard {wildcards.shard}"
     shell:
-        "{STEP} sample " + JOB + " --shard {wildcards.shard} --shards {wildcards.shards} 2>&1 | tee {log}"
+        "{STEP} sample --config {CONFIG_FILE} --threads {threads}"
+        " --seed {wildcards.seed} --checkpoint {wildcards.checkpoint} --shard {wildcards.shard} --shards {wildcards.shards} 2>&1 | tee {log}"
 
 
 rule gather_candidates:
@@ -53,4 +54,5 @@ rule gather_candidates:
     message:
         "Join the candidates of {wildcards.checkpoint} (seed {wildcards.seed})"
     shell:
-        "{STEP} gather_candidates " + JOB + " --shards {SHARDS} 2>&1 | tee {log}"
+        "{STEP} gather_candidates --config {CONFIG_FILE} --threads {threads}"
+        " --seed {wildcards.seed} --checkpoint {wildcards.checkpoint} --shards {SHARDS} 2>&1 | tee {log}"

@@ -23,7 +23,8 @@ rule score:
     message:
         "Score the candidates of {wildcards.checkpoint} (seed {wildcards.seed}), shard {wildcards.shard}"
     shell:
-        "{STEP} score " + JOB + " --shard {wildcards.shard} --shards {wildcards.shards} 2>&1 | tee {log}"
+        "{STEP} score --config {CONFIG_FILE} --threads {threads}"
+        " --seed {wildcards.seed} --checkpoint {wildcards.checkpoint} --shard {wildcards.shard} --shards {wildcards.shards} 2>&1 | tee {log}"
 
 
 rule gather_scores:
@@ -51,7 +52,8 @@ rule gather_scores:
     message:
         "Join the scores of {wildcards.checkpoint} (seed {wildcards.seed})"
     shell:
-        "{STEP} gather_scores " + JOB + " --shards {SHARDS} 2>&1 | tee {log}"
+        "{STEP} gather_scores --config {CONFIG_FILE} --threads {threads}"
+        " --seed {wildcards.seed} --checkpoint {wildcards.checkpoint} --shards {SHARDS} 2>&1 | tee {log}"
 
 
 rule agreement:

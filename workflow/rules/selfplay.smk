@@ -1,12 +1,5 @@
 # The self-play chain: a checkpoint's preferences come from its parent's candidates and, from the second iteration
 # on, from its parent's own preferences (Eq. 10).
-def previous_preferences(wildcards):
-    """The preferences the parent was trained on; base has none."""
-    if CONFIG.checkpoints[wildcards.checkpoint].parent == BASE:
-        return []
-    return multiext(f"{parent(wildcards)}/preferences/", "captions.parquet", "images.parquet")
-
-
 rule prefer:
     input:
         captions=lambda w: f"{parent(w)}/candidates/captions.parquet",
@@ -37,7 +30,8 @@ rule prefer:
     message:
         "Chosen and rejected pairs for {wildcards.checkpoint} (seed {wildcards.seed})"
     shell:
-        "{STEP} prefer " + JOB + " 2>&1 | tee {log}"
+        "{STEP} prefer --config {CONFIG_FILE} --threads {threads}"
+        " --seed {wildcards.seed} --checkpoint {wildcards.checkpoint} 2>&1 | tee {log}"
 
 
 rule reference:
@@ -63,4 +57,5 @@ rule reference:
     message:
         "Reference log-probs for {wildcards.checkpoint} (seed {wildcards.seed})"
     shell:
-        "{STEP} reference " + JOB + " 2>&1 | tee {log}"
+        "{STEP} reference --config {CONFIG_FILE} --threads {threads}"
+        " --seed {wildcards.seed} --checkpoint {wildcards.checkpoint} 2>&1 | tee {log}"

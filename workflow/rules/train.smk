@@ -27,4 +27,5 @@ rule train:
     message:
         "Pair-DPO: train {wildcards.checkpoint} (seed {wildcards.seed})"
     shell:
-        "{STEP} train " + JOB + " 2>&1 | tee {log}"
+        "{STEP} train --config {CONFIG_FILE} --threads {threads}"
+        " --seed {wildcards.seed} --checkpoint {wildcards.checkpoint} 2>&1 | tee {log}"

@@ -1,0 +1,40 @@
+# The one config file of a run, validated; nothing else sets a value.
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from hermesflow import provenance
+from hermesflow.config import BASE, load_config
+from hermesflow.errors import ConfigError
+from hermesflow.pipeline import check_mirror, is_mirror
+from hermesflow.running import hold_folder
+
+FOLDER_LOCK = hold_folder(Path(".snakemake"))
+
+
+def _config_file():
+    if len(workflow.configfiles) > 1:
+        raise ConfigError("Pass one --configfile: a config is one whole file, not an overlay on another.")
+    return os.path.relpath(workflow.configfiles[0]) if workflow.configfiles else "config/micro.yaml"
+
+
+def _seeds(path):
+    # Not `configfile:`: it would merge the default's keys into every other config.
+    plain = yaml.safe_load(Path(path).read_text()) if workflow.configfiles else {}
+    other = [key for key, value in config.items() if key != "seeds" and plain.get(key) != value]
+    if other:
+        raise ConfigError(f"--config {other[0]}=...: only `seeds` can be set there; change {path} for the rest.")
+    return list(config.get("seeds", CONFIG.seeds))
+
+
+CONFIG_FILE = _config_file()
+CONFIG = load_config(CONFIG_FILE)
+SEEDS = _seeds(CONFIG_FILE)
+
+if "DVC_STAGE" in os.environ:
+    check_mirror(Path("dvc.yaml"), Path(CONFIG_FILE), SEEDS)

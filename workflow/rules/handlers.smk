@@ -1,0 +1,20 @@
+# Before the first job and after the last: MLflow is made ready, DVC is told.
+def start_tracking():
+    """Make MLflow's database and runs; steps that track wait for it. Under `dvc repro` they make what they need."""
+    if "DVC_STAGE" not in os.environ:
+        track = [sys.executable, "-m", "hermesflow", "track", "--config", CONFIG_FILE, "--seeds"]
+        subprocess.Popen([*track, *map(str, SEEDS)])
+
+
+def record_in_dvc():
+    """Tell DVC about results made by a direct run. `dvc repro` does it itself (and holds DVC's lock)."""
+    if "DVC_STAGE" not in os.environ and is_mirror(Path("dvc.yaml"), Path(CONFIG_FILE), SEEDS):
+        subprocess.run([sys.executable, "-m", "dvc", "commit", "--force", "--quiet"])
+
+
+onstart:
+    start_tracking()
+
+
+onsuccess:
+    record_in_dvc()
