@@ -55,7 +55,7 @@ class HomologousPairs:
         iteration: self-play iteration, from 1.
 
     Raises:
-        DataError: no pairs, an id that is there twice, a pair whose caption or image is unknown, or images of different resolutions.
+        DataError: no pairs, an id twice, an unknown caption or image, or images of different resolutions.
     """
 
     def __init__(

@@ -55,9 +55,10 @@ class PairLogps(nn.Module):
         size = len(batch.rows)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.learns_mmu):
             mmu = self.model.text_logps(
-                batch.codes.repeat(2, 1),
+                batch.codes,
                 [self.model.caption_prompt] * (2 * size),
                 batch.chosen_captions + batch.rejected_captions,
+                owners=torch.arange(size).repeat(2),
             )
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.learns_t2i):
             t2i = self.model.image_logps(
@@ -168,7 +169,8 @@ def train_policy(
     Raises:
         HermesflowError: the loss is no longer a number.
     """
-    policy, optimizer = accelerator.prepare(PairLogps(model, objective).eval(), new_optimizer(model, training))
+    scorer = PairLogps(model, objective).eval()
+    policy, optimizer = accelerator.prepare(scorer, new_optimizer(scorer, training))
     rows = pairs.rows(training.steps * training.batch_size)
     history: list[dict[str, float]] = state.resume(accelerator)
     progress = Progress(training.steps - len(history), what, "step")
@@ -195,9 +197,7 @@ def train_policy(
             {"step": step, **dict(zip(metrics, means, strict=True)), "lr": lr, "grad_norm": float(grad_norm)}
         )
         if not math.isfinite(history[-1]["loss"]):
-            raise HermesflowError(
-                f"{what}: the loss is {history[-1]['loss']} at step {step}. Lower learning_rate or beta."
-            )
+            raise HermesflowError(f"{what}: the loss is nan or infinite at step {step}. Lower learning_rate or beta.")
         if accelerator.is_main_process:
             log({name: value for name, value in history[-1].items() if name != "step"}, step)
             progress.what = f"{what}, loss {history[-1]['loss']:.4f}"
