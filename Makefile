@@ -3,6 +3,7 @@ VENV ?= .venv
 BIN := $(abspath $(VENV))/bin
 PYTHON ?= python3
 CONFIG ?= config/micro.yaml
+INSTALLED ?= $(VENV)/.installed
 NAME = $(shell sed -n 's/^name: *//p' $(CONFIG))
 RUN = PATH="$(BIN):$$PATH" MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true
 SEEDS ?= 0,1,2
@@ -18,7 +19,7 @@ help:
 	@echo "make bench    time the hot paths        make dvc      regenerate dvc.yaml, schema, config/README.md"
 	@echo "make restore  results of the current config from DVC's cache"
 
-setup: $(VENV)/.installed
+setup: $(INSTALLED)
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
@@ -51,7 +52,7 @@ ui: setup
 	$(RUN) mlflow ui --backend-store-uri sqlite:///results/mlflow.db
 
 test: $(VENV)/.installed-dev
-	$(RUN) OMP_NUM_THREADS=1 python -m pytest
+	$(RUN) OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed-dev
 	$(RUN) ruff check .

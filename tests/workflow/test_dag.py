@@ -1,0 +1,139 @@
+"""The rules without running them: what they list, what they refuse, and dvc.yaml as their mirror."""
+
+import json
+import re
+import sys
+
+import pytest
+import yaml
+
+from hermesflow.cli import STAGES
+from hermesflow.pipeline import GATHERED_BY, dvc_yaml, is_mirror
+
+from .conftest import REPOSITORY
+
+RULES = REPOSITORY / "workflow" / "rules"
+
+
+def blocks():
+    """The text of every rule but `all`, by name."""
+    found = {}
+    for path in RULES.glob("*.smk"):
+        for text in re.split(r"\n(?=rule )", path.read_text()):
+            if match := re.match(r"rule (\w+):", text):
+                found[match[1]] = text
+    return found
+
+
+@pytest.fixture(scope="module")
+def jobs(fresh):
+    out = fresh.run(sys.executable, "workflow/scripts/jobs.py", "config/tiny.yaml")
+    return [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+
+
+def test_every_stage_is_a_rule_and_every_rule_a_stage():
+    assert set(blocks()) == set(STAGES)
+
+
+@pytest.mark.parametrize("rule", STAGES)
+def test_a_rule_says_all_it_should(rule):
+    text = blocks()[rule]
+    for keyword in ("output", "log", "benchmark", "params", "threads", "resources", "message", "shell"):
+        assert f"\n    {keyword}:" in text, keyword
+    for resource in ("mem_mb=", "runtime=", "gpu="):
+        assert resource in text
+    assert f'settings=settings("{rule}")' in text
+    assert f'code=code("{rule}")' in text
+    assert f"{{STEP}} {rule} --config" in text
+
+
+def test_rule_files_stay_short():
+    long = {path.name: n for path in RULES.glob("*.smk") if (n := len(path.read_text().splitlines())) >= 100}
+    assert not long
+
+
+def test_iterations_chain_through_their_parents(jobs):
+    by = {(job["rule"], job["wildcards"].get("checkpoint")): job for job in jobs}
+    first, second = (set(by["prefer", name]["input"]) for name in ("pair-1", "pair-2"))
+    folder = "results/tiny/seed0"
+    assert f"{folder}/base/scores/captions.parquet" in first
+    assert not [path for path in first if "/preferences/" in path]
+    assert f"{folder}/pair-1/scores/captions.parquet" in second
+    assert f"{folder}/pair-1/preferences/images.parquet" in second
+    assert f"{folder}/pair-1/model/model.safetensors" in by["train", "pair-2"]["input"]
+
+
+def test_only_parents_are_sampled_and_all_are_evaluated(jobs):
+    made = {(job["rule"], job["wildcards"].get("checkpoint")) for job in jobs}
+    assert {c for rule, c in made if rule == "sample"} == {"base", "pair-1"}
+    assert {c for rule, c in made if rule == "evaluate"} == {"base", "pair-1", "pair-2"}
+
+
+def test_bare_snakemake_runs_the_micro_config(fresh):
+    out = fresh.run("snakemake", "--dry-run", "--quiet", "rules")
+    assert "Nothing to be done" not in out
+    assert re.search(r"report +1", fresh.run("snakemake", "--dry-run"))
+    assert "results/micro/report/answer.md" in fresh.run("snakemake", "--summary")
+
+
+def test_seeds_alone_can_be_overridden(fresh):
+    assert re.search(r"\nbase +2\n", fresh.snakemake("--dry-run", "--config", "seeds=[0,3]"))
+    out = fresh.snakemake("--dry-run", "--config", "name=other", check=False)
+    assert "only `seeds` can be set there" in out
+
+
+def test_an_unknown_key_stops_the_run_before_it_starts(fresh):
+    wrong = fresh.root / "config" / "wrong.yaml"
+    wrong.write_text(fresh.config.read_text() + "colour: red\n")
+    out = fresh.run("snakemake", "--dry-run", "--configfile", "config/wrong.yaml", check=False)
+    assert "unknown key `colour`" in out
+    assert "wrong.yaml" in out
+
+
+def test_two_config_files_are_refused(fresh):
+    out = fresh.run("snakemake", "-n", "--configfile", "config/smoke.yaml", "config/tiny.yaml", check=False)
+    assert "Pass one --configfile" in out
+
+
+def test_lint_finds_nothing_but_what_is_meant(fresh):
+    out = fresh.snakemake("--lint", check=False)
+    found = {line.strip() for line in out.splitlines() if line.startswith("    * ")}
+    # One environment for all (constraints.txt); where Python and the config file lie is no reason to run again.
+    meant = ("Specify a conda environment", *(f"variable {name} from" for name in ("STEP", "CONFIG_FILE", "SHARDS")))
+    assert not [line for line in found if not any(words in line for words in meant)]
+
+
+def test_committed_dvc_yaml_is_generated_from_the_rules(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    path = REPOSITORY / "config" / "micro.yaml"
+    assert (REPOSITORY / "dvc.yaml").read_text() == dvc_yaml(path), "run `make dvc`"
+    assert is_mirror(REPOSITORY / "dvc.yaml", path, [0])
+    assert not is_mirror(REPOSITORY / "dvc.yaml", REPOSITORY / "config" / "smoke.yaml", [0])
+    assert not is_mirror(REPOSITORY / "dvc.yaml", path, [0, 1])
+
+
+def test_every_rule_has_its_dvc_stage_with_the_same_files(fresh, jobs):
+    fresh.run(sys.executable, "-m", "hermesflow", "dvc", "--config", "config/tiny.yaml")
+    stages = yaml.safe_load((fresh.root / "dvc.yaml").read_text())["stages"]
+    kept = [job for job in jobs if job["rule"] not in {"all", *GATHERED_BY}]
+    names = ["-".join([job["rule"], *([c] if (c := job["wildcards"].get("checkpoint")) else [])]) for job in kept]
+    assert sorted(stages) == sorted(names)
+    for name, job in zip(names, kept, strict=True):
+        stage = stages[name]
+        assert sorted([*stage["outs"], *stage.get("metrics", [])]) == job["output"]
+        inside = [path for path in job["input"] if "/shards/" not in path]
+        assert set(inside) <= set(stage["deps"])
+        assert "src/hermesflow/config.py" in stage["deps"]
+        assert f"src/hermesflow/stages/{job['rule']}.py" in stage["deps"]
+    assert not [path for stage in stages.values() for path in stage["outs"] if "/shards/" in path]
+
+
+def test_dvc_refuses_a_mirror_of_another_tree(fresh):
+    fresh.run(sys.executable, "-m", "hermesflow", "dvc", "--config", "config/tiny.yaml")
+    text = fresh.config.read_text()
+    try:
+        fresh.config.write_text(text.replace("parent: pair-1", "parent: base"))
+        out = fresh.run("env", "DVC_STAGE=x", "snakemake", "-n", "--configfile", "config/tiny.yaml", check=False)
+    finally:
+        fresh.config.write_text(text)
+    assert "another tree of checkpoints" in out

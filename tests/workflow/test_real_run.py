@@ -1,0 +1,166 @@
+"""The whole DAG for real on tiny sizes: run, nothing to do, DVC's promises, killed and started again."""
+
+import shutil
+import sys
+import time
+
+import psutil
+import pytest
+import yaml
+
+from hermesflow.artifacts import read_table, sha256
+
+from .conftest import make_clone
+
+
+def digests(clone):
+    """Hashes of everything that must be the same after the same seed."""
+    kept = [*clone.results.glob("report/**/*"), *clone.results.glob("seed0/*/*/*")]
+    kept += [*clone.results.glob("data/*"), *clone.results.glob("codes/*")]
+    return {str(path.relative_to(clone.results)): sha256(path) for path in sorted(kept) if path.is_file()}
+
+
+def run_stages(output):
+    """Names of the stages DVC says it runs."""
+    return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A clone after one uninterrupted run, and the hashes it left."""
+    clone = make_clone(tmp_path_factory.mktemp("run") / "clone")
+    clone.run(sys.executable, "-m", "hermesflow", "dvc", "--config", "config/tiny.yaml")
+    clone.run("workflow/run", "--configfile", "config/tiny.yaml")
+    return clone, digests(clone)
+
+
+def test_the_run_leaves_tables_figures_and_an_answer(finished):
+    clone, _ = finished
+    columns = ["checkpoint", "protocol", "understanding", "generation", "gap", "delta_gap", "delta_gap_low", "seeds"]
+    table = read_table(clone.results / "report" / "tables" / "table4_gap.csv", columns)
+    assert {"base", "pair-1", "pair-2"} <= set(table["checkpoint"])
+    assert set(table["protocol"]) >= {"paper", "same-judge"}
+    assert "Did the gap narrow?" in (clone.results / "report" / "answer.md").read_text()
+    assert len(list((clone.results / "report" / "figures").glob("*.png"))) == 5
+
+
+def test_mlflow_has_the_curves_and_the_report(finished, monkeypatch):
+    from hermesflow import tracking
+    from hermesflow.artifacts import Layout
+    from hermesflow.config import load_config
+
+    clone, _ = finished
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    config, layout = load_config(clone.config), Layout(clone.results)
+    client = tracking._client(layout)
+    runs = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
+    assert len(runs) == 4
+    named = {run.info.run_name: run for run in runs}
+    curve = client.get_metric_history(named["pair-1, seed 0"].info.run_id, "loss")
+    assert max(point.step for point in curve) == config.training.steps
+    assert named["pair-2, seed 0"].inputs.dataset_inputs
+    assert "gap/paper/gap" in named["base, seed 0"].data.metrics
+    assert {f.path for f in client.list_artifacts(named["seed 0"].info.run_id)} >= {"tables", "figures", "answer.md"}
+
+
+def test_a_second_run_has_nothing_to_do(finished):
+    clone, _ = finished
+    assert "Nothing to be done" in clone.snakemake("--dry-run")
+
+
+def test_html_report(finished):
+    clone, _ = finished
+    clone.snakemake("--report", "results/tiny/report.html")
+    text = (clone.results / "report.html").read_text()
+    assert "table4_gap" in text
+    assert "fig2b_gap" in text
+
+
+def test_dvc_repro_after_a_run_runs_nothing(finished):
+    clone, _ = finished
+    assert run_stages(clone.run("dvc", "repro")) == set()
+
+
+def test_dvc_repro_restores_deleted_results_and_runs_nothing(finished):
+    clone, before = finished
+    shutil.rmtree(clone.results)
+    assert run_stages(clone.run("dvc", "repro")) == set()
+    assert digests(clone) == before
+    assert "Nothing to be done" in clone.snakemake("--dry-run")
+
+
+def test_restored_results_are_current_without_snakemakes_memory(finished):
+    clone, before = finished
+    shutil.rmtree(clone.results)
+    shutil.rmtree(clone.root / ".snakemake")
+    venv = sys.prefix
+    marker = clone.root / "installed"
+    marker.touch()
+    clone.run("make", "restore", f"VENV={venv}", "CONFIG=config/tiny.yaml", f"INSTALLED={marker}")
+    assert digests(clone) == before
+    assert "Nothing to be done" in clone.snakemake("--dry-run")
+
+
+def test_one_checkpoints_beta_reruns_its_own_steps_alone(finished):
+    clone, before = finished
+    plain = yaml.safe_load(clone.config.read_text())
+    plain["checkpoints"]["pair-2"]["beta"] = 0.7
+    clone.config.write_text(yaml.safe_dump(plain, sort_keys=False))
+    wanted = clone.snakemake("--dry-run")
+    assert {rule for rule in ("train", "evaluate", "report") if f"\n{rule} " in wanted} == {
+        "train",
+        "evaluate",
+        "report",
+    }
+    assert "\nprefer " not in wanted
+    assert run_stages(clone.run("dvc", "repro")) == {"train-pair-2", "evaluate-pair-2", "report"}
+    after = digests(clone)
+    changed = {name.split("/")[1] for name in before if name.startswith("seed0/") and before[name] != after.get(name)}
+    assert changed == {"pair-2"}
+    assert "Nothing to be done" in clone.snakemake("--dry-run")
+
+
+def kill_tree(top):
+    """SIGKILL a process and all below it; each is stopped first, so that none starts another meanwhile."""
+    top.suspend()
+    tree = [top]
+    for process in tree:
+        for child in process.children():
+            child.suspend()
+            tree.append(child)
+    for process in tree:
+        process.kill()
+
+
+def kill_when(clone, path, seconds):
+    """Start a run, wait until `path` (a pattern in results) is there, and kill every process of it at once."""
+    job = clone.start("workflow/run", "--configfile", "config/tiny.yaml")
+    deadline = time.monotonic() + seconds
+    try:
+        while not list(clone.results.glob(path)):
+            assert job.poll() is None, (clone.root / "out.log").read_text()[-4000:]
+            assert time.monotonic() < deadline, f"{path} never came"
+            time.sleep(0.005)
+    finally:
+        tree = (
+            [psutil.Process(job.pid), *psutil.Process(job.pid).children(recursive=True)] if job.poll() is None else []
+        )
+        for process in tree:
+            process.suspend()
+        for process in tree:
+            process.kill()
+        job.wait()
+
+
+def test_killed_in_sampling_scoring_and_training_it_ends_the_same(finished, tmp_path):
+    _, before = finished
+    clone = make_clone(tmp_path / "clone")
+    kill_when(clone, ".locks/sample-*", 300)
+    assert not list(clone.results.glob("seed0/base/candidates/captions.parquet"))
+    kill_when(clone, ".locks/score-*", 300)
+    assert not list(clone.results.glob("seed0/base/scores/captions.parquet"))
+    kill_when(clone, "seed0/pair-1/state/*", 300)
+    assert not list(clone.results.glob("seed0/pair-1/model/model.safetensors"))
+    clone.run("workflow/run", "--configfile", "config/tiny.yaml")
+    assert "resuming after step" in (clone.results / "logs" / "train-seed0-pair-1.log").read_text()
+    assert digests(clone) == before
