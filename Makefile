@@ -60,6 +60,9 @@ lint: $(VENV)/.installed-dev
 	$(RUN) snakefmt --check Snakefile workflow
 	$(RUN) mypy
 
+bench: setup
+	$(RUN) python -m benchmarks --config $(CONFIG)
+
 dvc: setup
 	$(RUN) python -m hermesflow schema > workflow/schemas/config.schema.json
 	$(RUN) python -m hermesflow schema --markdown > config/README.md
