@@ -187,7 +187,7 @@ def test_a_loss_that_is_no_number_stops_the_training(layout):
     reference.run(small_config(), layout, seed=0, checkpoint=CHECKPOINT)
     path = layout.checkpoint(0, CHECKPOINT) / "preferences" / "reference.parquet"
     pd.read_parquet(path).assign(chosen_image=float("nan")).to_parquet(path)
-    with pytest.raises(HermesflowError, match="at step 1. Lower learning_rate"):
+    with pytest.raises(HermesflowError, match=r"at step 1\. Lower learning_rate"):
         train.run(small_config(), layout, seed=0, checkpoint=CHECKPOINT)
 
 

@@ -7,9 +7,8 @@ in `workflow/schemas/config.schema.json` is generated from these classes (`pytho
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
 
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -27,7 +26,13 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Objective = Literal["pair", "product", "understanding", "generation"]
 
 _STRICT = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
-section = dataclass(frozen=True, kw_only=True, config=_STRICT)
+_T = TypeVar("_T")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def section(cls: type[_T]) -> type[_T]:
+    """A frozen part of the config with keyword arguments alone; unknown keys and wrong types are refused."""
+    return dataclass(frozen=True, kw_only=True, config=_STRICT)(cls)  # type: ignore[return-value]
 
 
 @section
@@ -369,7 +374,7 @@ class Config:
         """The training section of one checkpoint: the defaults with its own overrides."""
         own = self.checkpoints[checkpoint]
         changed = {k: getattr(own, k) for k in ("steps", "learning_rate", "beta") if getattr(own, k) is not None}
-        return Training(**{**asdict(self.training), **changed})
+        return Training(**{**as_plain(self.training), **changed})
 
     def sampled_checkpoints(self) -> tuple[str, ...]:
         """Checkpoints that somebody grows from, base first: the ones to sample from."""

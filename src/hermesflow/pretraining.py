@@ -49,6 +49,9 @@ def batches(
     Args:
         examples: N examples.
         codes: (N, T) int64 image tokens of the same examples.
+        model: gives the prompts their wording.
+        settings: batch sizes and shares.
+        generator: CPU generator; advanced.
     """
     size = len(examples)
     order_t2i, order_mmu = _endless_order(size, generator), _endless_order(size, generator)
@@ -92,7 +95,11 @@ def optimiser_of(model: ShowO, settings: BaseTraining) -> tuple[torch.optim.Adam
 
 
 def train_step(
-    model: ShowO, batch: Batch, optimiser: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler, clip: float
+    model: ShowO,
+    batch: Batch,
+    optimiser: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    clip: float,
 ) -> dict[str, float]:
     """One optimiser step; returns the losses in nats per token, the gradient norm and the learning rate."""
     t2i, mmu = model.base_losses(**vars(batch))
@@ -102,7 +109,7 @@ def train_step(
     rate = schedule.get_last_lr()[0]
     optimiser.step()
     schedule.step()
-    return {"loss/t2i": t2i.item(), "loss/mmu": mmu.item(), "grad_norm": norm.item(), "lr": rate}
+    return {"loss/t2i": t2i.item(), "loss/mmu": mmu.item(), "grad_norm": norm.item(), "lr": float(rate)}
 
 
 def _endless_order(size: int, generator: torch.Generator) -> Iterator[int]:

@@ -26,9 +26,15 @@ def run_stages(output):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def clones(tmp_path_factory):
+    """Two clones of the same state of the project."""
+    return [make_clone(tmp_path_factory.mktemp("run") / "clone") for _ in range(2)]
+
+
+@pytest.fixture(scope="module")
+def finished(clones):
     """A clone after one uninterrupted run, and the hashes it left."""
-    clone = make_clone(tmp_path_factory.mktemp("run") / "clone")
+    clone = clones[0]
     clone.run(sys.executable, "-m", "hermesflow", "dvc", "--config", "config/tiny.yaml")
     clone.run("workflow/run", "--configfile", "config/tiny.yaml")
     return clone, digests(clone)
@@ -152,9 +158,9 @@ def kill_when(clone, path, seconds):
         job.wait()
 
 
-def test_killed_in_sampling_scoring_and_training_it_ends_the_same(finished, tmp_path):
+def test_killed_in_sampling_scoring_and_training_it_ends_the_same(finished, clones):
     _, before = finished
-    clone = make_clone(tmp_path / "clone")
+    clone = clones[1]
     kill_when(clone, ".locks/sample-*", 300)
     assert not list(clone.results.glob("seed0/base/candidates/captions.parquet"))
     kill_when(clone, ".locks/score-*", 300)

@@ -157,7 +157,7 @@ def estimate(evaluated: Evaluated, *, resamples: int) -> Estimate:
             counts @ wide["numerator"][metrics].fillna(0.0).to_numpy(np.float64),
             counts @ denominators.fillna(0.0).to_numpy(np.float64),
         )
-        sizes = denominators.notna().sum().to_numpy()
+        sizes = denominators.notna().to_numpy().sum(axis=0)
         if pool == FIDELITY_POOL:
             distances = frechet_distances(counts, evaluated.generated, evaluated.real)
             metrics, values = [*metrics, "fid"], np.column_stack([values, distances])

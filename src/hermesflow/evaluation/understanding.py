@@ -167,7 +167,7 @@ def answer_units(answers: pd.DataFrame) -> pd.DataFrame:
 
     MME's figure of a task is 100 * (accuracy + accuracy+), where accuracy+ wants both questions of an image right.
     """
-    rows = []
+    rows: list[tuple[str, object, float, int]] = []
     for (benchmark, task), own in answers.groupby(["benchmark", "task"], sort=True):
         for key, some in own.groupby("id", sort=True):
             right = int(some["right"].sum())

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -309,7 +309,7 @@ def load_tokenizer(folder: Path, *, device: str | torch.device) -> MagVitV2:
     plain = read_json(folder / "config.json")
     weights = read_weights(folder / "model.safetensors")
     try:
-        lists = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
+        lists: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
         model = MagVitV2(ImageTokenizer(**lists))
         model.load_state_dict(weights, strict=True)
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:

@@ -45,8 +45,9 @@ class KeyValues:
         for source, target in ((self._keys, chosen._keys), (self._values, chosen._values)):
             for layer, buffer in enumerate(source):
                 assert buffer is not None
-                target[layer] = buffer.new_empty(len(rows), buffer.shape[1], capacity, buffer.shape[3])
-                target[layer][:, :, : self.length] = buffer[rows, :, : self.length]
+                grown = buffer.new_empty(len(rows), buffer.shape[1], capacity, buffer.shape[3])
+                grown[:, :, : self.length] = buffer[rows, :, : self.length]
+                target[layer] = grown
         return chosen
 
     def _write(self, buffers: list[Tensor | None], block: Tensor, layer: int, end: int) -> Tensor:

@@ -76,7 +76,12 @@ class ShowO(nn.Module):
         return self.showo.lm_head.weight.device
 
     def hidden(
-        self, tokens: Tensor, mask: Tensor, *, positions: Tensor | None = None, cache: KeyValues | SharedPrefix | None = None
+        self,
+        tokens: Tensor,
+        mask: Tensor,
+        *,
+        positions: Tensor | None = None,
+        cache: KeyValues | SharedPrefix | None = None,
     ) -> Tensor:
         """Last hidden states, after the final norm.
 
@@ -310,7 +315,7 @@ def _phi_config(shape: Shape, ids: TokenIds) -> PhiConfig:
         qk_layernorm=True,
         bos_token_id=ids.boundary,
         eos_token_id=ids.boundary,
-        attn_implementation="sdpa",
+        attn_implementation="sdpa",  # type: ignore[call-arg]
     )
 
 
