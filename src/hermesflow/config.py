@@ -146,6 +146,8 @@ class BaseTraining:
     """Caption-to-image rows per step."""
     mmu_batch_size: Positive
     """Texts per step: captions and answers."""
+    mmu_weight: Rate
+    """Weight of the loss of texts against that of images; images have far more to say per row."""
     texts_per_image: Positive
     """Texts about the same image in a step; the image is run once for all of them."""
     caption_share: Share

@@ -104,8 +104,8 @@ def train_step(
     """One optimiser step; returns the losses in nats per token, the gradient norm and the learning rate."""
     t2i, mmu = model.base_losses(**vars(batch))
     optimiser.zero_grad(set_to_none=True)
-    (t2i + mmu).backward()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+    (t2i + settings.mmu_weight * mmu).backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
     rate = schedule.get_last_lr()[0]
     optimiser.step()
     schedule.step()
