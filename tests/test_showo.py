@@ -180,18 +180,11 @@ def test_trimming_to_the_longest_row_changes_nothing(golden):
     torch.testing.assert_close(golden.head(golden.hidden(ids, mask))[:, -65:-1], conditional, atol=1e-5, rtol=0)
 
 
-def test_base_losses_are_means_over_tokens_and_over_texts(small):
+def test_pretraining_losses_are_means_over_tokens_and_over_texts(small):
     codes, masked = _images(2)
     captions, prompts, completions = ["w1 w2", "w3"], ["w0", "w0 w1"], ["w5 w6", "w7"]
-    t2i, mmu = small.base_losses(
-        t2i_captions=captions,
-        t2i_codes=codes,
-        t2i_masked=masked,
-        mmu_codes=codes,
-        mmu_owners=torch.arange(2),
-        mmu_prompts=prompts,
-        mmu_completions=completions,
-    )
+    t2i = small.image_loss(captions, codes, masked)
+    mmu = small.text_loss(codes, torch.arange(2), prompts, completions)
     expected = -small.image_logps(captions, codes, masked).sum() / masked.sum()
     torch.testing.assert_close(t2i, expected, atol=1e-5, rtol=1e-5)
     expected = -(small.text_logps(codes, prompts, completions) / torch.tensor([3, 2])).mean()

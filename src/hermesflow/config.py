@@ -148,6 +148,8 @@ class BaseTraining:
     """Texts per step: captions and answers."""
     mmu_weight: Rate
     """Weight of the loss of texts against that of images; images have far more to say per row."""
+    text_first: Share
+    """Share of the steps that train on texts alone; drawing starts after them (Show-o, too, is trained in stages)."""
     texts_per_image: Positive
     """Texts about the same image in a step; the image is run once for all of them."""
     caption_share: Share

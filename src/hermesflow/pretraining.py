@@ -101,10 +101,15 @@ def train_step(
     schedule: torch.optim.lr_scheduler.LRScheduler,
     clip: float,
 ) -> dict[str, float]:
-    """One optimiser step; returns the losses in nats per token, the gradient norm and the learning rate."""
-    t2i, mmu = model.base_losses(**vars(batch))
+    """One optimiser step, counted from 1; returns losses in nats per token, the gradient norm and the learning rate."""
+    loss = mmu = model.text_loss(batch.mmu_codes, batch.mmu_owners, batch.mmu_prompts, batch.mmu_completions)
+    metrics = {"loss/mmu": mmu.item()}
+    if step > settings.text_first * settings.steps:
+        t2i = model.image_loss(batch.t2i_captions, batch.t2i_codes, batch.t2i_masked)
+        loss = t2i + settings.mmu_weight * mmu
+        metrics["loss/t2i"] = t2i.item()
     optimiser.zero_grad(set_to_none=True)
-    (t2i + settings.mmu_weight * mmu).backward()
+    loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
     rate = schedule.get_last_lr()[0]
     optimiser.step()

@@ -146,37 +146,33 @@ class ShowO(nn.Module):
         hidden, targets, scored = self._text_hidden(codes, owners, prompts, completions)
         return sequence_logps(self.head(hidden), targets, scored)
 
-    def base_losses(
-        self,
-        *,
-        t2i_captions: Sequence[str],
-        t2i_codes: Tensor,
-        t2i_masked: Tensor,
-        mmu_codes: Tensor,
-        mmu_owners: Tensor,
-        mmu_prompts: Sequence[str],
-        mmu_completions: Sequence[str],
-    ) -> tuple[Tensor, Tensor]:
-        """Pre-training losses in nats per token: mean over masked image tokens; mean over texts of their own means.
+    def image_loss(self, captions: Sequence[str], codes: Tensor, masked: Tensor) -> Tensor:
+        """Pre-training loss of drawing: mean cross-entropy of masked image tokens, nats per token.
+
+        Args:
+            captions: B captions; an empty one trains the unconditional prompt.
+            codes: (B, T) int64.
+            masked: (B, T) bool.
+        """
+        codes, masked = codes.to(self.device), masked.to(self.device)
+        drawn = self._image_hidden(captions, codes, masked)[masked]
+        return F.cross_entropy(self.head(drawn).float(), codes[masked] + self.ids.first_code)
+
+    def text_loss(self, codes: Tensor, owners: Tensor, prompts: Sequence[str], completions: Sequence[str]) -> Tensor:
+        """Pre-training loss of describing: mean over texts of their mean cross-entropy, nats per token.
 
         Texts count alike, so that a one-word answer is not drowned by a caption.
 
         Args:
-            t2i_captions: B captions; an empty one trains the unconditional prompt.
-            t2i_codes: (B, T) int64.
-            t2i_masked: (B, T) bool.
-            mmu_codes: (I, T) int64, the images that texts are about; each is run once.
-            mmu_owners: (B',) int64, the image of each text.
-            mmu_prompts: B' prompts, templates applied.
-            mmu_completions: B' completions.
+            codes: (I, T) int64, the images that texts are about; each is run once.
+            owners: (B,) int64, the image of each text.
+            prompts: B prompts, templates applied.
+            completions: B completions.
         """
-        codes, masked = t2i_codes.to(self.device), t2i_masked.to(self.device)
-        drawn = self._image_hidden(t2i_captions, codes, masked)[masked]
-        t2i = F.cross_entropy(self.head(drawn).float(), codes[masked] + self.ids.first_code)
-        said, targets, scored = self._text_hidden(mmu_codes, mmu_owners, mmu_prompts, mmu_completions)
+        said, targets, scored = self._text_hidden(codes, owners, prompts, completions)
         nats = F.cross_entropy(self.head(said[scored]).float(), targets[scored], reduction="none")
         lengths = scored.sum(dim=1, keepdim=True).expand_as(scored)[scored]
-        return t2i, (nats / lengths).sum() / len(scored)
+        return (nats / lengths).sum() / len(scored)
 
     def image_session(self, captions: Sequence[str], *, guidance: float) -> ShowOImageSession:
         """Start B images; guidance w > 0 also runs the empty prompt."""
