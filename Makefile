@@ -6,6 +6,8 @@ CONFIG ?= config/micro.yaml
 INSTALLED ?= $(VENV)/.installed
 NAME = $(shell sed -n 's/^name: *//p' $(CONFIG))
 RUN = PATH="$(BIN):$$PATH" MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true
+# A live view in a terminal, plain lines in a log file.
+RICH := $(shell test -t 2 && echo --logger rich)
 SEEDS ?= 0,1,2
 
 .PHONY: help setup demo smoke paper report ui test lint bench dvc restore
@@ -30,17 +32,17 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	touch $@
 
 demo: setup
-	$(RUN) workflow/run --configfile $(CONFIG)
+	$(RUN) workflow/run $(RICH) --configfile $(CONFIG)
 	@$(MAKE) --no-print-directory report CONFIG=$(CONFIG)
 	@echo && cat results/$(NAME)/report/answer.md
 	@echo && echo "Tables and figures: results/$(NAME)/report/. Everything in one page: results/$(NAME)/report.html."
 	@echo "Training curves and preference samples: make ui."
 
 smoke: setup
-	$(RUN) workflow/run --configfile config/smoke.yaml
+	$(RUN) workflow/run $(RICH) --configfile config/smoke.yaml
 
 paper: setup
-	$(RUN) workflow/run --configfile $(CONFIG) --config "seeds=[$(SEEDS)]"
+	$(RUN) workflow/run $(RICH) --configfile $(CONFIG) --config "seeds=[$(SEEDS)]"
 	$(RUN) snakemake --quiet all --configfile $(CONFIG) --config "seeds=[$(SEEDS)]" --report results/$(NAME)/report.html
 	$(RUN) python -m hermesflow publish --config $(CONFIG)
 	@echo "Committed copies: docs/results/$(NAME)/."
