@@ -99,7 +99,9 @@ def train_step(
     batch: Batch,
     optimiser: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
-    clip: float,
+    settings: BaseTraining,
+    *,
+    step: int,
 ) -> dict[str, float]:
     """One optimiser step, counted from 1; returns losses in nats per token, the gradient norm and the learning rate."""
     loss = mmu = model.text_loss(batch.mmu_codes, batch.mmu_owners, batch.mmu_prompts, batch.mmu_completions)
