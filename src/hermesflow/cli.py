@@ -142,6 +142,7 @@ def _quiet_libraries(arguments: argparse.Namespace) -> None:
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers asks for this one too
 
 
 def _track(arguments: argparse.Namespace) -> None:
