@@ -116,7 +116,7 @@ def train_step(
     rate = schedule.get_last_lr()[0]
     optimiser.step()
     schedule.step()
-    return {"loss/t2i": t2i.item(), "loss/mmu": mmu.item(), "grad_norm": norm.item(), "lr": float(rate)}
+    return {**metrics, "grad_norm": norm.item(), "lr": float(rate)}
 
 
 def _endless_order(size: int, generator: torch.Generator) -> Iterator[int]:
