@@ -13,11 +13,9 @@ import yaml
 REPOSITORY = Path(__file__).parents[2]
 TINY = {
     "name": "tiny",
-    "data": {"base_pairs": 150, "pairs": 24, "gap_pairs": 12},
-    "tokenizer_training": {"steps": 20},
-    "base_training": {"steps": 60},
-    "sampling": {"batch_pairs": 6, "images": {"n": 3, "steps": 2}},
-    "scoring": {"batch_images": 18, "agreement_pairs": 4},
+    "data": {"base_pairs": 300, "gap_pairs": 12},
+    "sampling": {"images": {"steps": 2}},
+    "scoring": {"agreement_pairs": 4},
     "training": {"steps": 30, "batch_size": 2, "checkpoint_every": 1},
     "evaluation": {
         **{"understanding_images": 12, "geneval_prompts": 2, "dense_prompts": 3},
