@@ -9,6 +9,7 @@ RUN = PATH="$(BIN):$$PATH" MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true
 # A live view in a terminal, plain lines in a log file.
 RICH := $(shell test -t 2 && echo --logger rich)
 SEEDS ?= 0,1,2
+COMMA := ,
 
 .PHONY: help setup demo smoke paper report ui test lint bench dvc restore
 
@@ -44,7 +45,7 @@ smoke: setup
 paper: setup
 	$(RUN) workflow/run $(RICH) --configfile $(CONFIG) --config "seeds=[$(SEEDS)]"
 	$(RUN) snakemake --quiet all --configfile $(CONFIG) --config "seeds=[$(SEEDS)]" --report results/$(NAME)/report.html
-	$(RUN) python -m hermesflow publish --config $(CONFIG)
+	$(RUN) python -m hermesflow publish --config $(CONFIG) --seeds $(subst $(COMMA), ,$(SEEDS))
 	@echo "Committed copies: docs/results/$(NAME)/."
 
 report: setup

@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     track = _command(commands, "track", "create the MLflow database and the runs of a config", _track)
     _add_option(track, "seeds", required=False)
     publish = _command(commands, "publish", "copy tables, figures and a manifest into docs/results", _publish)
+    _add_option(publish, "seeds", required=False)
     publish.add_argument("--to", type=Path, default=Path("docs/results"), help="default docs/results")
     dvc = _command(commands, "dvc", "write dvc.yaml from the rules", _dvc)
     dvc.add_argument("--output", type=Path, default=Path("dvc.yaml"), help="default dvc.yaml")
@@ -160,7 +161,8 @@ def _publish(arguments: argparse.Namespace) -> None:
     from hermesflow.publishing import publish
 
     config = load_config(arguments.config)
-    publish(config, Layout(arguments.results / config.name), arguments.to / config.name)
+    layout = Layout(arguments.results / config.name)
+    publish(config, layout, arguments.to / config.name, seeds=arguments.seeds or config.seeds)
 
 
 def _dvc(arguments: argparse.Namespace) -> None:

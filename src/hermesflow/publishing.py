@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from hermesflow.artifacts import Layout, digest_of, git_revision, read_json, sha256, write_json
@@ -13,8 +14,14 @@ FOLDERS = ("tables", "figures")
 FILES = ("answer.md", "summary.json")
 
 
-def publish(config: Config, layout: Layout, target: Path) -> None:
+def publish(config: Config, layout: Layout, target: Path, *, seeds: Sequence[int]) -> None:
     """Replace `target` by the report's tables, figures and answer, with a manifest that says what they are.
+
+    Args:
+        config: the experiment.
+        layout: where its artifacts are.
+        target: folder for the copies.
+        seeds: run seeds the report was made from.
 
     Raises:
         ArtifactError: there is no finished report.
@@ -37,7 +44,7 @@ def publish(config: Config, layout: Layout, target: Path) -> None:
             "config_digest": digest_of(as_plain(config)),
             "data": read_json(layout.root / "data" / "manifest.json"),
             "git_revision": git_revision(),
-            "seeds": sorted(int(path.name.removeprefix("seed")) for path in layout.root.glob("seed*")),
+            "seeds": list(seeds),
             "files": {name: sha256(target / name) for name in sorted(copied)},
         },
     )
