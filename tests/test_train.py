@@ -1,9 +1,11 @@
 import math
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -49,8 +51,6 @@ def world(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def layout(world, tmp_path) -> Layout:
-    import shutil
-
     return Layout(Path(shutil.copytree(world, tmp_path / "results")))
 
 
@@ -135,7 +135,7 @@ def test_two_processes_equal_one(layout):
         "1",
     ]
     launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", str(program)]
-    done = subprocess.run(launch, env=subprocess_environment(), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(launch, env=subprocess_environment(), capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     both = pd.read_csv(model_folder(layout) / "history.csv")
     pd.testing.assert_frame_equal(alone, both, atol=1e-3, rtol=1e-2)
@@ -148,17 +148,13 @@ def subprocess_environment() -> dict[str, str]:
 def test_state_of_another_task_is_not_resumed(layout, monkeypatch):
     class Killed(Exception): ...
 
-    def kill(history: dict[str, float], step: int) -> None:
+    def kill(metrics: dict[str, float], *, step: int) -> None:
         if step == 5:
             raise Killed
 
-    class Tracked:
-        def log(self, metrics, step):
-            kill(metrics, step)
-
     config = small_config()
     reference.run(config, layout, seed=0, checkpoint=CHECKPOINT)
-    monkeypatch.setattr(tracking, "open_run", lambda *args, **kwargs: Tracked())
+    monkeypatch.setattr(tracking, "open_run", lambda *args, **kwargs: Mock(log=kill))
     with pytest.raises(Killed):
         train.run(config, layout, seed=0, checkpoint=CHECKPOINT)
     states = layout.checkpoint(0, CHECKPOINT) / "state"

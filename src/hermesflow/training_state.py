@@ -30,7 +30,8 @@ class StateFolder:
         accelerator.save_state(str(temporary))
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            write_json(temporary / "progress.json", {"task": self.task, "history": history})
+            columns, rows = list(history[0]), [list(row.values()) for row in history]
+            write_json(temporary / "progress.json", {"task": self.task, "columns": columns, "rows": rows})
             temporary.rename(final)
             for old in self.folder.iterdir():
                 if old != final:
@@ -43,8 +44,8 @@ class StateFolder:
             progress = read_json(path / "progress.json")
             if progress["task"] == self.task:
                 accelerator.load_state(str(path))
-                accelerator.print(f"resuming after step {len(progress['history'])} from {path}")
-                return progress["history"]
+                accelerator.print(f"resuming after step {len(progress['rows'])} from {path}")
+                return [dict(zip(progress["columns"], row, strict=True)) for row in progress["rows"]]
         return []
 
     def remove(self) -> None:
