@@ -2,7 +2,7 @@
 
 Each step takes t2i rows (predict masked image tokens from a caption) and mmu rows (write a caption or an answer
 about an image). The 1.3B model has released weights and skips this stage.
-Source: Show-o (arXiv 2408.12528) section 3.2; schedule: one cycle, AdamW.
+Source: Show-o (arXiv 2408.12528) section 3.2; schedule: AdamW, one cycle per stage.
 """
 
 from __future__ import annotations
@@ -75,8 +75,10 @@ def batches(
         )
 
 
-def optimiser_of(model: ShowO, settings: BaseTraining) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.OneCycleLR]:
-    """AdamW and its one-cycle schedule; biases, norms and embeddings are not decayed."""
+def optimiser_of(
+    model: ShowO, settings: BaseTraining
+) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LRScheduler]:
+    """AdamW and its schedule, one cycle per stage (texts alone, then both); biases, norms, embeddings do not decay."""
     decayed = [p for n, p in model.named_parameters() if p.ndim > 1 and "embed" not in n]
     kept = [p for n, p in model.named_parameters() if p.ndim <= 1 or "embed" in n]
     optimiser = torch.optim.AdamW(
@@ -84,14 +86,27 @@ def optimiser_of(model: ShowO, settings: BaseTraining) -> tuple[torch.optim.Adam
         lr=settings.learning_rate,
         betas=(0.9, settings.beta2),
     )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
+    first = text_steps(settings)
+    return optimiser, torch.optim.lr_scheduler.LambdaLR(
         optimiser,
-        max_lr=settings.learning_rate,
-        total_steps=settings.steps + 1,
-        pct_start=settings.warmup_share,
-        cycle_momentum=False,
+        lambda step: (
+            one_cycle(step / first, settings.warmup_share)
+            if step < first
+            else one_cycle((step - first) / max(1, settings.steps - first), settings.warmup_share)
+        ),
     )
-    return optimiser, schedule
+
+
+def text_steps(settings: BaseTraining) -> int:
+    """Number of steps of the first stage."""
+    return round(settings.text_first * settings.steps)
+
+
+def one_cycle(progress: float, warmup_share: float) -> float:
+    """Share of the peak rate at `progress` (0 to 1): linear warm-up, then a cosine to 0."""
+    if progress < warmup_share:
+        return (progress + 0.01) / (warmup_share + 0.01)
+    return 0.5 + 0.5 * math.cos(math.pi * (progress - warmup_share) / (1 - warmup_share))
 
 
 def train_step(
@@ -106,7 +121,7 @@ def train_step(
     """One optimiser step, counted from 1; returns losses in nats per token, the gradient norm and the learning rate."""
     loss = mmu = model.text_loss(batch.mmu_codes, batch.mmu_owners, batch.mmu_prompts, batch.mmu_completions)
     metrics = {"loss/mmu": mmu.item()}
-    if step > settings.text_first * settings.steps:
+    if step > text_steps(settings):
         t2i = model.image_loss(batch.t2i_captions, batch.t2i_codes, batch.t2i_masked)
         loss = t2i + settings.mmu_weight * mmu
         metrics["loss/t2i"] = t2i.item()
