@@ -60,13 +60,11 @@ class Run:
             import mlflow.data
             from mlflow.entities import DatasetInput, InputTag
 
-            warnings.simplefilter("ignore")  # hints about schemas and sources that do not apply here
             dataset = mlflow.data.from_pandas(table, source=str(source), name=name)  # type: ignore[attr-defined]
             tags = [InputTag("mlflow.data.context", context)]
             self._client.log_inputs(self.run_id, [DatasetInput(dataset._to_mlflow_entity(), tags)])
 
-        with warnings.catch_warnings():
-            self._try(send)
+        self._try(send)
 
     def log_samples(self, name: str, table: pd.DataFrame, *, rows: int = 50) -> None:
         """Keep the first rows of a table as `name` (.json), which MLflow shows as a table."""
@@ -80,7 +78,9 @@ class Run:
         if self.run_id is None:
             return
         try:
-            send()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # MLflow's hints about schemas, sources and pandas: not for our users
+                send()
         except Exception as error:  # whatever MLflow, SQL or the network raise, the work goes on
             _warn(error)
             self.run_id = None
