@@ -70,6 +70,7 @@ dvc: setup
 	$(RUN) python -m hermesflow schema > workflow/schemas/config.schema.json
 	$(RUN) python -m hermesflow schema --markdown > config/README.md
 	$(RUN) python -m hermesflow dvc --config config/micro.yaml
+	$(RUN) snakemake --quiet all --rulegraph mermaid-js --configfile config/micro.yaml | $(BIN)/python -m hermesflow dag
 
 # Snakemake forgets what DVC brings back: touching says it is current, so only after DVC has said so.
 restore: setup

@@ -5,7 +5,7 @@ import pytest
 from hermesflow.artifacts import Layout, read_json, sha256, write_json
 from hermesflow.config import load_config
 from hermesflow.errors import ArtifactError
-from hermesflow.publishing import publish
+from hermesflow.publishing import fill, fill_dag, fill_readme, publish
 
 CONFIG = load_config(Path(__file__).parents[1] / "config" / "smoke.yaml")
 
@@ -46,3 +46,32 @@ def test_an_unfinished_report_is_not_published(layout, tmp_path):
     with pytest.raises(ArtifactError, match=r"answer\.md.*Run snakemake"):
         publish(CONFIG, layout, tmp_path / "docs", seeds=[0])
     assert not (tmp_path / "docs").exists()
+
+
+def test_readme_shows_the_published_files_between_its_markers(layout, tmp_path):
+    target, readme = tmp_path / "docs" / "smoke", tmp_path / "README.md"
+    for name in ("table4_gap", "table5_ablation"):
+        (layout.report / "tables" / f"{name}.md").write_text(f"| {name} |")
+    publish(CONFIG, layout, target, seeds=[0])
+    readme.write_text("above\n<!-- results:begin -->\nold\n<!-- results:end -->\nbelow\n")
+    fill_readme(readme, target)
+    text = readme.read_text()
+    assert text.startswith("above\n") and text.endswith("<!-- results:end -->\nbelow\n") and "old" not in text
+    assert "(docs/smoke/figures/fig2b_gap.png)" in text and "| table5_ablation |" in text
+    fill_readme(readme, target)
+    assert readme.read_text() == text
+
+
+def test_dag_of_the_readme_has_no_colours(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- dag:begin -->\n<!-- dag:end -->\n")
+    fill_dag(readme, "---\ntitle: DAG\n---\nflowchart TB\n\tid0[all]\n\tstyle id0 fill:#D97557\n\tid1 --> id0\n")
+    assert readme.read_text().splitlines()[1:5] == ["```mermaid", "flowchart TB", "    id0[all]", "    id1 --> id0"]
+
+
+def test_a_readme_without_markers_is_left_as_it_is(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("no markers")
+    with pytest.raises(ArtifactError, match="results:begin"):
+        fill(readme, "results", "text")
+    assert readme.read_text() == "no markers"

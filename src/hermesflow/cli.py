@@ -77,6 +77,10 @@ def _parser() -> argparse.ArgumentParser:
     publish = _command(commands, "publish", "copy tables, figures and a manifest into docs/results", _publish)
     _add_option(publish, "seeds", required=False)
     publish.add_argument("--to", type=Path, default=Path("docs/results"), help="default docs/results")
+    publish.add_argument("--readme", type=Path, help="also fill the results section of this README")
+    dag = commands.add_parser("dag", help="put Snakemake's rule graph (mermaid, on stdin) into the README")
+    dag.add_argument("--readme", type=Path, default=Path("README.md"), help="default README.md")
+    dag.set_defaults(run=_dag)
     dvc = _command(commands, "dvc", "write dvc.yaml from the rules", _dvc)
     dvc.add_argument("--output", type=Path, default=Path("dvc.yaml"), help="default dvc.yaml")
     schema = commands.add_parser("schema", help="print the JSON schema of a config file, or its table of keys")
@@ -158,11 +162,19 @@ def _track(arguments: argparse.Namespace) -> None:
 def _publish(arguments: argparse.Namespace) -> None:
     from hermesflow.artifacts import Layout
     from hermesflow.config import load_config
-    from hermesflow.publishing import publish
+    from hermesflow.publishing import fill_readme, publish
 
     config = load_config(arguments.config)
-    layout = Layout(arguments.results / config.name)
-    publish(config, layout, arguments.to / config.name, seeds=arguments.seeds or config.seeds)
+    layout, target = Layout(arguments.results / config.name), arguments.to / config.name
+    publish(config, layout, target, seeds=arguments.seeds or config.seeds)
+    if arguments.readme:
+        fill_readme(arguments.readme, target)
+
+
+def _dag(arguments: argparse.Namespace) -> None:
+    from hermesflow.publishing import fill_dag
+
+    fill_dag(arguments.readme, sys.stdin.read())
 
 
 def _dvc(arguments: argparse.Namespace) -> None:

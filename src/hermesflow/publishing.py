@@ -6,12 +6,13 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from hermesflow.artifacts import Layout, digest_of, git_revision, read_json, sha256, write_json
+from hermesflow.artifacts import Layout, atomic, digest_of, git_revision, read_json, sha256, write_json
 from hermesflow.config import Config, as_plain
 from hermesflow.errors import ArtifactError
 
 FOLDERS = ("tables", "figures")
 FILES = ("answer.md", "summary.json")
+README_TABLES = ("table4_gap", "table5_ablation")
 
 
 def publish(config: Config, layout: Layout, target: Path, *, seeds: Sequence[int]) -> None:
@@ -48,3 +49,44 @@ def publish(config: Config, layout: Layout, target: Path, *, seeds: Sequence[int
             "files": {name: sha256(target / name) for name in sorted(copied)},
         },
     )
+
+
+def fill_readme(readme: Path, published: Path) -> None:
+    """Put the answer, the gap figure and the main tables of a published folder into the README's `results` section.
+
+    Raises:
+        ArtifactError: the README has no such section.
+    """
+    here = published.resolve().relative_to(readme.resolve().parent).as_posix()
+    parts = [f"![Understanding, generation and the gap]({here}/figures/fig2b_gap.png)"]
+    parts += [(published / "answer.md").read_text().strip()]
+    parts += [(published / "tables" / f"{name}.md").read_text().strip() for name in README_TABLES]
+    parts += [f"All tables and figures with their manifest: [{here}]({here})."]
+    fill(readme, "results", "\n\n".join(parts))
+
+
+def fill_dag(readme: Path, mermaid: str) -> None:
+    """Put Snakemake's rule graph into the README's `dag` section, without its colours.
+
+    Args:
+        readme: the README.
+        mermaid: output of `snakemake --rulegraph mermaid-js`.
+    """
+    lines = [line.strip() for line in mermaid.splitlines()]
+    nodes = [line for line in lines if line.startswith("id")]
+    fill(readme, "dag", "\n".join(["```mermaid", "flowchart TB", *("    " + line for line in nodes), "```"]))
+
+
+def fill(readme: Path, section: str, text: str) -> None:
+    """Replace what stands between `<!-- SECTION:begin -->` and `<!-- SECTION:end -->`.
+
+    Raises:
+        ArtifactError: the markers are not there.
+    """
+    begin, end = f"<!-- {section}:begin -->\n", f"<!-- {section}:end -->"
+    before, found, rest = readme.read_text().partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        raise ArtifactError(f"{readme}: has no section between {begin.strip()} and {end}. Put both lines back.")
+    with atomic(readme) as temporary:
+        temporary.write_text(f"{before}{begin}{text}\n{end}{after}")
