@@ -45,7 +45,7 @@ smoke: setup
 paper: setup
 	$(RUN) workflow/run $(RICH) --configfile $(CONFIG) --config "seeds=[$(SEEDS)]"
 	$(RUN) snakemake --quiet all --configfile $(CONFIG) --config "seeds=[$(SEEDS)]" --report results/$(NAME)/report.html
-	$(RUN) python -m hermesflow publish --config $(CONFIG) --seeds $(subst $(COMMA), ,$(SEEDS))
+	$(RUN) python -m hermesflow publish --config $(CONFIG) --seeds $(subst $(COMMA), ,$(SEEDS)) --readme README.md
 	@echo "Committed copies: docs/results/$(NAME)/."
 
 report: setup
