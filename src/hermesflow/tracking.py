@@ -144,6 +144,7 @@ def _home(layout: Layout) -> Path:
 def _client(layout: Layout) -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     _home(layout).mkdir(parents=True, exist_ok=True)
     from mlflow.tracking import MlflowClient
 
