@@ -40,6 +40,9 @@ class Question:
 def questions_of(caption: str) -> list[Question]:
     """3 to 6 questions whose answers follow from the caption; the same caption gives the same questions.
 
+    How many objects there are is always asked: nothing else notices an object too many, and a model that is paid by
+    its answers then learns to draw them (docs/decisions/0004-pair-dpo-micro.md).
+
     A caption names everything in its image, so what it does not name is not there. Existence comes as one "yes" and
     one "no" (sharing colour or shape with a named object); kind `relation` also holds compositional questions
     ("what color is the object above the red circle ?").
@@ -69,6 +72,8 @@ def varied_questions_of(caption: str, rng: Random) -> list[Question]:
         *(_existence_yes(mentions, rng) for _ in absent),
         *absent,
         *relations[:5],
+        _count_of_all(mentions),
+        _count_of_all(mentions),
         *(question for make in (_colors, _shapes, _sizes, _counts) for question in make(mentions, rng)),
     ]
 
@@ -89,7 +94,7 @@ def _questions_of(caption: str) -> tuple[Question, ...]:
     facts = _facts_of(caption)
     rng = Random(seed_of("questions", caption))
     mentions = facts.mentions
-    chosen = [_existence_yes(mentions, rng), _existence_no(mentions, rng)]
+    chosen = [_existence_yes(mentions, rng), _existence_no(mentions, rng), _count_of_all(mentions)]
     relations = _relations(facts, rng)
     rng.shuffle(relations)
     chosen += relations[: 2 if _says_cells(mentions) else 3]
@@ -182,15 +187,19 @@ def _sizes(mentions: Sequence[Mention], rng: Random) -> list[Question]:
 
 
 def _counts(mentions: Sequence[Mention], rng: Random) -> list[Question]:
-    def count(noun: str, matching: Iterable[Mention]) -> Question:
-        total = sum(m.count for m in matching)
-        return Question(f"how many {noun} ?", NUMBERS, NUMBERS[total - 1], "count")
+    found = [_count(PLURALS[m.shape], (o for o in mentions if o.shape == m.shape)) for m in mentions]
+    return found + [
+        _count(f"{m.color} objects", (o for o in mentions if o.color == m.color)) for m in mentions if m.color
+    ]
 
-    found = [count(PLURALS[m.shape], (o for o in mentions if o.shape == m.shape)) for m in mentions]
-    found += [count(f"{m.color} objects", (o for o in mentions if o.color == m.color)) for m in mentions if m.color]
-    everything = count("objects", mentions)
-    # most shapes and colours occur once: of several objects ask for all more often
-    return [*found, everything] if len(mentions) == 1 else [rng.choice(found), everything, everything]
+
+def _count_of_all(mentions: Sequence[Mention]) -> Question:
+    return _count("objects", mentions)
+
+
+def _count(noun: str, matching: Iterable[Mention]) -> Question:
+    total = sum(mention.count for mention in matching)
+    return Question(f"how many {noun} ?", NUMBERS, NUMBERS[total - 1], "count")
 
 
 def _relations(facts: Facts, rng: Random) -> list[Question]:
