@@ -46,6 +46,7 @@ def write_evaluation(folder: Path, prompts: list[str], config: Config, level: fl
     write_weights(folder / "features.safetensors", {"generated": features, "real": features + 0.1})
     codes = random.integers(0, config.codebook_size, size=(len(prompts), 1, config.num_image_tokens))
     write_codes(folder / "samples.npy", prompts, codes)
+    write_json(folder / "metrics.json", {"vqa": level})
 
 
 def write_training(folder: Path, ids: list[str], config: Config) -> None:
