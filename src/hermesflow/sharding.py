@@ -40,6 +40,11 @@ def shard_batches(ids: Sequence[str], *, batch: int, shard: int, shards: int) ->
     return batches[shard::shards]
 
 
+def shard_ids(ids: Sequence[str], *, batch: int, shard: int, shards: int) -> list[str]:
+    """The ids of one shard in the order of its batches; see `shard_batches`."""
+    return [id_ for part in shard_batches(ids, batch=batch, shard=shard, shards=shards) for id_ in part]
+
+
 def shard_folder(folder: Path, *, shard: int, shards: int) -> Path:
     """Where one shard of `candidates` or `scores` lies."""
     return folder / "shards" / f"{shard}-of-{shards}"

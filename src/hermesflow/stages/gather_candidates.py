@@ -12,8 +12,8 @@ from hermesflow.sharding import (
     CAPTION_TYPES,
     check_candidates,
     check_ids,
-    shard_batches,
     shard_folder,
+    shard_ids,
     sorted_candidates,
 )
 
@@ -38,8 +38,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shards: i
     code_of: dict[str, np.ndarray] = {}
     for shard in range(shards):
         part = shard_folder(folder, shard=shard, shards=shards)
-        batches = shard_batches(ids, batch=config.sampling.batch_pairs, shard=shard, shards=shards)
-        expected = [id_ for batch in batches for id_ in batch]
+        expected = shard_ids(ids, batch=config.sampling.batch_pairs, shard=shard, shards=shards)
         table = read_table(part / "captions.parquet", list(CAPTION_TYPES))
         check_candidates(part / "captions.parquet", table, expected, n=len(config.sampling.captions.decodings))
         tables.append(table)

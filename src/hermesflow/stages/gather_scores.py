@@ -12,8 +12,8 @@ from hermesflow.sharding import (
     SCORE_TYPES,
     check_candidates,
     pairs_per_batch,
-    shard_batches,
     shard_folder,
+    shard_ids,
     sorted_candidates,
 )
 
@@ -43,8 +43,8 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shards: i
         for shard in range(shards):
             path = shard_folder(folder, shard=shard, shards=shards) / f"{kind}.parquet"
             table = read_table(path, list(types))
-            batches = shard_batches(ids, batch=pairs_per_batch(config), shard=shard, shards=shards)
-            check_candidates(path, table, [id_ for batch in batches for id_ in batch], n=n)
+            expected = shard_ids(ids, batch=pairs_per_batch(config), shard=shard, shards=shards)
+            check_candidates(path, table, expected, n=n)
             tables.append(table)
         write_table(folder / f"{kind}.parquet", sorted_candidates(tables, ids, types))
     inputs = [folder.parent / "candidates" / name for name in ("captions.parquet", "images.npy")]
