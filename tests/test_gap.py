@@ -15,7 +15,7 @@ THERE = Question("is there a red circle ?", ("yes", "no"), "yes", "existence")
 
 
 def values(table):
-    return point_values(Evaluated(gap_units(table), np.zeros((0, 1)), np.zeros((0, 1))))
+    return point_values(Evaluated(gap_units(table, {"a": "a red circle"}), np.zeros((0, 1)), np.zeros((0, 1))))
 
 
 def graded(free, nearest, drawn):
@@ -54,10 +54,23 @@ def test_pairs_are_joined_by_id_and_resampled_whole():
     table = gap_table(
         asked, free=["red"] * 3, nearest=["red"] * 3, real={"a": REAL, "b": REAL}, drawn={"a": REAL, "b": EMPTY}
     )
-    units = gap_units(table)
+    units = gap_units(table, {"a": "one", "b": "two"})
     generation = units[units["metric"] == "gap/paper/generation"].set_index("id")
-    assert generation.loc["a", ["numerator", "denominator"]].tolist() == [1, 1]
-    assert generation.loc["b", ["numerator", "denominator"]].tolist() == [0, 2]
+    assert generation.loc["one", ["numerator", "denominator"]].tolist() == [1, 1]
+    assert generation.loc["two", ["numerator", "denominator"]].tolist() == [0, 2]
+
+
+def test_pairs_of_one_caption_are_one_unit():
+    table = gap_table(
+        [Asked("a", COLOR), Asked("b", COLOR)],
+        free=["red", "blue"],
+        nearest=["red", "blue"],
+        real={"a": REAL, "b": REAL},
+        drawn={"a": REAL, "b": REAL},
+    )
+    units = gap_units(table, {"a": "a red circle", "b": "a red circle"}).set_index("metric")
+    assert units.loc["gap/paper/understanding", ["numerator", "denominator"]].tolist() == [1, 2]
+    assert units.index.is_unique
 
 
 def test_a_question_the_judge_has_no_rule_for_is_named():

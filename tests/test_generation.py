@@ -81,7 +81,7 @@ def test_geneval_by_hand():
     images = pd.DataFrame(
         [(kind, f"{kind}-{p}", k, p <= i % 2) for i, kind in enumerate(GENEVAL_KINDS) for p in (0, 1) for k in (0, 1)]
         + [("dense", "dense-0", 0, False)],
-        columns=["kind", "id", "image", "accepted"],
+        columns=["kind", "caption", "image", "accepted"],
     )
     values = point_values(Evaluated(geneval_units(images), np.zeros((0, 1)), np.zeros((0, 1))))
     assert values["geneval/single_object"] == 0.5 and values["geneval/two_objects"] == 1.0
@@ -96,7 +96,7 @@ def test_overall_is_the_mean_of_kinds_however_many_prompts_they_have():
             for kind in GENEVAL_KINDS
             for p in range(9 if kind == "counting" else 1)
         ],
-        columns=["kind", "id", "image", "accepted"],
+        columns=["kind", "caption", "image", "accepted"],
     )
     values = point_values(Evaluated(geneval_units(images), np.zeros((0, 1)), np.zeros((0, 1))))
     assert values["geneval/overall"] == pytest.approx(1 / 6)

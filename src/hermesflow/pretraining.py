@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -46,6 +47,8 @@ def batches(
 ) -> Iterator[Batch]:
     """Endless seeded batches; every image is used once per pass and side before any is used again.
 
+    The batches of the first stage hold no t2i rows.
+
     Args:
         examples: N examples.
         codes: (N, T) int64 image tokens of the same examples.
@@ -55,19 +58,19 @@ def batches(
     """
     size = len(examples)
     order_t2i, order_mmu = _endless_order(size, generator), _endless_order(size, generator)
-    while True:
-        t2i = [next(order_t2i) for _ in range(settings.t2i_batch_size)]
+    for step in count(1):
+        t2i = [next(order_t2i) for _ in range(settings.t2i_batch_size if step > text_steps(settings) else 0)]
         mmu = [next(order_mmu) for _ in range(math.ceil(settings.mmu_batch_size / settings.texts_per_image))]
         owners = torch.arange(settings.mmu_batch_size) % len(mmu)
         emptied = torch.rand(len(t2i), generator=generator) < settings.prompt_dropout
-        masked = torch.stack([draw_mask(codes.shape[1], generator) for _ in t2i])
+        masks = [draw_mask(codes.shape[1], generator) for _ in t2i]
         said = [
             _prompt_and_completion(examples[mmu[owner]], model, settings.caption_share, generator) for owner in owners
         ]
         yield Batch(
             t2i_captions=["" if emptied[row] else examples[i].caption for row, i in enumerate(t2i)],
             t2i_codes=codes[t2i],
-            t2i_masked=masked,
+            t2i_masked=torch.stack(masks) if masks else torch.zeros(0, codes.shape[1], dtype=torch.bool),
             mmu_codes=codes[mmu],
             mmu_owners=owners,
             mmu_prompts=[prompt for prompt, _ in said],

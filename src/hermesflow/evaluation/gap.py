@@ -85,11 +85,16 @@ def gap_table(
     return pd.DataFrame(rows)
 
 
-def gap_units(table: pd.DataFrame) -> pd.DataFrame:
-    """Right answers and questions per pair, for both sides of both protocols."""
+def gap_units(table: pd.DataFrame, captions: Mapping[str, str]) -> pd.DataFrame:
+    """Right answers and questions per caption, for both sides of both protocols.
+
+    Args:
+        table: of `gap_table`.
+        captions: by id. Pairs of one caption are one unit: what is hard about it is hard in all of them.
+    """
     rows = []
     for metric, column in SIDES.items():
-        sums = table.groupby("id", sort=True)[column].agg(["sum", "count"])
+        sums = table.groupby(table["id"].map(captions), sort=True)[column].agg(["sum", "count"])
         rows += [(metric, POOL, *row) for row in sums.itertuples()]
     return units_table(rows)
 

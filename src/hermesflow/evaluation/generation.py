@@ -124,10 +124,11 @@ def geneval_units(images: pd.DataFrame) -> pd.DataFrame:
     """Accepted images per prompt, by GenEval kind.
 
     Args:
-        images: columns kind, id, accepted; other kinds than GenEval's are left out.
+        images: columns kind, caption, accepted; other kinds than GenEval's are left out. Images of one caption are
+            one unit, under whatever ids.
     """
     own = images[images["kind"].isin(GENEVAL_KINDS)]
-    sums = own.groupby(["kind", "id"], sort=True)["accepted"].agg(["sum", "count"])
+    sums = own.groupby(["kind", "caption"], sort=True)["accepted"].agg(["sum", "count"])
     return units_table([(f"geneval/{kind}", f"geneval/{kind}", key, *row) for (kind, key), *row in sums.itertuples()])
 
 

@@ -27,6 +27,7 @@ from hermesflow.models.prompting import TokenIds, Tokenizer
 from hermesflow.models.sessions import KeyValues, ShowOImageSession, ShowOTextSession
 
 MICROWORLD = "microworld"
+_LENGTH_GROUPS = 2  # texts of a batch run in so many groups of like length (speed only)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,9 +232,15 @@ class ShowO(nn.Module):
         mask = attention.understanding_mask(length, text.shape[1], device=codes.device)
         positions = torch.arange(length + text.shape[1], device=codes.device)[None]
         self.hidden(images, mask[:, :, :length, :length], positions=positions[:, :length], cache=prefix)
-        prefix.continue_with(owners)
-        hidden = self.hidden(text, mask[:, :, length:], positions=positions[:, length:], cache=prefix)
-        return _at(hidden, places), targets, scored
+        lengths = (text != self.ids.pad).sum(dim=1)
+        order, found = lengths.argsort(stable=True), []
+        for rows in order.chunk(_LENGTH_GROUPS):  # short texts are not padded to the longest
+            end = length + int(lengths[rows].max())
+            prefix.continue_with(owners[rows])
+            short, seen = text[rows, : end - length], mask[:, :, length:end, :end]
+            hidden = self.hidden(short, seen, positions=positions[:, length:end], cache=prefix)
+            found.append(_at(hidden, places[rows].clamp_max(end - length - 1)))
+        return torch.cat(found)[order.argsort()], targets, scored
 
 
 def new_model(config: Config, *, seed: int) -> ShowO:

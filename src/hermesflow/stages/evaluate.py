@@ -58,6 +58,11 @@ class Split:
         """Pair ids in the order of rows, images and codes."""
         return [row["id"] for row in self.rows]
 
+    @property
+    def captions(self) -> dict[str, str]:
+        """Captions by id."""
+        return {row["id"]: row["caption"] for row in self.rows}
+
 
 @dataclass(frozen=True)
 class Drawn:
@@ -105,7 +110,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
     }.items():
         write_table(out / f"{name}.parquet", table)
     units = [understanding.answer_units(answers), understanding.caption_units(captions), faithful]
-    units += [generation.geneval_units(images), generation.dense_units(dense), gap.gap_units(asked)]
+    units += [generation.geneval_units(images), generation.dense_units(dense), gap.gap_units(asked, held_out.captions)]
     _write_summary(out, pd.concat(units, ignore_index=True), features)
     _write_samples(out, prompts, drawn)
     inputs = [layout.data(split) for split in ("understanding", "gap", "prompts")]
