@@ -3,7 +3,7 @@
 # The rules are the one description of the steps; dvc.yaml is generated from them (`make dvc`).
 from snakemake.utils import min_version
 
-min_version("9.0")
+min_version("9.27")
 
 
 # `all` stands here, first: with it in an included file, bare `snakemake` finds nothing to do.

@@ -334,10 +334,10 @@ class Runtime:
     """Mixed precision of training, as accelerate names it."""
     shards: Positive
     """Shards that sampling and scoring are scattered into."""
-    pretrain_threads: Positive
-    """CPU threads of the tokenizer's and the base model's training."""
+    tokenizer_threads: Positive
+    """CPU threads that train the image tokenizer and encode images."""
     train_threads: Positive
-    """CPU threads of one Pair-DPO training job."""
+    """CPU threads of one language-model training job: base, reference log-probs or Pair-DPO."""
     shard_threads: Positive
     """CPU threads of one sampling, scoring or evaluation job."""
 
@@ -388,6 +388,11 @@ class Config:
     def iteration(self, checkpoint: str) -> int:
         """Self-play iterations between base (0) and this checkpoint."""
         return 0 if checkpoint == BASE else 1 + self.iteration(self.checkpoints[checkpoint].parent)
+
+    def generations_after(self, checkpoint: str) -> int:
+        """Length of the longest line of checkpoints that grow from this one; 0 where none does."""
+        children = [name for name, own in self.checkpoints.items() if own.parent == checkpoint]
+        return max((1 + self.generations_after(child) for child in children), default=0)
 
 
 def load_config(path: str | Path) -> Config:

@@ -21,7 +21,7 @@ TINY = {
         **{"understanding_images": 12, "geneval_prompts": 2, "dense_prompts": 3},
         **{"fid_images": 12, "bootstrap": 20, "clip_steps": 3},
     },
-    "runtime": {"pretrain_threads": 1},
+    "runtime": {"tokenizer_threads": 1},
 }
 CHECKPOINTS = {
     "pair-1": {"parent": "base", "objective": "pair"},

@@ -11,7 +11,8 @@ rule base:
         f"{ROOT}/logs/base-seed{{seed}}.log",
     benchmark:
         f"{ROOT}/benchmarks/base-seed{{seed}}.tsv"
-    threads: CONFIG.runtime.pretrain_threads
+    priority: urgency
+    threads: CONFIG.runtime.train_threads
     resources:
         mem_mb=4000,
         runtime=720,

@@ -50,6 +50,11 @@ def settings(stage):
     return of
 
 
+def urgency(wildcards):
+    """Priority of a job on the way to later checkpoints; what nothing waits for (`evaluate`) has 0."""
+    return 1 + CONFIG.generations_after(wildcards.get("checkpoint", BASE))
+
+
 def previous_preferences(wildcards):
     """The preferences the parent was trained on; base has none."""
     if CONFIG.checkpoints[wildcards.checkpoint].parent == BASE:

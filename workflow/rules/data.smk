@@ -38,7 +38,7 @@ rule tokenizer:
         f"{ROOT}/logs/tokenizer.log",
     benchmark:
         f"{ROOT}/benchmarks/tokenizer.tsv"
-    threads: CONFIG.runtime.pretrain_threads
+    threads: CONFIG.runtime.tokenizer_threads
     resources:
         mem_mb=4000,
         runtime=240,
@@ -67,7 +67,7 @@ rule encode:
         f"{ROOT}/logs/encode.log",
     benchmark:
         f"{ROOT}/benchmarks/encode.tsv"
-    threads: CONFIG.runtime.pretrain_threads
+    threads: CONFIG.runtime.tokenizer_threads
     resources:
         mem_mb=4000,
         runtime=120,

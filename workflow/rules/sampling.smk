@@ -11,6 +11,7 @@ rule sample:
         f"{ROOT}/logs/sample-seed{{seed}}-{{checkpoint}}-{{shard}}-of-{{shards}}.log",
     benchmark:
         f"{ROOT}/benchmarks/sample-seed{{seed}}-{{checkpoint}}-{{shard}}-of-{{shards}}.tsv"
+    priority: urgency
     threads: CONFIG.runtime.shard_threads
     resources:
         mem_mb=3000,
@@ -43,6 +44,7 @@ rule gather_candidates:
         f"{ROOT}/logs/gather_candidates-seed{{seed}}-{{checkpoint}}.log",
     benchmark:
         f"{ROOT}/benchmarks/gather_candidates-seed{{seed}}-{{checkpoint}}.tsv"
+    priority: urgency
     threads: 1
     resources:
         mem_mb=2000,

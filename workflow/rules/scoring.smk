@@ -12,6 +12,7 @@ rule score:
         f"{ROOT}/logs/score-seed{{seed}}-{{checkpoint}}-{{shard}}-of-{{shards}}.log",
     benchmark:
         f"{ROOT}/benchmarks/score-seed{{seed}}-{{checkpoint}}-{{shard}}-of-{{shards}}.tsv"
+    priority: urgency
     threads: CONFIG.runtime.shard_threads
     resources:
         mem_mb=3000,
@@ -41,6 +42,7 @@ rule gather_scores:
         f"{ROOT}/logs/gather_scores-seed{{seed}}-{{checkpoint}}.log",
     benchmark:
         f"{ROOT}/benchmarks/gather_scores-seed{{seed}}-{{checkpoint}}.tsv"
+    priority: urgency
     threads: 1
     resources:
         mem_mb=2000,

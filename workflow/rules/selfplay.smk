@@ -19,6 +19,7 @@ rule prefer:
         f"{ROOT}/logs/prefer-seed{{seed}}-{{checkpoint}}.log",
     benchmark:
         f"{ROOT}/benchmarks/prefer-seed{{seed}}-{{checkpoint}}.tsv"
+    priority: urgency
     threads: 1
     resources:
         mem_mb=2000,
@@ -46,6 +47,7 @@ rule reference:
         f"{ROOT}/logs/reference-seed{{seed}}-{{checkpoint}}.log",
     benchmark:
         f"{ROOT}/benchmarks/reference-seed{{seed}}-{{checkpoint}}.tsv"
+    priority: urgency
     threads: CONFIG.runtime.train_threads
     resources:
         mem_mb=4000,

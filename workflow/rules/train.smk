@@ -16,6 +16,7 @@ rule train:
         f"{ROOT}/benchmarks/train-seed{{seed}}-{{checkpoint}}.tsv"
     wildcard_constraints:
         checkpoint="|".join(CONFIG.checkpoints),
+    priority: urgency
     threads: CONFIG.runtime.train_threads
     resources:
         mem_mb=4000,

@@ -23,7 +23,7 @@ def run(config: Config, layout: Layout, *, seed: int) -> None:
     Raises:
         ArtifactError: the image tokens are not those of the pairs.
     """
-    torch.set_num_threads(config.runtime.pretrain_threads)
+    torch.set_num_threads(config.runtime.train_threads)
     torch.use_deterministic_algorithms(True)
     settings = config.base_training
     pairs = read_pairs(layout.data("base")).remove_columns("image")

@@ -17,7 +17,7 @@ BATCH_IMAGES = 250
 
 def run(config: Config, layout: Layout) -> None:
     """Write `codes/{split}.npy`, (N, 1, T) uint16, for every split that has images to be understood."""
-    torch.set_num_threads(config.runtime.pretrain_threads)
+    torch.set_num_threads(config.runtime.tokenizer_threads)
     tokenizer = load_tokenizer(layout.tokenizer, device=torch.device(config.runtime.device)).eval()
     for split in SPLITS:
         pairs = read_pairs(layout.data(split))

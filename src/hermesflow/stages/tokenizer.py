@@ -26,7 +26,7 @@ WARMUP_SHARE = 0.1
 
 def run(config: Config, layout: Layout) -> None:
     """Write `tokenizer/`: model.safetensors, config.json, history.csv, manifest.json."""
-    torch.set_num_threads(config.runtime.pretrain_threads)
+    torch.set_num_threads(config.runtime.tokenizer_threads)
     torch.use_deterministic_algorithms(True)
     settings, device = config.tokenizer_training, torch.device(config.runtime.device)
     images = images_of(read_pairs(layout.data("base")))
