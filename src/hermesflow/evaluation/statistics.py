@@ -2,8 +2,8 @@
 
 A benchmark leaves one row per resampling unit (an image or a prompt: everything asked about one image, or drawn from
 one prompt, stays together) with a numerator and a denominator; its figure is the ratio of their sums. Resampling is
-then a product of a matrix of counts with these rows. The Frechet distance is the only figure that is not such a ratio;
-it is computed from weighted moments of the stored features.
+then a product of a matrix of counts with these rows. The Frechet distance is the only figure that is not such a ratio:
+its value is torchmetrics', its replicates are computed from weighted moments of the stored features.
 
 Prompts are the same for all seeds, so seeds and prompts are crossed: each resample draws seeds and, independently,
 one set of prompts which all of its seeds share (Owen 2007, "The pigeonhole bootstrap"). Drawing prompts anew within
@@ -18,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import nn
 
 from hermesflow.artifacts import digest_of, read_table, read_weights
 from hermesflow.config import BASE
@@ -113,6 +115,27 @@ def ratio(numerators: np.ndarray, denominators: np.ndarray) -> np.ndarray:
     return np.divide(numerators, denominators, out=np.zeros_like(numerators), where=denominators != 0)
 
 
+class _Features(nn.Identity):
+    """Stands where torchmetrics has its network: what it is given are features already."""
+
+    num_features: int
+
+
+def frechet_distance(generated: np.ndarray, real: np.ndarray) -> float:
+    """Frechet distance of generated to real features, (N, D) and (M, D) float64, by torchmetrics.
+
+    Source: Heusel et al. 2017, Eq. 6.
+    """
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    network = _Features()
+    network.num_features = real.shape[1]
+    metric = FrechetInceptionDistance(feature=network).set_dtype(torch.float64)
+    metric.update(torch.from_numpy(real), real=True)
+    metric.update(torch.from_numpy(generated), real=False)
+    return float(metric.compute())
+
+
 def frechet_distances(counts: np.ndarray, generated: np.ndarray, real: np.ndarray) -> np.ndarray:
     """Frechet distance of resampled generated features to fixed real ones.
 
@@ -160,6 +183,7 @@ def estimate(evaluated: Evaluated, *, resamples: int) -> Estimate:
         sizes = denominators.notna().to_numpy().sum(axis=0)
         if pool == FIDELITY_POOL:
             distances = frechet_distances(counts, evaluated.generated, evaluated.real)
+            distances[0] = frechet_distance(evaluated.generated, evaluated.real)
             metrics, values = [*metrics, "fid"], np.column_stack([values, distances])
             sizes = np.append(sizes, counts.shape[1])
         names += metrics
