@@ -38,6 +38,7 @@ rule tokenizer:
         f"{ROOT}/logs/tokenizer.log",
     benchmark:
         f"{ROOT}/benchmarks/tokenizer.tsv"
+    priority: urgency
     threads: CONFIG.runtime.tokenizer_threads
     resources:
         mem_mb=4000,
@@ -67,6 +68,7 @@ rule encode:
         f"{ROOT}/logs/encode.log",
     benchmark:
         f"{ROOT}/benchmarks/encode.tsv"
+    priority: urgency
     threads: CONFIG.runtime.tokenizer_threads
     resources:
         mem_mb=4000,
