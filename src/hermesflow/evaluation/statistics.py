@@ -3,7 +3,8 @@
 A benchmark leaves one row per resampling unit (an image or a prompt: everything asked about one image, or drawn from
 one prompt, stays together) with a numerator and a denominator; its figure is the ratio of their sums. Resampling is
 then a product of a matrix of counts with these rows. The Frechet distance is the only figure that is not such a ratio:
-its value is torchmetrics', its replicates are computed from weighted moments of the stored features.
+a checkpoint's value is torchmetrics', the resampled ones come from weighted moments of the same features by the same
+formula.
 
 Prompts are the same for all seeds, so seeds and prompts are crossed: each resample draws seeds and, independently,
 one set of prompts which all of its seeds share (Owen 2007, "The pigeonhole bootstrap"). Drawing prompts anew within
@@ -183,7 +184,6 @@ def estimate(evaluated: Evaluated, *, resamples: int) -> Estimate:
         sizes = denominators.notna().to_numpy().sum(axis=0)
         if pool == FIDELITY_POOL:
             distances = frechet_distances(counts, evaluated.generated, evaluated.real)
-            distances[0] = frechet_distance(evaluated.generated, evaluated.real)
             metrics, values = [*metrics, "fid"], np.column_stack([values, distances])
             sizes = np.append(sizes, counts.shape[1])
         names += metrics
@@ -200,7 +200,10 @@ def estimate(evaluated: Evaluated, *, resamples: int) -> Estimate:
 def point_values(evaluated: Evaluated) -> dict[str, float]:
     """Every metric of one checkpoint and seed, without intervals."""
     found = estimate(evaluated, resamples=0)
-    return {name: float(value) for name, value in sorted(zip(found.metrics, found.values, strict=True))}
+    values = {name: float(value) for name, value in sorted(zip(found.metrics, found.values, strict=True))}
+    if "fid" in values:
+        values["fid"] = frechet_distance(evaluated.generated, evaluated.real)
+    return values
 
 
 def summarise(
