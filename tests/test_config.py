@@ -46,6 +46,12 @@ def test_derived_sizes():
     assert config.num_image_tokens == side**2
 
 
+def test_a_checkpoint_knows_how_many_generations_wait_for_it():
+    config = load_config(SMOKE)
+    found = {name: config.generations_after(name) for name in ("base", *config.checkpoints)}
+    assert found == {"base": 2, "pair-1": 1, "pair-2": 0, "und-1": 0, "gen-1": 0, "pair-1-n2": 0}
+
+
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
