@@ -118,13 +118,11 @@ def train_step(
     optimiser: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
     settings: BaseTraining,
-    *,
-    step: int,
 ) -> dict[str, float]:
-    """One optimiser step, counted from 1; returns losses in nats per token, the gradient norm and the learning rate."""
+    """One optimiser step; returns losses in nats per token, the gradient norm and the learning rate."""
     loss = mmu = model.text_loss(batch.mmu_codes, batch.mmu_owners, batch.mmu_prompts, batch.mmu_completions)
     metrics = {"loss/mmu": mmu.item()}
-    if step > text_steps(settings):
+    if batch.t2i_captions:
         t2i = model.image_loss(batch.t2i_captions, batch.t2i_codes, batch.t2i_masked)
         loss = t2i + settings.mmu_weight * mmu
         metrics["loss/t2i"] = t2i.item()

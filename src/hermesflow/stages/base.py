@@ -48,7 +48,7 @@ def run(config: Config, layout: Layout, *, seed: int) -> None:
     run.log_inputs("base pairs", captions, source=layout.data("base"), context="training")
     progress = Progress(settings.steps, f"base model, seed {seed}", "step")
     for step in range(1, settings.steps + 1):
-        metrics = train_step(model, next(stream), optimiser, schedule, settings, step=step)
+        metrics = train_step(model, next(stream), optimiser, schedule, settings)
         if step % LOG_EVERY == 0 or step == settings.steps:
             history.append({"step": step, **metrics})
             run.log(metrics, step=step)

@@ -161,7 +161,7 @@ def _understand(config: Config, model: UnifiedModel, real: Split) -> tuple[pd.Da
     owners = torch.tensor([place[item.id] for item in items], dtype=torch.long)
     said = _answer(config, model, real.codes, owners, [item.question for item in items])
     texts = _describe(config, model, real.codes)
-    truth = {row["id"]: row["caption"] for row in real.rows}
+    truth = real.captions
     scores = understanding.cider_scores(dict(zip(real.ids, texts, strict=True)), truth)
     columns = {"id": real.ids, "caption": texts, "reference": [truth[key] for key in real.ids]}
     return understanding.grade(items, said), pd.DataFrame({**columns, "cider": [scores[key] for key in real.ids]})
