@@ -24,7 +24,7 @@ from hermesflow.seeding import seed_of
 QUESTION_KINDS = ("existence", "color", "shape", "size", "count", "relation")
 DIRECTIONS = ("above", "below", "left", "right")
 """Answers of "where" questions: `RELATIONS` in one word each."""
-MAX_QUESTIONS = 6
+MAX_QUESTIONS = 10
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,13 @@ class Question:
 
 
 def questions_of(caption: str) -> list[Question]:
-    """3 to 6 questions whose answers follow from the caption; the same caption gives the same questions.
+    """5 to 10 questions whose answers follow from the caption; the same caption gives the same questions.
 
-    How many objects there are is always asked: nothing else notices an object too many, and a model that is paid by
-    its answers then learns to draw them (docs/decisions/0004-pair-dpo-micro.md).
-
-    A caption names everything in its image, so what it does not name is not there. Existence comes as one "yes" and
-    one "no" (sharing colour or shape with a named object); kind `relation` also holds compositional questions
-    ("what color is the object above the red circle ?").
+    A caption names everything in its image, so what it does not name is not there. How many objects there are, how
+    many of one kind, and things and traits that are not there are always asked: otherwise hardly a question notices an
+    object too many, and a model that is paid by its answers learns to draw them
+    (docs/decisions/0004-pair-dpo-micro.md). Kind `relation` also holds compositional questions ("what color is the
+    object above the red circle ?").
 
     Raises:
         ValueError: the caption is not a sentence of the world.
@@ -67,10 +66,11 @@ def varied_questions_of(caption: str, rng: Random) -> list[Question]:
     mentions = facts.mentions
     relations = [question for _ in range(2) for question in _relations(facts, rng)]
     rng.shuffle(relations)
-    absent = [_existence_no(mentions, rng, anything=easy) for easy in (False, False, False, True, True)]
+    absent = [_existence_no(mentions, rng, anything=easy) for easy in (False, False, False, True)]
     return [
-        *(_existence_yes(mentions, rng) for _ in absent),
+        *(_existence_yes(rng.choice(mentions)) for _ in absent),
         *absent,
+        *(rng.choice(_traits(mentions, rng, there=there)) for there in (True, True, False, False)),
         *relations[:5],
         _count_of_all(mentions),
         _count_of_all(mentions),
@@ -94,11 +94,17 @@ def _questions_of(caption: str) -> tuple[Question, ...]:
     facts = _facts_of(caption)
     rng = Random(seed_of("questions", caption))
     mentions = facts.mentions
-    chosen = [_existence_yes(mentions, rng), _existence_no(mentions, rng), _count_of_all(mentions)]
     relations = _relations(facts, rng)
     rng.shuffle(relations)
-    chosen += relations[: 2 if _says_cells(mentions) else 3]
-    makers: list[Callable[[Sequence[Mention], Random], list[Question]]] = [_colors, _shapes, _sizes, _counts]
+    chosen = [
+        _count_of_all(mentions),
+        rng.choice(_counts(mentions, rng)),
+        *map(_existence_yes, rng.sample(mentions, min(2, len(mentions)))),
+        _existence_no(mentions, rng),
+        *_traits(mentions, rng, there=False),
+        *relations[: 2 if _says_cells(mentions) else 3],
+    ]
+    makers: list[Callable[[Sequence[Mention], Random], list[Question]]] = [_colors, _shapes, _sizes]
     rng.shuffle(makers)
     if _says_cells(mentions):
         makers.sort(key=lambda make: make is not _sizes)  # only dense captions say "large": ask there always
@@ -108,7 +114,7 @@ def _questions_of(caption: str) -> tuple[Question, ...]:
         candidates = make(mentions, rng)
         if candidates and len(chosen) < MAX_QUESTIONS:
             chosen.append(rng.choice(candidates))
-    return tuple(chosen)
+    return tuple(dict.fromkeys(chosen))
 
 
 def _facts_of(caption: str) -> Facts:
@@ -133,8 +139,7 @@ def _choice(question: str, answer: str, pool: Iterable[str], kind: str, rng: Ran
     return Question(f"{question} ?", tuple(choices), answer, kind)
 
 
-def _existence_yes(mentions: Sequence[Mention], rng: Random) -> Question:
-    mention = rng.choice(mentions)
+def _existence_yes(mention: Mention) -> Question:
     return _yes_no(f"is there {phrase(mention, color=True, size=None)}", True, "existence")
 
 
@@ -148,6 +153,18 @@ def _existence_no(mentions: Sequence[Mention], rng: Random, *, anything: bool = 
     pools = [[look for look in pool if look not in present] for pool in kinds]
     shape, color = rng.choice(rng.choice([pool for pool in pools if pool]))
     return _yes_no(f"is there {phrase(Mention(1, shape, color), color=True, size=None)}", False, "existence")
+
+
+def _traits(mentions: Sequence[Mention], rng: Random, *, there: bool) -> list[Question]:
+    """Whether there is anything of some shape, and, where the caption says all colours, of some color."""
+    shapes = [shape for shape in SHAPES if (shape in {m.shape for m in mentions}) == there]
+    said = {m.color for m in mentions}
+    colors = [] if None in said else [color for color in COLORS if (color in said) == there]
+    found = [_yes_no(f"is there a {rng.choice(shapes)}", there, "existence")]
+    if colors:
+        color = rng.choice(colors)
+        found.append(_yes_no(f"is there {'an' if color[0] in 'aeiou' else 'a'} {color} object", there, "existence"))
+    return found
 
 
 def _name(mention: Mention) -> str:
