@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from hermesflow.artifacts import Layout, write_codes, write_table
-from hermesflow.config import Config, Training, load_config
+from hermesflow.config import Config, load_config
 from hermesflow.models.showo import new_model, save_model
+from hermesflow.sections import Training
 
 SMOKE = Path(__file__).parents[1] / "config" / "smoke.yaml"
 WORDS = ("red", "blue", "green", "circle", "square", "cross")

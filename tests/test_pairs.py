@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from hermesflow.config import Data, load_config
+from hermesflow.config import load_config
 from hermesflow.data.microworld import make_pairs
 from hermesflow.data.pairs import SCHEMA, images_of, read_pairs, read_rows, validate, write_pairs
 from hermesflow.errors import DataError
+from hermesflow.sections import Data
 
 
 @pytest.fixture(scope="module")

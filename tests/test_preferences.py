@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from hermesflow.artifacts import Layout, read_codes, read_table
-from hermesflow.config import Checkpoint, Config
+from hermesflow.config import Config
 from hermesflow.errors import ArtifactError, DataError
 from hermesflow.preferences import (
     CAPTION_COLUMNS,
@@ -25,6 +25,7 @@ from hermesflow.preferences import (
     select,
     updated_pair,
 )
+from hermesflow.sections import Checkpoint
 from hermesflow.stages import prefer
 from pair_world import make_candidates, make_world, small_config
 

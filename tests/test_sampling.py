@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from hermesflow import sampling
-from hermesflow.config import Decoding, ImageSampling
 from hermesflow.sampling import inverse_cdf, sample_images, sample_texts
+from hermesflow.sections import Decoding, ImageSampling
 from hermesflow.seeding import generator
 from showo_golden import CAPTIONS, QUESTION, golden_image, golden_model, random_model, reference
 

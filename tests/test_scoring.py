@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 import torch
 
-from hermesflow.config import Encoder
 from hermesflow.data.microworld import Question
 from hermesflow.encoders import load_encoder
 from hermesflow.models.showo import new_model
@@ -15,6 +14,7 @@ from hermesflow.scoring import (
     vqa_generate,
     vqa_likelihood,
 )
+from hermesflow.sections import Encoder
 from selfplay_world import tiny_config
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from hermesflow.config import Checkpoint
 from hermesflow.errors import ArtifactError
 from hermesflow.report import audit, formatting
 from hermesflow.report.formatting import EMPTY, Table
 from hermesflow.report.roles import candidate_sweep, main_checkpoints, pair_chain, roles
 from hermesflow.report.tables import GAP_COLUMNS, all_tables
+from hermesflow.sections import Checkpoint
 from report_world import PAPER_TABLES, make_summary, micro
 
 

@@ -1,345 +1,38 @@
 """The whole experiment as one frozen, validated object.
 
 One YAML file (`config/micro.yaml`, `config/smoke.yaml`, ...) is read once into `Config`; functions get the
-section they need. Unknown keys and wrong types are refused with the file, the key and the mend. The JSON schema
-in `workflow/schemas/config.schema.json` is generated from these classes (`python -m hermesflow schema`).
+section they need (`hermesflow.sections`). Unknown keys and wrong types are refused with the file, the key and the
+mend. The JSON schema in `workflow/schemas/config.schema.json` is generated from these classes
+(`python -m hermesflow schema`).
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, dataclass_transform
+from typing import Annotated, Any
 
 import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass
+from pydantic import Field, TypeAdapter, ValidationError
 
 from hermesflow.errors import ConfigError
+from hermesflow.sections import (
+    BaseTraining,
+    Checkpoint,
+    Data,
+    Evaluation,
+    ImageTokenizer,
+    LanguageModel,
+    Preferences,
+    Runtime,
+    Sampling,
+    Scoring,
+    TokenizerTraining,
+    Training,
+    section,
+)
 
 BASE = "base"  # the name of the checkpoint every tree starts from
-
-Positive = Annotated[int, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
-Rate = Annotated[float, Field(gt=0)]
-Weight = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Objective = Literal["pair", "product", "understanding", "generation"]
-
-_STRICT = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
-_T = TypeVar("_T")
-
-
-@dataclass_transform(frozen_default=True, kw_only_default=True)
-def section(cls: type[_T]) -> type[_T]:
-    """A frozen part of the config with keyword arguments alone; unknown keys and wrong types are refused."""
-    return dataclass(frozen=True, kw_only=True, config=_STRICT)(cls)  # type: ignore[return-value]
-
-
-@section
-class Data:
-    """Where homologous (image, caption) pairs come from, and how many."""
-
-    source: Literal["microworld", "parquet"]
-    """`microworld`: drawn here. `parquet`: read from `path` (same schema, see data/pairs.py)."""
-    path: str | None = None
-    """Folder of parquet files for source `parquet` (base, pairs, gap, understanding and prompts.parquet)."""
-    seed: int
-    """Seed of the world; independent of the run seeds, which all see the same data."""
-    image_size: Positive
-    """Pixels per side."""
-    base_pairs: Positive
-    """Scenes the tokenizer and the base model are trained on."""
-    pairs: Positive
-    """Homologous pairs that self-play samples for (paper: 5,000)."""
-    gap_pairs: Positive
-    """Held-out pairs the gap is measured on."""
-
-
-@section
-class ImageTokenizer:
-    """MAGVITv2-style lookup-free tokenizer; official: ch 128, codebook_bits 13, patch_size 1."""
-
-    channels: Positive
-    """Channels of the first level."""
-    encoder_multipliers: tuple[int, ...]
-    """Channel multiplier per encoder level (official 1,2,2,4,4)."""
-    encoder_blocks: tuple[int, ...]
-    """Residual blocks per encoder level (official 4,3,4,3,4)."""
-    decoder_multipliers: tuple[int, ...]
-    """Channel multiplier per decoder level (official 1,1,2,2,4)."""
-    decoder_blocks: tuple[int, ...]
-    """Residual blocks per decoder level (official 4,4,3,4,3)."""
-    codebook_bits: Positive
-    """z channels; the codebook has 2 ** codebook_bits codes."""
-    patch_size: Positive
-    """Space-to-depth factor before the first convolution; 1 is the official model."""
-    kernel_size: Literal[1, 3] = 3
-    """Kernel of the convolutions that keep the resolution (official 3); 1 with a large patch_size is much cheaper."""
-    norm_groups: Positive = 32
-    """Groups of each group normalisation (official 32), fewer where the width asks for it."""
-    tile_size: Count = 0
-    """Side of square tiles in pixels, each coded as an image of its own, so that a code says the same wherever it
-    stands; 0 codes the whole image at once (official)."""
-
-
-@section
-class TokenizerTraining:
-    """Training of the image tokenizer from scratch (micro only; the 1.3B model has released weights)."""
-
-    seed: int
-    """Seed of the tokenizer's first weights and of its batches."""
-    steps: Positive
-    """Optimiser steps."""
-    batch_size: Positive
-    """Images per step."""
-    learning_rate: Rate
-    """Highest learning rate of the one-cycle schedule."""
-    weight_decay: Weight
-    """Weight decay of AdamW."""
-    foreground_weight: Rate
-    """L1 weight of pixels that are not background."""
-    entropy_weight: Weight
-    """Weight of the entropy loss, which spreads the codes."""
-    commitment_weight: Weight
-    """Weight of the commitment loss, which pulls features to their codes."""
-    separation_weight: Weight
-    """Weight of the penalty on different tiles (or images) with nearly the same code."""
-    separation_margin: Weight
-    """Different tiles should differ in at least so many bits of each code."""
-
-
-@section
-class LanguageModel:
-    """Phi decoder of Show-o; official 1.3B: hidden 2048, 24 layers, 32 heads, intermediate 8192."""
-
-    hidden_size: Positive
-    """Width of the decoder."""
-    layers: Positive
-    """Decoder layers."""
-    heads: Positive
-    """Attention heads."""
-    intermediate_size: Positive
-    """Width of the MLP."""
-    partial_rotary_factor: Annotated[float, Field(gt=0, le=1)]
-    """Share of each head that is rotated by position."""
-    rope_theta: Rate
-    """Base of the rotary frequencies."""
-    layer_norm_eps: Rate
-    """Epsilon of the layer norms."""
-    text_tokenizer: str
-    """`microworld` (word level, built from the world's vocabulary) or a folder / hub id of a tokenizer."""
-    max_text_tokens: Positive
-    """Longest text prompt in tokens, template and specials included (official 128)."""
-    caption_prompt: str
-    """What the model is asked for a caption (official "Give a caption for this image.")."""
-    question_template: str
-    """How a question is put; `{}` stands for it (official "USER: \\n{} ASSISTANT:")."""
-
-
-@section
-class BaseTraining:
-    """Pre-training of the base model from scratch: masked image tokens given text, text given image."""
-
-    steps: Positive
-    """Optimiser steps."""
-    t2i_batch_size: Positive
-    """Caption-to-image rows per step."""
-    mmu_batch_size: Positive
-    """Texts per step: captions and answers."""
-    mmu_weight: Rate
-    """Weight of the loss of texts against that of images; images have far more to say per row."""
-    text_first: Share
-    """Share of the steps that train on texts alone; drawing starts after them (Show-o, too, is trained in stages)."""
-    texts_per_image: Positive
-    """Texts about the same image in a step; the image is run once for all of them."""
-    caption_share: Share
-    """Share of texts that are captions; the others are answers to questions."""
-    learning_rate: Rate
-    """Highest learning rate of the one-cycle schedule."""
-    warmup_share: Share
-    """Share of the steps in which the rate rises."""
-    weight_decay: Weight
-    """Weight decay of AdamW."""
-    max_grad_norm: Rate
-    """Gradients are clipped to this norm."""
-    beta2: Share
-    """Second-moment decay of AdamW."""
-    prompt_dropout: Share
-    """Share of t2i rows whose caption is emptied, for classifier-free guidance."""
-
-
-@section
-class Decoding:
-    """How one caption candidate is decoded; top_k 1 is greedy."""
-
-    top_k: Positive
-    """Tokens to choose from at each position."""
-    temperature: Rate
-    """Divisor of the logits."""
-
-
-@section
-class CaptionSampling:
-    """Understanding candidates (paper section 3.2; official: greedy + top_k {2,3,4} x temperature {.1,.7,2})."""
-
-    decodings: tuple[Decoding, ...]
-    """One entry per candidate."""
-    max_new_tokens: Positive
-    """At most so many tokens per caption (official 100)."""
-
-
-@section
-class ImageSampling:
-    """Generation candidates (paper section 3.2; official: n 16, guidance 5, 50 steps)."""
-
-    n: Positive
-    """Images per pair."""
-    steps: Positive
-    """MaskGIT steps per image."""
-    guidance: Weight
-    """Classifier-free guidance w in (1 + w) * conditional - w * unconditional; 0 is off."""
-    temperature: Weight
-    """Scale of the Gumbel noise that chooses which tokens stay masked."""
-    temperature_schedule: Literal["linear", "official"]
-    """`linear`: temperature * (1 - ratio). `official`: the released code's cumulative product."""
-
-
-@section
-class Sampling:
-    """Homologous sampling: n captions and n images of each pair from one checkpoint."""
-
-    captions: CaptionSampling
-    """Caption candidates. See its own table below."""
-    images: ImageSampling
-    """Image candidates. See its own table below."""
-    batch_pairs: Positive
-    """Pairs decoded together; shards are whole batches, so results do not depend on their number."""
-
-
-@section
-class Encoder:
-    """A sentence encoder read from disk through transformers."""
-
-    source: str
-    """`python:PACKAGE` (weights inside an installed package) or a folder / hub id."""
-    sha256: str | None = None
-    """Expected sha256 of model.safetensors; checked before use."""
-    pooling: Literal["cls", "mean"]
-    """`mean` of the token vectors, or the first one (`cls`, as the official code)."""
-
-
-@section
-class Scoring:
-    """Preference scores of both kinds of candidates."""
-
-    caption_measure: Literal["embedding", "chrf", "bleu"]
-    """Caption similarity s(y, y_k): cosine of sentence embeddings, or an n-gram baseline."""
-    encoder: Encoder
-    """Sentence encoder for caption similarity and for the nearest choice."""
-    vqa_method: Literal["generate", "likelihood"]
-    """Self-VQA: free answer mapped to the nearest choice (official), or ranking of the choices by likelihood."""
-    max_answer_tokens: Positive
-    """At most so many tokens per free answer."""
-    batch_images: Positive
-    """Images that questions are asked about together."""
-    agreement_pairs: Count
-    """Pairs on which every score is compared with the independent judge."""
-
-
-@section
-class Preferences:
-    """Candidates to chosen/rejected (paper section 3.2)."""
-
-    min_image_score: Share
-    """An image pair is kept only if its best self-VQA score is above this (paper 0.6)."""
-    min_caption_margin: Weight = 0.0
-    """A caption pair is kept only if the scores differ by more than this."""
-
-
-@section
-class Training:
-    """Pair-DPO (paper section 3.3; official: AdamW, lr 2e-5 cosine, weight decay .01, beta .2, 3,000 steps)."""
-
-    steps: Positive
-    """Optimiser steps."""
-    batch_size: Positive
-    """Homologous pairs per optimiser step, over all processes."""
-    gradient_accumulation: Positive = 1
-    """Micro batches per optimiser step."""
-    learning_rate: Rate
-    """Highest learning rate of the cosine schedule."""
-    weight_decay: Weight
-    """Weight decay of AdamW."""
-    warmup_steps: Count
-    """Steps in which the rate rises."""
-    max_grad_norm: Rate
-    """Gradients are clipped to this norm."""
-    beta: Rate
-    """Strength of the pull towards the reference."""
-    caption_weight: Weight = 1.0
-    """Weight of the understanding term; 1 is the paper."""
-    image_weight: Weight = 1.0
-    """Weight of the generation term; 1 is the paper."""
-    checkpoint_every: Positive
-    """Steps between full-state checkpoints."""
-
-
-@section
-class Checkpoint:
-    """One node of the tree of checkpoints: what it grows from and how."""
-
-    parent: str
-    """The checkpoint it grows from: its start, its reference and the maker of its candidates."""
-    objective: Objective
-    """`pair`: sum of both terms. `product`: both inside one sigmoid. The others: one term alone."""
-    candidates: Positive | None = None
-    """Use only the first so many candidates of each kind (Figure 6); None is all."""
-    steps: Positive | None = None
-    """Own number of steps; None is that of `training`."""
-    learning_rate: Rate | None = None
-    """Own learning rate; None is that of `training`."""
-    beta: Rate | None = None
-    """Own beta; None is that of `training`."""
-
-
-@section
-class Evaluation:
-    """Benchmarks per checkpoint: micro counterparts of the paper's columns."""
-
-    understanding_images: Positive
-    """Held-out images that POPE, MME, captions, VQA and GQA-like questions are about."""
-    geneval_prompts: Positive
-    """Prompts per GenEval kind."""
-    geneval_images: Positive
-    """Images per prompt (GenEval: 4)."""
-    dense_prompts: Positive
-    """Prompts of the DPG-like benchmark."""
-    fid_images: Positive
-    """Images on each side of the Frechet distance."""
-    bootstrap: Positive
-    """Bootstrap resamples behind every interval."""
-    confidence: Share
-    """Coverage of the intervals."""
-    clip_steps: Positive
-    """Training steps of the micro world's own CLIP (fixed extractor of the Frechet distance and image-text score)."""
-
-
-@section
-class Runtime:
-    """How the work runs; never what it computes (except for float rounding)."""
-
-    device: str
-    """`cpu`, `cuda` or another torch device."""
-    precision: Literal["no", "bf16", "fp16"]
-    """Mixed precision of training, as accelerate names it."""
-    shards: Positive
-    """Shards that sampling and scoring are scattered into."""
-    tokenizer_threads: Positive
-    """CPU threads that train the image tokenizer and encode images."""
-    train_threads: Positive
-    """CPU threads of one language-model training job: base, reference log-probs or Pair-DPO."""
-    shard_threads: Positive
-    """CPU threads of one sampling, scoring or evaluation job."""
 
 
 @section
@@ -429,8 +122,6 @@ def as_plain(value: Any) -> Any:
 
 def _from_plain(raw: Any) -> Config:
     # JSON mode: strict types, yet lists fill tuples and 1 fills a float.
-    import json
-
     return TypeAdapter(Config).validate_json(json.dumps(raw))
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from hermesflow.artifacts import sha256
-from hermesflow.config import Encoder
 from hermesflow.errors import ArtifactError, ConfigError
+from hermesflow.sections import Encoder
 
 WEIGHTS = "model.safetensors"
 _ROWS = 128  # texts per forward pass

@@ -15,8 +15,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from hermesflow.config import Decoding, ImageSampling
 from hermesflow.models.unified import UnifiedModel
+from hermesflow.sections import Decoding, ImageSampling
 
 KEEP_BELOW = 0.75  # rows that ended are dropped when fewer than this share are left
 

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hermesflow.config import Decoding, Scoring
 from hermesflow.encoders import SentenceEncoder
 from hermesflow.sampling import sample_texts
+from hermesflow.sections import Decoding, Scoring
 
 CaptionMeasure = Literal["embedding", "chrf", "bleu"]
 VqaMethod = Literal["generate", "likelihood"]

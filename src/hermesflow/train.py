@@ -15,12 +15,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from hermesflow.config import Objective, Training
 from hermesflow.errors import ConfigError, DataError, HermesflowError
 from hermesflow.homologous import HomologousPairs, PairBatch, Row
 from hermesflow.losses import dpo_logratios, implicit_rewards, pair_dpo_loss
 from hermesflow.models.unified import UnifiedModel
 from hermesflow.progress import Progress
+from hermesflow.sections import Objective, Training
 from hermesflow.training_state import StateFolder
 
 

@@ -13,7 +13,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from hermesflow.config import ImageSampling
 from hermesflow.data.captions import Mention, parse_caption, phrase, relation_of
 from hermesflow.data.scenes import CELLS, Scene
 from hermesflow.evaluation.statistics import FIDELITY_POOL, GENEVAL_KINDS
@@ -21,6 +20,7 @@ from hermesflow.evaluation.understanding import units_table
 from hermesflow.models.magvit import MagVitV2, to_images
 from hermesflow.models.unified import UnifiedModel
 from hermesflow.sampling import sample_images
+from hermesflow.sections import ImageSampling
 from hermesflow.seeding import generator
 
 DENSE = "dense"

@@ -18,13 +18,14 @@ from torch import Tensor, nn
 from transformers import PhiConfig, PhiForCausalLM
 
 from hermesflow.artifacts import atomic, read_json, read_weights, write_json, write_weights
-from hermesflow.config import Config, LanguageModel
+from hermesflow.config import Config
 from hermesflow.errors import ArtifactError
 from hermesflow.logps import sequence_logps
 from hermesflow.models import attention, prompting
 from hermesflow.models.prefix import SharedPrefix
 from hermesflow.models.prompting import TokenIds, Tokenizer
 from hermesflow.models.sessions import KeyValues, ShowOImageSession, ShowOTextSession
+from hermesflow.sections import LanguageModel
 
 MICROWORLD = "microworld"
 _LENGTH_GROUPS = 2  # texts of a batch run in so many groups of like length (speed only)

@@ -24,7 +24,7 @@ from hermesflow.artifacts import (
     write_table,
     write_weights,
 )
-from hermesflow.config import Config, Decoding, as_plain
+from hermesflow.config import Config, as_plain
 from hermesflow.data.judge import accepts, read_images
 from hermesflow.data.pairs import images_of, read_pairs
 from hermesflow.data.questions import Question
@@ -38,6 +38,7 @@ from hermesflow.models.unified import UnifiedModel
 from hermesflow.progress import Progress
 from hermesflow.sampling import sample_texts
 from hermesflow.scoring import free_answers, nearest_choice
+from hermesflow.sections import Decoding
 from hermesflow.sharding import check_ids
 
 SAMPLES_PER_KIND = 2  # prompts of each kind kept for the figure of samples

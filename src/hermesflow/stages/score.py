@@ -11,13 +11,14 @@ import pandas as pd
 import torch
 
 from hermesflow.artifacts import Layout, read_codes, read_table, write_table
-from hermesflow.config import Config, Scoring
+from hermesflow.config import Config
 from hermesflow.data.microworld import Question
 from hermesflow.data.pairs import read_pairs
 from hermesflow.encoders import SentenceEncoder, load_encoder
 from hermesflow.models.showo import load_model
 from hermesflow.progress import Progress
 from hermesflow.scoring import CaptionMeasure, VqaMethod, answer_questions, caption_scores, count_right
+from hermesflow.sections import Scoring
 from hermesflow.sharding import (
     CAPTION_TYPES,
     IMAGE_TYPES,

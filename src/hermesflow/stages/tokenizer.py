@@ -15,10 +15,11 @@ from torch.nn import functional as F
 
 from hermesflow import seeding
 from hermesflow.artifacts import Layout, write_manifest, write_table
-from hermesflow.config import Config, TokenizerTraining, as_plain
+from hermesflow.config import Config, as_plain
 from hermesflow.data.pairs import images_of, read_pairs
 from hermesflow.models.magvit import MagVitV2, Reconstruction, save_tokenizer, to_pixels
 from hermesflow.progress import Progress
+from hermesflow.sections import TokenizerTraining
 
 LOG_EVERY = 25  # steps between rows of history.csv
 WARMUP_SHARE = 0.1
