@@ -157,7 +157,9 @@ def test_images_of_another_resolution_are_refused(world):
     captions = dict.fromkeys(ids, "a circle")
     small = {i: c[:4] for i, c in zip(ids, codes[:, 0], strict=True)}
     with pytest.raises(DataError, match="another resolution"):
-        HomologousPairs(pd.read_parquet(path), captions=captions, codes=small, seed=0, iteration=1)
+        HomologousPairs(
+            pd.read_parquet(path), captions=captions, codes=small, seed=0, iteration=1, mask_schedule="cosine"
+        )
 
 
 # training

@@ -19,6 +19,7 @@ from torch import Tensor
 from hermesflow.errors import DataError
 from hermesflow.masking import pair_mask
 from hermesflow.preferences import CAPTION_COLUMNS, IMAGE_COLUMNS
+from hermesflow.sections import MaskSchedule
 from hermesflow.seeding import seed_of
 
 Row = tuple[str, int]
@@ -53,6 +54,7 @@ class HomologousPairs:
         codes: x by id, (T,) integers.
         seed: run seed.
         iteration: self-play iteration, from 1.
+        mask_schedule: how much of an image is masked.
 
     Raises:
         DataError: no pairs, an id twice, an unknown caption or image, or images of different resolutions.
@@ -66,6 +68,7 @@ class HomologousPairs:
         codes: Mapping[str, np.ndarray],
         seed: int,
         iteration: int,
+        mask_schedule: MaskSchedule,
     ) -> None:
         lost = [i for i in preferences["id"] if i not in captions or i not in codes]
         if lost or preferences.empty:
@@ -80,7 +83,7 @@ class HomologousPairs:
                 f"drawn images have {sorted(drawn)} tokens, real ones {sorted(real)}: candidates were sampled at "
                 "another resolution than training uses; sample and encode again with one config."
             )
-        self.seed, self.iteration = seed, iteration
+        self.seed, self.iteration, self.mask_schedule = seed, iteration, mask_schedule
         self._pairs = preferences[[*CAPTION_COLUMNS, *IMAGE_COLUMNS[1:]]].set_index("id")
         self._captions, self._codes = captions, codes
         if not self._pairs.index.is_unique:
@@ -104,7 +107,14 @@ class HomologousPairs:
         pairs = self._pairs.loc[ids]
         codes = _tokens((self._codes[i] for i in ids), device)
         masks = [
-            pair_mask(pair_id, pass_, seed=self.seed, iteration=self.iteration, num_tokens=codes.shape[1])
+            pair_mask(
+                pair_id,
+                pass_,
+                seed=self.seed,
+                iteration=self.iteration,
+                num_tokens=codes.shape[1],
+                schedule=self.mask_schedule,
+            )
             for pair_id, pass_ in rows
         ]
         return PairBatch(

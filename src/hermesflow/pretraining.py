@@ -63,7 +63,7 @@ def batches(
         mmu = [next(order_mmu) for _ in range(math.ceil(settings.mmu_batch_size / settings.texts_per_image))]
         owners = torch.arange(settings.mmu_batch_size) % len(mmu)
         emptied = torch.rand(len(t2i), generator=generator) < settings.prompt_dropout
-        masks = [draw_mask(codes.shape[1], generator) for _ in t2i]
+        masks = [draw_mask(codes.shape[1], generator, schedule="cosine") for _ in t2i]
         said = [
             _prompt_and_completion(examples[mmu[owner]], model, settings.caption_share, generator) for owner in owners
         ]

@@ -38,6 +38,7 @@ READS: dict[str, tuple[str, ...]] = {
     "prefer": ("preferences", "checkpoint.parent", "checkpoint.candidates"),
     "reference": (
         *("training.steps", "training.batch_size", "training.gradient_accumulation"),
+        "training.mask_schedule",
         *("checkpoint.parent", "checkpoint.steps"),
     ),
     "train": ("training", "checkpoint"),

@@ -16,6 +16,7 @@ Rate = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Objective = Literal["pair", "product", "understanding", "generation"]
+MaskSchedule = Literal["cosine", "linear", "square_root"]
 
 _STRICT = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 _T = TypeVar("_T")
@@ -272,6 +273,8 @@ class Training:
     """Weight of the understanding term; 1 is the paper."""
     image_weight: Weight = 1.0
     """Weight of the generation term; 1 is the paper."""
+    mask_schedule: MaskSchedule = "cosine"
+    """Share of image tokens masked at a random moment (see masking.py); `cosine` is the paper's and masks most."""
     checkpoint_every: Positive
     """Steps between full-state checkpoints."""
 

@@ -48,6 +48,7 @@ def load_pairs(config: Config, layout: Layout, *, seed: int, checkpoint: str) ->
         codes=dict(zip(ids, codes[:, 0], strict=True)),
         seed=seed,
         iteration=config.iteration(checkpoint),
+        mask_schedule=config.training_of(checkpoint).mask_schedule,
     )
 
 
