@@ -6,13 +6,15 @@ from hermesflow.data.microworld import Question
 from hermesflow.encoders import load_encoder
 from hermesflow.models.showo import new_model
 from hermesflow.scoring import (
-    answer_questions,
+    VQA_METHODS,
+    answer_credits,
     caption_scores,
-    count_right,
     free_answers,
     nearest_choice,
+    sum_per_image,
     vqa_generate,
     vqa_likelihood,
+    vqa_probability,
 )
 from hermesflow.sections import Encoder
 from selfplay_world import tiny_config
@@ -144,13 +146,33 @@ def test_likelihood_takes_the_choice_of_the_highest_log_probability(model):
     assert vqa_likelihood(model, codes, owners, QUESTIONS) == expected
 
 
-def test_no_questions_no_answers(model, encoder):
+def test_probability_is_that_of_the_right_answer_and_equal_rows_are_run_once(model):
+    codes = torch.randint(0, model.codebook_size, (2, model.num_image_tokens), generator=torch.manual_seed(2))
+    codes, owners = torch.cat([codes, codes[:1]]), torch.tensor([1, 0, 1, 2])
+    questions = [*QUESTIONS, QUESTIONS[1]]  # image 2 is image 0
+    found = vqa_probability(model, codes, owners, questions)
+    for owner, q, value in zip(owners.tolist(), questions, found, strict=True):
+        with torch.no_grad():
+            expected = model.text_logps(codes[owner : owner + 1], [q.question], [q.answer]).exp()
+        assert value == pytest.approx(float(expected), rel=1e-4)
+    assert found[1] == found[3] and ((found > 0) & (found < 1)).all()
+
+
+@pytest.mark.parametrize("method", VQA_METHODS)
+def test_no_questions_no_credits(model, encoder, method):
     settings = tiny_config().scoring
-    for method in ("generate", "likelihood"):
-        codes, owners = torch.zeros(1, model.num_image_tokens, dtype=torch.long), torch.zeros(0, dtype=torch.long)
-        assert answer_questions(model, codes, owners, [], method=method, settings=settings, encoder=encoder) == []
+    codes, owners = torch.zeros(1, model.num_image_tokens, dtype=torch.long), torch.zeros(0, dtype=torch.long)
+    assert answer_credits(model, codes, owners, [], method=method, settings=settings, encoder=encoder).shape == (0,)
 
 
-def test_right_answers_are_counted_per_image():
-    right, total = count_right(["red", "no", "one"], QUESTIONS, torch.tensor([2, 0, 2]), 4)
-    assert right.tolist() == [0, 0, 2, 0] and total.tolist() == [1, 0, 2, 0]
+def test_credits_of_a_right_answer_are_one(model, encoder, monkeypatch):
+    monkeypatch.setattr("hermesflow.scoring.vqa_generate", lambda *_, **__: [QUESTIONS[0].answer, "", ""])
+    codes, owners = torch.zeros(1, model.num_image_tokens, dtype=torch.long), torch.zeros(3, dtype=torch.long)
+    settings = tiny_config().scoring
+    credits = answer_credits(model, codes, owners, QUESTIONS, method="generate", settings=settings, encoder=encoder)
+    assert credits.tolist() == [1, 0, 0]
+
+
+def test_credits_are_summed_per_image():
+    earned, total = sum_per_image(np.array([1.0, 0.5, 0.25]), torch.tensor([2, 0, 2]), 4)
+    assert earned.tolist() == [0.5, 0, 1.25, 0] and total.tolist() == [1, 0, 2, 0]

@@ -56,9 +56,9 @@ def test_image_scores_follow_their_id_however_files_are_ordered(monkeypatch):
 
     def answer(model, codes, owners, questions, **_):
         rows = zip(codes[owners].tolist(), questions, strict=True)
-        return ["yes" if good and q.question == f"pair {pair} ?" else "no" for (pair, good), q in rows]
+        return np.array([float(good and q.question == f"pair {pair} ?") for (pair, good), q in rows])
 
-    monkeypatch.setattr("hermesflow.stages.score.answer_questions", answer)
+    monkeypatch.setattr("hermesflow.stages.score.answer_credits", answer)
     model = torch.nn.Linear(1, 1)
     for order in (["1", "2", "10"], ["1", "10", "2"], ["10", "2", "1"]):
         shuffled = {i: codes[i] for i in reversed(order)}

@@ -61,7 +61,7 @@ def test_agreement_of_every_measure_and_method(sampled, monkeypatch):
     found = read_json(folder / "agreement.json")
     assert found["pairs"] == PAIRS
     assert set(found["captions"]) == {"embedding", "chrf", "bleu"}
-    assert set(found["images"]) == {"generate", "likelihood"}
+    assert set(found["images"]) == {"generate", "likelihood", "probability"}
     assert found["images"]["likelihood"]["accepted"]["truth_mean"] == pytest.approx(1 / 3)
 
 

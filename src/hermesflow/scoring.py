@@ -17,9 +17,9 @@ from hermesflow.sampling import sample_texts
 from hermesflow.sections import Decoding, Scoring
 
 CaptionMeasure = Literal["embedding", "chrf", "bleu"]
-VqaMethod = Literal["generate", "likelihood"]
+VqaMethod = Literal["generate", "likelihood", "probability"]
 CAPTION_MEASURES: tuple[CaptionMeasure, ...] = ("embedding", "chrf", "bleu")
-VQA_METHODS: tuple[VqaMethod, ...] = ("generate", "likelihood")
+VQA_METHODS: tuple[VqaMethod, ...] = ("generate", "likelihood", "probability")
 
 
 class MultipleChoice(Protocol):
@@ -210,7 +210,31 @@ def _text_logps(model: Any, codes: Tensor, keys: list[tuple[str, str]], *, rows:
     return logps
 
 
-def answer_questions(
+def vqa_probability(model: Any, codes: Tensor, owners: Tensor, questions: Sequence[MultipleChoice]) -> np.ndarray:
+    """Probability of the right answer (end token included) as the answer to each question.
+
+    Finer than right or wrong: it tells a doubtful image from a clear one where both are answered right.
+
+    Args:
+        model: a `models.unified.UnifiedModel`.
+        codes: (N, T) int64 image codes.
+        owners: (Q,) int64, the image that each question is about.
+        questions: Q questions; their choices are not looked at.
+
+    Returns:
+        (Q,) float64 in [0, 1].
+
+    Source: Lin et al. 2024 (VQAScore), P(answer | image, question).
+    """
+    keys = [(q.question, q.answer) for q in questions]
+    rows, images, first, inverse = _unique_rows(codes, owners, keys)
+    prompts = [model.question_template.format(keys[i][0]) for i in rows]
+    with torch.inference_mode():
+        logps = model.text_logps(codes[images], prompts, [keys[i][1] for i in rows], owners=first)
+    return logps.double().exp().cpu().numpy()[inverse]
+
+
+def answer_credits(
     model: Any,
     codes: Tensor,
     owners: Tensor,
@@ -219,29 +243,32 @@ def answer_questions(
     method: VqaMethod,
     settings: Scoring,
     encoder: SentenceEncoder | None,
-) -> list[str]:
-    """Answer by the named self-VQA method; arguments as `vqa_generate`."""
-    if not questions:
-        return []
-    if method == "likelihood":
-        return vqa_likelihood(model, codes, owners, questions)
-    return vqa_generate(model, codes, owners, questions, encoder=encoder, max_answer_tokens=settings.max_answer_tokens)
-
-
-def count_right(
-    answers: Sequence[str], questions: Sequence[MultipleChoice], owners: Tensor, num_images: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Right answers and questions per image.
+) -> np.ndarray:
+    """What each question earns its image by the named self-VQA method; arguments as `vqa_generate`.
 
     Returns:
-        right and asked, both (num_images,) int64.
+        (Q,) float64: 1 for a right answer and 0 for a wrong one, or the probability of the right one.
     """
-    right = [answer == q.answer for answer, q in zip(answers, questions, strict=True)]
+    if not questions:
+        return np.zeros(0)
+    if method == "probability":
+        return vqa_probability(model, codes, owners, questions)
+    if method == "likelihood":
+        answers = vqa_likelihood(model, codes, owners, questions)
+    else:
+        longest = settings.max_answer_tokens
+        answers = vqa_generate(model, codes, owners, questions, encoder=encoder, max_answer_tokens=longest)
+    return np.array([float(answer == q.answer) for answer, q in zip(answers, questions, strict=True)])
+
+
+def sum_per_image(credits: np.ndarray, owners: Tensor, num_images: int) -> tuple[np.ndarray, np.ndarray]:
+    """Credits earned and questions asked per image.
+
+    Returns:
+        earned (num_images,) float64 and asked (num_images,) int64.
+    """
     owner = owners.numpy()
-    return (
-        np.bincount(owner, weights=np.array(right, dtype=float), minlength=num_images).astype(np.int64),
-        np.bincount(owner, minlength=num_images).astype(np.int64),
-    )
+    return np.bincount(owner, weights=credits, minlength=num_images), np.bincount(owner, minlength=num_images)
 
 
 def _unique_rows(codes: Tensor, owners: Tensor, keys: Sequence[Any]) -> tuple[list[int], list[int], Tensor, list[int]]:

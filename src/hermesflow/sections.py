@@ -229,8 +229,8 @@ class Scoring:
     """Caption similarity s(y, y_k): cosine of sentence embeddings, or an n-gram baseline."""
     encoder: Encoder
     """Sentence encoder for caption similarity and for the nearest choice."""
-    vqa_method: Literal["generate", "likelihood"]
-    """Self-VQA: free answer mapped to the nearest choice (official), or ranking of the choices by likelihood."""
+    vqa_method: Literal["generate", "likelihood", "probability"]
+    """Self-VQA: free answer mapped to the nearest choice (official), the likeliest choice, or P(right answer)."""
     max_answer_tokens: Positive
     """At most so many tokens per free answer."""
     batch_images: Positive

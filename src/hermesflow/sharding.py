@@ -14,7 +14,7 @@ from hermesflow.errors import ArtifactError, ConfigError
 
 CAPTION_TYPES = {"id": "str", "candidate": "int64", "caption": "str"}
 SCORE_TYPES = {"id": "str", "candidate": "int64", "score": "float64"}
-IMAGE_TYPES = {**SCORE_TYPES, "right": "int64", "questions": "int64"}
+IMAGE_TYPES = {**SCORE_TYPES, "right": "float64", "questions": "int64"}
 
 
 def pairs_per_batch(config: Config) -> int:

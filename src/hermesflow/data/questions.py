@@ -64,14 +64,15 @@ def varied_questions_of(caption: str, rng: Random) -> list[Question]:
     """
     facts = _facts_of(caption)
     mentions = facts.mentions
-    relations = [question for _ in range(4) for question in _relations(facts, rng)]
+    relations = [question for _ in range(2) for question in _relations(facts, rng)]
     rng.shuffle(relations)
-    absent = [_existence_no(mentions, rng, anything=easy) for easy in (False, False, True)]
+    absent = [_existence_no(mentions, rng, anything=easy) for easy in (False, False, False, True)]
     return [
         *(_existence_yes(rng.choice(mentions)) for _ in absent),
         *absent,
-        *(rng.choice(_traits(mentions, rng, there=there)) for there in (True, False)),
-        *relations[:16],  # only two kinds of captions settle any
+        *(rng.choice(_traits(mentions, rng, there=there)) for there in (True, True, False, False)),
+        *relations[:8],
+        _count_of_all(mentions),
         _count_of_all(mentions),
         *(question for make in (_colors, _shapes, _sizes, _counts) for question in make(mentions, rng)),
     ]

@@ -17,7 +17,7 @@ from hermesflow.data.pairs import read_pairs
 from hermesflow.encoders import SentenceEncoder, load_encoder
 from hermesflow.models.showo import load_model
 from hermesflow.progress import Progress
-from hermesflow.scoring import CaptionMeasure, VqaMethod, answer_questions, caption_scores, count_right
+from hermesflow.scoring import CaptionMeasure, VqaMethod, answer_credits, caption_scores, sum_per_image
 from hermesflow.sections import Scoring
 from hermesflow.sharding import (
     CAPTION_TYPES,
@@ -133,7 +133,7 @@ def score_images(
     asked = [(image, q) for image, (id_, _) in enumerate(keys) for q in questions[id_]]
     owners = torch.tensor([image for image, _ in asked], dtype=torch.long)
     flat = [q for _, q in asked]
-    answers = answer_questions(model, codes, owners, flat, method=method, settings=settings, encoder=encoder)
-    right, total = count_right(answers, flat, owners, len(keys))
+    credits = answer_credits(model, codes, owners, flat, method=method, settings=settings, encoder=encoder)
+    right, total = sum_per_image(credits, owners, len(keys))
     table = pd.DataFrame(keys, columns=["id", "candidate"])
     return table.assign(score=right / np.maximum(total, 1), right=right, questions=total)
