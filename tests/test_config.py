@@ -7,6 +7,7 @@ import yaml
 from hermesflow import config_reference
 from hermesflow.config import as_plain, config_schema, load_config
 from hermesflow.errors import ConfigError
+from hermesflow.sections import Training
 
 ROOT = Path(__file__).parents[1]
 SMOKE = ROOT / "config" / "smoke.yaml"
@@ -100,6 +101,12 @@ def test_checkpoints_override_training_for_themselves_alone(write):
     assert config.training_of("pair-2").beta == 0.7
     assert config.training_of("pair-1") == config.training
     assert config.training_of("pair-2").steps == config.training.steps
+
+
+def test_the_paper_s_loss_is_the_default_and_one_key_away(write):
+    assert Training.__dataclass_fields__["chosen_nll_weight"].default == 0
+    config = load_config(write("checkpoints.pair-2.chosen_nll_weight", 0.0))
+    assert config.training_of("pair-2").chosen_nll_weight == 0
 
 
 def test_tree():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import tensor
 
-from hermesflow.losses import dpo_logratios, dpo_loss, implicit_rewards, pair_dpo_loss
+from hermesflow.losses import chosen_nll, dpo_logratios, dpo_loss, implicit_rewards, pair_dpo_loss
 
 LN2 = math.log(2)
 ONE = {"beta": 0.2, "caption_weight": 1.0, "image_weight": 1.0}
@@ -78,3 +78,12 @@ def test_wrong_arguments_are_refused():
         pair_dpo_loss(two, three, objective="pair", **ONE)
     with pytest.raises(ValueError, match="objective"):
         pair_dpo_loss(two, two, objective="both", **ONE)
+
+
+def test_likelihood_of_chosen_is_that_of_the_skills_trained():
+    mmu, t2i = tensor([-3.0, -1.0]), tensor([-20.0, -8.0])
+    assert chosen_nll(mmu, t2i, objective="pair").tolist() == [23, 9]
+    assert chosen_nll(mmu, t2i, objective="understanding").tolist() == [3, 1]
+    assert chosen_nll(mmu, t2i, objective="generation").tolist() == [20, 8]
+    with pytest.raises(ValueError, match="one value per pair"):
+        chosen_nll(mmu, t2i[:1], objective="pair")

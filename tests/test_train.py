@@ -254,6 +254,17 @@ def test_metrics_are_per_pair_and_carry_no_gradient():
     assert metrics["rewards/accuracies/t2i"].tolist() == [1.0, 0.0]
 
 
+def test_likelihood_of_chosen_adds_its_weight_and_pulls_chosen_up_alone():
+    policy = Logps(*(torch.tensor([-1.0, -2.0], requires_grad=True) for _ in range(4)))
+    plain, _ = step_loss(policy, policy, objective="pair", training=training())
+    weighted, metrics = step_loss(policy, policy, objective="pair", training=training(chosen_nll_weight=0.5))
+    assert (weighted - plain).tolist() == pytest.approx([1.0, 2.0])
+    assert metrics["loss"].tolist() == pytest.approx(weighted.tolist())
+    (weighted - plain).sum().backward()
+    assert policy.chosen_image.grad.tolist() == policy.chosen_caption.grad.tolist() == [-0.5, -0.5]
+    assert not policy.rejected_image.grad.any() and not policy.rejected_caption.grad.any()
+
+
 def test_untrained_skill_is_scored_without_gradient(layout):
     pairs = load_pairs(small_config(), layout, seed=0, checkpoint=CHECKPOINT)
     model = load_model(layout.checkpoint(0, "base") / "model", device="cpu")

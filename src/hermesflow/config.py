@@ -70,7 +70,8 @@ class Config:
     def training_of(self, checkpoint: str) -> Training:
         """The training section of one checkpoint: the defaults with its own overrides."""
         own = self.checkpoints[checkpoint]
-        changed = {k: getattr(own, k) for k in ("steps", "learning_rate", "beta") if getattr(own, k) is not None}
+        keys = ("steps", "learning_rate", "beta", "chosen_nll_weight")
+        changed = {key: getattr(own, key) for key in keys if getattr(own, key) is not None}
         return Training(**{**as_plain(self.training), **changed})
 
     def sampled_checkpoints(self) -> tuple[str, ...]:

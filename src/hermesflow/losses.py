@@ -122,6 +122,40 @@ def pair_dpo_loss(
     raise ValueError(f"objective is pair, product, understanding or generation; found {objective!r}")
 
 
+def chosen_nll(
+    chosen_mmu_logps: Tensor,
+    chosen_t2i_logps: Tensor,
+    *,
+    objective: Literal["pair", "product", "understanding", "generation"],
+) -> Tensor:
+    """Negative log-likelihood of the chosen answers of the skills that an objective trains.
+
+    DPO is content when rejected falls further than chosen, wherever the mass goes; over several iterations, as chosen
+    and rejected grow alike, both fall. This term holds chosen up. It is not in the paper (docs/decisions/0004).
+
+    Args:
+        chosen_mmu_logps: (B,) nats of the chosen captions under the policy, summed over their tokens.
+        chosen_t2i_logps: (B,) nats of the chosen images under the policy, summed over the masked tokens.
+        objective: as in `pair_dpo_loss`.
+
+    Returns:
+        (B,) nats.
+
+    Raises:
+        ValueError: shapes differ.
+
+    Source: Pang et al. 2024, "Iterative Reasoning Preference Optimization", Eq. 1 (there per token).
+    """
+    if chosen_mmu_logps.ndim != 1 or chosen_mmu_logps.shape != chosen_t2i_logps.shape:
+        shapes = tuple(chosen_mmu_logps.shape), tuple(chosen_t2i_logps.shape)
+        raise ValueError(f"log-probs are one value per pair, (B,) each; found {shapes}")
+    if objective == "understanding":
+        return -chosen_mmu_logps
+    if objective == "generation":
+        return -chosen_t2i_logps
+    return -chosen_mmu_logps - chosen_t2i_logps
+
+
 def implicit_rewards(policy_logps: Tensor, reference_logps: Tensor, *, beta: float) -> Tensor:
     """The reward DPO gives an answer without a reward model, beta * log(policy / reference).
 

@@ -273,6 +273,8 @@ class Training:
     """Weight of the understanding term; 1 is the paper."""
     image_weight: Weight = 1.0
     """Weight of the generation term; 1 is the paper."""
+    chosen_nll_weight: Weight = 0.0
+    """Weight of the negative log-likelihood of chosen answers (Iterative RPO), for many iterations; 0 is the paper."""
     mask_schedule: MaskSchedule = "cosine"
     """Share of image tokens masked at a random moment (see masking.py); `cosine` is the paper's and masks most."""
     checkpoint_every: Positive
@@ -295,6 +297,8 @@ class Checkpoint:
     """Own learning rate; None is that of `training`."""
     beta: Rate | None = None
     """Own beta; None is that of `training`."""
+    chosen_nll_weight: Weight | None = None
+    """Own weight of the likelihood of chosen answers; None is that of `training`."""
 
 
 @section

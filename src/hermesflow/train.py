@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from hermesflow.errors import ConfigError, DataError, HermesflowError
 from hermesflow.homologous import HomologousPairs, PairBatch, Row
-from hermesflow.losses import dpo_logratios, implicit_rewards, pair_dpo_loss
+from hermesflow.losses import chosen_nll, dpo_logratios, implicit_rewards, pair_dpo_loss
 from hermesflow.models.unified import UnifiedModel
 from hermesflow.progress import Progress
 from hermesflow.sections import Objective, Training
@@ -124,6 +124,9 @@ def step_loss(
         caption_weight=training.caption_weight,
         image_weight=training.image_weight,
     )
+    if training.chosen_nll_weight:
+        nll = chosen_nll(policy.chosen_caption, policy.chosen_image, objective=objective)
+        loss = loss + training.chosen_nll_weight * nll
     metrics = {"loss": loss.detach()}
     for skill, delta, kind in (("t2i", delta_t2i, "image"), ("mmu", delta_mmu, "caption")):
         margin = training.beta * delta.detach()
