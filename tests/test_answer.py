@@ -68,6 +68,19 @@ def test_words_carry_the_numbers_and_their_intervals():
     assert "`und-1`" in text and "`gen-1`" in text
 
 
+def test_what_differs_from_the_paper_s_training_is_confessed():
+    text = answer(make_summary(), micro())
+    assert "`pair-3` is not trained exactly as the paper says: beta 1.0 (paper 0.2), chosen_nll_weight 1.0" in text
+    plain = replace(micro().training, beta=0.2, chosen_nll_weight=0.0, mask_schedule="cosine")
+    assert "not trained exactly" not in answer(make_summary(), replace(micro(), training=plain))
+
+
+def test_other_chains_have_their_line_with_what_sets_them_apart():
+    text = answer(make_summary(half_width=0.01), micro())
+    assert "(chosen_nll_weight 0.0), base -> dpo-1 -> dpo-2 -> dpo-3, the same-judge gap goes 0.128 -> 0.088" in text
+    assert "`dpo-3` against base -0.033 [-0.043, -0.023]" in text
+
+
 def test_few_seeds_are_confessed():
     assert "1 seed: the intervals say" in answer(make_summary(seeds=1), micro())
     assert "the intervals say" not in answer(make_summary(seeds=3), micro())

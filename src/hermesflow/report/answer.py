@@ -8,16 +8,18 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from hermesflow.config import BASE, Config
+from hermesflow.config import BASE, Config, as_plain
 from hermesflow.errors import ConfigError
 from hermesflow.report.formatting import number, with_interval
-from hermesflow.report.roles import pair_chain, roles
+from hermesflow.report.roles import pair_chain, pair_chains, roles
 from hermesflow.report.tables import PROTOCOLS, Figures
 
 Verdict = Literal["yes", "no", "open"]
 TOLERANCE = 0.01
 """Understanding counts as held if it is not lower by more than this (the project's own bar)."""
 _WORDS = {"yes": "Yes.", "no": "No.", "open": "Not shown."}
+PAPER_TRAINING = {"beta": 0.2, "chosen_nll_weight": 0.0, "mask_schedule": "cosine"}
+"""What the paper trains with, where a config may well differ."""
 _PROTOCOL = {
     "paper": "by the paper's protocol (own answers on real images against the judge's on drawn ones)",
     "same-judge": "with the same judge on both sides",
@@ -121,10 +123,9 @@ def answer(summary: pd.DataFrame, config: Config) -> str:
     for protocol in PROTOCOLS:
         lines = [_sentence(Claim(**claim)) for claim in facts["claims"] if claim["protocol"] == protocol]
         parts.append(f"## {_PROTOCOL[protocol][0].upper()}{_PROTOCOL[protocol][1:]}\n\n" + "\n".join(lines) + "\n")
-    parts.append(
-        "## The paper's other claims\n\n" + "\n".join(_iterations(figures, chain) + _arms(figures, config)) + "\n"
-    )
-    parts.append("## What limits this answer\n\n" + "\n".join(_limits(seeds, facts)) + "\n")
+    others = [*_iterations(figures, chain), *_other_chains(figures, config), *_arms(figures, config)]
+    parts.append("## The paper's other claims\n\n" + "\n".join(others) + "\n")
+    parts.append("## What limits this answer\n\n" + "\n".join(_limits(seeds, facts, config)) + "\n")
     return "\n".join(parts)
 
 
@@ -166,6 +167,25 @@ def _iterations(figures: Figures, chain: tuple[str, ...]) -> list[str]:
     return lines
 
 
+def _other_chains(figures: Figures, config: Config) -> list[str]:
+    """What other ways of running the iterations came to, each with what sets it apart."""
+    lines = []
+    for chain in pair_chains(config):
+        last = chain[-1]
+        if chain == pair_chain(config) or last not in figures.checkpoints:
+            continue
+        own = as_plain(config.checkpoints[chain[0]])
+        apart = ", ".join(f"{k} {v}" for k, v in own.items() if k not in ("parent", "objective") and v is not None)
+        steps = " -> ".join(number(figures.get(c, "gap/same-judge/gap")["value"], 3) for c in (BASE, *chain))
+        found = figures.get(last, "gap/same-judge/gap")
+        change = with_interval(found["delta"], found["delta_low"], found["delta_high"], 3, signed=True)
+        lines.append(
+            f"- Trained otherwise ({apart or 'no own settings'}), base -> {' -> '.join(chain)}, the same-judge gap "
+            f"goes {steps}; `{last}` against base {change}."
+        )
+    return lines
+
+
 def _arms(figures: Figures, config: Config) -> list[str]:
     lines = []
     part = roles(config)
@@ -193,12 +213,16 @@ def _direction(found: dict[str, float]) -> str:
     return {"yes": "up", "no": "down", "open": "no clear change"}[up]
 
 
-def _limits(seeds: int, facts: dict[str, Any]) -> list[str]:
+def _limits(seeds: int, facts: dict[str, Any], config: Config) -> list[str]:
     lines = [
         "- A micro world of flat shapes and a model of about a million parameters: the method is the paper's, the "
         "scale is not. Levels cannot be compared with the paper's, directions can.",
         "- The paper prints neither seeds nor intervals, and different judges on the two sides of its gap.",
     ]
+    training = as_plain(config.training_of(facts["checkpoint"]))
+    changed = [f"{key} {training[key]} (paper {was})" for key, was in PAPER_TRAINING.items() if training[key] != was]
+    if changed:
+        lines.append(f"- `{facts['checkpoint']}` is not trained exactly as the paper says: {', '.join(changed)}.")
     if seeds < 3:
         lines.append(
             f"- {seeds} seed{'s' if seeds != 1 else ''}: the intervals say how the figures vary over prompts, and next "

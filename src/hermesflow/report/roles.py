@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from hermesflow.config import BASE, Config
 
 
+def pair_chains(config: Config) -> tuple[tuple[str, ...], ...]:
+    """All chains of Pair-DPO iterations that use all candidates, from base (left out) to their last checkpoint."""
+
+    def descend(parent: str) -> Iterator[tuple[str, ...]]:
+        for name, own in config.checkpoints.items():
+            if own.parent == parent and own.objective == "pair" and own.candidates is None:
+                yield from ((name, *rest) for rest in tuple(descend(name)) or ((),))
+
+    return tuple(descend(BASE))
+
+
 def pair_chain(config: Config) -> tuple[str, ...]:
-    """The longest chain of Pair-DPO iterations that use all candidates, without base.
-
-    Of chains of one length, the one named first in the config counts.
-    """
-
-    def descend(parent: str) -> tuple[str, ...]:
-        chains: list[tuple[str, ...]] = [
-            (name, *descend(name))
-            for name, own in config.checkpoints.items()
-            if own.parent == parent and own.objective == "pair" and own.candidates is None
-        ]
-        return max(chains, key=len, default=())
-
-    return descend(BASE)
+    """The longest of `pair_chains`, which stands for the paper's; of equally long ones the first in the config."""
+    return max(pair_chains(config), key=len, default=())
 
 
 def main_checkpoints(config: Config) -> tuple[str, ...]:
