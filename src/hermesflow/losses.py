@@ -10,6 +10,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
+Objective = Literal["pair", "product", "understanding", "generation"]
+
 
 def dpo_logratios(
     policy_chosen_logps: Tensor,
@@ -73,7 +75,7 @@ def pair_dpo_loss(
     delta_t2i: Tensor,
     *,
     beta: float,
-    objective: Literal["pair", "product", "understanding", "generation"],
+    objective: Objective,
     caption_weight: float,
     image_weight: float,
 ) -> Tensor:
@@ -126,7 +128,7 @@ def chosen_nll(
     chosen_mmu_logps: Tensor,
     chosen_t2i_logps: Tensor,
     *,
-    objective: Literal["pair", "product", "understanding", "generation"],
+    objective: Objective,
 ) -> Tensor:
     """Negative log-likelihood of the chosen answers of the skills that an objective trains.
 

@@ -6,7 +6,7 @@ Scores are pure functions of their inputs and of the batch they are called with;
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol, get_args
 
 import numpy as np
 import torch
@@ -14,12 +14,10 @@ from torch import Tensor
 
 from hermesflow.encoders import SentenceEncoder
 from hermesflow.sampling import sample_texts
-from hermesflow.sections import Decoding, Scoring
+from hermesflow.sections import CaptionMeasure, Decoding, Scoring, VqaMethod
 
-CaptionMeasure = Literal["embedding", "chrf", "bleu"]
-VqaMethod = Literal["generate", "likelihood", "probability"]
-CAPTION_MEASURES: tuple[CaptionMeasure, ...] = ("embedding", "chrf", "bleu")
-VQA_METHODS: tuple[VqaMethod, ...] = ("generate", "likelihood", "probability")
+CAPTION_MEASURES: tuple[CaptionMeasure, ...] = get_args(CaptionMeasure)
+VQA_METHODS: tuple[VqaMethod, ...] = get_args(VqaMethod)
 
 
 class MultipleChoice(Protocol):

@@ -17,6 +17,8 @@ Weight = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Objective = Literal["pair", "product", "understanding", "generation"]
 MaskSchedule = Literal["cosine", "linear", "square_root"]
+CaptionMeasure = Literal["embedding", "chrf", "bleu"]
+VqaMethod = Literal["generate", "likelihood", "probability"]
 
 _STRICT = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 _T = TypeVar("_T")
@@ -225,11 +227,11 @@ class Encoder:
 class Scoring:
     """Preference scores of both kinds of candidates."""
 
-    caption_measure: Literal["embedding", "chrf", "bleu"]
+    caption_measure: CaptionMeasure
     """Caption similarity s(y, y_k): cosine of sentence embeddings, or an n-gram baseline."""
     encoder: Encoder
     """Sentence encoder for caption similarity and for the nearest choice."""
-    vqa_method: Literal["generate", "likelihood", "probability"]
+    vqa_method: VqaMethod
     """Self-VQA: free answer mapped to the nearest choice (official), the likeliest choice, or P(right answer)."""
     max_answer_tokens: Positive
     """At most so many tokens per free answer."""

@@ -17,8 +17,8 @@ from hermesflow.data.pairs import read_pairs
 from hermesflow.encoders import SentenceEncoder, load_encoder
 from hermesflow.models.showo import load_model
 from hermesflow.progress import Progress
-from hermesflow.scoring import CaptionMeasure, VqaMethod, answer_credits, caption_scores, sum_per_image
-from hermesflow.sections import Scoring
+from hermesflow.scoring import answer_credits, caption_scores, sum_per_image
+from hermesflow.sections import CaptionMeasure, Scoring, VqaMethod
 from hermesflow.sharding import (
     CAPTION_TYPES,
     IMAGE_TYPES,
