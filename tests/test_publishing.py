@@ -62,11 +62,15 @@ def test_readme_shows_the_published_files_between_its_markers(layout, tmp_path):
     assert readme.read_text() == text
 
 
-def test_dag_of_the_readme_has_no_colours(tmp_path):
+def test_dag_of_the_readme_has_neither_colours_nor_chance(tmp_path):
     readme = tmp_path / "README.md"
     readme.write_text("<!-- dag:begin -->\n<!-- dag:end -->\n")
-    fill_dag(readme, "---\ntitle: DAG\n---\nflowchart TB\n\tid0[all]\n\tstyle id0 fill:#D97557\n\tid1 --> id0\n")
-    assert readme.read_text().splitlines()[1:5] == ["```mermaid", "flowchart TB", "    id0[all]", "    id1 --> id0"]
+    head, colours = "---\ntitle: DAG\n---\nflowchart TB\n", "\tstyle id0 fill:#D97557\n"
+    fill_dag(readme, f"{head}\tid0[all]\n\tid1[data]\n\tid2[base]\n{colours}\tid1 --> id0\n\tid2 --> id0\n")
+    lines = readme.read_text().splitlines()
+    assert lines[1:6] == ["```mermaid", "flowchart TB", "    base --> all", "    data --> all", "```"]
+    fill_dag(readme, f"{head}\tid4[base]\n\tid0[data]\n\tid1[all]\n\tid4 --> id1\n\tid0 --> id1\n")
+    assert readme.read_text().splitlines() == lines
 
 
 def test_a_readme_without_markers_is_left_as_it_is(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,15 +67,16 @@ def fill_readme(readme: Path, published: Path) -> None:
 
 
 def fill_dag(readme: Path, mermaid: str) -> None:
-    """Put Snakemake's rule graph into the README's `dag` section, without its colours.
+    """Put Snakemake's rule graph into the README's `dag` section, without its colours and in one fixed order.
 
     Args:
         readme: the README.
-        mermaid: output of `snakemake --rulegraph mermaid-js`.
+        mermaid: output of `snakemake --rulegraph mermaid-js`, whose numbers and order change from run to run.
     """
-    lines = [line.strip() for line in mermaid.splitlines()]
-    nodes = [line for line in lines if line.startswith("id")]
-    fill(readme, "dag", "\n".join(["```mermaid", "flowchart TB", *("    " + line for line in nodes), "```"]))
+    rule_of = dict(re.findall(r"(id\d+)\[(\w+)\]", mermaid))
+    arrows = re.findall(r"(id\d+) --> (id\d+)", mermaid)
+    edges = sorted(f"    {rule_of[source]} --> {rule_of[target]}" for source, target in arrows)
+    fill(readme, "dag", "\n".join(["```mermaid", "flowchart TB", *edges, "```"]))
 
 
 def fill(readme: Path, section: str, text: str) -> None:
