@@ -55,6 +55,11 @@ def urgency(wildcards):
     return 1 + CONFIG.generations_after(wildcards.get("checkpoint", BASE))
 
 
+def growing(amount):
+    """A resource of which every retry gets more."""
+    return lambda wildcards, attempt: amount * attempt
+
+
 def previous_preferences(wildcards):
     """The preferences the parent was trained on; base has none."""
     if CONFIG.checkpoints[wildcards.checkpoint].parent == BASE:
