@@ -2,13 +2,17 @@
 
 import os
 import shutil
+import socket
 import subprocess
+import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import psutil
 import pytest
 import yaml
+from mlflow import MlflowClient
 
 from workflow.conftest import Clone, make_clone
 from workflow.test_real_run import digests, kill_tree
@@ -16,6 +20,7 @@ from workflow.test_real_run import digests, kill_tree
 SCRIPT = Path(__file__).parent / "mini_slurm.sh"
 NODES = ("n1", "n2")
 SECONDS = 600
+PROFILE = ("--workflow-profile", "workflow/profiles/slurm")
 
 
 def wait_until(true, what, seconds=SECONDS):
@@ -72,6 +77,42 @@ class Slurm:
         self.run("slurmctld")
 
 
+class MlflowServer:
+    """A real MLflow server on sqlite, which can be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port = probe.getsockname()[1]
+        self.folder, self.port, self.uri, self.process = folder, port, f"http://127.0.0.1:{port}", None
+
+    def start(self):
+        store = ("--backend-store-uri", f"sqlite:///{self.folder}/mlflow.db", "--workers", "1")
+        place = ("--artifacts-destination", self.folder / "artifacts", "--port", str(self.port))
+        log = (self.folder / "server.log").open("a")
+        command = (Path(sys.executable).with_name("mlflow"), "server", *store, *place)
+        self.process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log)
+        wait_until(self._answers, "MLflow server")
+
+    def kill(self):
+        if self.process and self.process.poll() is None:
+            kill_tree(psutil.Process(self.process.pid))
+            self.process.wait()
+
+    def steps(self, run, metric):
+        """Steps at which a metric of a run was logged."""
+        client = MlflowClient(self.uri)
+        experiments = [e.experiment_id for e in client.search_experiments()]
+        found = [r for r in client.search_runs(experiments) if r.info.run_name == run]
+        return [point.step for point in client.get_metric_history(found[0].info.run_id, metric)]
+
+    def _answers(self):
+        try:
+            return urllib.request.urlopen(f"{self.uri}/health", timeout=5).status == 200
+        except OSError:
+            return False
+
+
 @pytest.fixture(scope="session")
 def slurm(tmp_path_factory):
     if not (shutil.which("slurmctld") and shutil.which("munged") and os.geteuid() == 0):
@@ -100,20 +141,26 @@ def for_this_machine(profile):
 
 
 class OnSlurm(Clone):
-    """A clone that is run through Slurm."""
+    """A clone that is run through Slurm; `more` is added to the environment of its jobs."""
 
-    def __init__(self, root: Path, slurm: Slurm) -> None:
-        super().__init__(root)
-        self.slurm = slurm
+    def __init__(self, root: Path, slurm: Slurm, name: str = "tiny") -> None:
+        super().__init__(root, name)
+        self.slurm, self.more = slurm, {}
         edit(root / "workflow" / "profiles" / "slurm" / "config.yaml", for_this_machine)
 
     @property
     def env(self):
-        return {**super().env, "SLURM_CONF": self.slurm.env["SLURM_CONF"]}
+        return {**super().env, "SLURM_CONF": self.slurm.env["SLURM_CONF"], **self.more}
 
-    def command(self, config="config/tiny.yaml"):
+    @property
+    def command(self):
         """The one command of a cluster user."""
-        return ("workflow/run", "--configfile", config, "--workflow-profile", "workflow/profiles/slurm")
+        return ("workflow/run", "--configfile", f"config/{self.name}.yaml", *PROFILE)
+
+    @property
+    def out(self):
+        """What the run said so far."""
+        return (self.root / "out.log").read_text()
 
 
 @pytest.fixture(scope="session")
@@ -123,7 +170,7 @@ def local(tmp_path_factory):
 
     def smaller(plain):
         del plain["checkpoints"]["pair-2"]
-        plain["training"] |= {"steps": 60, "micro_batch_size": 1}
+        plain["training"] |= {"steps": 150, "micro_batch_size": 1, "checkpoint_every": 2}
 
     edit(clone.config, smaller)
     clone.run("workflow/run", "--configfile", "config/tiny.yaml")
@@ -137,5 +184,7 @@ def clone(local, slurm, tmp_path):
     shutil.copytree(local[0].root, root, symlinks=True)
     for gone in ("report", "seed0/base/candidates", "seed0/base/scores", "seed0/pair-1"):
         shutil.rmtree(root / "results" / "tiny" / gone)
-    yield OnSlurm(root, slurm)
+    clone = OnSlurm(root, slurm)
+    edit(clone.config, lambda plain: plain["runtime"].update(train_processes=2))
+    yield clone
     subprocess.run(["scancel", "--full", "--user=root"], env=slurm.env, check=False)
