@@ -1,6 +1,7 @@
-"""The whole smoke DAG through sbatch: arrays of shards on two nodes, training across both, the tables of a local run."""
+"""The whole smoke DAG through sbatch: arrays of shards, training across both nodes, the tables of a local run."""
 
 import pytest
+
 from workflow.conftest import make_clone
 from workflow.test_real_run import digests
 
