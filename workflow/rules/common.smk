@@ -3,7 +3,10 @@ CHECKPOINTS = [BASE, *CONFIG.checkpoints]
 SHARDS = CONFIG.runtime.shards
 ROOT = Path("results") / CONFIG.name
 NODE = f"{ROOT}/seed{{seed}}/{{checkpoint}}"  # folder of one checkpoint of one seed
-STEP = f"{shlex.quote(sys.executable)} -m hermesflow"
+# Inside the container it is the image's python that runs this folder's code.
+CONTAINED = "apptainer" in map(str, workflow.deployment_settings.deployment_method)
+PYTHON = "PYTHONPATH=src python" if CONTAINED else shlex.quote(sys.executable)
+STEP = f"{PYTHON} -m hermesflow"
 SHARD = "shards/{shard}-of-{shards}"
 GPU = 0 if CONFIG.runtime.device == "cpu" else 1
 
