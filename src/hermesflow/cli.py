@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hermesflow.errors import HermesflowError
+from hermesflow.errors import HermesflowError, is_disk_full
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except HermesflowError as error:
         print(f"hermesflow {arguments.command}: {error}", file=sys.stderr)
         return 1
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        print(f"hermesflow {arguments.command}: {_DISK_FULL.format(error=error)}", file=sys.stderr)
+        return 1
     return 0
+
+
+_DISK_FULL = (
+    "no space left on the disk of the results ({error}). Nothing half-written is left. Free some space, then give the "
+    "same command again: what is finished is not done again, and training goes on from its last state."
+)
 
 
 def _parser() -> argparse.ArgumentParser:

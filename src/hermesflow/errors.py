@@ -1,5 +1,8 @@
 """Errors that tell a user the file, the record and the mend in one paragraph."""
 
+import errno
+import re
+
 
 class HermesflowError(ValueError):
     """Base of all errors a user can mend; the CLI prints its text alone, without a traceback."""
@@ -15,3 +18,19 @@ class DataError(HermesflowError):
 
 class ArtifactError(HermesflowError):
     """An artifact of an earlier step is missing, truncated or of another kind."""
+
+
+_DISK_FULL = re.compile(
+    "No space left on device|Disk quota exceeded"
+    r"|\d+ requested and \d+ written"  # numpy
+    "|inline_container.cc|PytorchStreamWriter"  # torch.save
+)
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or one behind it, is a library's way to say that a file could not be written to its end."""
+    while error is not None:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or _DISK_FULL.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
