@@ -85,6 +85,9 @@ def _parser() -> argparse.ArgumentParser:
             _add_option(command, option)
     track = _command(commands, "track", "create the MLflow database and the runs of a config", _track)
     _add_option(track, "seeds", required=False)
+    sync = commands.add_parser("sync", help="send MLflow what it could not take while it was away")
+    sync.add_argument("--results", type=Path, default=Path("results"), help="folder of all results")
+    sync.set_defaults(run=_sync)
     publish = _command(commands, "publish", "copy tables, figures and a manifest into docs/results", _publish)
     _add_option(publish, "seeds", required=False)
     publish.add_argument("--to", type=Path, default=Path("docs/results"), help="default docs/results")
@@ -168,6 +171,13 @@ def _track(arguments: argparse.Namespace) -> None:
 
     config = load_config(arguments.config)
     tracking.create_runs(config, Layout(arguments.results / config.name), arguments.seeds or config.seeds)
+
+
+def _sync(arguments: argparse.Namespace) -> None:
+    from hermesflow import tracking
+
+    for line in tracking.sync(arguments.results):
+        print(line, flush=True)
 
 
 def _publish(arguments: argparse.Namespace) -> None:
