@@ -56,7 +56,7 @@ ui: setup
 	$(RUN) mlflow ui --backend-store-uri sqlite:///results/mlflow.db
 
 test: $(VENV)/.installed-dev
-	$(RUN) OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile
+	$(RUN) OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # A Slurm of its own on this machine: root, slurm-wlm and munge (tests/cluster/install.sh).
 test-cluster: $(VENV)/.installed-dev
