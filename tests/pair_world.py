@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,3 +60,9 @@ def make_world(root: Path, config: Config, *, pairs: int = 7, n: int = 4, seed: 
 def training(**changes: object) -> Training:
     """The training section of `small_config`."""
     return small_config(**changes).training
+
+
+def environment() -> dict[str, str]:
+    """For a process that imports this module: one thread, and the package that is being tested."""
+    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}

@@ -259,8 +259,8 @@ class Training:
     """Optimiser steps."""
     batch_size: Positive
     """Homologous pairs per optimiser step, over all processes."""
-    gradient_accumulation: Positive = 1
-    """Micro batches per optimiser step."""
+    micro_batch_size: Positive | None = None
+    """Pairs per forward pass; gradients are accumulated over the rest of a process's share. None is the whole share."""
     learning_rate: Rate
     """Highest learning rate of the cosine schedule."""
     weight_decay: Weight
@@ -338,6 +338,12 @@ class Runtime:
     tokenizer_threads: Positive
     """CPU threads that train the image tokenizer and encode images."""
     train_threads: Positive
-    """CPU threads of one language-model training job: base, reference log-probs or Pair-DPO."""
+    """CPU threads of one language-model training process: base, reference log-probs or Pair-DPO."""
+    train_nodes: Positive = 1
+    """Nodes of a Pair-DPO job; more than one needs a Slurm allocation, see config/accelerate/multi_node.yaml."""
+    train_processes: Positive = 1
+    """Processes per node of a Pair-DPO job, one per device; they share each step's batch."""
+    accelerate: str | None = None
+    """accelerate config file that Pair-DPO jobs are launched with, e.g. config/accelerate/ddp.yaml; None is one process."""
     shard_threads: Positive
     """CPU threads of one sampling, scoring or evaluation job."""

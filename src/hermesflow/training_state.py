@@ -14,9 +14,10 @@ from hermesflow.artifacts import read_json, write_json
 
 @dataclass(frozen=True)
 class StateFolder:
-    """Full states of a training that may be killed at any moment: weights, optimiser, loss scale, RNG, history.
+    """Full states of a training that may be killed at any moment: weights, optimiser, loss scale, history.
 
-    Order, masks and learning rate are functions of the step and need no state.
+    Order, masks and learning rate are functions of the step and need no state, so that any number of processes can go
+    on with a state. accelerate keeps the RNG of each process too; nothing here draws from it.
     """
 
     folder: Path
@@ -27,6 +28,10 @@ class StateFolder:
         """Write the state after the last step of `history`; then drop older ones."""
         final = self.folder / f"step-{len(history):08}"
         temporary = self.folder / f"unfinished-{len(history):08}"
+        if accelerator.is_main_process:
+            for left in (temporary, final):  # by a kill, by another task
+                shutil.rmtree(left, ignore_errors=True)
+        accelerator.wait_for_everyone()
         accelerator.save_state(str(temporary))
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
@@ -44,6 +49,7 @@ class StateFolder:
             progress = read_json(path / "progress.json")
             if progress["task"] == self.task:
                 accelerator.load_state(str(path))
+                accelerator.step = 0  # a step begins; accelerate's count of micro batches is that of other processes
                 accelerator.print(f"resuming after step {len(progress['rows'])} from {path}")
                 return [dict(zip(progress["columns"], row, strict=True)) for row in progress["rows"]]
         return []

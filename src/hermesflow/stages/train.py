@@ -7,9 +7,11 @@ import torch
 from hermesflow import tracking
 from hermesflow.artifacts import Layout, digest_of, read_table, sha256, write_manifest, write_table
 from hermesflow.config import Config, as_plain
+from hermesflow.distributed import new_accelerator
+from hermesflow.interruption import Interruption
 from hermesflow.models.showo import load_model, save_model
 from hermesflow.stages.reference import load_pairs
-from hermesflow.train import Logps, ReferenceTable, new_accelerator, train_policy
+from hermesflow.train import Logps, ReferenceTable, train_policy
 from hermesflow.training_state import StateFolder
 
 
@@ -20,7 +22,13 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
         ArtifactError: preferences, reference log-probs or the parent's weights are missing or broken.
         ConfigError: training settings that cannot be meant.
         HermesflowError: the loss is no longer a number.
+        Interrupted: a signal asked to stop; the state is saved.
     """
+    with Interruption() as interruption:
+        _train(config, layout, seed=seed, checkpoint=checkpoint, interruption=interruption)
+
+
+def _train(config: Config, layout: Layout, *, seed: int, checkpoint: str, interruption: Interruption) -> None:
     torch.set_num_threads(config.runtime.train_threads)
     own = config.checkpoints[checkpoint]
     training = config.training_of(checkpoint)
@@ -54,6 +62,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
         training=training,
         accelerator=accelerator,
         state=state,
+        interruption=interruption,
         log=lambda metrics, step: tracked.log(metrics, step=step) if tracked else None,
         what=f"train {checkpoint}, seed {seed}",
     )
