@@ -6,10 +6,11 @@ only the order in which micro batches are added up follows from the number of pr
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 
 from hermesflow.errors import ConfigError
 from hermesflow.homologous import Row
@@ -20,11 +21,16 @@ def new_accelerator(training: Training, *, device: str, precision: str) -> Accel
     """The accelerator of one training job; a job started by `hermesflow launch` on N processes uses all of them.
 
     Raises:
-        ConfigError: hyper-parameters that cannot be meant, see `check_training`.
+        ConfigError: sharding on the CPU, or hyper-parameters that cannot be meant, see `check_training`.
     """
     if device == "cpu":
         torch.use_deterministic_algorithms(True)
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision)
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true" and accelerator.distributed_type != DistributedType.FSDP:
+        raise ConfigError(
+            f"runtime.accelerate asks for FSDP, which accelerate does on GPUs alone: on device {device} it would "
+            "silently give every process the whole model. Take config/accelerate/ddp.yaml."
+        )
     check_training(training, processes=accelerator.num_processes)
     part = micro_batch_size(training, processes=accelerator.num_processes) * accelerator.num_processes
     accelerator.gradient_accumulation_steps = training.batch_size // part

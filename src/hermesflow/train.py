@@ -233,9 +233,10 @@ def learning_rate(step: int, training: Training) -> float:
 
 
 def new_optimizer(model: nn.Module, training: Training) -> torch.optim.AdamW:
-    """AdamW; biases and norms are not decayed."""
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    """AdamW of what is trained; biases and norms are not decayed."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in trained if p.ndim > 1]
+    vectors = [p for p in trained if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": training.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=training.learning_rate)
 

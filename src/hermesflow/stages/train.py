@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 
 from hermesflow import tracking
+from hermesflow.adapters import add_adapters, save_adapters
 from hermesflow.artifacts import Layout, digest_of, read_table, sha256, write_manifest, write_table
 from hermesflow.config import Config, as_plain
 from hermesflow.distributed import new_accelerator
 from hermesflow.interruption import Interruption
-from hermesflow.models.showo import load_model, save_model
+from hermesflow.models.showo import load_model, recompute_activations, save_model
+from hermesflow.seeding import seed_of
 from hermesflow.stages.reference import load_pairs
 from hermesflow.train import Logps, ReferenceTable, train_policy
 from hermesflow.training_state import StateFolder
@@ -17,6 +19,8 @@ from hermesflow.training_state import StateFolder
 
 def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
     """Write `model/` of one checkpoint: weights, history.csv, manifest.json; resume a run that was killed.
+
+    Adapters are merged into the weights, so that every checkpoint is a whole model, and kept in `adapter/` as well.
 
     Raises:
         ArtifactError: preferences, reference log-probs or the parent's weights are missing or broken.
@@ -37,6 +41,11 @@ def _train(config: Config, layout: Layout, *, seed: int, checkpoint: str, interr
     parent_model = layout.checkpoint(seed, own.parent) / "model"
     reference_path = folder / "preferences" / "reference.parquet"
     model = load_model(parent_model, device=accelerator.device)
+    if config.runtime.activation_checkpointing:
+        recompute_activations(model)
+    adapted = None
+    if training.lora:
+        adapted = add_adapters(model, training.lora, seed=seed_of(seed, config.iteration(checkpoint), "adapters"))
     pairs = load_pairs(config, layout, seed=seed, checkpoint=checkpoint)
     reference = ReferenceTable(read_table(reference_path, ["id", "pass", *Logps._fields]))
 
@@ -66,8 +75,14 @@ def _train(config: Config, layout: Layout, *, seed: int, checkpoint: str, interr
         log=lambda metrics, step: tracked.log(metrics, step=step) if tracked else None,
         what=f"train {checkpoint}, seed {seed}",
     )
+    if adapted:
+        weights = accelerator.get_state_dict(adapted)
+        if accelerator.is_main_process:
+            save_adapters(adapted, folder / "model" / "adapter", weights)
+        adapted.merge_and_unload()
+    weights = accelerator.get_state_dict(model)  # all processes take part where it is sharded
     if accelerator.is_main_process:
-        save_model(model, folder / "model")
+        save_model(model, folder / "model", weights)
         write_table(folder / "model" / "history.csv", history)
         write_manifest(folder / "model", config=made_with, inputs=inputs, seed=seed)
         state.remove()
