@@ -68,7 +68,7 @@ class PairLogps(nn.Module):
                 torch.cat([batch.chosen_codes, batch.rejected_codes]),
                 batch.masked.repeat(2, 1),
             )
-        return Logps(*mmu.split(size), *t2i.split(size))
+        return Logps(*(part.clone() for part in (*mmu.split(size), *t2i.split(size))))  # FSDP warns of views
 
 
 def reference_logps(

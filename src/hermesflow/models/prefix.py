@@ -9,6 +9,25 @@ Layers = dict[int, tuple[Tensor, Tensor]]
 """Keys and values, (I, H, L, d) each, by layer."""
 
 
+def after(prefix: Tensor, continuation: Tensor) -> Tensor:
+    """The continuation's hidden states, unchanged, with the prefix's in their graph.
+
+    Keys and values leave a layer beside its output. Where weights are sharded (FSDP), they are gathered for the
+    gradient when that of the output arrives; the last layer's output of a prefix, which nothing reads, would get none.
+    """
+    return _After.apply(prefix, continuation)
+
+
+class _After(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: object, prefix: Tensor, continuation: Tensor) -> Tensor:
+        return continuation.view_as(continuation)
+
+    @staticmethod
+    def backward(ctx: object, *gradients: Tensor) -> tuple[None, Tensor]:
+        return None, gradients[0]
+
+
 class SharedPrefix:
     """Keys and values of every layer of I prefixes, while they run.
 

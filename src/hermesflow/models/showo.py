@@ -24,7 +24,7 @@ from hermesflow.config import Config
 from hermesflow.errors import ArtifactError
 from hermesflow.logps import sequence_logps
 from hermesflow.models import attention, prompting
-from hermesflow.models.prefix import Continuation, SharedPrefix
+from hermesflow.models.prefix import Continuation, SharedPrefix, after
 from hermesflow.models.prompting import TokenIds, Tokenizer
 from hermesflow.models.sessions import KeyValues, ShowOImageSession, ShowOTextSession
 from hermesflow.sections import LanguageModel
@@ -234,7 +234,7 @@ class ShowO(nn.Module):
         length = images.shape[1]
         mask = attention.understanding_mask(length, text.shape[1], device=codes.device)
         positions = torch.arange(length + text.shape[1], device=codes.device)[None]
-        self.hidden(images, mask[:, :, :length, :length], positions=positions[:, :length], cache=prefix)
+        before = self.hidden(images, mask[:, :, :length, :length], positions=positions[:, :length], cache=prefix)
         lengths = (text != self.ids.pad).sum(dim=1)
         order, found = lengths.argsort(stable=True), []
         for rows in order.chunk(_LENGTH_GROUPS):  # short texts are not padded to the longest
@@ -242,7 +242,7 @@ class ShowO(nn.Module):
             short, seen = text[rows, : end - length], mask[:, :, length:end, :end]
             own = prefix.continued_by(owners[rows])
             hidden = self.hidden(short, seen, positions=positions[:, length:end], cache=own)
-            found.append(_at(hidden, places[rows].clamp_max(end - length - 1)))
+            found.append(_at(after(before, hidden), places[rows].clamp_max(end - length - 1)))
         return torch.cat(found)[order.argsort()], targets, scored
 
 
