@@ -6,6 +6,10 @@ from snakemake.utils import min_version
 min_version("9.27")
 
 
+# Steps run in it with `--sdm apptainer`, and in this environment without: see containers/README.md.
+container: "containers/hermesflow.sif"
+
+
 # `all` stands here, first: with it in an included file, bare `snakemake` finds nothing to do.
 rule all:
     default_target: True

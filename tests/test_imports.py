@@ -15,8 +15,8 @@ LAYERS = (
     ("masking", "models.attention", "models.prompting"),
     ("losses", "logps", "models.*"),
     ("data.*", "sampling", "encoders", "scoring", "sharding", "preferences"),
-    ("homologous", "adapters", "distributed", "interruption", "training_state", "train", "pretraining", "tracking"),
-    ("evaluation.*", "report.*"),
+    ("homologous", "adapters", "distributed", "interruption", "training_state", "train", "pretraining"),
+    ("evaluation.*", "report.*", "tracking", "delivery", "spool"),
     ("stages.*",),
     ("provenance", "pipeline", "publishing", "running", "launching", "config_reference", "cli", "__main__"),
 )
@@ -88,8 +88,8 @@ def test_losses_import_torch_alone():
     assert imported_roots(provenance.ROOT / "losses.py") - {"__future__", "typing"} == {"torch"}
 
 
-def test_only_tracking_imports_mlflow():
-    assert [name for name, path in modules().items() if "mlflow" in imported_roots(path)] == ["hermesflow.tracking"]
+def test_only_delivery_imports_mlflow():
+    assert [name for name, path in modules().items() if "mlflow" in imported_roots(path)] == ["hermesflow.delivery"]
 
 
 def test_package_does_not_import_snakemake():

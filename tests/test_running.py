@@ -66,3 +66,15 @@ def test_many_readers_may_share(tmp_path):
     assert second is not None
     first.close()
     second.close()
+
+
+@pytest.mark.parametrize(
+    ("profile", "said"),
+    [
+        ("workflow/profiles/slurm", "ran --workflow-profile workflow/profiles/slurm -n\n"),
+        ("/site/profile", "ran -n\n"),
+    ],
+)
+def test_a_profile_of_ours_replaces_the_default_one_and_a_sites_own_goes_with_it(folder, monkeypatch, profile, said):
+    monkeypatch.setenv("SNAKEMAKE_PROFILE", profile)
+    assert run(folder, "-n").stdout == said

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hermesflow.errors import HermesflowError, Interrupted
+from hermesflow.errors import HermesflowError, Interrupted, is_disk_full
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         if _first_process() or not isinstance(error, Interrupted):
             print(f"hermesflow {arguments.command}: {error}", file=sys.stderr, flush=True)
         return error.status
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        print(f"hermesflow {arguments.command}: {_DISK_FULL.format(error=error)}", file=sys.stderr)
+        return 1
     return 0
+
+
+_DISK_FULL = (
+    "no space left on the disk of the results ({error}). Nothing half-written is left. Free some space, then give the "
+    "same command again: what is finished is not done again, and training goes on from its last state."
+)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -78,6 +89,9 @@ def _parser() -> argparse.ArgumentParser:
         _stage_command(stages, name, _launch)
     track = _command(commands, "track", "create the MLflow database and the runs of a config", _track)
     _add_option(track, "seeds", required=False)
+    sync = commands.add_parser("sync", help="send MLflow what it could not take while it was away")
+    sync.add_argument("--results", type=Path, default=Path("results"), help="folder of all results")
+    sync.set_defaults(run=_sync)
     publish = _command(commands, "publish", "copy tables, figures and a manifest into docs/results", _publish)
     _add_option(publish, "seeds", required=False)
     publish.add_argument("--to", type=Path, default=Path("docs/results"), help="default docs/results")
@@ -187,6 +201,13 @@ def _track(arguments: argparse.Namespace) -> None:
 
     config = load_config(arguments.config)
     tracking.create_runs(config, Layout(arguments.results / config.name), arguments.seeds or config.seeds)
+
+
+def _sync(arguments: argparse.Namespace) -> None:
+    from hermesflow import tracking
+
+    for line in tracking.sync(arguments.results):
+        print(line, flush=True)
 
 
 def _publish(arguments: argparse.Namespace) -> None:

@@ -1,6 +1,8 @@
 """Errors that tell a user the file, the record and the mend in one paragraph."""
 
+import errno
 import os
+import re
 
 
 class HermesflowError(ValueError):
@@ -26,3 +28,19 @@ class Interrupted(HermesflowError):
     """A signal stopped the work after its state was saved: the same command goes on with it."""
 
     status = os.EX_TEMPFAIL  # 75: put it in the queue again
+
+
+_DISK_FULL = re.compile(
+    "No space left on device|Disk quota exceeded"
+    r"|\d+ requested and \d+ written"  # numpy
+    "|inline_container.cc|PytorchStreamWriter"  # torch.save
+)
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or one behind it, is a library's way to say that a file could not be written to its end."""
+    while error is not None:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or _DISK_FULL.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -34,14 +34,15 @@ class Clone:
     """A folder with the project's files and the commands a user gives there."""
 
     root: Path
+    name: str = "tiny"
 
     @property
     def config(self) -> Path:
-        return self.root / "config" / "tiny.yaml"
+        return self.root / "config" / f"{self.name}.yaml"
 
     @property
     def results(self) -> Path:
-        return self.root / "results" / "tiny"
+        return self.root / "results" / self.name
 
     @property
     def env(self):

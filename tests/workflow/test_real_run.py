@@ -50,15 +50,13 @@ def test_the_run_leaves_tables_figures_and_an_answer(finished):
     assert len(list((clone.results / "report" / "figures").glob("*.png"))) == 5
 
 
-def test_mlflow_has_the_curves_and_the_report(finished, monkeypatch):
-    from hermesflow import tracking
-    from hermesflow.artifacts import Layout
+def test_mlflow_has_the_curves_and_the_report(finished):
     from hermesflow.config import load_config
+    from hermesflow.delivery import Mlflow
 
     clone, _ = finished
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    config, layout = load_config(clone.config), Layout(clone.results)
-    client = tracking._client(layout)
+    config = load_config(clone.config)
+    client = Mlflow(clone.results.parent, None).client()
     runs = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
     assert len(runs) == 4
     named = {run.info.run_name: run for run in runs}

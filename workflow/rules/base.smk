@@ -14,8 +14,8 @@ rule base:
     priority: urgency
     threads: CONFIG.runtime.train_threads
     resources:
-        mem_mb=4000,
-        runtime=720,
+        mem_mb=growing(4000),
+        runtime=growing(720),
         gpu=GPU,
     params:
         settings=settings("base"),
@@ -41,8 +41,8 @@ rule clip:
         f"{ROOT}/benchmarks/clip.tsv"
     threads: CONFIG.runtime.shard_threads
     resources:
-        mem_mb=3000,
-        runtime=120,
+        mem_mb=growing(3000),
+        runtime=growing(120),
         gpu=GPU,
     params:
         settings=settings("clip"),

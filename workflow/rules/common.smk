@@ -3,7 +3,10 @@ CHECKPOINTS = [BASE, *CONFIG.checkpoints]
 SHARDS = CONFIG.runtime.shards
 ROOT = Path("results") / CONFIG.name
 NODE = f"{ROOT}/seed{{seed}}/{{checkpoint}}"  # folder of one checkpoint of one seed
-STEP = f"{shlex.quote(sys.executable)} -m hermesflow"
+# Inside the container it is the image's python that runs this folder's code.
+CONTAINED = "apptainer" in map(str, workflow.deployment_settings.deployment_method)
+PYTHON = "PYTHONPATH=src python" if CONTAINED else shlex.quote(sys.executable)
+STEP = f"{PYTHON} -m hermesflow"
 SHARD = "shards/{shard}-of-{shards}"
 GPU = 0 if CONFIG.runtime.device == "cpu" else 1
 
@@ -53,6 +56,11 @@ def settings(stage):
 def urgency(wildcards):
     """Priority of a job on the way to later checkpoints; what nothing waits for (`evaluate`) has 0."""
     return 1 + CONFIG.generations_after(wildcards.get("checkpoint", BASE))
+
+
+def growing(amount):
+    """A resource of which every retry gets more."""
+    return lambda wildcards, attempt: amount * attempt
 
 
 def previous_preferences(wildcards):

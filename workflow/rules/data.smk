@@ -14,8 +14,8 @@ rule data:
         f"{ROOT}/benchmarks/data.tsv"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=growing(2000),
+        runtime=growing(60),
         gpu=0,
     params:
         settings=settings("data"),
@@ -41,8 +41,8 @@ rule tokenizer:
     priority: urgency
     threads: CONFIG.runtime.tokenizer_threads
     resources:
-        mem_mb=4000,
-        runtime=240,
+        mem_mb=growing(4000),
+        runtime=growing(240),
         gpu=GPU,
     params:
         settings=settings("tokenizer"),
@@ -71,8 +71,8 @@ rule encode:
     priority: urgency
     threads: CONFIG.runtime.tokenizer_threads
     resources:
-        mem_mb=4000,
-        runtime=120,
+        mem_mb=growing(4000),
+        runtime=growing(120),
         gpu=GPU,
     params:
         settings=settings("encode"),

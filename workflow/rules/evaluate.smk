@@ -23,8 +23,8 @@ rule evaluate:
         f"{ROOT}/benchmarks/evaluate-seed{{seed}}-{{checkpoint}}.tsv"
     threads: CONFIG.runtime.shard_threads
     resources:
-        mem_mb=4000,
-        runtime=480,
+        mem_mb=growing(4000),
+        runtime=growing(480),
         gpu=GPU,
     params:
         settings=settings("evaluate"),
@@ -48,8 +48,8 @@ rule judge:
         f"{ROOT}/benchmarks/judge.tsv"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=60,
+        mem_mb=growing(2000),
+        runtime=growing(60),
         gpu=0,
     params:
         settings=settings("judge"),

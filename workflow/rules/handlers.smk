@@ -1,9 +1,15 @@
-# Before the first job and after the last: MLflow is made ready, DVC is told.
+# Before the first job and after the last: MLflow is made ready and gets what it missed, DVC is told.
 def start_tracking():
     """Make MLflow's database and runs; steps that track wait for it. Under `dvc repro` they make what they need."""
     if "DVC_STAGE" not in os.environ:
         track = [sys.executable, "-m", "hermesflow", "track", "--config", CONFIG_FILE, "--seeds"]
         subprocess.Popen([*track, *map(str, SEEDS)])
+
+
+def send_spooled():
+    """Send what MLflow could not take during the run. If it is still away, the run says so and is none the worse."""
+    if spool.waiting(ROOT.parent):
+        subprocess.run([sys.executable, "-m", "hermesflow", "sync"], stdout=subprocess.DEVNULL)
 
 
 def record_in_dvc():
@@ -17,4 +23,9 @@ onstart:
 
 
 onsuccess:
+    send_spooled()
     record_in_dvc()
+
+
+onerror:
+    send_spooled()

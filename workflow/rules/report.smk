@@ -56,8 +56,8 @@ rule report:
         f"{ROOT}/benchmarks/report.tsv"
     threads: 1
     resources:
-        mem_mb=3000,
-        runtime=60,
+        mem_mb=growing(3000),
+        runtime=growing(60),
         gpu=0,
     params:
         settings=settings("report"),

@@ -14,8 +14,8 @@ rule sample:
     priority: urgency
     threads: CONFIG.runtime.shard_threads
     resources:
-        mem_mb=3000,
-        runtime=480,
+        mem_mb=growing(3000),
+        runtime=growing(480),
         gpu=GPU,
     params:
         settings=settings("sample"),
@@ -47,8 +47,8 @@ rule gather_candidates:
     priority: urgency
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=growing(2000),
+        runtime=growing(30),
         gpu=0,
     params:
         settings=settings("gather_candidates"),

@@ -15,8 +15,8 @@ rule score:
     priority: urgency
     threads: CONFIG.runtime.shard_threads
     resources:
-        mem_mb=3000,
-        runtime=480,
+        mem_mb=growing(3000),
+        runtime=growing(480),
         gpu=GPU,
     params:
         settings=settings("score"),
@@ -43,10 +43,12 @@ rule gather_scores:
     benchmark:
         f"{ROOT}/benchmarks/gather_scores-seed{{seed}}-{{checkpoint}}.tsv"
     priority: urgency
+    group:
+        "choose-seed{seed}-{checkpoint}"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=growing(2000),
+        runtime=growing(30),
         gpu=0,
     params:
         settings=settings("gather_scores"),
@@ -74,8 +76,8 @@ rule agreement:
         f"{ROOT}/benchmarks/agreement-seed{{seed}}.tsv"
     threads: CONFIG.runtime.shard_threads
     resources:
-        mem_mb=3000,
-        runtime=120,
+        mem_mb=growing(3000),
+        runtime=growing(120),
         gpu=GPU,
     params:
         settings=settings("agreement"),

@@ -20,10 +20,12 @@ rule prefer:
     benchmark:
         f"{ROOT}/benchmarks/prefer-seed{{seed}}-{{checkpoint}}.tsv"
     priority: urgency
+    group:
+        lambda w: f"choose-seed{w.seed}-{CONFIG.checkpoints[w.checkpoint].parent}"
     threads: 1
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=growing(2000),
+        runtime=growing(30),
         gpu=0,
     params:
         settings=settings("prefer"),
@@ -50,8 +52,8 @@ rule reference:
     priority: urgency
     threads: CONFIG.runtime.train_threads
     resources:
-        mem_mb=4000,
-        runtime=240,
+        mem_mb=growing(4000),
+        runtime=growing(240),
         gpu=GPU,
     params:
         settings=settings("reference"),

@@ -19,8 +19,8 @@ rule train:
     priority: urgency
     threads: CONFIG.runtime.train_threads
     resources:
-        mem_mb=4000,
-        runtime=720,
+        mem_mb=growing(4000),
+        runtime=growing(720),
         gpu=GPU,
     params:
         settings=settings("train"),

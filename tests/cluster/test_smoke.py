@@ -1,0 +1,28 @@
+"""The whole smoke DAG through sbatch: arrays of shards, training across both nodes, the tables of a local run."""
+
+import pytest
+
+from workflow.conftest import make_clone
+from workflow.test_real_run import digests
+
+from .conftest import NODES, OnSlurm, edit
+
+pytestmark = pytest.mark.cluster
+
+
+def test_smoke_through_slurm_gives_the_tables_of_a_local_run(slurm, tmp_path):
+    here, there = (make_clone(tmp_path / name) for name in ("here", "there"))
+    here.name = "smoke"
+    there = OnSlurm(there.root, slurm, "smoke")
+    for clone in (here, there):
+        edit(clone.config, lambda plain: plain["training"].update(micro_batch_size=2))
+    edit(there.config, lambda plain: plain["runtime"].update(train_nodes=2))
+    here.run("workflow/run", "--configfile", "config/smoke.yaml")
+    before = len(slurm.jobs())
+    there.run(*there.command)
+    jobs = slurm.jobs()[before:]
+    of = {rule: [j for j in jobs if j["comment"].startswith(f"rule_{rule}_")] for rule in ("sample", "score", "train")}
+    assert all("_" in job["id"] for job in of["sample"] + of["score"])  # tasks of array jobs
+    assert {job["node"] for job in of["sample"]} == set(NODES)
+    assert {job["node"] for job in of["train"]} == {"n[1-2]"}
+    assert digests(there) == digests(here)
