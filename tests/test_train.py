@@ -7,9 +7,10 @@ from unittest.mock import Mock
 import pandas as pd
 import pytest
 import torch
+from accelerate.state import AcceleratorState, GradientState
 
 from hermesflow import tracking
-from hermesflow.artifacts import Layout, read_weights
+from hermesflow.artifacts import Layout, read_json, read_weights, write_json
 from hermesflow.config import Config
 from hermesflow.distributed import check_training, micro_batches, new_accelerator
 from hermesflow.errors import ArtifactError, ConfigError, DataError, HermesflowError
@@ -24,6 +25,7 @@ from hermesflow.train import (
     learning_rate,
     step_loss,
 )
+from hermesflow.training_state import StateFolder
 from pair_world import make_world, small_config, training
 
 LN2 = math.log(2)
@@ -129,6 +131,18 @@ def test_state_of_another_task_is_not_resumed(layout, monkeypatch):
     resumed = (model_folder(layout) / "model.safetensors").read_bytes()
     train.run(other, layout, seed=0, checkpoint=CHECKPOINT)
     assert (model_folder(layout) / "model.safetensors").read_bytes() == resumed
+
+
+def test_a_sharded_state_is_not_taken_for_a_whole_one(layout):
+    config = small_config()
+    reference.run(config, layout, seed=0, checkpoint=CHECKPOINT)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StateFolder, "remove", lambda state: None)
+        train.run(config, layout, seed=0, checkpoint=CHECKPOINT)
+    (file,) = (layout.checkpoint(0, CHECKPOINT) / "state").glob("*/progress.json")
+    write_json(file, {**read_json(file), "sharded": True})
+    with pytest.raises(ConfigError, match="was written with FSDP"):
+        train.run(config, layout, seed=0, checkpoint=CHECKPOINT)
 
 
 def test_reference_of_another_training_is_refused(layout):
@@ -255,16 +269,27 @@ def test_accelerator_refuses_what_cannot_be_meant():
         new_accelerator(training(micro_batch_size=3), device="cpu", precision="no")
 
 
-def test_bf16_reference_agrees_with_the_policy_too(layout):
-    config = small_config()
-    config = replace(config, runtime=replace(config.runtime, precision="bf16"))
-    from accelerate.state import AcceleratorState, GradientState
+@pytest.fixture
+def fresh_accelerate():
+    """accelerate keeps what it was first told for as long as the process lives."""
 
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-    try:
-        first = trained(config, layout).iloc[0]
-    finally:
+    def forget():
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
+
+    forget()
+    yield
+    forget()
+
+
+def test_sharding_on_the_cpu_is_refused_instead_of_left_out(monkeypatch, fresh_accelerate):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    with pytest.raises(ConfigError, match="accelerate does on GPUs alone"):
+        new_accelerator(training(), device="cpu", precision="no")
+
+
+def test_bf16_reference_agrees_with_the_policy_too(layout, fresh_accelerate):
+    config = small_config()
+    first = trained(replace(config, runtime=replace(config.runtime, precision="bf16")), layout).iloc[0]
     assert first["loss"] == pytest.approx(2 * LN2, abs=1e-6)
