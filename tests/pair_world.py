@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from hermesflow.artifacts import Layout, write_codes, write_table
-from hermesflow.config import Config, load_config
+from hermesflow.config import Config, as_plain, load_config
 from hermesflow.models.showo import new_model, save_model
 from hermesflow.sections import Training
 
@@ -59,3 +63,42 @@ def make_world(root: Path, config: Config, *, pairs: int = 7, n: int = 4, seed: 
 def training(**changes: object) -> Training:
     """The training section of `small_config`."""
     return small_config(**changes).training
+
+
+def environment() -> dict[str, str]:
+    """For a process that imports this module: one thread, and the package that is being tested."""
+    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+
+class CommandLine:
+    """`python -m hermesflow STAGE` on one checkpoint, in a folder of its own and without MLflow.
+
+    Args:
+        folder: holds the config file and `results/smoke`.
+        runtime: changes of the smoke config's section `runtime`.
+        training: changes of that of `small_config`.
+    """
+
+    def __init__(self, folder: Path, *, runtime: dict[str, object], training: dict[str, object]) -> None:
+        self.folder = folder
+        plain = yaml.safe_load(SMOKE.read_text())
+        plain["training"] |= {**as_plain(small_config().training), **training}
+        plain["runtime"] |= runtime
+        (folder / "config.yaml").write_text(yaml.safe_dump(plain))
+        (folder / "mlflow.py").write_text("raise ImportError('not in this test')\n")
+
+    def start(self, *stage: str, checkpoint: str = "pair-1", **variables: str) -> subprocess.Popen[str]:
+        options = ["--config=config.yaml", "--seed=0", f"--checkpoint={checkpoint}"]
+        own = environment()
+        own["PYTHONPATH"] = os.pathsep.join([str(self.folder), own["PYTHONPATH"]])
+        command = [sys.executable, "-m", "hermesflow", *stage, *options]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(command, cwd=self.folder, env={**own, **variables}, text=True, **pipes)
+
+    def run(self, *stage: str, **variables: str) -> str:
+        """What it said on stderr, having ended well."""
+        told = self.start(*stage, **variables)
+        error = told.communicate(timeout=300)[1]
+        assert told.returncode == 0, error[-3000:]
+        return error

@@ -4,7 +4,6 @@ The table of defects is in docs/decisions; defects of scoring and image sampling
 """
 
 import math
-import os
 import shutil
 import signal
 import subprocess
@@ -19,6 +18,7 @@ import torch
 
 from hermesflow import tracking
 from hermesflow.artifacts import Layout, read_codes, read_table
+from hermesflow.distributed import check_training, new_accelerator
 from hermesflow.errors import ConfigError, DataError
 from hermesflow.homologous import HomologousPairs, PairBatch
 from hermesflow.losses import dpo_loss, pair_dpo_loss
@@ -27,8 +27,8 @@ from hermesflow.preferences import CAPTION_COLUMNS, IMAGE_COLUMNS
 from hermesflow.sections import Checkpoint
 from hermesflow.stages import prefer, reference, train
 from hermesflow.stages.reference import load_pairs
-from hermesflow.train import PairLogps, check_training, new_accelerator, reference_logps
-from pair_world import SMOKE, make_candidates, make_world, small_config, training
+from hermesflow.train import PairLogps, reference_logps
+from pair_world import SMOKE, environment, make_candidates, make_world, small_config, training
 
 CHECKPOINT = "pair-1"
 
@@ -206,8 +206,7 @@ def start_training(layout: Layout, config: dict) -> subprocess.Popen:
         "tracking.open_run = lambda *a, **k: None\n"
         f"train.run(small_config(**{config}), Layout(Path({str(layout.root)!r})), seed=0, checkpoint='{CHECKPOINT}')\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-c", script], env=environment)
+    return subprocess.Popen([sys.executable, "-c", script], env=environment())
 
 
 # iteration 2
@@ -244,6 +243,7 @@ def test_the_reference_runs_once_beforehand_and_never_while_training(world, monk
     table = reference_logps(model, pairs, training=settings, accelerator=accelerator, what="reference")
     assert list(zip(table["id"], table["pass"], strict=True)) == pairs.rows(settings.steps * settings.batch_size)
 
+    from hermesflow.interruption import Interruption
     from hermesflow.train import ReferenceTable, train_policy
     from hermesflow.training_state import StateFolder
 
@@ -257,6 +257,7 @@ def test_the_reference_runs_once_beforehand_and_never_while_training(world, monk
         training=settings,
         accelerator=accelerator,
         state=StateFolder(world.root / "state", task="speed"),
+        interruption=Interruption(),
         log=lambda metrics, step: None,
         what="train",
     )

@@ -15,19 +15,10 @@ LAYERS = (
     ("masking", "models.attention", "models.prompting"),
     ("losses", "logps", "models.*"),
     ("data.*", "sampling", "encoders", "scoring", "sharding", "preferences"),
-    (
-        "homologous",
-        "training_state",
-        "train",
-        "pretraining",
-        "evaluation.*",
-        "report.*",
-        "tracking",
-        "delivery",
-        "spool",
-    ),
+    ("homologous", "adapters", "distributed", "interruption", "training_state", "train", "pretraining"),
+    ("evaluation.*", "report.*", "tracking", "delivery", "spool"),
     ("stages.*",),
-    ("provenance", "pipeline", "publishing", "running", "config_reference", "cli", "__main__"),
+    ("provenance", "pipeline", "publishing", "running", "launching", "config_reference", "cli", "__main__"),
 )
 
 VOCABULARY = ("hermesflow.models.showo", "hermesflow.data.microworld")

@@ -75,7 +75,7 @@ def test_one_checkpoints_settings_touch_no_other_step():
 
 
 def test_how_it_runs_is_no_reason_to_run_again():
-    faster = dataclasses.replace(SMOKE.runtime, shards=7, train_threads=3, device="cuda")
+    faster = dataclasses.replace(SMOKE.runtime, shards=7, train_processes=2, device="cuda")
     other = dataclasses.replace(SMOKE, runtime=faster)
     assert isinstance(other, Config)
     for stage in STAGES:

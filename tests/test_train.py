@@ -1,8 +1,5 @@
 import math
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
@@ -10,10 +7,12 @@ from unittest.mock import Mock
 import pandas as pd
 import pytest
 import torch
+from accelerate.state import AcceleratorState, GradientState
 
 from hermesflow import tracking
-from hermesflow.artifacts import Layout, read_weights
+from hermesflow.artifacts import Layout, read_json, read_weights, write_json
 from hermesflow.config import Config
+from hermesflow.distributed import check_training, micro_batches, new_accelerator
 from hermesflow.errors import ArtifactError, ConfigError, DataError, HermesflowError
 from hermesflow.homologous import HomologousPairs
 from hermesflow.models.showo import load_model
@@ -23,12 +22,10 @@ from hermesflow.train import (
     Logps,
     PairLogps,
     ReferenceTable,
-    check_training,
     learning_rate,
-    micro_batches,
-    new_accelerator,
     step_loss,
 )
+from hermesflow.training_state import StateFolder
 from pair_world import make_world, small_config, training
 
 LN2 = math.log(2)
@@ -104,45 +101,13 @@ def test_same_seed_twice_is_byte_identical_and_no_state_is_left(layout, tmp_path
 def test_accumulated_micro_batches_equal_one_batch(layout, tmp_path):
     whole = trained(small_config(), layout)
     weights = read_weights(model_folder(layout) / "model.safetensors")
-    parts = trained(small_config(gradient_accumulation=2), layout)
+    parts = trained(small_config(micro_batch_size=2), layout)
     assert torch.allclose(
         read_weights(model_folder(layout) / "model.safetensors")["showo.lm_head.weight"],
         weights["showo.lm_head.weight"],
         atol=1e-4,
     )
     pd.testing.assert_frame_equal(whole, parts, atol=1e-3, rtol=1e-2)
-
-
-def test_two_processes_equal_one(layout):
-    alone = trained(small_config(), layout)
-    script = (
-        "import sys; from pathlib import Path; from pair_world import small_config\n"
-        "from hermesflow import tracking; tracking.open_run = lambda *a, **k: None\n"
-        "from hermesflow.artifacts import Layout; from hermesflow.stages import reference, train\n"
-        "for stage in (reference, train):\n"
-        f"    stage.run(small_config(), Layout(Path({str(layout.root)!r})), seed=0, checkpoint='{CHECKPOINT}')\n"
-    )
-    program = layout.root / "program.py"
-    program.write_text(script)
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", str(program)]
-    done = subprocess.run(launch, env=subprocess_environment(), capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-3000:]
-    both = pd.read_csv(model_folder(layout) / "history.csv")
-    pd.testing.assert_frame_equal(alone, both, atol=1e-3, rtol=1e-2)
-
-
-def subprocess_environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
 
 
 def test_state_of_another_task_is_not_resumed(layout, monkeypatch):
@@ -161,11 +126,23 @@ def test_state_of_another_task_is_not_resumed(layout, monkeypatch):
     assert [p.name for p in states.iterdir()] == ["step-00000004"]
     (states / "unfinished-00000006").mkdir()  # killed while writing
     monkeypatch.setattr(tracking, "open_run", lambda *args, **kwargs: None)
-    other = small_config(beta=0.3)
+    other = small_config(beta=0.3, checkpoint_every=4)  # meets the other task's state of step 4
     train.run(other, layout, seed=0, checkpoint=CHECKPOINT)
     resumed = (model_folder(layout) / "model.safetensors").read_bytes()
     train.run(other, layout, seed=0, checkpoint=CHECKPOINT)
     assert (model_folder(layout) / "model.safetensors").read_bytes() == resumed
+
+
+def test_a_sharded_state_is_not_taken_for_a_whole_one(layout):
+    config = small_config()
+    reference.run(config, layout, seed=0, checkpoint=CHECKPOINT)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StateFolder, "remove", lambda state: None)
+        train.run(config, layout, seed=0, checkpoint=CHECKPOINT)
+    (file,) = (layout.checkpoint(0, CHECKPOINT) / "state").glob("*/progress.json")
+    write_json(file, {**read_json(file), "sharded": True})
+    with pytest.raises(ConfigError, match="was written with FSDP"):
+        train.run(config, layout, seed=0, checkpoint=CHECKPOINT)
 
 
 def test_reference_of_another_training_is_refused(layout):
@@ -213,18 +190,21 @@ def _sources(layout: Layout) -> dict:
     return {"captions": pairs._captions, "codes": pairs._codes}
 
 
-def test_processes_and_micro_batches_cut_a_step_without_rest():
-    class Process:
-        num_processes = 2
+class Process:
+    """Stands for an accelerator of one of several processes."""
 
-        def __init__(self, process_index):
-            self.process_index = process_index
+    def __init__(self, process_index: int, num_processes: int) -> None:
+        self.process_index, self.num_processes = process_index, num_processes
 
+
+@pytest.mark.parametrize(("micro_batch_size", "processes"), [(None, 1), (None, 2), (2, 1), (2, 2), (2, 4), (1, 4)])
+def test_micro_batches_hold_the_same_whoever_works_on_them(micro_batch_size, processes):
     rows = [(f"p{k}", 0) for k in range(24)]
-    settings = training(batch_size=8, gradient_accumulation=2)
-    shares = [[list(m) for m in micro_batches(rows, 2, settings, Process(k))] for k in range(2)]
-    assert [len(share) for share in shares] == [2, 2]
-    assert shares[0][0] + shares[1][0] + shares[0][1] + shares[1][1] == rows[8:16]
+    settings = training(batch_size=8, micro_batch_size=micro_batch_size)
+    shares = [[list(m) for m in micro_batches(rows, 2, settings, Process(k, processes))] for k in range(processes)]
+    in_turn = [micro for turn in zip(*shares, strict=True) for micro in turn]
+    assert {len(micro) for micro in in_turn} == {micro_batch_size or 8 // processes}
+    assert [row for micro in in_turn for row in micro] == rows[8:16]
 
 
 def test_learning_rate_warms_up_and_falls_along_a_cosine():
@@ -237,9 +217,10 @@ def test_learning_rate_warms_up_and_falls_along_a_cosine():
 
 
 def test_batches_that_cannot_be_divided_are_refused():
-    check_training(training(batch_size=8, gradient_accumulation=2), processes=2)
-    with pytest.raises(ConfigError, match="multiple of 6"):
-        check_training(training(batch_size=8, gradient_accumulation=3), processes=2)
+    check_training(training(batch_size=8, micro_batch_size=2), processes=2)
+    for micro_batch_size, processes, wanted in ((3, 2, 6), (8, 2, 16), (None, 3, 6), (None, 9, 9)):
+        with pytest.raises(ConfigError, match=f"multiple of {wanted}"):
+            check_training(training(batch_size=8, micro_batch_size=micro_batch_size), processes=processes)
 
 
 def test_metrics_are_per_pair_and_carry_no_gradient():
@@ -285,19 +266,30 @@ def test_reference_is_joined_by_id_and_pass():
 
 def test_accelerator_refuses_what_cannot_be_meant():
     with pytest.raises(ConfigError, match="multiple of 3"):
-        new_accelerator(training(gradient_accumulation=3), device="cpu", precision="no")
+        new_accelerator(training(micro_batch_size=3), device="cpu", precision="no")
 
 
-def test_bf16_reference_agrees_with_the_policy_too(layout):
-    config = small_config()
-    config = replace(config, runtime=replace(config.runtime, precision="bf16"))
-    from accelerate.state import AcceleratorState, GradientState
+@pytest.fixture
+def fresh_accelerate():
+    """accelerate keeps what it was first told for as long as the process lives."""
 
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-    try:
-        first = trained(config, layout).iloc[0]
-    finally:
+    def forget():
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
+
+    forget()
+    yield
+    forget()
+
+
+def test_sharding_on_the_cpu_is_refused_instead_of_left_out(monkeypatch, fresh_accelerate):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    with pytest.raises(ConfigError, match="accelerate does on GPUs alone"):
+        new_accelerator(training(), device="cpu", precision="no")
+
+
+def test_bf16_reference_agrees_with_the_policy_too(layout, fresh_accelerate):
+    config = small_config()
+    first = trained(replace(config, runtime=replace(config.runtime, precision="bf16")), layout).iloc[0]
     assert first["loss"] == pytest.approx(2 * LN2, abs=1e-6)

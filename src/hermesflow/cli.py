@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hermesflow.errors import HermesflowError, is_disk_full
+from hermesflow.errors import HermesflowError, Interrupted, is_disk_full
 
 
 @dataclass(frozen=True)
@@ -50,17 +50,20 @@ STAGES: dict[str, Stage] = {
     "evaluate": Stage("benchmarks of one checkpoint", _CHECKPOINT),
     "report": Stage("tables, figures and the answer", ("seeds",)),
 }
+LAUNCHED = ("reference", "train")
+"""Stages that may run on several processes and nodes."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand; a user's error is one paragraph on stderr and exit status 1."""
+    """Run one subcommand; a user's error is one paragraph on stderr and the exit status of the error."""
     arguments = _parser().parse_args(argv)
     _quiet_libraries(arguments)
     try:
         arguments.run(arguments)
     except HermesflowError as error:
-        print(f"hermesflow {arguments.command}: {error}", file=sys.stderr)
-        return 1
+        if _first_process() or not isinstance(error, Interrupted):
+            print(f"hermesflow {arguments.command}: {error}", file=sys.stderr, flush=True)
+        return error.status
     except Exception as error:
         if not is_disk_full(error):
             raise
@@ -78,11 +81,12 @@ _DISK_FULL = (
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="hermesflow", description=__doc__.split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, stage in STAGES.items():
-        command = _command(commands, name, stage.help, _run_stage)
-        command.add_argument("--threads", type=_positive, default=1, help="CPU threads (default 1)")
-        for option in stage.takes:
-            _add_option(command, option)
+    for name in STAGES:
+        _stage_command(commands, name, _run_stage)
+    launch = commands.add_parser("launch", help="run a stage on the processes and nodes that `runtime` asks for")
+    stages = launch.add_subparsers(dest="stage", required=True, metavar="STAGE")
+    for name in LAUNCHED:
+        _stage_command(stages, name, _launch)
     track = _command(commands, "track", "create the MLflow database and the runs of a config", _track)
     _add_option(track, "seeds", required=False)
     sync = commands.add_parser("sync", help="send MLflow what it could not take while it was away")
@@ -101,6 +105,13 @@ def _parser() -> argparse.ArgumentParser:
     schema.add_argument("--markdown", action="store_true", help="the table of config/README.md")
     schema.set_defaults(run=_schema)
     return parser
+
+
+def _stage_command(commands: Any, name: str, run: Any) -> None:
+    command = _command(commands, name, STAGES[name].help, run)
+    command.add_argument("--threads", type=_positive, default=1, help="CPU threads of a process (default 1)")
+    for option in STAGES[name].takes:
+        _add_option(command, option)
 
 
 def _command(commands: Any, name: str, text: str, run: Any) -> argparse.ArgumentParser:
@@ -141,7 +152,13 @@ def _run_stage(arguments: argparse.Namespace) -> None:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Let only one process make a step: a killed run can leave a job behind that still writes the same files."""
+    """Let only one job make a step: a killed run can leave a job behind that still writes the same files.
+
+    The first process of a job waits for all of them.
+    """
+    if not _first_process():
+        yield
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as lock:
         try:
@@ -150,6 +167,19 @@ def _alone(path: Path) -> Iterator[None]:
             print(f"waiting for another process that makes the same step ({path})", file=sys.stderr, flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def _first_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _launch(arguments: argparse.Namespace) -> None:
+    from hermesflow.config import load_config
+    from hermesflow.launching import launch
+
+    names = ("config", "results", "threads", *STAGES[arguments.stage].takes)
+    options = [f"--{name}={getattr(arguments, name)}" for name in names]
+    launch(load_config(arguments.config).runtime, [arguments.stage, *options])
 
 
 def _quiet_libraries(arguments: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ mend. The JSON schema in `workflow/schemas/config.schema.json` is generated from
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -72,7 +73,7 @@ class Config:
         own = self.checkpoints[checkpoint]
         keys = ("steps", "learning_rate", "beta", "chosen_nll_weight")
         changed = {key: getattr(own, key) for key in keys if getattr(own, key) is not None}
-        return Training(**{**as_plain(self.training), **changed})
+        return replace(self.training, **changed)
 
     def sampled_checkpoints(self) -> tuple[str, ...]:
         """Checkpoints that somebody grows from, base first: the ones to sample from."""

@@ -45,6 +45,7 @@ def _referenced(value: dict[str, Any]) -> list[tuple[str, str]]:
     if "$ref" in value:
         return [(value["$ref"].rpartition("/")[2], "")]
     inner = [(value.get("items"), "[]"), (value.get("additionalProperties"), ".NAME")]
+    inner += [(option, "") for option in value.get("anyOf", [])]
     return [(v["$ref"].rpartition("/")[2], suffix) for v, suffix in inner if isinstance(v, dict) and "$ref" in v]
 
 

@@ -1,11 +1,15 @@
 """Errors that tell a user the file, the record and the mend in one paragraph."""
 
 import errno
+import os
 import re
 
 
 class HermesflowError(ValueError):
     """Base of all errors a user can mend; the CLI prints its text alone, without a traceback."""
+
+    status = 1
+    """Exit status of the command."""
 
 
 class ConfigError(HermesflowError):
@@ -18,6 +22,12 @@ class DataError(HermesflowError):
 
 class ArtifactError(HermesflowError):
     """An artifact of an earlier step is missing, truncated or of another kind."""
+
+
+class Interrupted(HermesflowError):
+    """A signal stopped the work after its state was saved: the same command goes on with it."""
+
+    status = os.EX_TEMPFAIL  # 75: put it in the queue again
 
 
 _DISK_FULL = re.compile(

@@ -252,6 +252,18 @@ class Preferences:
 
 
 @section
+class Lora:
+    """Low-rank adapters (through peft): the parent's weights stay as they are, the adapters alone are trained."""
+
+    rank: Positive
+    """Rank of an adapter."""
+    alpha: Rate
+    """Adapters are scaled by alpha / rank."""
+    targets: tuple[str, ...]
+    """Linear layers that get one: q_proj, k_proj, v_proj, dense, fc1, fc2."""
+
+
+@section
 class Training:
     """Pair-DPO (paper section 3.3; official: AdamW, lr 2e-5 cosine, weight decay .01, beta .2, 3,000 steps)."""
 
@@ -259,8 +271,8 @@ class Training:
     """Optimiser steps."""
     batch_size: Positive
     """Homologous pairs per optimiser step, over all processes."""
-    gradient_accumulation: Positive = 1
-    """Micro batches per optimiser step."""
+    micro_batch_size: Positive | None = None
+    """Pairs per forward pass; gradients are accumulated over the rest of a process's share. None is the whole share."""
     learning_rate: Rate
     """Highest learning rate of the cosine schedule."""
     weight_decay: Weight
@@ -279,6 +291,8 @@ class Training:
     """Weight of the negative log-likelihood of chosen answers (Iterative RPO), for many iterations; 0 is the paper."""
     mask_schedule: MaskSchedule = "cosine"
     """Share of image tokens masked at a random moment (see masking.py); `cosine` is the paper's and masks most."""
+    lora: Lora | None = None
+    """Train low-rank adapters and merge them into the weights at the end; None trains all weights."""
     checkpoint_every: Positive
     """Steps between full-state checkpoints."""
 
@@ -338,6 +352,14 @@ class Runtime:
     tokenizer_threads: Positive
     """CPU threads that train the image tokenizer and encode images."""
     train_threads: Positive
-    """CPU threads of one language-model training job: base, reference log-probs or Pair-DPO."""
+    """CPU threads of one language-model training process: base, reference log-probs or Pair-DPO."""
+    train_nodes: Positive = 1
+    """Nodes of a Pair-DPO job; more than one needs a Slurm allocation, see config/accelerate/multi_node.yaml."""
+    train_processes: Positive = 1
+    """Processes per node of a Pair-DPO job, one per device; they share each step's batch."""
+    activation_checkpointing: bool = False
+    """Compute activations of Pair-DPO again in the backward pass instead of keeping them: less memory, more time."""
+    accelerate: str | None = None
+    """accelerate config file to launch Pair-DPO jobs with, e.g. config/accelerate/ddp.yaml; None is one process."""
     shard_threads: Positive
     """CPU threads of one sampling, scoring or evaluation job."""

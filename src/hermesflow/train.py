@@ -7,7 +7,7 @@ Source: HermesFlow (arXiv 2502.12148) section 3.3.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import pandas as pd
@@ -15,8 +15,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from hermesflow.errors import ConfigError, DataError, HermesflowError
+from hermesflow.distributed import micro_batches
+from hermesflow.errors import DataError, HermesflowError, Interrupted
 from hermesflow.homologous import HomologousPairs, PairBatch, Row
+from hermesflow.interruption import Interruption
 from hermesflow.losses import chosen_nll, dpo_logratios, implicit_rewards, pair_dpo_loss
 from hermesflow.models.unified import UnifiedModel
 from hermesflow.progress import Progress
@@ -66,7 +68,7 @@ class PairLogps(nn.Module):
                 torch.cat([batch.chosen_codes, batch.rejected_codes]),
                 batch.masked.repeat(2, 1),
             )
-        return Logps(*mmu.split(size), *t2i.split(size))
+        return Logps(*(part.clone() for part in (*mmu.split(size), *t2i.split(size))))  # FSDP warns of views
 
 
 def reference_logps(
@@ -150,6 +152,7 @@ def train_policy(
     training: Training,
     accelerator: Accelerator,
     state: StateFolder,
+    interruption: Interruption,
     log: Callable[[dict[str, float], int], None],
     what: str,
 ) -> pd.DataFrame:
@@ -163,6 +166,7 @@ def train_policy(
         training: hyper-parameters of the checkpoint.
         accelerator: made by `new_accelerator`.
         state: where full states are kept.
+        interruption: asked after every step whether to stop.
         log: called with the metrics and the number of every step, on the main process.
         what: name of the work, for the progress lines.
 
@@ -171,6 +175,7 @@ def train_policy(
 
     Raises:
         HermesflowError: the loss is no longer a number.
+        Interrupted: a signal asked to stop; the state is saved.
     """
     scorer = PairLogps(model, objective).eval()
     policy, optimizer = accelerator.prepare(scorer, new_optimizer(scorer, training))
@@ -205,8 +210,12 @@ def train_policy(
             log({name: value for name, value in history[-1].items() if name != "step"}, step)
             progress.what = f"{what}, loss {history[-1]['loss']:.4f}"
             progress.advance()
-        if step % training.checkpoint_every == 0 and step < training.steps:
-            state.save(accelerator, history)
+        if step < training.steps:
+            stop = interruption.wished_by_any(accelerator)
+            if stop or step % training.checkpoint_every == 0:
+                state.save(accelerator, history)
+            if stop:
+                raise Interrupted(f"{what}: stopped after step {step} of {training.steps}; the same command goes on.")
     return pd.DataFrame(history).astype({"step": int})
 
 
@@ -224,58 +233,12 @@ def learning_rate(step: int, training: Training) -> float:
 
 
 def new_optimizer(model: nn.Module, training: Training) -> torch.optim.AdamW:
-    """AdamW; biases and norms are not decayed."""
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    """AdamW of what is trained; biases and norms are not decayed."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in trained if p.ndim > 1]
+    vectors = [p for p in trained if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": training.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=training.learning_rate)
-
-
-def micro_batches(
-    rows: Sequence[Row], step: int, training: Training, accelerator: Accelerator
-) -> Iterator[Sequence[Row]]:
-    """This process's share of every micro-batch of a step; all processes' shares in turn make up the step's batch."""
-    size = training.batch_size // (training.gradient_accumulation * accelerator.num_processes)
-    first = (step - 1) * training.batch_size + accelerator.process_index * size
-    for micro in range(training.gradient_accumulation):
-        start = first + micro * size * accelerator.num_processes
-        yield rows[start : start + size]
-
-
-def new_accelerator(training: Training, *, device: str, precision: str) -> Accelerator:
-    """The accelerator of one training job; a job started by `accelerate launch` on N devices uses all of them.
-
-    Raises:
-        ConfigError: hyper-parameters that cannot be meant, see `check_training`.
-    """
-    if device == "cpu":
-        torch.use_deterministic_algorithms(True)
-    accelerator = Accelerator(
-        cpu=device == "cpu",
-        mixed_precision=precision,
-        gradient_accumulation_steps=training.gradient_accumulation,
-    )
-    check_training(training, processes=accelerator.num_processes)
-    return accelerator
-
-
-def check_training(training: Training, *, processes: int) -> None:
-    """Refuse a warm-up that training never leaves and batches that cannot be divided.
-
-    Raises:
-        ConfigError: says which key to change.
-    """
-    if training.warmup_steps >= training.steps:
-        raise ConfigError(
-            f"training: warmup_steps is {training.warmup_steps}, but there are only {training.steps} steps, so the "
-            "learning rate would never reach its value. Lower warmup_steps or raise steps."
-        )
-    parts = training.gradient_accumulation * processes
-    if training.batch_size % parts:
-        raise ConfigError(
-            f"training: batch_size {training.batch_size} cannot be divided by gradient_accumulation "
-            f"{training.gradient_accumulation} times {processes} processes. Choose a multiple of {parts}."
-        )
 
 
 class ReferenceTable:

@@ -7,16 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 
 from hermesflow.artifacts import read_json, write_json
+from hermesflow.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class StateFolder:
-    """Full states of a training that may be killed at any moment: weights, optimiser, loss scale, RNG, history.
+    """Full states of a training that may be killed at any moment: weights, optimiser, loss scale, history.
 
-    Order, masks and learning rate are functions of the step and need no state.
+    Order, masks and learning rate are functions of the step and need no state, so that any number of processes can go
+    on with a state. accelerate keeps the RNG of each process too; nothing here draws from it.
     """
 
     folder: Path
@@ -27,11 +29,16 @@ class StateFolder:
         """Write the state after the last step of `history`; then drop older ones."""
         final = self.folder / f"step-{len(history):08}"
         temporary = self.folder / f"unfinished-{len(history):08}"
+        if accelerator.is_main_process:
+            for left in (temporary, final):  # by a kill, by another task
+                shutil.rmtree(left, ignore_errors=True)
+        accelerator.wait_for_everyone()
         accelerator.save_state(str(temporary))
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
             columns, rows = list(history[0]), [list(row.values()) for row in history]
-            write_json(temporary / "progress.json", {"task": self.task, "columns": columns, "rows": rows})
+            progress = {"task": self.task, "sharded": _sharded(accelerator), "columns": columns, "rows": rows}
+            write_json(temporary / "progress.json", progress)
             temporary.rename(final)
             for old in self.folder.iterdir():
                 if old != final:
@@ -39,11 +46,22 @@ class StateFolder:
         accelerator.wait_for_everyone()
 
     def resume(self, accelerator: Accelerator) -> list[dict[str, Any]]:
-        """Load the newest whole state of this task into what `accelerator` has prepared; its history, or []."""
+        """Load the newest whole state of this task into what `accelerator` has prepared; its history, or [].
+
+        Raises:
+            ConfigError: the state is sharded and this training is not, or the other way round.
+        """
         for path in sorted(self.folder.glob("step-*"), reverse=True):
             progress = read_json(path / "progress.json")
             if progress["task"] == self.task:
+                if progress["sharded"] != _sharded(accelerator):
+                    made = "with" if progress["sharded"] else "without"
+                    raise ConfigError(
+                        f"{path}: was written {made} FSDP, and this training runs the other way. "
+                        "Set runtime.accelerate back, or delete the folder to start anew."
+                    )
                 accelerator.load_state(str(path))
+                accelerator.step = 0  # a step begins; accelerate's count of micro batches is that of other processes
                 accelerator.print(f"resuming after step {len(progress['rows'])} from {path}")
                 return [dict(zip(progress["columns"], row, strict=True)) for row in progress["rows"]]
         return []
@@ -51,3 +69,7 @@ class StateFolder:
     def remove(self) -> None:
         """Forget all states: training has ended well."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _sharded(accelerator: Accelerator) -> bool:
+    return accelerator.distributed_type == DistributedType.FSDP

@@ -7,7 +7,7 @@ import sys
 import pytest
 import yaml
 
-from hermesflow.cli import STAGES
+from hermesflow.cli import LAUNCHED, STAGES
 from hermesflow.pipeline import GATHERED_BY, dvc_yaml, is_mirror
 
 from .conftest import REPOSITORY
@@ -44,7 +44,7 @@ def test_a_rule_says_all_it_should(rule):
         assert resource in text
     assert f'settings=settings("{rule}")' in text
     assert f'code=code("{rule}")' in text
-    assert f"{{STEP}} {rule} --config" in text
+    assert f"{{{'LAUNCH' if rule in LAUNCHED else 'STEP'}}} {rule} --config" in text
 
 
 def test_rule_files_stay_short():
@@ -74,6 +74,33 @@ def test_bare_snakemake_runs_the_micro_config(fresh):
     assert "Nothing to be done" not in out
     assert re.search(r"report +1", fresh.run("snakemake", "--dry-run"))
     assert "results/micro/report/answer.md" in fresh.run("snakemake", "--summary")
+
+
+@pytest.mark.parametrize(
+    ("runtime", "command"),
+    [
+        ({}, " -m hermesflow train "),
+        ({"train_processes": 2, "accelerate": "config/accelerate/ddp.yaml"}, " -m hermesflow launch train "),
+        (
+            {
+                "train_nodes": 2,
+                "train_processes": 3,
+                "accelerate": "config/accelerate/multi_node.yaml",
+                "device": "cuda",
+            },
+            "srun --nodes=2 --ntasks=2 --ntasks-per-node=1 --cpus-per-task=3 ",
+        ),
+    ],
+)
+def test_training_is_launched_where_it_is_shared(fresh, runtime, command):
+    plain = yaml.safe_load(fresh.config.read_text())
+    plain["runtime"] |= runtime
+    other = fresh.root / "config" / "shared.yaml"
+    other.write_text(yaml.safe_dump(plain))
+    out = fresh.run("snakemake", "--dry-run", "--printshellcmds", "--configfile", str(other), "--cores", "4")
+    (job,) = re.findall(r"Pair-DPO: train pair-1 \(seed 0\)\nShell command: (.*)\n", out)
+    assert command in job
+    assert (" launch train --config config/shared.yaml --threads 1 " in job) == bool(runtime)
 
 
 def test_seeds_alone_can_be_overridden(fresh):

@@ -9,6 +9,19 @@ PYTHON = "PYTHONPATH=src python" if CONTAINED else shlex.quote(sys.executable)
 STEP = f"{PYTHON} -m hermesflow"
 SHARD = "shards/{shard}-of-{shards}"
 GPU = 0 if CONFIG.runtime.device == "cpu" else 1
+NODES, PROCESSES = CONFIG.runtime.train_nodes, CONFIG.runtime.train_processes  # of a Pair-DPO job; processes per node
+TRAIN_THREADS = CONFIG.runtime.train_threads * PROCESSES
+LAUNCH = f"{STEP} launch" if CONFIG.runtime.accelerate or NODES * PROCESSES > 1 else STEP
+if NODES > 1:  # one launcher per node, from inside the job
+    LAUNCH = f"srun --nodes={NODES} --ntasks={NODES} --ntasks-per-node=1 --cpus-per-task={TRAIN_THREADS} {LAUNCH}"
+# What the Slurm executor must know of a job that calls srun itself: it is called an MPI job, whoever meets in it.
+# GPUs are asked for per node (`gpu` counts those of the whole job); with tasks_per_gpu on, `tasks` would be per GPU.
+SPREAD = {"nodes": NODES} if NODES * PROCESSES > 1 else {}
+SPREAD |= {"tasks": NODES, "mpi": "srun", "tasks_per_gpu": -1} if NODES > 1 else {}
+SPREAD |= {"gres": f"gpu:{PROCESSES}"} if NODES > 1 and GPU else {}
+TRAIN_GPUS = GPU * PROCESSES if NODES == 1 else 0
+ADAPTER = multiext(f"{NODE}/model/adapter/", "adapter_model.safetensors", "adapter_config.json")
+ADAPTER = ADAPTER if CONFIG.training.lora else []
 
 
 wildcard_constraints:

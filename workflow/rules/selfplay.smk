@@ -50,16 +50,17 @@ rule reference:
     benchmark:
         f"{ROOT}/benchmarks/reference-seed{{seed}}-{{checkpoint}}.tsv"
     priority: urgency
-    threads: CONFIG.runtime.train_threads
+    threads: TRAIN_THREADS
     resources:
-        mem_mb=growing(4000),
+        mem_mb=growing(4000 * PROCESSES),
         runtime=growing(240),
-        gpu=GPU,
+        gpu=TRAIN_GPUS,
+        **SPREAD,
     params:
         settings=settings("reference"),
         code=code("reference"),
     message:
         "Reference log-probs for {wildcards.checkpoint} (seed {wildcards.seed})"
     shell:
-        "{STEP} reference --config {CONFIG_FILE} --threads {threads}"
+        "{LAUNCH} reference --config {CONFIG_FILE} --threads {CONFIG.runtime.train_threads}"
         " --seed {wildcards.seed} --checkpoint {wildcards.checkpoint} 2>&1 | tee {log}"

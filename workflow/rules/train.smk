@@ -8,6 +8,7 @@ rule train:
         model=lambda w: model(parent(w)),
     output:
         model(NODE),
+        ADAPTER,
         f"{NODE}/model/history.csv",
         f"{NODE}/model/manifest.json",
     log:
@@ -17,16 +18,17 @@ rule train:
     wildcard_constraints:
         checkpoint="|".join(CONFIG.checkpoints),
     priority: urgency
-    threads: CONFIG.runtime.train_threads
+    threads: TRAIN_THREADS
     resources:
-        mem_mb=growing(4000),
+        mem_mb=growing(4000 * PROCESSES),
         runtime=growing(720),
-        gpu=GPU,
+        gpu=TRAIN_GPUS,
+        **SPREAD,
     params:
         settings=settings("train"),
         code=code("train"),
     message:
         "Pair-DPO: train {wildcards.checkpoint} (seed {wildcards.seed})"
     shell:
-        "{STEP} train --config {CONFIG_FILE} --threads {threads}"
+        "{LAUNCH} train --config {CONFIG_FILE} --threads {CONFIG.runtime.train_threads}"
         " --seed {wildcards.seed} --checkpoint {wildcards.checkpoint} 2>&1 | tee {log}"

@@ -7,14 +7,16 @@ Source: Show-o (arXiv 2408.12528).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PhiConfig, PhiForCausalLM
 
 from hermesflow.artifacts import atomic, read_json, read_weights, write_json, write_weights
@@ -22,7 +24,7 @@ from hermesflow.config import Config
 from hermesflow.errors import ArtifactError
 from hermesflow.logps import sequence_logps
 from hermesflow.models import attention, prompting
-from hermesflow.models.prefix import SharedPrefix
+from hermesflow.models.prefix import Continuation, SharedPrefix, after
 from hermesflow.models.prompting import TokenIds, Tokenizer
 from hermesflow.models.sessions import KeyValues, ShowOImageSession, ShowOTextSession
 from hermesflow.sections import LanguageModel
@@ -83,7 +85,7 @@ class ShowO(nn.Module):
         mask: Tensor,
         *,
         positions: Tensor | None = None,
-        cache: KeyValues | SharedPrefix | None = None,
+        cache: KeyValues | SharedPrefix | Continuation | None = None,
     ) -> Tensor:
         """Last hidden states, after the final norm.
 
@@ -232,15 +234,15 @@ class ShowO(nn.Module):
         length = images.shape[1]
         mask = attention.understanding_mask(length, text.shape[1], device=codes.device)
         positions = torch.arange(length + text.shape[1], device=codes.device)[None]
-        self.hidden(images, mask[:, :, :length, :length], positions=positions[:, :length], cache=prefix)
+        before = self.hidden(images, mask[:, :, :length, :length], positions=positions[:, :length], cache=prefix)
         lengths = (text != self.ids.pad).sum(dim=1)
         order, found = lengths.argsort(stable=True), []
         for rows in order.chunk(_LENGTH_GROUPS):  # short texts are not padded to the longest
             end = length + int(lengths[rows].max())
-            prefix.continue_with(owners[rows])
             short, seen = text[rows, : end - length], mask[:, :, length:end, :end]
-            hidden = self.hidden(short, seen, positions=positions[:, length:end], cache=prefix)
-            found.append(_at(hidden, places[rows].clamp_max(end - length - 1)))
+            own = prefix.continued_by(owners[rows])
+            hidden = self.hidden(short, seen, positions=positions[:, length:end], cache=own)
+            found.append(_at(after(before, hidden), places[rows].clamp_max(end - length - 1)))
         return torch.cat(found)[order.argsort()], targets, scored
 
 
@@ -261,10 +263,25 @@ def new_model(config: Config, *, seed: int) -> ShowO:
         ).eval()
 
 
-def save_model(model: ShowO, folder: Path) -> None:
-    """Write `model.safetensors`, `tokenizer.json` and, last, `config.json`; everything needed to build it again."""
+def recompute_activations(model: ShowO) -> None:
+    """Let decoder layers keep their inputs alone and compute the rest again for the gradient: less memory, same values.
+
+    Not transformers' own switch: that one is off in eval mode, in which Pair-DPO trains, and drops the shared prefix.
+    """
+    for layer in model.showo.model.layers:
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
+
+
+def save_model(model: ShowO, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Write `model.safetensors`, `tokenizer.json` and, last, `config.json`; everything needed to build it again.
+
+    Args:
+        model: what to save.
+        folder: made if it is not there.
+        weights: of the model; its state dict if None. Of a sharded model they must be gathered first.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    write_weights(folder / "model.safetensors", model.state_dict())
+    write_weights(folder / "model.safetensors", model.state_dict() if weights is None else weights)
     with atomic(folder / "tokenizer.json") as temporary:
         model.tokenizer.save(temporary)
     write_json(

@@ -7,11 +7,12 @@ import torch
 
 from hermesflow.artifacts import Layout, read_codes, read_table, write_table
 from hermesflow.config import Config
+from hermesflow.distributed import new_accelerator
 from hermesflow.errors import ArtifactError
 from hermesflow.homologous import HomologousPairs
 from hermesflow.models.showo import load_model
 from hermesflow.preferences import CAPTION_COLUMNS, IMAGE_COLUMNS
-from hermesflow.train import new_accelerator, reference_logps
+from hermesflow.train import reference_logps
 
 
 def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:

@@ -5,22 +5,34 @@ from __future__ import annotations
 import torch
 
 from hermesflow import tracking
+from hermesflow.adapters import add_adapters, save_adapters
 from hermesflow.artifacts import Layout, digest_of, read_table, sha256, write_manifest, write_table
 from hermesflow.config import Config, as_plain
-from hermesflow.models.showo import load_model, save_model
+from hermesflow.distributed import new_accelerator
+from hermesflow.interruption import Interruption
+from hermesflow.models.showo import load_model, recompute_activations, save_model
+from hermesflow.seeding import seed_of
 from hermesflow.stages.reference import load_pairs
-from hermesflow.train import Logps, ReferenceTable, new_accelerator, train_policy
+from hermesflow.train import Logps, ReferenceTable, train_policy
 from hermesflow.training_state import StateFolder
 
 
 def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
     """Write `model/` of one checkpoint: weights, history.csv, manifest.json; resume a run that was killed.
 
+    Adapters are merged into the weights, so that every checkpoint is a whole model, and kept in `adapter/` as well.
+
     Raises:
         ArtifactError: preferences, reference log-probs or the parent's weights are missing or broken.
         ConfigError: training settings that cannot be meant.
         HermesflowError: the loss is no longer a number.
+        Interrupted: a signal asked to stop; the state is saved.
     """
+    with Interruption() as interruption:
+        _train(config, layout, seed=seed, checkpoint=checkpoint, interruption=interruption)
+
+
+def _train(config: Config, layout: Layout, *, seed: int, checkpoint: str, interruption: Interruption) -> None:
     torch.set_num_threads(config.runtime.train_threads)
     own = config.checkpoints[checkpoint]
     training = config.training_of(checkpoint)
@@ -29,6 +41,11 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
     parent_model = layout.checkpoint(seed, own.parent) / "model"
     reference_path = folder / "preferences" / "reference.parquet"
     model = load_model(parent_model, device=accelerator.device)
+    if config.runtime.activation_checkpointing:
+        recompute_activations(model)
+    adapted = None
+    if training.lora:
+        adapted = add_adapters(model, training.lora, seed=seed_of(seed, config.iteration(checkpoint), "adapters"))
     pairs = load_pairs(config, layout, seed=seed, checkpoint=checkpoint)
     reference = ReferenceTable(read_table(reference_path, ["id", "pass", *Logps._fields]))
 
@@ -54,11 +71,18 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
         training=training,
         accelerator=accelerator,
         state=state,
+        interruption=interruption,
         log=lambda metrics, step: tracked.log(metrics, step=step) if tracked else None,
         what=f"train {checkpoint}, seed {seed}",
     )
+    if adapted:
+        weights = accelerator.get_state_dict(adapted)
+        if accelerator.is_main_process:
+            save_adapters(adapted, folder / "model" / "adapter", weights)
+        adapted.merge_and_unload()
+    weights = accelerator.get_state_dict(model)  # all processes take part where it is sharded
     if accelerator.is_main_process:
-        save_model(model, folder / "model")
+        save_model(model, folder / "model", weights)
         write_table(folder / "model" / "history.csv", history)
         write_manifest(folder / "model", config=made_with, inputs=inputs, seed=seed)
         state.remove()

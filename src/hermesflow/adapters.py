@@ -1,0 +1,51 @@
+"""Low-rank adapters through peft, where `training.lora` is set.
+
+There is one copy of the weights: with its adapters off the policy is its own reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from torch import Tensor
+
+from hermesflow.artifacts import write_json, write_weights
+from hermesflow.errors import ConfigError
+from hermesflow.models.showo import ShowO
+from hermesflow.sections import Lora
+
+
+def add_adapters(model: ShowO, lora: Lora, *, seed: int) -> PeftModel:
+    """Put adapters into the language model, in place, and freeze everything else.
+
+    They change nothing yet: one factor of each starts at 0, the other is drawn from `seed`.
+
+    Raises:
+        ConfigError: no layer has one of the names.
+    """
+    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets))  # type: ignore[arg-type]
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            adapted = get_peft_model(model.showo, config)
+    except ValueError as error:
+        raise ConfigError(f"training.lora.targets: {error}") from error
+    assert isinstance(adapted, PeftModel)
+    return adapted
+
+
+def save_adapters(adapted: PeftModel, folder: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write the adapters alone, as peft reads them: adapter_model.safetensors and adapter_config.json.
+
+    Args:
+        adapted: what `add_adapters` gave.
+        folder: made if it is not there.
+        weights: state dict of `adapted`, gathered where it is sharded.
+    """
+    write_weights(folder / "adapter_model.safetensors", get_peft_model_state_dict(adapted, state_dict=dict(weights)))
+    settings = adapted.peft_config["default"].to_dict()
+    plain = {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}
+    write_json(folder / "adapter_config.json", {**plain, "inference_mode": True})
