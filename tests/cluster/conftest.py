@@ -20,6 +20,7 @@ from workflow.test_real_run import digests, kill_tree
 SCRIPT = Path(__file__).parent / "mini_slurm.sh"
 NODES = ("n1", "n2")
 SECONDS = 600
+DDP = "config/accelerate/ddp.yaml"
 PROFILE = ("--workflow-profile", "workflow/profiles/slurm")
 
 
@@ -178,13 +179,13 @@ def local(tmp_path_factory):
 
 
 @pytest.fixture
-def clone(local, slurm, tmp_path):
+def clone(slurm, local, tmp_path):
     """A copy of the local clone that has its base model and all before it, but nothing that comes after."""
     root = tmp_path / "clone"
     shutil.copytree(local[0].root, root, symlinks=True)
     for gone in ("report", "seed0/base/candidates", "seed0/base/scores", "seed0/pair-1"):
         shutil.rmtree(root / "results" / "tiny" / gone)
     clone = OnSlurm(root, slurm)
-    edit(clone.config, lambda plain: plain["runtime"].update(train_processes=2))
+    edit(clone.config, lambda plain: plain["runtime"].update(train_processes=2, accelerate=DDP))
     yield clone
     subprocess.run(["scancel", "--full", "--user=root"], env=slurm.env, check=False)

@@ -7,6 +7,7 @@ from workflow.test_real_run import digests
 
 from .conftest import NODES, OnSlurm, edit
 
+MULTI_NODE = "config/accelerate/multi_node.yaml"
 pytestmark = pytest.mark.cluster
 
 
@@ -16,7 +17,7 @@ def test_smoke_through_slurm_gives_the_tables_of_a_local_run(slurm, tmp_path):
     there = OnSlurm(there.root, slurm, "smoke")
     for clone in (here, there):
         edit(clone.config, lambda plain: plain["training"].update(micro_batch_size=2))
-    edit(there.config, lambda plain: plain["runtime"].update(train_nodes=2))
+    edit(there.config, lambda plain: plain["runtime"].update(train_nodes=2, accelerate=MULTI_NODE))
     here.run("workflow/run", "--configfile", "config/smoke.yaml")
     before = len(slurm.jobs())
     there.run(*there.command)
