@@ -88,13 +88,15 @@ class CommandLine:
         (folder / "config.yaml").write_text(yaml.safe_dump(plain))
         (folder / "mlflow.py").write_text("raise ImportError('not in this test')\n")
 
+    def environment(self) -> dict[str, str]:
+        own = environment()
+        return {**own, "PYTHONPATH": os.pathsep.join([str(self.folder), own["PYTHONPATH"]])}
+
     def start(self, *stage: str, checkpoint: str = "pair-1", **variables: str) -> subprocess.Popen[str]:
         options = ["--config=config.yaml", "--seed=0", f"--checkpoint={checkpoint}"]
-        own = environment()
-        own["PYTHONPATH"] = os.pathsep.join([str(self.folder), own["PYTHONPATH"]])
         command = [sys.executable, "-m", "hermesflow", *stage, *options]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen(command, cwd=self.folder, env={**own, **variables}, text=True, **pipes)
+        return subprocess.Popen(command, cwd=self.folder, env={**self.environment(), **variables}, text=True, **pipes)
 
     def run(self, *stage: str, **variables: str) -> str:
         """What it said on stderr, having ended well."""

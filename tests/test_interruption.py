@@ -1,12 +1,15 @@
 """Slurm's warning: real processes are told to stop, and the same command goes on with their work."""
 
+import ast
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,6 +21,8 @@ from hermesflow.stages import prefer, reference, train
 from pair_world import CommandLine, make_world, small_config
 
 CHECKPOINT = "pair-1"
+RULE = Path(__file__).parents[1] / "workflow" / "rules" / "train.smk"
+ACCELERATOR = SimpleNamespace(device="cpu", reduce=lambda told, reduction: told)
 TRAINING = {"steps": 80, "checkpoint_every": 8, "micro_batch_size": 2}
 DDP = {"train_processes": 2, "accelerate": str(Path(__file__).parents[1] / "config" / "accelerate" / "ddp.yaml")}
 
@@ -37,27 +42,32 @@ def world(tmp_path_factory) -> Path:
     return folder
 
 
-def stop_when_it_trains(job: subprocess.Popen[str], states: Path, number: signal.Signals) -> str:
-    """Send a signal once the first state is written; what the job said on stderr."""
+def command_of_the_rule(launch: str) -> str:
+    """What Snakemake runs for the checkpoint, in a folder with `config.yaml`."""
+    text = re.search(r'\n    shell:\n((?:        ".*"\n)+)', RULE.read_text())[1]
+    wildcards = SimpleNamespace(seed=0, checkpoint=CHECKPOINT)
+    values = {"CONFIG": small_config(), "CONFIG_FILE": "config.yaml", "wildcards": wildcards, "log": "train.log"}
+    return ast.literal_eval(f"({text})").format(LAUNCH=f"{sys.executable} -m hermesflow {launch}", **values)
+
+
+def stop_when_it_trains(job: subprocess.Popen[str], states: Path) -> None:
+    """Warn every process of a job, as Slurm does, once the first state is written."""
     while not list(states.glob("step-*")):
-        assert job.poll() is None, job.communicate()[1][-3000:]
+        assert job.poll() is None, job.communicate()
         time.sleep(0.01)
-    job.send_signal(number)
-    return job.communicate(timeout=120)[1]
+    os.killpg(job.pid, signal.SIGTERM)
 
 
-@pytest.mark.parametrize(
-    ("stage", "runtime", "number"),
-    [(("train",), {}, signal.SIGTERM), (("launch", "train"), DDP, signal.SIGTERM), (("train",), {}, signal.SIGUSR1)],
-    ids=["alone", "two processes", "alone, SIGUSR1"],
-)
-def test_a_warned_training_asks_to_be_run_again_and_loses_nothing(world, tmp_path, stage, runtime, number):
+@pytest.mark.parametrize(("launch", "runtime"), [("", {}), ("launch", DDP)], ids=["alone", "two processes"])
+def test_a_warned_training_asks_to_be_run_again_and_loses_nothing(world, tmp_path, launch, runtime):
     shutil.copytree(world / "results", tmp_path / "results")
     line = CommandLine(tmp_path, runtime=runtime, training=TRAINING)
     folder = tmp_path / "results" / "smoke" / "seed0" / CHECKPOINT
-    job = line.start(*stage)
-    told = stop_when_it_trains(job, folder / "state", number)
-    assert job.returncode == Interrupted.status == 75, told[-3000:]
+    shell = ["bash", "-c", f"set -euo pipefail; {command_of_the_rule(launch)}"]
+    job = subprocess.Popen(shell, cwd=tmp_path, env=line.environment(), start_new_session=True)
+    stop_when_it_trains(job, folder / "state")
+    assert job.wait(timeout=120) == Interrupted.status == 75
+    told = (tmp_path / "train.log").read_text()
     assert told.count("stopped after step") == 1
     assert "the same command goes on" in told
     assert "Traceback" not in told
@@ -65,7 +75,7 @@ def test_a_warned_training_asks_to_be_run_again_and_loses_nothing(world, tmp_pat
     assert f"stopped after step {int(state.name.removeprefix('step-'))} of 80" in told
     assert not (folder / "model").exists()
 
-    line.run(*stage)
+    line.run(*launch.split(), "train")
     trained = world / "straight" / "smoke" / "seed0" / CHECKPOINT / "model"
     for file in ("model.safetensors", "history.csv"):
         assert (folder / "model" / file).read_bytes() == (trained / file).read_bytes(), file
@@ -98,9 +108,11 @@ def test_a_warning_is_echoed_but_a_second_one_ends_the_process():
     assert done.returncode == -signal.SIGTERM
 
 
-def test_signals_get_their_meaning_back():
-    before = signal.getsignal(signal.SIGTERM)
-    with Interruption():
-        assert signal.getsignal(signal.SIGTERM) != before
-        os.kill(os.getpid(), signal.SIGTERM)
-    assert signal.getsignal(signal.SIGTERM) == before
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_signals_get_their_meaning_back(number):
+    before = signal.getsignal(number)
+    with Interruption() as interruption:
+        assert not interruption.wished_by_any(ACCELERATOR)
+        os.kill(os.getpid(), number)
+        assert interruption.wished_by_any(ACCELERATOR)
+    assert signal.getsignal(number) == before

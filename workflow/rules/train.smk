@@ -29,6 +29,8 @@ rule train:
         code=code("train"),
     message:
         "Pair-DPO: train {wildcards.checkpoint} (seed {wildcards.seed})"
+    # Slurm warns every process of a job: this shell and tee wait for the training, which saves its state.
     shell:
-        "{LAUNCH} train --config {CONFIG_FILE} --threads {CONFIG.runtime.train_threads}"
-        " --seed {wildcards.seed} --checkpoint {wildcards.checkpoint} 2>&1 | tee {log}"
+        "trap : TERM USR1;"
+        " {LAUNCH} train --config {CONFIG_FILE} --threads {CONFIG.runtime.train_threads}"
+        " --seed {wildcards.seed} --checkpoint {wildcards.checkpoint} 2>&1 | (trap '' TERM USR1; exec tee {log})"
