@@ -17,6 +17,19 @@ Unknown keys and wrong types are refused. Keys without a default must be given.
 Seeds can be overridden for one run: `snakemake --config seeds=[0,1,2]`.
 """
 
+CLUSTER = """## Slurm: what to edit in workflow/profiles/slurm/config.yaml
+
+The lines marked EDIT there, and nothing else ([docs/slurm.md](../docs/slurm.md) has the rest):
+
+| line | meaning |
+|---|---|
+| `jobs` | jobs in the queue at once; ask what your cluster allows |
+| `slurm_account` | the account to charge; `none` where jobs need none |
+| `slurm_partition` in `default-resources` | where jobs without a GPU run: data, gathering, choosing, report |
+| `slurm_partition` in `set-resources` | where jobs with GPUs run; it stands once, the other GPU rules refer to it |
+| `slurm-status-command` | `squeue`, or `sacct` where the cluster keeps accounts; without them `sacct` waits for ever |
+"""
+
 
 def json_schema() -> str:
     """The JSON schema, ready to be written."""
@@ -29,6 +42,7 @@ def markdown() -> str:
     definitions = schema["$defs"]
     parts = [INTRODUCTION, _section("Top level", schema)]
     parts += [_section(f"`{key}`", definitions[name]) for key, name in _groups(schema, definitions)]
+    parts.append(CLUSTER)
     return "\n".join(parts)
 
 
