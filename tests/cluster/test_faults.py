@@ -8,7 +8,7 @@ import pytest
 
 from workflow.test_real_run import digests
 
-from .conftest import MlflowServer, wait_until
+from .conftest import NODES, MlflowServer, wait_until
 
 pytestmark = pytest.mark.cluster
 
@@ -45,9 +45,9 @@ def test_a_node_dies_in_training(clone, local, slurm):
     victim = slurm.running("train")[0]
     slurm.fail_node(victim["node"])
     try:
-        again = wait_until(lambda: slurm.running("train"), "training on the other node")[0]
-        assert again["id"] == victim["id"]
-        assert again["node"] != victim["node"]
+        here, other = victim["node"], next(node for node in NODES if node != victim["node"])
+        moved = wait_until(lambda: [j for j in slurm.running("train") if j["node"] == other], f"from {here} to {other}")
+        assert moved[0]["id"] == victim["id"]
         finish(clone, job, local)
     finally:
         slurm.mend_node(victim["node"])

@@ -52,10 +52,10 @@ rule reference:
     priority: urgency
     threads: TRAIN_THREADS
     resources:
+        **SPREAD,
         mem_mb=growing(4000 * PROCESSES),
         runtime=growing(240),
         gpu=TRAIN_GPUS,
-        **SPREAD,
     params:
         settings=settings("reference"),
         code=code("reference"),

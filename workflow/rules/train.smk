@@ -20,10 +20,10 @@ rule train:
     priority: urgency
     threads: TRAIN_THREADS
     resources:
+        **SPREAD,
         mem_mb=growing(4000 * PROCESSES),
         runtime=growing(720),
         gpu=TRAIN_GPUS,
-        **SPREAD,
     params:
         settings=settings("train"),
         code=code("train"),
