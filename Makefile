@@ -11,7 +11,7 @@ RICH := $(shell test -t 2 && echo --logger rich)
 SEEDS ?= 0,1,2
 COMMA := ,
 
-.PHONY: help setup demo smoke paper report ui test test-cluster lint bench dvc restore
+.PHONY: help setup demo smoke paper report ui test test-cluster test-faults lint bench dvc restore
 
 help:
 	@echo "make demo     set up, run the whole paper at micro scale, write results/micro/report.html"
@@ -19,7 +19,7 @@ help:
 	@echo "make paper    seeds $(SEEDS), then docs/results/micro/"
 	@echo "make ui       MLflow on the runs        make report   the HTML report again"
 	@echo "make test     set up and run the tests  make lint     style and types"
-	@echo "make test-cluster  the DAG through a real Slurm on this machine, with accidents"
+	@echo "make test-cluster  the smoke DAG through a real Slurm on this machine; make test-faults with accidents"
 	@echo "make bench    time the hot paths        make dvc      regenerate dvc.yaml, schema, config/README.md"
 	@echo "make restore  results of the current config from DVC's cache"
 
@@ -59,8 +59,8 @@ test: $(VENV)/.installed-dev
 	$(RUN) OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # A Slurm of its own on this machine: root, slurm-wlm and munge (tests/cluster/install.sh).
-test-cluster: $(VENV)/.installed-dev
-	$(RUN) OMP_NUM_THREADS=1 python -m pytest -m cluster tests/cluster
+test-cluster test-faults: $(VENV)/.installed-dev
+	$(RUN) OMP_NUM_THREADS=1 python -m pytest -m $(@:test-%=%) tests/cluster
 
 lint: $(VENV)/.installed-dev
 	$(RUN) ruff check .

@@ -10,7 +10,7 @@ from workflow.test_real_run import digests
 
 from .conftest import NODES, MlflowServer, wait_until
 
-pytestmark = pytest.mark.cluster
+pytestmark = pytest.mark.faults
 
 
 def state_of(clone, step):
