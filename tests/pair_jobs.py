@@ -11,6 +11,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import patch
 
 from accelerate import Accelerator, DistributedType, PartialState
 
@@ -40,13 +41,14 @@ def run_job(
             os.kill(os.getpid(), signal.SIGTERM)
 
     silent = {"log_inputs": lambda *a, **k: None, "log_samples": lambda *a, **k: None}
-    tracking.open_run = lambda *a, **k: SimpleNamespace(log=log, **silent)
+    run = SimpleNamespace(log=log, **silent)
     config = small_config(**training, lora=LORA if lora else None)
     config = replace(config, runtime=replace(config.runtime, **(runtime or {})))
     for stage in (reference, train):
         if not stages or stage.__name__.rpartition(".")[2] in stages:
             try:
-                stage.run(config, Layout(folder / name), seed=0, checkpoint=CHECKPOINT)
+                with patch.object(tracking, "open_run", return_value=run):  # tests share this process
+                    stage.run(config, Layout(folder / name), seed=0, checkpoint=CHECKPOINT)
             except Interrupted as stopped:
                 print(f"{name}: {stopped}", flush=True)
 
