@@ -106,9 +106,7 @@ def test_vqa_scoring(model, sizes):
 
 
 def pair_step(model):
-    texts = model.text_logps(
-        images(2), [model.caption_prompt] * 4, CAPTIONS * 2, owners=torch.tensor([0, 1, 0, 1])
-    )
+    texts = model.text_logps(images(2), [model.caption_prompt] * 4, CAPTIONS * 2, owners=torch.tensor([0, 1, 0, 1]))
     masked = torch.zeros(4, MICRO.num_image_tokens, dtype=torch.bool)
     masked[:, :3] = True
     drawn = model.image_logps(CAPTIONS * 2, images(4), masked)

@@ -87,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     stages = launch.add_subparsers(dest="stage", required=True, metavar="STAGE")
     for name in LAUNCHED:
         _stage_command(stages, name, _launch)
+    _plan_command(commands)
     track = _command(commands, "track", "create the MLflow database and the runs of a config", _track)
     _add_option(track, "seeds", required=False)
     sync = commands.add_parser("sync", help="send MLflow what it could not take while it was away")
@@ -105,6 +106,21 @@ def _parser() -> argparse.ArgumentParser:
     schema.add_argument("--markdown", action="store_true", help="the table of config/README.md")
     schema.set_defaults(run=_schema)
     return parser
+
+
+def _plan_command(commands: Any) -> None:
+    plan = commands.add_parser(
+        "plan", help="what a config costs: FLOPs, GPU-hours, memory, disk and files of each rule"
+    )
+    plan.add_argument("--config", type=Path, default=Path("config/showo.yaml"), help="default config/showo.yaml")
+    plan.add_argument("--json", action="store_true", help="every rule and checkpoint as JSON, in plain units")
+    plan.add_argument("--machines", nargs="+", metavar="NxGPU", help="default 1xh100 8xa100")
+    plan.add_argument("--utilisation", type=float, help="share of peak FLOP/s that is reached, default 0.4")
+    plan.add_argument("--questions", type=_positive, help="questions a pair has, default 10")
+    plan.add_argument("--tflops", type=float, nargs=2, metavar=("BF16", "FLOAT32"), help="peak of a GPU, dense")
+    plan.add_argument("--memory", type=float, help="GB of a GPU")
+    plan.add_argument("--bandwidth", type=float, help="TB/s of a GPU's memory")
+    plan.set_defaults(run=_plan)
 
 
 def _stage_command(commands: Any, name: str, run: Any) -> None:
@@ -192,6 +208,28 @@ def _quiet_libraries(arguments: argparse.Namespace) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers asks for this one too
+
+
+def _plan(arguments: argparse.Namespace) -> None:
+    from hermesflow.budget import table
+    from hermesflow.budget.lengths import QUESTIONS, Lengths
+    from hermesflow.budget.machines import MACHINES, UTILISATION
+    from hermesflow.config import load_config
+    from hermesflow.errors import ConfigError
+
+    utilisation = arguments.utilisation or UTILISATION
+    if not 0 < utilisation <= 1:
+        raise ConfigError(f"--utilisation {utilisation}: a share, above 0 and at most 1.")
+    machines = table.machines_of(
+        arguments.machines or MACHINES,
+        tflops=arguments.tflops,
+        memory=arguments.memory,
+        bandwidth=arguments.bandwidth,
+    )
+    config = load_config(arguments.config)
+    lengths = Lengths.of(config, questions=arguments.questions or QUESTIONS)
+    write = table.as_json if arguments.json else table.as_text
+    print(write(config, machines, lengths=lengths, utilisation=utilisation), end="")
 
 
 def _track(arguments: argparse.Namespace) -> None:

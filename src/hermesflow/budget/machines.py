@@ -16,9 +16,11 @@ UTILISATION = 0.4
 size report 0.3 to 0.5."""
 BANDWIDTH_UTILISATION = 0.7
 """Share of a GPU's memory bandwidth that is reached; a guess."""
-HOST_BYTES_PER_SECOND = 2e9
-"""Probabilities copied to the CPU and drawn from there, which `sampling` does. A guess: 1e9 was measured on one CPU
-thread here (`tests/test_budget_time.py` says how)."""
+DRAWN_PER_SECOND = 1.4e9
+"""Bytes of probabilities that a CPU thread draws from per second (`sampling.inverse_cdf`, measured on one thread of the
+machine this was written on)."""
+COPIED_PER_SECOND = 10e9
+"""Bytes that go from a GPU to the CPU's pageable memory per second; a guess."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +88,12 @@ class Pass:
     host: float = 0
     """Bytes of probabilities that go to the CPU to be drawn from."""
 
-    def seconds(self, gpu: Gpu, *, precision: str, utilisation: float) -> float:
-        """All of them on one GPU; what is drawn from on the CPU is waited for."""
+    def seconds(self, gpu: Gpu, *, precision: str, utilisation: float, threads: int) -> float:
+        """All of them on one GPU; it waits while the CPU, with so many threads, draws."""
         arithmetic = self.flops / (gpu.flops[precision] * utilisation)
         reading = self.read / (gpu.bandwidth * BANDWIDTH_UTILISATION)
-        return self.times * (max(arithmetic, reading) + self.host / HOST_BYTES_PER_SECOND)
+        drawing = self.host * (1 / COPIED_PER_SECOND + 1 / (DRAWN_PER_SECOND * threads))
+        return self.times * (max(arithmetic, reading) + drawing)
 
     def repeated(self, times: float) -> Pass:
         """So many times as many."""
