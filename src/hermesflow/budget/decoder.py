@@ -13,7 +13,6 @@ from hermesflow.budget.machines import Pass
 from hermesflow.config import Config
 from hermesflow.data.questions import vocabulary
 from hermesflow.models.prompting import TokenIds
-from hermesflow.models.showo import MICROWORLD
 from hermesflow.sections import Lora
 
 PHI_WORDS = 50_295
@@ -39,7 +38,7 @@ class Decoder:
     def of(config: Config) -> Decoder:
         """The model of a config."""
         own = config.language_model
-        words = len(vocabulary()) + _WORLD_SPECIALS if own.text_tokenizer == MICROWORLD else PHI_WORDS
+        words = len(vocabulary()) + _WORLD_SPECIALS if own.text_tokenizer == "microworld" else PHI_WORDS
         return Decoder(
             hidden_size=own.hidden_size,
             layers=own.layers,

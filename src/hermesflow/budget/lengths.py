@@ -9,7 +9,6 @@ import torch
 from hermesflow.config import Config
 from hermesflow.data.questions import MAX_QUESTIONS
 from hermesflow.masking import SCHEDULES
-from hermesflow.models.showo import MICROWORLD
 from hermesflow.sections import MaskSchedule
 
 QUESTIONS = MAX_QUESTIONS
@@ -41,7 +40,7 @@ class Lengths:
     def of(config: Config, *, questions: int = QUESTIONS) -> Lengths:
         """The maxima of a config: texts fill `max_text_tokens`, no decoded text ends early."""
         own = config.language_model
-        words = own.caption_prompt.split() if own.text_tokenizer == MICROWORLD else own.caption_prompt.encode()
+        words = own.caption_prompt.split() if own.text_tokenizer == "microworld" else own.caption_prompt.encode()
         most, describing = own.max_text_tokens, 1 + len(words)  # a byte-level tokenizer has at most a token per byte
         return Lengths(
             drawing=most + 1,
