@@ -11,13 +11,13 @@ import pytest
 from hermesflow import provenance
 
 LAYERS = (
-    ("errors", "sections", "config", "artifacts", "seeding", "progress"),
+    ("errors", "sections", "config", "artifacts", "seeding", "progress", "hub"),
     ("masking", "models.attention", "models.prompting"),
     ("losses", "logps", "models.*"),
     ("data.*", "sampling", "encoders", "scoring", "sharding", "preferences"),
     ("homologous", "training_state", "train", "pretraining", "evaluation.*", "report.*", "tracking"),
     ("stages.*",),
-    ("provenance", "pipeline", "publishing", "running", "config_reference", "cli", "__main__"),
+    ("provenance", "pipeline", "publishing", "running", "config_reference", "fetching", "cli", "__main__"),
 )
 
 VOCABULARY = ("hermesflow.models.showo", "hermesflow.data.microworld")

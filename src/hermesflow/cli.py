@@ -85,6 +85,8 @@ def _parser() -> argparse.ArgumentParser:
             _add_option(command, option)
     track = _command(commands, "track", "create the MLflow database and the runs of a config", _track)
     _add_option(track, "seeds", required=False)
+    fetch = _command(commands, "fetch", "fetch what a config needs from the hub and check it", _fetch)
+    fetch.add_argument("--pin", action="store_true", help="print revisions and checksums to put into the config")
     publish = _command(commands, "publish", "copy tables, figures and a manifest into docs/results", _publish)
     _add_option(publish, "seeds", required=False)
     publish.add_argument("--to", type=Path, default=Path("docs/results"), help="default docs/results")
@@ -158,7 +160,8 @@ def _quiet_libraries(arguments: argparse.Namespace) -> None:
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers asks for this one too
+    if arguments.command != "fetch":
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers asks for this one too
 
 
 def _track(arguments: argparse.Namespace) -> None:
@@ -168,6 +171,21 @@ def _track(arguments: argparse.Namespace) -> None:
 
     config = load_config(arguments.config)
     tracking.create_runs(config, Layout(arguments.results / config.name), arguments.seeds or config.seeds)
+
+
+def _fetch(arguments: argparse.Namespace) -> None:
+    from hermesflow.config import load_config
+    from hermesflow.fetching import fetch_all, pinned_yaml
+
+    config = load_config(arguments.config)
+    if arguments.pin:
+        print(pinned_yaml(config), end="")
+        return
+    folders = fetch_all(config)
+    for key, folder in folders.items():
+        print(f"{key}: {folder}")
+    if not folders:
+        print(f"{arguments.config} names nothing on the hub: nothing to fetch")
 
 
 def _publish(arguments: argparse.Namespace) -> None:

@@ -246,6 +246,18 @@ class ShowO(nn.Module):
 
 def new_model(config: Config, *, seed: int) -> ShowO:
     """A model with random weights, the same for the same seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _build(config).eval()
+
+
+def meta_model(config: Config) -> ShowO:
+    """A model without weights: names and shapes alone, in no memory."""
+    with torch.device("meta"):
+        return _build(config)
+
+
+def _build(config: Config) -> ShowO:
     settings = config.language_model
     if settings.text_tokenizer == MICROWORLD:
         from hermesflow.data.microworld import vocabulary  # the one tokenizer that comes with its world
@@ -254,17 +266,17 @@ def new_model(config: Config, *, seed: int) -> ShowO:
     else:
         tokenizer = prompting.pretrained_tokenizer(settings.text_tokenizer)
     shape = Shape.of(settings, num_image_tokens=config.num_image_tokens, codebook_size=config.codebook_size)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return ShowO(
-            shape, tokenizer, caption_prompt=settings.caption_prompt, question_template=settings.question_template
-        ).eval()
+    return ShowO(shape, tokenizer, caption_prompt=settings.caption_prompt, question_template=settings.question_template)
 
 
 def save_model(model: ShowO, folder: Path) -> None:
     """Write `model.safetensors`, `tokenizer.json` and, last, `config.json`; everything needed to build it again."""
-    folder.mkdir(parents=True, exist_ok=True)
     write_weights(folder / "model.safetensors", model.state_dict())
+    describe_model(model, folder)
+
+
+def describe_model(model: ShowO, folder: Path) -> None:
+    """Write `tokenizer.json` and `config.json` beside the weights."""
     with atomic(folder / "tokenizer.json") as temporary:
         model.tokenizer.save(temporary)
     write_json(
