@@ -10,7 +10,8 @@ import pandas as pd
 
 from hermesflow.artifacts import Layout, write_codes, write_table
 from hermesflow.config import Config, load_config
-from hermesflow.models.showo import new_model, save_model
+from hermesflow.models.building import new_model
+from hermesflow.models.showo import save_model
 from hermesflow.sections import Training
 
 SMOKE = Path(__file__).parents[1] / "config" / "smoke.yaml"

@@ -20,7 +20,7 @@ LAYERS = (
     ("provenance", "pipeline", "publishing", "running", "config_reference", "fetching", "cli", "__main__"),
 )
 
-VOCABULARY = ("hermesflow.models.showo", "hermesflow.data.microworld")
+VOCABULARY = ("hermesflow.models.building", "hermesflow.data.microworld")
 """The one exception: a new model of the micro world takes its words from there, inside the function that makes it."""
 
 

@@ -103,16 +103,16 @@ def check_fit(found: Shapes, needed: Shapes, paths: Sequence[Path]) -> None:
     other = [name for name in needed if name in found and found[name] != needed[name]]
     wrong = []
     if missing:
-        wrong.append(f"{len(missing)} tensors are missing, first `{missing[0]}`")
+        wrong.append(f"missing {len(missing)}, first `{missing[0]}`")
     if unexpected:
-        wrong.append(f"{len(unexpected)} are not the model's, first `{unexpected[0]}`")
+        wrong.append(f"unexpected {len(unexpected)}, first `{unexpected[0]}`")
     if other:
         shapes = f"{list(found[other[0]])} instead of {list(needed[other[0]])}"
-        wrong.append(f"{len(other)} have another shape, first `{other[0]}`: {shapes}")
+        wrong.append(f"of another shape {len(other)}, first `{other[0]}`: {shapes}")
     if wrong:
         raise ArtifactError(
-            f"{', '.join(map(str, paths))}: not the weights of the model in the config: {'; '.join(wrong)}. Correct "
-            "the sizes in the config (image_tokenizer, language_model and its text_tokenizer), or name other files."
+            f"{', '.join(map(str, paths))}: not the weights of the model in the config; tensors {', '.join(wrong)}. "
+            "Correct the sizes in the config (image_tokenizer, language_model, its text_tokenizer), or name other files."
         )
 
 

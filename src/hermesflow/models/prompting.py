@@ -19,10 +19,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from hermesflow import hub
 from hermesflow.artifacts import read_json
 from hermesflow.errors import ArtifactError, DataError
-from hermesflow.sections import Source
 
 SPECIAL_TOKENS = ("soi", "eoi", "sov", "eov", "t2i", "mmu", "t2v", "v2v", "lvg")
 END_OF_TEXT = "<|endoftext|>"
@@ -125,14 +123,14 @@ def word_tokenizer(vocabulary: Sequence[str]) -> TextTokenizer:
     return TextTokenizer(backend, END_OF_TEXT)
 
 
-def pretrained_tokenizer(source: str | Source) -> TextTokenizer:
-    """The fast tokenizer in `tokenizer.json` of a folder or source; its end-of-sequence token is the boundary.
+def pretrained_tokenizer(folder: str | Path) -> TextTokenizer:
+    """The fast tokenizer in `tokenizer.json` of a folder; its end-of-sequence token is the boundary.
 
     Raises:
         ArtifactError: tokenizer.json or tokenizer_config.json is missing or unreadable.
         DataError: no end-of-sequence token is named.
     """
-    folder = Path(source) if isinstance(source, str) else hub.fetch(source)
+    folder = Path(folder)
     token = read_json(folder / "tokenizer_config.json").get("eos_token")
     token = token["content"] if isinstance(token, dict) else token
     if token is None:

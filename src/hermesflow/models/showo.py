@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from transformers import PhiConfig, PhiForCausalLM
 
 from hermesflow.artifacts import atomic, read_json, read_weights, write_json, write_weights
-from hermesflow.config import Config
 from hermesflow.errors import ArtifactError
 from hermesflow.logps import sequence_logps
 from hermesflow.models import attention, prompting
@@ -27,7 +26,6 @@ from hermesflow.models.prompting import TokenIds, Tokenizer
 from hermesflow.models.sessions import KeyValues, ShowOImageSession, ShowOTextSession
 from hermesflow.sections import LanguageModel
 
-MICROWORLD = "microworld"
 _LENGTH_GROUPS = 2  # texts of a batch run in so many groups of like length (speed only)
 
 
@@ -242,31 +240,6 @@ class ShowO(nn.Module):
             hidden = self.hidden(short, seen, positions=positions[:, length:end], cache=prefix)
             found.append(_at(hidden, places[rows].clamp_max(end - length - 1)))
         return torch.cat(found)[order.argsort()], targets, scored
-
-
-def new_model(config: Config, *, seed: int) -> ShowO:
-    """A model with random weights, the same for the same seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return _build(config).eval()
-
-
-def meta_model(config: Config) -> ShowO:
-    """A model without weights: names and shapes alone, in no memory."""
-    with torch.device("meta"):
-        return _build(config)
-
-
-def _build(config: Config) -> ShowO:
-    settings = config.language_model
-    if settings.text_tokenizer == MICROWORLD:
-        from hermesflow.data.microworld import vocabulary  # the one tokenizer that comes with its world
-
-        tokenizer = prompting.word_tokenizer(vocabulary())
-    else:
-        tokenizer = prompting.pretrained_tokenizer(settings.text_tokenizer)
-    shape = Shape.of(settings, num_image_tokens=config.num_image_tokens, codebook_size=config.codebook_size)
-    return ShowO(shape, tokenizer, caption_prompt=settings.caption_prompt, question_template=settings.question_template)
 
 
 def save_model(model: ShowO, folder: Path) -> None:

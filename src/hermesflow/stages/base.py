@@ -10,8 +10,9 @@ from hermesflow.artifacts import Layout, read_codes, write_manifest, write_table
 from hermesflow.config import BASE, Config, as_plain
 from hermesflow.data.pairs import read_pairs
 from hermesflow.errors import ArtifactError
+from hermesflow.models.building import meta_model, new_model
 from hermesflow.models.conversion import converted, place
-from hermesflow.models.showo import describe_model, meta_model, new_model, save_model
+from hermesflow.models.showo import describe_model, save_model
 from hermesflow.pretraining import Example, batches, optimiser_of, train_step
 from hermesflow.progress import Progress
 from hermesflow.sections import Source
