@@ -214,6 +214,7 @@ def test_stages_write_the_files_they_always_write(released):
         assert (base[0] / name).read_bytes() == (base[1] / name).read_bytes()
     manifest = json.loads((base[1] / "manifest.json").read_text())
     assert manifest["seed"] == 1
+    assert len(manifest["inputs"]) == 1
     assert manifest["config"]["weights"]["files"].keys() == {"pytorch_model.bin"}
     assert len(list(layout.weights.iterdir())) == 2  # the two seeds share one conversion
     tokenizer = load_tokenizer(layout.tokenizer, device="cpu")

@@ -34,11 +34,11 @@ _SHARD = ("seed", "checkpoint", "shard", "shards")
 _CHECKPOINT = ("seed", "checkpoint")
 STAGES: dict[str, Stage] = {
     "data": Stage("homologous pairs of every split"),
-    "tokenizer": Stage("train the image tokenizer"),
+    "tokenizer": Stage("train the image tokenizer, or take released weights"),
     "encode": Stage("image tokens of the real images"),
     "judge": Stage("accuracy of the independent judge"),
     "clip": Stage("train the fixed image-text extractor"),
-    "base": Stage("pre-train the base model", ("seed",)),
+    "base": Stage("pre-train the base model, or take released weights", ("seed",)),
     "sample": Stage("caption and image candidates, one shard", _SHARD),
     "gather_candidates": Stage("join the shards of candidates", (*_CHECKPOINT, "shards")),
     "score": Stage("preference scores of candidates, one shard", _SHARD),

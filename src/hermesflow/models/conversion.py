@@ -112,7 +112,7 @@ def check_fit(found: Shapes, needed: Shapes, paths: Sequence[Path]) -> None:
     if wrong:
         raise ArtifactError(
             f"{', '.join(map(str, paths))}: not the weights of the model in the config; tensors {', '.join(wrong)}. "
-            "Correct the sizes in the config (image_tokenizer, language_model, its text_tokenizer), or name other files."
+            "Correct the sizes in the config (image_tokenizer, language_model, text_tokenizer), or name other files."
         )
 
 

@@ -74,8 +74,9 @@ def take(config: Config, layout: Layout, source: Source, *, seed: int) -> None:
     """
     tracking.open_run(config, layout, seed, BASE)
     model, folder = meta_model(config), layout.checkpoint(seed, BASE) / "model"
-    place(converted(source, model, cache=layout.weights), folder / "model.safetensors")
+    weights = converted(source, model, cache=layout.weights)
+    place(weights, folder / "model.safetensors")
     describe_model(model, folder)
     write_table(folder / "history.csv", pd.DataFrame({"step": []}))
     plain = {"language_model": as_plain(config.language_model), "weights": as_plain(source)}
-    write_manifest(folder, config=plain, inputs=[], seed=seed)
+    write_manifest(folder, config=plain, inputs=[weights], seed=seed)

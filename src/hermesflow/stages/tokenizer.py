@@ -54,11 +54,12 @@ def take(config: Config, layout: Layout, source: Source) -> None:
     """
     with torch.device("meta"):
         model = MagVitV2(config.image_tokenizer)
-    place(converted(source, model, cache=layout.weights), layout.tokenizer / "model.safetensors")
+    weights = converted(source, model, cache=layout.weights)
+    place(weights, layout.tokenizer / "model.safetensors")
     write_json(layout.tokenizer / "config.json", as_plain(config.image_tokenizer))
     write_table(layout.tokenizer / "history.csv", pd.DataFrame({"step": []}))
     plain = {"image_tokenizer": as_plain(config.image_tokenizer), "weights": as_plain(source)}
-    write_manifest(layout.tokenizer, config=plain, inputs=[])
+    write_manifest(layout.tokenizer, config=plain, inputs=[weights])
 
 
 def different_tiles(images: np.ndarray, size: int) -> np.ndarray:
