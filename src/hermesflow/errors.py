@@ -20,6 +20,10 @@ class DataError(HermesflowError):
     """A data file, or a record in it, is wrong."""
 
 
+class FetchError(HermesflowError):
+    """Something cannot be had from the hub, or is not what the config pins."""
+
+
 class ArtifactError(HermesflowError):
     """An artifact of an earlier step is missing, truncated or of another kind."""
 

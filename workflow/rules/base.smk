@@ -21,7 +21,7 @@ rule base:
         settings=settings("base"),
         code=code("base"),
     message:
-        "Pre-train the base model of seed {wildcards.seed}"
+        "Base model of seed {wildcards.seed}"
     shell:
         "{STEP} base --config {CONFIG_FILE} --seed {wildcards.seed} --threads {threads} 2>&1 | tee {log}"
 

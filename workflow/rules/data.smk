@@ -48,7 +48,7 @@ rule tokenizer:
         settings=settings("tokenizer"),
         code=code("tokenizer"),
     message:
-        "Train the image tokenizer"
+        "Image tokenizer"
     shell:
         "{STEP} tokenizer --config {CONFIG_FILE} --threads {threads} 2>&1 | tee {log}"
 

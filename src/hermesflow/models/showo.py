@@ -20,7 +20,6 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PhiConfig, PhiForCausalLM
 
 from hermesflow.artifacts import atomic, read_json, read_weights, write_json, write_weights
-from hermesflow.config import Config
 from hermesflow.errors import ArtifactError
 from hermesflow.logps import sequence_logps
 from hermesflow.models import attention, prompting
@@ -29,7 +28,6 @@ from hermesflow.models.prompting import TokenIds, Tokenizer
 from hermesflow.models.sessions import KeyValues, ShowOImageSession, ShowOTextSession
 from hermesflow.sections import LanguageModel
 
-MICROWORLD = "microworld"
 _LENGTH_GROUPS = 2  # texts of a batch run in so many groups of like length (speed only)
 
 
@@ -246,23 +244,6 @@ class ShowO(nn.Module):
         return torch.cat(found)[order.argsort()], targets, scored
 
 
-def new_model(config: Config, *, seed: int) -> ShowO:
-    """A model with random weights, the same for the same seed."""
-    settings = config.language_model
-    if settings.text_tokenizer == MICROWORLD:
-        from hermesflow.data.microworld import vocabulary  # the one tokenizer that comes with its world
-
-        tokenizer = prompting.word_tokenizer(vocabulary())
-    else:
-        tokenizer = prompting.pretrained_tokenizer(settings.text_tokenizer)
-    shape = Shape.of(settings, num_image_tokens=config.num_image_tokens, codebook_size=config.codebook_size)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return ShowO(
-            shape, tokenizer, caption_prompt=settings.caption_prompt, question_template=settings.question_template
-        ).eval()
-
-
 def recompute_activations(model: ShowO) -> None:
     """Let decoder layers keep their inputs alone and compute the rest again for the gradient: less memory, same values.
 
@@ -282,6 +263,11 @@ def save_model(model: ShowO, folder: Path, weights: Mapping[str, Tensor] | None 
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_weights(folder / "model.safetensors", model.state_dict() if weights is None else weights)
+    describe_model(model, folder)
+
+
+def describe_model(model: ShowO, folder: Path) -> None:
+    """Write `tokenizer.json` and `config.json` beside the weights."""
     with atomic(folder / "tokenizer.json") as temporary:
         model.tokenizer.save(temporary)
     write_json(

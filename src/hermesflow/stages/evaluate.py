@@ -177,7 +177,7 @@ def _ask_gap(config: Config, model: UnifiedModel, held_out: Split, drawn: Drawn)
     place = {key: i for i, key in enumerate(held_out.ids)}
     owners = torch.tensor([place[one.id] for one in asked], dtype=torch.long)
     free = _answer(config, model, held_out.codes, owners, [one.question.question for one in asked])
-    encoder = load_encoder(config.scoring.encoder, device=config.runtime.device)
+    encoder = load_encoder(config.scoring.choice_encoder or config.scoring.encoder, device=config.runtime.device)
     nearest = nearest_choice(free, [one.question.choices for one in asked], encoder)
     seen = {drawn.requests[i].id: drawn.scenes[i] for i in drawn.of(held_out.ids)}
     real = dict(zip(held_out.ids, read_images(held_out.images), strict=True))
