@@ -28,7 +28,10 @@ def markdown() -> str:
     schema = config_schema()
     definitions = schema["$defs"]
     parts = [INTRODUCTION, _section("Top level", schema)]
-    parts += [_section(f"`{key}`", definitions[name]) for key, name in _groups(schema, definitions)]
+    titles: dict[str, list[str]] = {}
+    for title, name in _groups(schema, definitions):
+        titles.setdefault(name, []).append(f"`{title}`")
+    parts += [_section(", ".join(dict.fromkeys(own)), definitions[name]) for name, own in titles.items()]
     return "\n".join(parts)
 
 
@@ -37,13 +40,22 @@ def _groups(schema: dict[str, Any], definitions: dict[str, Any], prefix: str = "
     for key, value in schema["properties"].items():
         for name, suffix in _referenced(value):
             path = f"{prefix}{key}{suffix}"
-            found += [(path, name), *_groups(definitions[name], definitions, f"{path}.")]
+            inside = path.partition(" ")[0]  # what is inside has the same keys whichever the class around it
+            found += [(path, name), *_groups(definitions[name], definitions, f"{inside}.")]
     return found
 
 
 def _referenced(value: dict[str, Any]) -> list[tuple[str, str]]:
     if "$ref" in value:
         return [(value["$ref"].rpartition("/")[2], "")]
+    if "discriminator" in value:  # one class per value, or values, of a key
+        key, by_value = value["discriminator"]["propertyName"], value["discriminator"]["mapping"]
+        names: dict[str, list[str]] = {}
+        for choice, reference in by_value.items():
+            names.setdefault(reference.rpartition("/")[2], []).append(choice)
+        return [(name, f" ({key} {' or '.join(sorted(choices))})") for name, choices in names.items()]
+    if "anyOf" in value:
+        return [found for option in value["anyOf"] for found in _referenced(option)]
     inner = [(value.get("items"), "[]"), (value.get("additionalProperties"), ".NAME")]
     return [(v["$ref"].rpartition("/")[2], suffix) for v, suffix in inner if isinstance(v, dict) and "$ref" in v]
 
@@ -67,8 +79,10 @@ def _type(value: dict[str, Any]) -> str:
         return ", ".join(f"`{v}`" for v in value["enum"])
     if "anyOf" in value:
         return " or ".join(_type(v) for v in value["anyOf"])
-    if "$ref" in value or "additionalProperties" in value:
+    if "$ref" in value or "oneOf" in value or "additionalProperties" in value:
         return "section"
+    if "const" in value:
+        return f"`{value['const']}`"
     if value.get("type") == "array":
         return f"list of {_type(value['items'])}"
     names = {"exclusiveMinimum": "> ", "minimum": "≥ ", "exclusiveMaximum": "< ", "maximum": "≤ "}
