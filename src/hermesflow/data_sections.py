@@ -78,9 +78,13 @@ class Folder:
     """A user's own images and captions (docs/data.md)."""
 
     source: Literal["folder"]
-    """`folder`: images with captions, a saved `datasets` dataset, parquet files or webdataset tars."""
+    """`folder`: images with captions, webdataset tars, parquet files, a saved dataset, or one on the hub."""
     path: str
-    """The folder; what it holds is seen by its files."""
+    """The folder (what it holds is seen by its files), or the hub id of a dataset."""
+    split: str = "train"
+    """Split of a dataset on the hub."""
+    revision: str = "main"
+    """Branch, tag or commit on the hub."""
     selection: str | None = None
     """`selection.json` of another site: take the same ids and check every image's sha256."""
     questions: QuestionModels | None = None
