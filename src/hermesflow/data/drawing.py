@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from hermesflow.data.images import fit_image
 from hermesflow.data.store import Store, Taken
 from hermesflow.errors import DataError
+from hermesflow.progress import Progress
 from hermesflow.seeding import seed_of
 
 
@@ -181,12 +182,15 @@ def take_images(
         image_size: pixels per side.
     """
     needed = [c for c in unknown if store.fault(c.id) is None]
-    for shard in sorted({c.shard for c in needed}):
+    shards = sorted({c.shard for c in needed})
+    progress = Progress(len(shards), "images of drawn records", "shard")
+    for shard in shards:
         wanted: dict[str, Candidate] = {}
         for candidate in [*needed, *spare]:
             if candidate.shard == shard and store.fault(candidate.id) is None:
                 wanted.setdefault(candidate.member, candidate)
         store.add_images(_taken(source.images(shard, wanted.keys()), wanted, shard, image_size))
+        progress.advance()
 
 
 def _taken(

@@ -104,7 +104,7 @@ def _load(kind: Any, model: TextModel, key: str, *, dtype: torch.dtype, device: 
         raise ConfigError(
             f"data.questions.{key}: `{model.source}` (revision {model.revision}) cannot be read: "
             f"{' '.join(str(error).split())[:400]} It must be a folder or hub id of a model with safetensors weights; "
-            "where a repository has them only as a pull request, name that as revision (`refs/pr/1`); for gated ones "
+            "where a repository has them only as a pull request, name that as revision (`refs/pr/N`); for gated ones "
             "sign in with `hf auth login` (docs/data.md)."
         ) from error
     return tokenizer, loaded.to(device).eval()
