@@ -266,6 +266,16 @@ def test_the_hub_gives_the_same_set_as_a_local_copy_and_nothing_is_left_over(wor
     assert [path for path in left if not path.startswith(".locks")] == expected
 
 
+def test_missing_and_corrupt_images_on_the_hub_are_replaced_as_in_a_local_copy(bad_world, tmp_path, run_hub):
+    files = files_of(*bad_world)
+    local = run_local(write_files(tmp_path / "copy", files), tmp_path / "local")
+    layout, status, said = run_hub(Hub(HUB_ID, files), tmp_path)
+    assert status == 0, said
+    for name in [*(f"{split}.parquet" for split in SIZES), "rejected.csv"]:
+        assert (layout.root / "data" / name).read_bytes() == (local.root / "data" / name).read_bytes()
+    assert "missing image" in set(rejected(layout)["reason"].str.partition(":")[0])
+
+
 def test_only_shards_with_drawn_ids_are_fetched_each_once(tmp_path, run_hub):
     hub = Hub(HUB_ID, files_of(*good_world(shards=40, each=1)))
     layout, status, said = run_hub(hub, tmp_path)

@@ -39,6 +39,8 @@ def open_folder(settings: Folder, *, downloads: Path) -> Source:
     if (folder / "dataset_dict.json").is_file():
         splits = json.loads((folder / "dataset_dict.json").read_text())["splits"]
         raise DataError(f"{folder}: holds several splits. Let data.path name one of its folders: {', '.join(splits)}.")
+    if any((folder / name).is_file() for name in ("metadata.jsonl", "metadata.csv")):
+        return ImageSource(folder)
     import datasets
 
     if (folder / "state.json").is_file():
