@@ -343,11 +343,12 @@ def test_a_killed_run_goes_on_and_ends_the_same(world, tmp_path, run_hub):
     with Serving(hub) as address:
         env = environment(address, tmp_path / "home")
         process = subprocess.Popen(command(config, tmp_path), env=env, cwd=ROOT, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 600  # a busy machine
         while "data/train/imgs/001.tgz" not in hub.fetched() and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
         process.wait()
+    assert hub.fetched()[:3] == [f"{ANNOTATIONS}.tgz", "data/train/imgs/000.tgz", "data/train/imgs/001.tgz"]
     hub.cut.clear()
     hub.requests.clear()
     layout, status, said = run_hub(hub, tmp_path)
