@@ -14,6 +14,9 @@ from pathlib import Path
 from hermesflow.artifacts import sha256
 from hermesflow.errors import DataError
 
+_SIGN_IN = (
+    "sign in here with `hf auth login` or set HF_TOKEN to a token of that account that may read gated repositories"
+)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -74,57 +77,62 @@ def mended(repository: str, what: str) -> Iterator[None]:
         DataError: in place of any error of the client.
     """
     import httpx2
+
+    try:
+        yield
+    except (OSError, ValueError, httpx2.TransportError) as error:  # the client's errors are one of them
+        text = _about_access(error, repository, what) or _about_transfer(error, repository, what)
+        if text is None:
+            raise
+        raise DataError(text) from error
+
+
+def _about_access(error: Exception, repository: str, what: str) -> str | None:
     from huggingface_hub.errors import (
-        EntryNotFoundError,
         GatedRepoError,
-        HfHubHTTPError,
         HFValidationError,
-        LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
-    page = f"https://huggingface.co/datasets/{repository}"
-    sign_in = "sign in here with `hf auth login` or set HF_TOKEN to a token of that account that may read gated "
-    try:
-        yield
-    except GatedRepoError as error:
-        raise DataError(
-            f"{repository} is gated ({_status(error)}): open {page} in a browser, accept its terms with your account, "
-            f"then {sign_in}repositories, and run again. Or let data.path name a local copy."
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise DataError(
+    if isinstance(error, GatedRepoError):
+        return (
+            f"{repository} is gated ({_status(error)}): open https://huggingface.co/datasets/{repository} in a "
+            f"browser, accept its terms with your account, then {_SIGN_IN}, and run again. Or let "
+            "data.path name a local copy."
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return (
             f"{repository}: the hub shows you no such dataset ({_status(error)}). Correct data.path; if it is private "
-            f"or gated, {sign_in}repositories."
-        ) from error
-    except RevisionNotFoundError as error:
-        raise DataError(f"{repository}: has no {what}. Correct data.revision.") from error
-    except (LocalEntryNotFoundError, httpx2.TransportError) as error:
-        raise DataError(
+            f"or gated, {_SIGN_IN}."
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return f"{repository}: has no {what}. Correct data.revision."
+    if isinstance(error, HFValidationError):
+        return f"data.path `{repository}` is neither a folder here nor a hub id `owner/name`. Correct it."
+    return None
+
+
+def _about_transfer(error: Exception, repository: str, what: str) -> str | None:
+    import httpx2
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+
+    if isinstance(error, (LocalEntryNotFoundError, httpx2.TransportError)):
+        return (
             f"{repository}: {what} could not be fetched to its end ({type(error).__name__}: {error}). Check the "
             "network, then run again: what is finished is not fetched again. Without network access, let data.path "
             "name a local copy."
-        ) from error
-    except EntryNotFoundError as error:
-        raise DataError(
-            f"{repository}: has no file {what} at this revision. Correct data.shards or data.revision."
-        ) from error
-    except HfHubHTTPError as error:
-        raise DataError(
-            f"{repository}: the hub refused {what} ({_status(error)}). With 401 or 403, {sign_in}repositories; with "
-            "429 or 5xx, wait and run again."
-        ) from error
-    except HFValidationError as error:
-        raise DataError(
-            f"data.path `{repository}` is neither a folder here nor a hub id `owner/name`. Correct it."
-        ) from error
-    except OSError as error:
-        if "Consistency check failed" not in str(error):
-            raise
-        raise DataError(
-            f"{repository}: {what} came with the wrong size. Run again to fetch it anew. ({error})"
-        ) from error
+        )
+    if isinstance(error, EntryNotFoundError):
+        return f"{repository}: has no file {what} at this revision. Correct data.shards or data.revision."
+    if isinstance(error, HfHubHTTPError):
+        return (
+            f"{repository}: the hub refused {what} ({_status(error)}). With 401 or 403, {_SIGN_IN}; with 429 or 5xx, "
+            "wait and run again."
+        )
+    if "Consistency check failed" in str(error):
+        return f"{repository}: {what} came with the wrong size. Run again to fetch it anew. ({error})"
+    return None
 
 
 def _status(error: object) -> str:

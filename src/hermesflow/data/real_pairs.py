@@ -11,7 +11,7 @@ import pandas as pd
 
 from hermesflow.artifacts import Layout, digest_of, write_table
 from hermesflow.data.asking import Asker
-from hermesflow.data.drawing import Candidate, Rejected, Source, by_selection, draw, first_by_seed
+from hermesflow.data.drawing import Candidate, Drawn, Rejected, Source, by_selection, draw, first_by_seed
 from hermesflow.data.folder import open_folder
 from hermesflow.data.journeydb import JourneyDbSource
 from hermesflow.data.pairs import write_pairs
@@ -64,8 +64,7 @@ def write_real_pairs(settings: JourneyDb | Folder, counts: Mapping[str, int], la
         splits = _split(drawn.chosen, sizes)
         for split, chosen in splits.items():
             write_pairs(layout.data(split), _rows(chosen, images, asker, kind=settings.source))
-        write_table(folder / "rejected.csv", _table(drawn.rejected))
-        write_table(folder / "questions.csv", asker.counts(drawn.chosen))
+        _write_records(folder, drawn, asker)
         write_selection(folder / "selection.json", splits, images, origin=source.origin, seed=settings.seed)
     (work / "images.sqlite").unlink()
     shutil.rmtree(work / "downloads", ignore_errors=True)
@@ -102,6 +101,7 @@ def _rows(chosen: Sequence[Candidate], images: Store, asker: Asker, *, kind: str
         }
 
 
-def _table(rejected: Sequence[Rejected]) -> pd.DataFrame:
-    rows = [(r.file, r.id, r.record, r.reason) for r in rejected]
-    return pd.DataFrame(rows, columns=["file", "id", "record", "reason"])
+def _write_records(folder: Path, drawn: Drawn, asker: Asker) -> None:
+    rows = [(r.file, r.id, r.record, r.reason) for r in drawn.rejected]
+    write_table(folder / "rejected.csv", pd.DataFrame(rows, columns=["file", "id", "record", "reason"]))
+    write_table(folder / "questions.csv", asker.counts(drawn.chosen))
