@@ -11,7 +11,7 @@ import pytest
 from hermesflow import provenance
 
 LAYERS = (
-    ("errors", "sections", "config", "artifacts", "seeding", "progress", "hub"),
+    ("errors", "sections", "data_sections", "config", "artifacts", "seeding", "progress", "hub"),
     ("masking", "models.attention", "models.prompting"),
     ("losses", "logps", "models.*"),
     ("data.*", "sampling", "encoders", "scoring", "sharding", "preferences"),

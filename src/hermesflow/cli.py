@@ -192,6 +192,7 @@ def _quiet_libraries(arguments: argparse.Namespace) -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")  # else weights of a pull request are taken unasked
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     if arguments.command != "fetch":
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers asks for this one too

@@ -16,11 +16,11 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
+from hermesflow.data_sections import AnyData
 from hermesflow.errors import ConfigError
 from hermesflow.sections import (
     BaseTraining,
     Checkpoint,
-    Data,
     Evaluation,
     ImageTokenizer,
     LanguageModel,
@@ -45,7 +45,7 @@ class Config:
     """Name of the results folder, `results/{name}`."""
     seeds: tuple[int, ...]
     """Run seeds; each trains its own base and self-play chain."""
-    data: Data
+    data: AnyData
     weights: Weights = Weights()
     image_tokenizer: ImageTokenizer
     tokenizer_training: TokenizerTraining | None = None
@@ -131,7 +131,10 @@ def _from_plain(raw: Any) -> Config:
 
 
 def _one(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"]) or "(whole file)"
+    parts = [str(part) for part in error["loc"]]
+    if parts[:1] == ["data"]:
+        del parts[1:2]  # which source's class refused the key is no part of the key
+    key = ".".join(parts) or "(whole file)"
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"unknown key `{key}`: remove it or correct its spelling"
     return f"`{key}`: {error['msg']} (found {error['input']!r})"

@@ -42,7 +42,10 @@ def markdown() -> str:
     schema = config_schema()
     definitions = schema["$defs"]
     parts = [INTRODUCTION, _section("Top level", schema)]
-    parts += [_section(f"`{key}`", definitions[name]) for key, name in _groups(schema, definitions)]
+    titles: dict[str, list[str]] = {}
+    for title, name in _groups(schema, definitions):
+        titles.setdefault(name, []).append(f"`{title}`")
+    parts += [_section(", ".join(dict.fromkeys(own)), definitions[name]) for name, own in titles.items()]
     parts.append(CLUSTER)
     return "\n".join(parts)
 
@@ -52,15 +55,23 @@ def _groups(schema: dict[str, Any], definitions: dict[str, Any], prefix: str = "
     for key, value in schema["properties"].items():
         for name, suffix in _referenced(value):
             path = f"{prefix}{key}{suffix}"
-            found += [(path, name), *_groups(definitions[name], definitions, f"{path}.")]
+            inside = path.partition(" ")[0]  # what is inside has the same keys whichever the class around it
+            found += [(path, name), *_groups(definitions[name], definitions, f"{inside}.")]
     return found
 
 
 def _referenced(value: dict[str, Any]) -> list[tuple[str, str]]:
     if "$ref" in value:
         return [(value["$ref"].rpartition("/")[2], "")]
+    if "discriminator" in value:  # one class per value, or values, of a key
+        key, by_value = value["discriminator"]["propertyName"], value["discriminator"]["mapping"]
+        names: dict[str, list[str]] = {}
+        for choice, reference in by_value.items():
+            names.setdefault(reference.rpartition("/")[2], []).append(choice)
+        return [(name, f" ({key} {' or '.join(sorted(choices))})") for name, choices in names.items()]
+    if "anyOf" in value:
+        return [found for option in value["anyOf"] for found in _referenced(option)]
     inner = [(value.get("items"), "[]"), (value.get("additionalProperties"), ".NAME")]
-    inner += [(option, "") for option in value.get("anyOf", [])]
     return [(v["$ref"].rpartition("/")[2], suffix) for v, suffix in inner if isinstance(v, dict) and "$ref" in v]
 
 
@@ -84,10 +95,12 @@ def _type(value: dict[str, Any]) -> str:
     if "anyOf" in value:
         return " or ".join(_type(v) for v in value["anyOf"])
     entries = value.get("additionalProperties")
-    if "$ref" in value or (isinstance(entries, dict) and "$ref" in entries):
+    if "$ref" in value or "oneOf" in value or (isinstance(entries, dict) and "$ref" in entries):
         return "section"
     if isinstance(entries, dict):
         return f"map of {_type(entries)}"
+    if "const" in value:
+        return f"`{value['const']}`"
     if value.get("type") == "array":
         return f"list of {_type(value['items'])}"
     names = {"exclusiveMinimum": "> ", "minimum": "≥ ", "exclusiveMaximum": "< ", "maximum": "≤ "}

@@ -37,6 +37,7 @@ class Interrupted(HermesflowError):
 _DISK_FULL = re.compile(
     "No space left on device|Disk quota exceeded"
     r"|\d+ requested and \d+ written"  # numpy
+    "|database or disk is full"  # sqlite
     "|inline_container.cc|PytorchStreamWriter"  # torch.save
 )
 

@@ -164,3 +164,18 @@ def test_dvc_refuses_a_mirror_of_another_tree(fresh):
     finally:
         fresh.config.write_text(text)
     assert "another tree of checkpoints" in out
+
+
+def test_real_images_add_no_rule_but_the_files_another_site_needs(fresh):
+    plain = yaml.safe_load(fresh.config.read_text())
+    own = {"source": "journeydb", "path": "JourneyDB/JourneyDB", "selection": "config/theirs.json", "base_pairs": 0}
+    plain["data"] = {key: value for key, value in plain["data"].items() if key != "source"} | own
+    (fresh.root / "config" / "theirs.json").write_text("{}")
+    (fresh.root / "config" / "real.yaml").write_text(yaml.safe_dump(plain))
+    out = fresh.run(sys.executable, "workflow/scripts/jobs.py", "config/real.yaml")
+    jobs = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    assert {job["rule"] for job in jobs} == {"all", *STAGES}
+    (data,) = [job for job in jobs if job["rule"] == "data"]
+    assert data["input"] == ["config/theirs.json"]
+    folder = "results/tiny/data"
+    assert {f"{folder}/selection.json", f"{folder}/questions.csv"} <= set(data["output"])

@@ -71,6 +71,16 @@ def urgency(wildcards):
     return 1 + CONFIG.generations_after(wildcards.get("checkpoint", BASE))
 
 
+def real_data(*names):
+    """Files that only pairs of real images leave or need; none for the micro world."""
+    return list(names) if CONFIG.data.source in ("journeydb", "folder") else []
+
+
+def selection():
+    """The choice of another site that the data is to repeat, if any."""
+    return [path] if (path := getattr(CONFIG.data, "selection", None)) else []
+
+
 def growing(amount):
     """A resource of which every retry gets more."""
     return lambda wildcards, attempt: amount * attempt

@@ -4,8 +4,11 @@ ENCODED = ("base", "pairs", "gap", "understanding")
 
 
 rule data:
+    input:
+        selection(),
     output:
         expand("{root}/data/{split}.parquet", root=ROOT, split=SPLITS),
+        real_data(f"{ROOT}/data/questions.csv", f"{ROOT}/data/selection.json"),
         f"{ROOT}/data/rejected.csv",
         f"{ROOT}/data/manifest.json",
     log:
@@ -14,9 +17,9 @@ rule data:
         f"{ROOT}/benchmarks/data.tsv"
     threads: 1
     resources:
-        mem_mb=growing(2000),
-        runtime=growing(60),
-        gpu=0,
+        mem_mb=growing(32000 if real_data("") else 2000),
+        runtime=growing(2880 if real_data("") else 60),
+        gpu=GPU if getattr(CONFIG.data, "questions", None) else 0,
     params:
         settings=settings("data"),
         code=code("data"),

@@ -28,4 +28,5 @@ def run(config: Config, layout: Layout) -> None:
             with torch.inference_mode():
                 codes.append(tokenizer.encode(to_pixels(images_of(rows)).to(config.runtime.device)).cpu().numpy())
             progress.advance(len(rows))
-        write_codes(layout.codes(split), list(pairs["id"]), np.concatenate(codes)[:, None])
+        none = np.zeros((0, 0), dtype=np.uint16)  # split `base` is empty where the model has released weights
+        write_codes(layout.codes(split), list(pairs["id"]), np.concatenate(codes or [none])[:, None])
