@@ -30,7 +30,9 @@ class Repository:
     files: dict[str, bytes]
     commit: str
     token: str | None = None
-    """The one token that has accepted the terms of a gated repository."""
+    """The one token that may read it; None lets everybody."""
+    code: str = ""
+    """The hub's error code for the others."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,9 @@ class HubServer:
         self.repositories[kind, repo] = Repository(dict(files), commit)
         return commit
 
-    def gate(self, repo: str, *, token: str, kind: str = "models") -> None:
+    def gate(self, repo: str, *, token: str, kind: str = "models", code: str = "GatedRepo") -> None:
         """Let only this token read a repository."""
-        self.repositories[kind, repo].token = token
+        self.repositories[kind, repo].token, self.repositories[kind, repo].code = token, code
 
     def cut(self, content: bytes, *, after: int, times: int = 1) -> None:
         """Close the connection after so many bytes of a content, so many times."""
@@ -105,6 +107,11 @@ class HubServer:
     def asked(self, method: str, ending: str) -> list[Request]:
         """Requests of a method whose path ends so."""
         return [one for one in self.requests if one.method == method and one.path.endswith(ending)]
+
+    def fetched(self, repo: str, *, kind: str = "models") -> list[str]:
+        """Large files of a repository whose bytes were asked for, in order."""
+        names = {f"/cdn/{etag(name, data)}": name for name, data in self.repositories[kind, repo].files.items()}
+        return [names[one.path] for one in self.requests if one.method == "GET" and one.path in names]
 
     def body_of(self, content: bytes) -> bytes:
         """What is sent for a content."""
@@ -189,7 +196,7 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                 raise Refused(401 if token is None else 404, "RepoNotFound", "Repository not found")
             if found.token is not None and token != found.token:
                 told = f"Access to {kind[:-1]} {repo} is restricted. You must be authenticated to access it."
-                raise Refused(401 if token is None else 403, "GatedRepo", told)
+                raise Refused(401 if token is None else 403, found.code, told)
             if revision not in ("main", found.commit):
                 raise Refused(404, "RevisionNotFound", f"Invalid rev id: {revision}")
             return found

@@ -19,7 +19,7 @@ from hermesflow.config import load_config
 from hermesflow.data import real_pairs
 from hermesflow.data.pairs import read_rows
 from hermesflow.data.text_models import Checker, Generator
-from hermesflow.data_sections import QuestionModels, TextModel
+from hermesflow.data_sections import QuestionModels
 from hermesflow.errors import ConfigError
 from hermesflow.stages import data as stage
 from journeydb_world import SIZES, TOTAL, files_of, good_world, write_config, write_files
@@ -27,7 +27,7 @@ from tiny_text_models import TIFA_TEXT, make_llama, make_t5
 
 ROOT = Path(__file__).parents[1]
 FILES = [*(f"{split}.parquet" for split in SIZES), "selection.json", "rejected.csv", "questions.csv"]
-MODELS = {"generator": {"source": "writer"}, "checker": {"source": "checker"}, "batch_captions": 4, "format": "tifa"}
+MODELS = {"generator": "writer", "checker": "checker", "batch_captions": 4, "format": "tifa"}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def tiny(tmp_path_factory) -> dict[str, Path]:
 
 
 def settings_of(tiny: dict[str, Path], form: str) -> dict:
-    models = {"generator": {"source": str(tiny[form])}, "checker": {"source": str(tiny["checker"])}}
+    models = {"generator": str(tiny[form]), "checker": str(tiny["checker"])}
     return {**models, "format": form, "batch_captions": 4, "beams": 2, "max_new_tokens": 90, "dtype": "float32"}
 
 
@@ -87,8 +87,7 @@ def test_an_instruct_model_writes_json(tiny, copy, tmp_path):
 
 
 def test_results_do_not_depend_on_the_padding_of_a_batch(tiny):
-    plain = QuestionModels(**{**settings_of(tiny, "tifa"), "generator": TextModel(source=str(tiny["tifa"])),
-                              "checker": TextModel(source=str(tiny["checker"]))})  # fmt: skip
+    plain = QuestionModels(**settings_of(tiny, "tifa"))
     writer, checker = Generator(plain, device="cpu"), Checker(plain, device="cpu")
     captions = ["A picture of thing 0 0.", "A picture\nof thing 2 8. A picture of thing 2 8."]
     together = writer.write(captions)
@@ -204,7 +203,7 @@ def test_a_killed_process_ends_the_same(tiny, copy, tmp_path):
 def test_a_model_that_cannot_be_read_is_one_paragraph_with_the_mend(tiny, copy, tmp_path, key, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (tmp_path / "empty").mkdir()
-    settings = {**settings_of(tiny, "tifa"), key: {"source": str(tmp_path / "empty")}}
+    settings = {**settings_of(tiny, "tifa"), key: str(tmp_path / "empty")}
     with pytest.raises(ConfigError, match=rf"data\.questions\.{key}: .*safetensors") as error:
         run(copy, tmp_path, questions=settings)
     assert "\n" not in str(error.value)
@@ -219,7 +218,7 @@ def test_a_pickle_of_weights_is_refused(tiny, copy, tmp_path):
     (folder / "model.safetensors").unlink()
     torch.save({}, folder / "pytorch_model.bin")
     with pytest.raises(ConfigError, match="safetensors"):
-        run(copy, tmp_path, questions={**settings_of(tiny, "tifa"), "generator": {"source": str(folder)}})
+        run(copy, tmp_path, questions={**settings_of(tiny, "tifa"), "generator": str(folder)})
 
 
 def test_format_json_needs_a_chat_template(tiny, copy, tmp_path):

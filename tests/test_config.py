@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hermesflow import config_reference
+from hermesflow import config_reference, hub
 from hermesflow.config import as_plain, config_schema, load_config
 from hermesflow.errors import ConfigError
+from hermesflow.fetching import sources_of
 from hermesflow.sections import Training
 
 ROOT = Path(__file__).parents[1]
@@ -56,7 +57,40 @@ def test_the_paper_s_scale_has_the_official_sizes(tmp_path, image_size, tokens):
     file.write_text(yaml.safe_dump(plain))
     config = load_config(file)
     assert (config.num_image_tokens, config.codebook_size) == (tokens, 8192)
-    assert len(config.sampling.captions.decodings) == 10
+
+
+def test_the_paper_s_scale_has_the_paper_s_figures():
+    config = load_config(ROOT / "config" / "showo.yaml")
+    decodings = [(d.top_k, d.temperature) for d in config.sampling.captions.decodings]
+    assert decodings == [(1, 1.0), *((k, t) for k in (2, 3, 4) for t in (0.1, 0.7, 2.0))]
+    assert config.sampling.captions.max_new_tokens == 100
+    images = config.sampling.images
+    assert (images.n, images.steps, images.guidance) == (16, 50, 5.0)
+    data = config.data
+    assert (data.source, data.pairs, data.base_pairs, data.questions.min_f1) == ("journeydb", 5000, 0, 0.6)
+    assert (data.questions.generator.repo, data.questions.checker.repo) == (
+        "tifa-benchmark/llama2_tifa_question_generation",
+        "allenai/unifiedqa-v2-t5-large-1363200",
+    )
+    encoders = (config.scoring.encoder, config.scoring.choice_encoder)
+    assert [(one.source.repo.split("/")[1], one.pooling) for one in encoders] == [
+        ("bert-large-uncased", "cls"),
+        ("all-mpnet-base-v2", "mean"),
+    ]
+    assert (config.scoring.vqa_method, config.preferences.min_image_score) == ("generate", 0.6)
+    training = config.training
+    assert (training.steps, training.learning_rate, training.weight_decay, training.beta) == (3000, 2e-5, 0.01, 0.2)
+    assert (training.batch_size, config.runtime.train_processes) == (8 * 4, 8)
+    assert [config.iteration(f"pair-{i}") for i in (1, 2, 3)] == [1, 2, 3]
+
+
+def test_nothing_of_the_paper_s_scale_is_fetched_without_pins():
+    config = load_config(ROOT / "config" / "showo.yaml")
+    for source in sources_of(config).values():
+        with pytest.raises(ConfigError, match=rf"{source.repo}: .* not all pinned: run `hermesflow fetch --pin"):
+            hub.fetch(source)
+    with pytest.raises(ConfigError, match=r"JourneyDB/JourneyDB: data\.revision is not pinned"):
+        hub.open_dataset(config.data.path, config.data.revision)
 
 
 def test_released_weights_take_the_place_of_training(write):

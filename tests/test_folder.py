@@ -16,9 +16,9 @@ from huggingface_hub import constants
 from hermesflow.artifacts import Layout
 from hermesflow.config import load_config
 from hermesflow.data.pairs import read_pairs, read_rows
-from hermesflow.errors import ConfigError, DataError
+from hermesflow.errors import ConfigError, DataError, FetchError
 from hermesflow.stages import data as stage
-from hub_server_data import COMMIT, Hub, Serving
+from hub_server import HubServer
 from journeydb_world import SIZES, TOTAL, jpeg, write_config
 
 ENOUGH = TOTAL + 3
@@ -183,19 +183,21 @@ def test_a_folder_of_splits_and_a_table_without_captions_are_said(tmp_path):
 def test_a_dataset_on_the_hub_is_read_by_the_datasets_library(tmp_path, monkeypatch):
     with_parquet(tmp_path / "own", rows())
     content = (tmp_path / "own" / "part.parquet").read_bytes()
-    hub = Hub("someone/cats", {"data/train-00000-of-00001.parquet": content})
-    with Serving(hub) as address:
-        monkeypatch.setattr(constants, "ENDPOINT", address)
+    with HubServer() as hub:
+        commit = hub.add("someone/cats", {"data/train-00000-of-00001.parquet": content}, kind="datasets")
+        monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
         monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}"
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
         )
-        monkeypatch.setattr(datasets.config, "HF_ENDPOINT", address)
-        layout = run("someone/cats", tmp_path)
+        monkeypatch.setattr(datasets.config, "HF_ENDPOINT", hub.endpoint)
+        layout = run("someone/cats", tmp_path, revision=commit)
         with pytest.raises(DataError, match=r"data\.split"):
-            run("someone/cats", tmp_path / "other", split="nothing")
+            run("someone/cats", tmp_path / "other", split="nothing", revision=commit)
+        with pytest.raises(FetchError, match=r"no such repository.*data\.path"):
+            run("someone/dogs", tmp_path / "third", revision=commit)
     assert everything(layout) == everything(run(tmp_path / "own", tmp_path / "b"))
     selection = json.loads((layout.root / "data" / "selection.json").read_text())
-    assert selection["origin"] == {"source": "folder", "repository": "someone/cats", "commit": COMMIT}
+    assert selection["origin"] == {"source": "folder", "repository": "someone/cats", "commit": commit}
 
 
 def test_keys_of_another_source_are_refused(tmp_path):

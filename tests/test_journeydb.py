@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import random
 import signal
 import subprocess
 import sys
@@ -21,7 +21,7 @@ from hermesflow.data.journeydb import JourneyDbSource
 from hermesflow.data.pairs import images_of, read_pairs, read_rows, validate
 from hermesflow.errors import DataError
 from hermesflow.stages import data as stage
-from hub_server_data import COMMIT, Hub, Serving
+from hub_server import HubServer
 from journeydb_world import (
     ANNOTATIONS,
     SIZES,
@@ -51,33 +51,36 @@ def command(config: Path, results: Path) -> list[str]:
     return [sys.executable, "-m", "hermesflow", "data", "--config", str(config), "--results", str(results)]
 
 
-def environment(address: str, home: Path, **more: str) -> dict[str, str]:
-    drop = ("HF_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
-    plain = {key: value for key, value in os.environ.items() if not key.startswith(drop)}
-    own = {
-        "HF_ENDPOINT": address,
-        "HF_HOME": str(home),
-        "PYTHONPATH": str(ROOT / "src"),
-        "NO_PROXY": "127.0.0.1,localhost",
-    }
-    return {**plain, **own, **more}
+@pytest.fixture
+def hub(world):
+    """A hub with the good world."""
+    with HubServer() as server:
+        server.add(HUB_ID, world, kind="datasets")
+        yield server
 
 
 @pytest.fixture
-def run_hub(monkeypatch, capfd):
-    """`hermesflow data` against a hub: the layout, the exit status and what stands on stderr.
+def run_hub(hub, monkeypatch, capfd):
+    """`hermesflow data` against the hub: the layout, the exit status and what stands on stderr.
 
     In this process, as if HF_ENDPOINT had been set before it began: that it is read is seen where a run is killed.
     """
+    point_to(hub.endpoint, monkeypatch)
 
-    def run(hub: Hub, folder: Path, **data: object) -> tuple[Layout, int, str]:
-        config = write_config(folder / "config.yaml", path=hub.repository, **data)
-        with Serving(hub) as address:
-            point_to(address, monkeypatch)
-            status = main(["data", "--config", str(config), "--results", str(folder)])
+    def run(folder: Path, **data: object) -> tuple[Layout, int, str]:
+        config = write_config(folder / "config.yaml", **{"path": HUB_ID, "revision": commit_of(hub), **data})
+        status = main(["data", "--config", str(config), "--results", str(folder)])
         return Layout(folder / "real"), status, capfd.readouterr().err
 
     return run
+
+
+def commit_of(hub: HubServer) -> str:
+    return hub.repositories["datasets", HUB_ID].commit
+
+
+def fetched(hub: HubServer) -> list[str]:
+    return hub.fetched(HUB_ID, kind="datasets")
 
 
 def point_to(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,15 +253,14 @@ def test_a_selection_of_other_sizes_is_refused(world, tmp_path):
         run_local(copy, tmp_path / "c", selection="nowhere.json")
 
 
-def test_the_hub_gives_the_same_set_as_a_local_copy_and_nothing_is_left_over(world, tmp_path, run_hub):
+def test_the_hub_gives_the_same_set_as_a_local_copy_and_nothing_is_left_over(world, tmp_path, hub, run_hub):
     local = run_local(write_files(tmp_path / "copy", world), tmp_path / "local")
-    hub = Hub(HUB_ID, world)
-    layout, status, said = run_hub(hub, tmp_path)
+    layout, status, said = run_hub(tmp_path)
     assert status == 0, said
     for split in SIZES:
         assert layout.data(split).read_bytes() == local.data(split).read_bytes()
     assert read_json(layout.root / "data" / "selection.json")["origin"] == {
-        "source": "journeydb", "shards": [], "repository": HUB_ID, "commit": COMMIT,
+        "source": "journeydb", "shards": [], "repository": HUB_ID, "commit": commit_of(hub),
     }  # fmt: skip
     left = sorted(p.relative_to(layout.root).as_posix() for p in layout.root.rglob("*") if p.is_file())
     own = [*(f"{split}.parquet" for split in SIZES), "manifest.json", "questions.csv", "rejected.csv", "selection.json"]
@@ -266,101 +268,120 @@ def test_the_hub_gives_the_same_set_as_a_local_copy_and_nothing_is_left_over(wor
     assert [path for path in left if not path.startswith(".locks")] == expected
 
 
-def test_missing_and_corrupt_images_on_the_hub_are_replaced_as_in_a_local_copy(bad_world, tmp_path, run_hub):
+def test_missing_and_corrupt_images_on_the_hub_are_replaced_as_in_a_local_copy(bad_world, tmp_path, hub, run_hub):
     files = files_of(*bad_world)
     local = run_local(write_files(tmp_path / "copy", files), tmp_path / "local")
-    layout, status, said = run_hub(Hub(HUB_ID, files), tmp_path)
+    hub.add(HUB_ID, files, kind="datasets")
+    layout, status, said = run_hub(tmp_path)
     assert status == 0, said
     for name in [*(f"{split}.parquet" for split in SIZES), "rejected.csv"]:
         assert (layout.root / "data" / name).read_bytes() == (local.root / "data" / name).read_bytes()
     assert "missing image" in set(rejected(layout)["reason"].str.partition(":")[0])
 
 
-def test_only_shards_with_drawn_ids_are_fetched_each_once(tmp_path, run_hub):
-    hub = Hub(HUB_ID, files_of(*good_world(shards=40, each=1)))
-    layout, status, said = run_hub(hub, tmp_path)
+def test_only_shards_with_drawn_ids_are_fetched_each_once(tmp_path, hub, run_hub):
+    hub.add(HUB_ID, files_of(*good_world(shards=40, each=1)), kind="datasets")
+    layout, status, said = run_hub(tmp_path)
     assert status == 0, said
     shards = {id_[:3] for own in drawn(layout).values() for id_ in own}
-    fetched = hub.fetched()
-    assert sorted(fetched) == sorted([f"{ANNOTATIONS}.tgz", *(f"data/train/imgs/{shard}.tgz" for shard in shards)])
+    assert sorted(fetched(hub)) == sorted([f"{ANNOTATIONS}.tgz", *(f"data/train/imgs/{shard}.tgz" for shard in shards)])
 
 
-def test_a_connection_cut_in_the_middle_of_a_file_is_taken_up_again(world, tmp_path, run_hub):
-    hub = Hub(HUB_ID, world)
-    hub.cut.update({"data/train/imgs/001.tgz": 2, f"{ANNOTATIONS}.tgz": 1})
-    layout, status, said = run_hub(hub, tmp_path)
+def test_a_connection_cut_in_the_middle_of_a_file_is_taken_up_again(world, tmp_path, hub, run_hub):
+    hub.cut(world["data/train/imgs/001.tgz"], after=900, times=2)
+    hub.cut(world[f"{ANNOTATIONS}.tgz"], after=90)
+    layout, status, said = run_hub(tmp_path)
     assert status == 0, said
     assert {split: len(own) for split, own in drawn(layout).items()} == SIZES
-    assert hub.fetched().count("data/train/imgs/001.tgz") == 3
+    assert fetched(hub).count("data/train/imgs/001.tgz") == 3
 
 
-def test_a_wrong_checksum_is_found_said_and_mended_by_the_next_run(world, tmp_path, run_hub):
-    hub = Hub(HUB_ID, world, damaged={"data/train/imgs/001.tgz"})
-    layout, status, said = run_hub(hub, tmp_path)
+def test_a_wrong_checksum_is_found_said_and_mended_by_the_next_run(world, tmp_path, hub, run_hub):
+    shard = "data/train/imgs/001.tgz"
+    hub.corrupt(world[shard])
+    layout, status, said = run_hub(tmp_path)
     assert status == 1
-    assert "data/train/imgs/001.tgz came with sha256" in said and "run again" in said
+    assert f"{shard}: its sha256 is" in said and "the hub states" in said and "same command again" in said
     assert not layout.data("pairs").exists()
-    hub.damaged.clear()
+    hub.corrupt(world[shard], mended=True)
     hub.requests.clear()
-    layout, status, said = run_hub(hub, tmp_path)
+    layout, status, said = run_hub(tmp_path)
     assert status == 0, said
-    assert hub.fetched() == ["data/train/imgs/001.tgz", "data/train/imgs/002.tgz"]  # 000 was done
+    assert fetched(hub) == ["data/train/imgs/001.tgz", "data/train/imgs/002.tgz"]  # 000 was done
 
 
 @pytest.mark.parametrize(("status", "code"), [(401, "GatedRepo"), (403, "GatedRepo"), (403, ""), (401, "")])
-def test_a_gated_repository_is_one_paragraph_with_the_mend(world, tmp_path, status, code, run_hub):
-    hub = Hub(HUB_ID, world, refuse=(status, code), token="hf_good")
-    _, exit_status, said = run_hub(hub, tmp_path)
+def test_a_gated_repository_is_one_paragraph_with_the_mend(tmp_path, status, code, hub, run_hub, monkeypatch):
+    hub.gate(HUB_ID, token="hf_good", kind="datasets", code=code)
+    monkeypatch.setenv("HF_TOKEN", "" if status == 401 else "hf_stranger")
+    _, exit_status, said = run_hub(tmp_path)
     assert exit_status == 1 and "Traceback" not in said
     assert f"HTTP {status}" in said and "HF_TOKEN" in said and "hf auth login" in said
     if code:
-        assert f"open https://huggingface.co/datasets/{HUB_ID} in a browser, accept its terms" in said
+        assert f"Accept its terms at {hub.endpoint}/datasets/{HUB_ID} in a browser" in said
     assert said.strip().count("\n") == 0, said
 
 
-def test_with_a_token_the_gate_is_open(world, tmp_path, monkeypatch, run_hub):
+def test_with_a_token_the_gate_is_open(tmp_path, monkeypatch, hub, run_hub):
     monkeypatch.setenv("HF_TOKEN", "hf_good")
-    _, status, said = run_hub(Hub(HUB_ID, world, refuse=(401, "GatedRepo"), token="hf_good"), tmp_path)
+    hub.gate(HUB_ID, token="hf_good", kind="datasets")
+    _, status, said = run_hub(tmp_path)
     assert status == 0, said
 
 
-def test_a_wrong_revision_and_a_wrong_shard_are_said(world, tmp_path, run_hub):
-    hub = Hub(HUB_ID, world)
-    _, status, said = run_hub(hub, tmp_path, revision="nowhere")
-    assert status == 1 and "Correct data.revision" in said
-    del world["data/train/imgs/002.tgz"]
-    _, status, said = run_hub(hub, tmp_path)
+def test_a_missing_pin_a_wrong_revision_and_a_wrong_shard_are_said(tmp_path, hub, run_hub):
+    _, status, said = run_hub(tmp_path, revision=None)
+    assert status == 1 and "data.revision is not pinned" in said and "fetch --pin" in said
+    assert not hub.requests
+    _, status, said = run_hub(tmp_path, revision="f" * 40)
+    assert status == 1 and "no such revision" in said and "--pin" in said
+    del hub.repositories["datasets", HUB_ID].files["data/train/imgs/002.tgz"]
+    _, status, said = run_hub(tmp_path)
     assert status == 1 and "data.shards" in said
-    assert "has no file data/train/imgs/002.tgz" in said
+    assert "data/train/imgs/002.tgz: no such file" in said
 
 
-def test_a_killed_run_goes_on_and_ends_the_same(world, tmp_path, run_hub):
-    whole, status, said = run_hub(Hub(HUB_ID, world), tmp_path / "whole")
+def test_pin_prints_the_commit_of_the_data(tmp_path, hub, monkeypatch, capfd):
+    point_to(hub.endpoint, monkeypatch)
+    file = write_config(tmp_path / "config.yaml", path=HUB_ID)
+    assert main(["fetch", "--pin", "--config", str(file)]) == 0
+    assert capfd.readouterr().out == f"data:\n  revision: {commit_of(hub)}\n"
+
+
+def test_a_killed_run_goes_on_where_it_stopped_and_ends_the_same(tmp_path, hub, run_hub):
+    records, images = good_world()
+    images["001/large"] = random.Random(0).randbytes(12 << 20)  # more than one chunk of the client
+    world = files_of(records, images)
+    commit = hub.add(HUB_ID, world, kind="datasets")
+    whole, status, said = run_hub(tmp_path / "whole")
     assert status == 0, said
-    hub = Hub(HUB_ID, world)
-    hub.cut["data/train/imgs/001.tgz"] = 10**6  # it hangs there until it is killed
-    config = write_config(tmp_path / "config.yaml", path=HUB_ID)
-    with Serving(hub) as address:
-        env = environment(address, tmp_path / "home")
-        process = subprocess.Popen(command(config, tmp_path), env=env, cwd=ROOT, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 600  # a busy machine
-        while "data/train/imgs/001.tgz" not in hub.fetched() and time.monotonic() < deadline:
-            time.sleep(0.05)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert hub.fetched()[:3] == [f"{ANNOTATIONS}.tgz", "data/train/imgs/000.tgz", "data/train/imgs/001.tgz"]
-    hub.cut.clear()
     hub.requests.clear()
-    layout, status, said = run_hub(hub, tmp_path)
+    shard = "data/train/imgs/001.tgz"
+    hub.stall(world[shard], after=11 << 20)
+    config = write_config(tmp_path / "config.yaml", path=HUB_ID, revision=commit)
+    environment = {**hub.environment(tmp_path / "home"), "PYTHONPATH": str(ROOT / "src")}
+    process = subprocess.Popen(command(config, tmp_path), env=environment, cwd=ROOT, stderr=subprocess.DEVNULL)
+    assert hub.stalled.wait(600)  # a busy machine
+    deadline = time.monotonic() + 600
+    while time.monotonic() < deadline:
+        if any(p.stat().st_size == 10 << 20 for p in tmp_path.rglob("imgs/*.incomplete")):
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert fetched(hub) == [f"{ANNOTATIONS}.tgz", "data/train/imgs/000.tgz", shard]
+    hub.requests.clear()
+    layout, status, said = run_hub(tmp_path)
     assert status == 0, said
-    assert hub.fetched() == ["data/train/imgs/001.tgz", "data/train/imgs/002.tgz"]
+    assert fetched(hub) == [shard, "data/train/imgs/002.tgz"]
+    assert next(one.range for one in hub.requests if one.range) == f"bytes={10 << 20}-"
     for name in [*(f"{split}.parquet" for split in SIZES), "selection.json", "rejected.csv", "questions.csv"]:
         assert (layout.root / "data" / name).read_bytes() == (whole.root / "data" / name).read_bytes(), name
 
 
 def test_without_network_the_mend_is_a_local_copy(tmp_path, monkeypatch, capfd):
     point_to("http://127.0.0.1:9", monkeypatch)
-    config = write_config(tmp_path / "config.yaml", path=HUB_ID)
+    config = write_config(tmp_path / "config.yaml", path=HUB_ID, revision="0" * 40)
     assert main(["data", "--config", str(config), "--results", str(tmp_path)]) == 1
     said = capfd.readouterr().err
     assert "local copy" in said and "Traceback" not in said

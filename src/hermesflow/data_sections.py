@@ -9,29 +9,20 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from hermesflow.sections import Count, Data, Positive, Share, section
-
-
-@section
-class TextModel:
-    """A language model read through transformers; safetensors weights alone are read."""
-
-    source: str
-    """Folder or hub id."""
-    revision: str = "main"
-    """Branch, tag or commit on the hub."""
+from hermesflow.sections import Count, Data, Positive, Revision, Share, Source, section
 
 
 @section
 class QuestionModels:
     """Questions made from captions by one model and checked against the captions by another (TIFA)."""
 
-    generator: TextModel
-    """Writes questions from a caption (official: tifa-benchmark/llama2_tifa_question_generation). See its own table."""
+    generator: str | Source
+    """Writes questions from a caption (official: tifa-benchmark/llama2_tifa_question_generation): a folder or a source
+    with its tokenizer and safetensors weights."""
     format: Literal["tifa", "json"]
     """`tifa`: prompt and lines of that model. `json`: a chat prompt and a JSON list, for any instruct model."""
-    checker: TextModel
-    """Answers from the caption alone (official: allenai/unifiedqa-v2-t5-large-1363200). See its own table."""
+    checker: str | Source
+    """Answers from the caption alone (official: allenai/unifiedqa-v2-t5-large-1363200); likewise."""
     batch_captions: Positive
     """Captions per forward pass; results are kept after each batch, so a killed run goes on from there."""
     beams: Positive = 5
@@ -52,8 +43,8 @@ class JourneyDb:
     """`journeydb`: captions, questions and images of JourneyDB."""
     path: str
     """Folder of a local copy (the one that holds `data/train`), or the hub id `JourneyDB/JourneyDB` (gated)."""
-    revision: str = "main"
-    """Branch, tag or commit on the hub."""
+    revision: Revision | None = None
+    """Commit on the hub; nothing is fetched from there without one, and `hermesflow fetch --pin` prints it."""
     shards: tuple[str, ...] = ()
     """Image shards to choose from (`000` to `199`), all if empty. Each is many gigabytes: 5,000 ids out of all 200
     take all 200 downloads."""
@@ -83,8 +74,8 @@ class Folder:
     """The folder (what it holds is seen by its files), or the hub id of a dataset."""
     split: str = "train"
     """Split of a dataset on the hub."""
-    revision: str = "main"
-    """Branch, tag or commit on the hub."""
+    revision: Revision | None = None
+    """Commit on the hub; nothing is fetched from there without one, and `hermesflow fetch --pin` prints it."""
     selection: str | None = None
     """`selection.json` of another site: take the same ids and check every image's sha256."""
     questions: QuestionModels | None = None
@@ -101,4 +92,5 @@ class Folder:
     """Held-out pairs the gap is measured on."""
 
 
-AnyData = Annotated[Data | JourneyDb | Folder, Field(discriminator="source")]
+RealData = JourneyDb | Folder
+AnyData = Annotated[Data | RealData, Field(discriminator="source")]

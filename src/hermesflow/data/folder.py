@@ -13,8 +13,8 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from hermesflow import hub
 from hermesflow.data.drawing import Candidate, Rejected, Source
-from hermesflow.data.hub import mended, open_dataset
 from hermesflow.data.question_rows import rows_of
 from hermesflow.data.streams import reading
 from hermesflow.data_sections import Folder
@@ -227,13 +227,14 @@ def _column(columns: list[str], names: tuple[str, ...], where: str, what: str) -
 def _from_hub(settings: Folder, downloads: Path) -> TableSource:
     import datasets
 
-    found = open_dataset(settings.path, settings.revision)
-    where = {"split": settings.split, "revision": found.commit, "cache_dir": str(downloads)}
-    with mended(settings.path, f"split {settings.split}"):
+    found = hub.open_dataset(settings.path, settings.revision)
+    where = {"split": settings.split, "revision": found.revision, "cache_dir": str(downloads)}
+    hub.newest(found)  # says what is wrong with the way there
+    with hub.explained(found, f"split {settings.split}"):
         try:
-            table = datasets.load_dataset(found.repository, **where)  # type: ignore[arg-type]
+            table = datasets.load_dataset(found.name, **where)  # type: ignore[arg-type]
         except ValueError as error:  # an unknown split, or files that datasets does not know
             raise DataError(
                 f"{settings.path}: {error} Correct data.split, or let data.path name a folder (docs/data.md)."
             ) from error
-    return TableSource(table, settings.path, {"repository": found.repository, "commit": found.commit})
+    return TableSource(table, settings.path, {"repository": found.name, "commit": str(found.revision)})

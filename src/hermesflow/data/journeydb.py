@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from hermesflow import hub
 from hermesflow.data.drawing import Candidate, Rejected
-from hermesflow.data.hub import HubDataset, open_dataset
 from hermesflow.data.question_rows import Unusable, plain, question_row
 from hermesflow.data.streams import reading
 from hermesflow.data_sections import JourneyDb
@@ -36,21 +36,19 @@ class JourneyDbSource:
         downloads: folder for files from the hub; an image shard is removed when it has been read.
 
     Raises:
-        DataError: no access to the repository.
+        ConfigError: no local copy, and no pinned revision on the hub.
     """
 
     def __init__(self, settings: JourneyDb, *, downloads: Path) -> None:
         self._shards = frozenset(settings.shards)
         self._downloads = downloads
         self._local = Path(settings.path) if Path(settings.path).is_dir() else None
-        self._hub: HubDataset | None = None
-        if self._local is None:
-            self._hub = open_dataset(settings.path, settings.revision)
+        self._hub = None if self._local else hub.open_dataset(settings.path, settings.revision)
 
     @property
     def origin(self) -> dict[str, Any]:
         """The repository and its commit; a local copy cannot say which it is."""
-        where = {"repository": self._hub.repository, "commit": self._hub.commit} if self._hub else {}
+        where = {"repository": self._hub.name, "commit": self._hub.revision} if self._hub else {}
         return {"source": "journeydb", "shards": sorted(self._shards), **where}
 
     def records(self) -> Iterator[Candidate | Rejected]:
@@ -95,7 +93,7 @@ class JourneyDbSource:
     def _open(self, name: str, endings: tuple[str, ...], *, keep: bool = False) -> Iterator[Path]:
         """A file of the data set; one from the hub has the first ending and is removed once it has served."""
         if self._hub is not None:
-            path = self._hub.fetch(name + endings[0], self._downloads)
+            path = hub.fetch_file(self._hub, name + endings[0], self._downloads)
             yield path
             if not keep:
                 path.unlink(missing_ok=True)

@@ -17,13 +17,13 @@ from hermesflow.data.journeydb import JourneyDbSource
 from hermesflow.data.pairs import write_pairs
 from hermesflow.data.selection import check_enough, check_selection, read_selection, write_selection
 from hermesflow.data.store import Store, open_store
-from hermesflow.data_sections import Folder, JourneyDb, QuestionModels
+from hermesflow.data_sections import JourneyDb, QuestionModels, RealData
 
 SPLITS = ("pairs", "gap", "understanding", "prompts", "base")
 """The order in which splits are drawn: the pairs of self-play do not depend on the sizes of the others."""
 
 
-def write_real_pairs(settings: JourneyDb | Folder, counts: Mapping[str, int], layout: Layout, *, device: str) -> None:
+def write_real_pairs(settings: RealData, counts: Mapping[str, int], layout: Layout, *, device: str) -> None:
     """Write every split, `rejected.csv`, `questions.csv` and `selection.json`.
 
     What is finished is kept in `data/work` until everything is, so that a killed run goes on; questions stay there.
@@ -70,7 +70,7 @@ def write_real_pairs(settings: JourneyDb | Folder, counts: Mapping[str, int], la
     shutil.rmtree(work / "downloads", ignore_errors=True)
 
 
-def _open(settings: JourneyDb | Folder, downloads: Path) -> Source:
+def _open(settings: RealData, downloads: Path) -> Source:
     if isinstance(settings, JourneyDb):
         return JourneyDbSource(settings, downloads=downloads)
     return open_folder(settings, downloads=downloads)

@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 
+from hermesflow import hub
 from hermesflow.data.tifa import json_messages, tifa_prompt
-from hermesflow.data_sections import QuestionModels, TextModel
+from hermesflow.data_sections import QuestionModels
 from hermesflow.errors import ConfigError
+from hermesflow.sections import Source
 
 _ANSWER_TOKENS = 30  # as TIFA's checker
 _CHECKED_TOGETHER = 32  # prompts per forward pass of the checker
@@ -53,7 +55,7 @@ class Generator:
             return tifa_prompt(caption)
         if not self._tokenizer.chat_template:
             raise ConfigError(
-                f"data.questions.generator: {self._settings.generator.source} has no chat template, so format `json` "
+                f"data.questions.generator: {_name(self._settings.generator)} has no chat template, so format `json` "
                 "cannot ask it. Name an instruct model, or use format `tifa` with TIFA's model."
             )
         messages = json_messages(caption)
@@ -88,23 +90,26 @@ class Checker:
         return [answer.strip() for answer in answers]
 
 
-def _load(kind: Any, model: TextModel, key: str, *, dtype: torch.dtype, device: str) -> tuple[Any, Any]:
-    """Tokenizer and model; a folder is read without network.
+def _load(kind: Any, source: str | Source, key: str, *, dtype: torch.dtype, device: str) -> tuple[Any, Any]:
+    """Tokenizer and model of a folder, or of a source that is fetched first.
 
     Raises:
-        ConfigError: it cannot be fetched or read, or has no safetensors weights.
+        ConfigError: it is not pinned, cannot be read, or has no safetensors weights.
+        FetchError: a source cannot be had.
     """
     from transformers import AutoTokenizer
 
-    where: dict[str, Any] = {"revision": model.revision, "local_files_only": Path(model.source).is_dir()}
+    folder = hub.fetch(source) if isinstance(source, Source) else Path(source)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model.source, **where)
-        loaded = kind.from_pretrained(model.source, dtype=dtype, use_safetensors=True, **where)
-    except (OSError, ValueError) as error:  # transformers' and the hub's errors are one or the other
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        loaded = kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True)
+    except (OSError, ValueError) as error:  # transformers' errors are one or the other
         raise ConfigError(
-            f"data.questions.{key}: `{model.source}` (revision {model.revision}) cannot be read: "
-            f"{' '.join(str(error).split())[:400]} It must be a folder or hub id of a model with safetensors weights; "
-            "where a repository has them only as a pull request, name that as revision (`refs/pr/N`); for gated ones "
-            "sign in with `hf auth login` (docs/data.md)."
+            f"data.questions.{key}: {_name(source)} cannot be read: {' '.join(str(error).split())[:400]} It must be a "
+            "folder, or repo, revision and files on the hub, with a tokenizer and safetensors weights (docs/data.md)."
         ) from error
     return tokenizer, loaded.to(device).eval()
+
+
+def _name(source: str | Source) -> str:
+    return f"`{(source.folder or source.repo) if isinstance(source, Source) else source}`"
