@@ -14,7 +14,7 @@ rule base:
     priority: urgency
     threads: CONFIG.runtime.train_threads
     resources:
-        mem_mb=growing(4000),
+        mem_mb=memory(4000),
         runtime=growing(720),
         gpu=GPU,
     params:
@@ -41,7 +41,7 @@ rule clip:
         f"{ROOT}/benchmarks/clip.tsv"
     threads: CONFIG.runtime.shard_threads
     resources:
-        mem_mb=growing(3000),
+        mem_mb=memory(3000),
         runtime=growing(120),
         gpu=GPU,
     params:

@@ -8,7 +8,7 @@ rule data:
         selection(),
     output:
         expand("{root}/data/{split}.parquet", root=ROOT, split=SPLITS),
-        real_data(f"{ROOT}/data/questions.csv", f"{ROOT}/data/selection.json"),
+        REAL_DATA,
         f"{ROOT}/data/rejected.csv",
         f"{ROOT}/data/manifest.json",
     log:
@@ -17,8 +17,8 @@ rule data:
         f"{ROOT}/benchmarks/data.tsv"
     threads: 1
     resources:
-        mem_mb=growing(32000 if real_data("") else 2000),
-        runtime=growing(2880 if real_data("") else 60),
+        mem_mb=memory(20000 if REAL_DATA else 2000),
+        runtime=growing(2880 if REAL_DATA else 60),
         gpu=GPU if getattr(CONFIG.data, "questions", None) else 0,
     params:
         settings=settings("data"),
@@ -44,7 +44,7 @@ rule tokenizer:
     priority: urgency
     threads: CONFIG.runtime.tokenizer_threads
     resources:
-        mem_mb=growing(4000),
+        mem_mb=memory(4000),
         runtime=growing(240),
         gpu=GPU,
     params:
@@ -74,7 +74,7 @@ rule encode:
     priority: urgency
     threads: CONFIG.runtime.tokenizer_threads
     resources:
-        mem_mb=growing(4000),
+        mem_mb=memory(4000),
         runtime=growing(120),
         gpu=GPU,
     params:

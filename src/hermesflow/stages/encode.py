@@ -12,19 +12,21 @@ from hermesflow.models.magvit import load_tokenizer, to_pixels
 from hermesflow.progress import Progress
 
 SPLITS = ("base", "pairs", "gap", "understanding")
-BATCH_IMAGES = 250
+BATCH_PIXELS = 250 * 48**2
+"""Pixels that go through the image tokenizer together (memory only)."""
 
 
 def run(config: Config, layout: Layout) -> None:
     """Write `codes/{split}.npy`, (N, 1, T) uint16, for every split that has images to be understood."""
     torch.set_num_threads(config.runtime.tokenizer_threads)
     tokenizer = load_tokenizer(layout.tokenizer, device=torch.device(config.runtime.device)).eval()
+    size = max(BATCH_PIXELS // config.data.image_size**2, 1)
     for split in SPLITS:
         pairs = read_pairs(layout.data(split))
         progress = Progress(len(pairs), f"image tokens of {split}", "image")
         codes = []
-        for start in range(0, len(pairs), BATCH_IMAGES):
-            rows = pairs.select(range(start, min(start + BATCH_IMAGES, len(pairs))))
+        for start in range(0, len(pairs), size):
+            rows = pairs.select(range(start, min(start + size, len(pairs))))
             with torch.inference_mode():
                 codes.append(tokenizer.encode(to_pixels(images_of(rows)).to(config.runtime.device)).cpu().numpy())
             progress.advance(len(rows))
