@@ -23,6 +23,7 @@ from hermesflow.artifacts import atomic, read_json, read_weights, write_json, wr
 from hermesflow.errors import ArtifactError
 from hermesflow.logps import sequence_logps
 from hermesflow.models import attention, prompting
+from hermesflow.models.loading import fill, moved, without_weights
 from hermesflow.models.prefix import Continuation, SharedPrefix, after
 from hermesflow.models.prompting import TokenIds, Tokenizer
 from hermesflow.models.sessions import KeyValues, ShowOImageSession, ShowOTextSession
@@ -290,19 +291,20 @@ def load_model(folder: Path, *, device: torch.device | str) -> ShowO:
     folder = Path(folder)
     weights, config = read_weights(folder / "model.safetensors"), read_json(folder / "config.json")
     try:
-        model = ShowO(
-            Shape(**config["shape"]),
-            prompting.load_text_tokenizer(folder / "tokenizer.json", config["boundary_token"]),
-            caption_prompt=config["caption_prompt"],
-            question_template=config["question_template"],
-        )
-        model.load_state_dict(weights, strict=True)
+        with without_weights():
+            model = ShowO(
+                Shape(**config["shape"]),
+                prompting.load_text_tokenizer(folder / "tokenizer.json", config["boundary_token"]),
+                caption_prompt=config["caption_prompt"],
+                question_template=config["question_template"],
+            )
+        fill(model, weights)
     except (KeyError, TypeError, RuntimeError) as error:
         raise ArtifactError(
             f"{folder}: config.json and model.safetensors are not of one Show-o model ({error}). "
             "Take both files from the same checkpoint."
         ) from error
-    return model.to(device).eval()
+    return moved(model, device)
 
 
 def _phi_config(shape: Shape, ids: TokenIds) -> PhiConfig:
