@@ -103,7 +103,7 @@ def _load(kind: Any, source: str | Source, key: str, *, dtype: torch.dtype, devi
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         loaded = kind.from_pretrained(folder, dtype=dtype, use_safetensors=True, local_files_only=True)
-    except (OSError, ValueError) as error:  # transformers' errors are one or the other
+    except (OSError, ValueError, ImportError) as error:  # transformers' errors; a format may want another library
         raise ConfigError(
             f"data.questions.{key}: {_name(source)} cannot be read: {' '.join(str(error).split())[:400]} It must be a "
             "folder, or repo, revision and files on the hub, with a tokenizer and safetensors weights (docs/data.md)."
