@@ -26,7 +26,7 @@ The lines marked EDIT there, and nothing else ([docs/slurm.md](../docs/slurm.md)
 |---|---|
 | `jobs` | jobs in the queue at once; ask what your cluster allows |
 | `slurm_account` | the account to charge; `none` where jobs need none |
-| `slurm_partition` in `default-resources` | where jobs without a GPU run: data, gathering, choosing, report |
+| `slurm_partition` in `default-resources` | where jobs without a GPU run: gathering, choosing, report |
 | `slurm_partition` in `set-resources` | where jobs with GPUs run; it stands once, the other GPU rules refer to it |
 | `slurm-status-command` | `squeue`, or `sacct` where the cluster keeps accounts; without them `sacct` waits for ever |
 """
