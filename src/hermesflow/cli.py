@@ -34,11 +34,11 @@ _SHARD = ("seed", "checkpoint", "shard", "shards")
 _CHECKPOINT = ("seed", "checkpoint")
 STAGES: dict[str, Stage] = {
     "data": Stage("homologous pairs of every split"),
-    "tokenizer": Stage("train the image tokenizer"),
+    "tokenizer": Stage("train the image tokenizer, or take released weights"),
     "encode": Stage("image tokens of the real images"),
     "judge": Stage("accuracy of the independent judge"),
     "clip": Stage("train the fixed image-text extractor"),
-    "base": Stage("pre-train the base model", ("seed",)),
+    "base": Stage("pre-train the base model, or take released weights", ("seed",)),
     "sample": Stage("caption and image candidates, one shard", _SHARD),
     "gather_candidates": Stage("join the shards of candidates", (*_CHECKPOINT, "shards")),
     "score": Stage("preference scores of candidates, one shard", _SHARD),
@@ -93,6 +93,8 @@ def _parser() -> argparse.ArgumentParser:
     sync = commands.add_parser("sync", help="send MLflow what it could not take while it was away")
     sync.add_argument("--results", type=Path, default=Path("results"), help="folder of all results")
     sync.set_defaults(run=_sync)
+    fetch = _command(commands, "fetch", "fetch what a config needs from the hub and check it", _fetch)
+    fetch.add_argument("--pin", action="store_true", help="print revisions and checksums to put into the config")
     publish = _command(commands, "publish", "copy tables, figures and a manifest into docs/results", _publish)
     _add_option(publish, "seeds", required=False)
     publish.add_argument("--to", type=Path, default=Path("docs/results"), help="default docs/results")
@@ -206,8 +208,10 @@ def _quiet_libraries(arguments: argparse.Namespace) -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")  # else weights of a pull request are taken unasked
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers asks for this one too
+    if arguments.command != "fetch":
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers asks for this one too
 
 
 def _plan(arguments: argparse.Namespace) -> None:
@@ -246,6 +250,21 @@ def _sync(arguments: argparse.Namespace) -> None:
 
     for line in tracking.sync(arguments.results):
         print(line, flush=True)
+
+
+def _fetch(arguments: argparse.Namespace) -> None:
+    from hermesflow.config import load_config
+    from hermesflow.fetching import fetch_all, pinned_yaml
+
+    config = load_config(arguments.config)
+    if arguments.pin:
+        print(pinned_yaml(config), end="")
+        return
+    folders = fetch_all(config)
+    for key, folder in folders.items():
+        print(f"{key}: {folder}")
+    if not folders:
+        print(f"{arguments.config} names nothing on the hub: nothing to fetch")
 
 
 def _publish(arguments: argparse.Namespace) -> None:
