@@ -13,7 +13,8 @@ import torch
 from hermesflow.budget.decoder import Decoder
 from hermesflow.budget.memory import Rows
 from hermesflow.config import Config, load_config
-from hermesflow.models.showo import ShowO, new_model, recompute_activations
+from hermesflow.models.building import new_model
+from hermesflow.models.showo import ShowO, recompute_activations
 from hermesflow.sampling import sample_images, sample_texts
 from hermesflow.sections import Decoding, ImageSampling
 from hermesflow.train import new_optimizer

@@ -14,7 +14,8 @@ from hermesflow.budget.decoder import Decoder, image_decoding, image_scoring, te
 from hermesflow.budget.machines import forwards, total
 from hermesflow.config import load_config
 from hermesflow.models.magvit import MagVitV2
-from hermesflow.models.showo import new_model, recompute_activations
+from hermesflow.models.building import new_model
+from hermesflow.models.showo import recompute_activations
 from hermesflow.sampling import sample_images, sample_texts
 from hermesflow.scoring import vqa_likelihood, vqa_probability
 from hermesflow.sections import Decoding, ImageSampling, ImageTokenizer, Lora

@@ -23,7 +23,7 @@ from hermesflow.pretraining import text_steps
 from hermesflow.scoring import VQA_METHODS
 from hermesflow.sections import Training
 from hermesflow.sharding import pairs_per_batch
-from hermesflow.stages.encode import BATCH_IMAGES, SPLITS
+from hermesflow.stages.encode import BATCH_PIXELS, SPLITS
 
 JUDGED_TOGETHER = 64  # images, of stage `judge`
 QUESTIONS_OF_BENCHMARKS = 20
@@ -87,7 +87,8 @@ class Rules:
         """Codes of the real images."""
         there, _ = self.batches.pixels()
         images = sum(split_sizes(self.config)[split] for split in SPLITS)
-        return Load(there.passes(images, together=BATCH_IMAGES), self.batches.pixel_peak(BATCH_IMAGES))
+        together = max(BATCH_PIXELS // self.config.data.image_size**2, 1)
+        return Load(there.passes(images, together=together), self.batches.pixel_peak(together))
 
     def judge(self) -> Load:
         """Reconstructions of the held-out images."""
