@@ -1,4 +1,4 @@
-"""The budget's FLOPs against what torch counts in the real calls; attention as plain products, so that it is seen."""
+"""The budget's FLOPs are those that torch counts in the real calls; attention as plain products, so that it is seen."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from hermesflow.sections import Decoding, ImageSampling, ImageTokenizer, Lora
 from hermesflow.seeding import generator
 
 MICRO = load_config(Path(__file__).parents[1] / "config" / "micro.yaml")
-CLOSE = 0.02
+CLOSE = 1e-6  # not a product too many or too few
 CAPTIONS = ["a red circle above a blue square", "a small green cross and two circles"]  # 7 words each
 
 
