@@ -1,4 +1,4 @@
-"""The budget's FLOPs against what torch counts in the real calls; attention as plain products, so that it is seen."""
+"""The budget's FLOPs are those that torch counts in the real calls; attention as plain products, so that it is seen."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +13,8 @@ from hermesflow.budget import pixels
 from hermesflow.budget.decoder import Decoder, image_decoding, image_scoring, text_decoding, text_scoring
 from hermesflow.budget.machines import forwards, total
 from hermesflow.config import load_config
-from hermesflow.models.magvit import MagVitV2
 from hermesflow.models.building import new_model
+from hermesflow.models.magvit import MagVitV2
 from hermesflow.models.showo import recompute_activations
 from hermesflow.sampling import sample_images, sample_texts
 from hermesflow.scoring import vqa_likelihood, vqa_probability
@@ -22,7 +22,7 @@ from hermesflow.sections import Decoding, ImageSampling, ImageTokenizer, Lora
 from hermesflow.seeding import generator
 
 MICRO = load_config(Path(__file__).parents[1] / "config" / "micro.yaml")
-CLOSE = 0.02
+CLOSE = 1e-6  # not a product too many or too few
 CAPTIONS = ["a red circle above a blue square", "a small green cross and two circles"]  # 7 words each
 
 

@@ -18,6 +18,7 @@ LAYERS = (
     ("homologous", "adapters", "distributed", "interruption", "training_state", "train", "pretraining"),
     ("evaluation.*", "report.*", "tracking", "delivery", "spool"),
     ("stages.*",),
+    ("budget.*",),
     ("provenance", "pipeline", "publishing", "running", "launching", "config_reference", "fetching", "cli", "__main__"),
 )
 

@@ -114,7 +114,7 @@ def _plan_command(commands: Any) -> None:
     plan = commands.add_parser(
         "plan", help="what a config costs: FLOPs, GPU-hours, memory, disk and files of each rule"
     )
-    plan.add_argument("--config", type=Path, default=Path("config/showo.yaml"), help="default config/showo.yaml")
+    plan.add_argument("--config", type=Path, default=Path("config/micro.yaml"), help="default config/micro.yaml")
     plan.add_argument("--json", action="store_true", help="every rule and checkpoint as JSON, in plain units")
     plan.add_argument("--machines", nargs="+", metavar="NxGPU", help="default 1xh100 8xa100")
     plan.add_argument("--utilisation", type=float, help="share of peak FLOP/s that is reached, default 0.4")

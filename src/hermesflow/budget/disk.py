@@ -44,6 +44,8 @@ OUTPUTS = {
 }
 """Files of one job of each rule, as Snakemake lists them (`tests/test_budget_disk.py` asks it)."""
 ADAPTER_OUTPUTS = 2
+REAL_OUTPUTS = 2
+"""Of stage `data`, where images are real."""
 JOB_FILES = 2
 """Log and benchmark of a job."""
 
@@ -51,7 +53,8 @@ JOB_FILES = 2
 def files_of(config: Config, rule: str, jobs: int) -> int:
     """Files that all jobs of a rule leave."""
     adapters = ADAPTER_OUTPUTS if rule == "train" and config.training.lora else 0
-    return jobs * (OUTPUTS[rule] + adapters + JOB_FILES)
+    real = REAL_OUTPUTS if rule == "data" and config.data.source in ("journeydb", "folder") else 0
+    return jobs * (OUTPUTS[rule] + adapters + real + JOB_FILES)
 
 
 def token_store(pairs: int, images: int, tokens: int) -> int:

@@ -86,7 +86,8 @@ def training_peak(
         adapters: parameters of low-rank adapters; 0 trains all weights.
         processes: that share the batch (data parallel).
         accumulated: a step has more than one micro batch.
-        fused: the optimiser works on all tensors at once (torch's default on GPUs), which takes a copy of a moment.
+        fused: the optimiser works on all tensors at once (torch's default on GPUs), which takes a copy of a moment;
+            one by one it takes three copies of the largest tensor.
     """
     trained = adapters or decoder.parameters
     half = 0 if precision == "no" else 2 * decoder.parameters
@@ -96,7 +97,7 @@ def training_peak(
         moments=2 * FLOAT * trained,
         buckets=FLOAT * trained if processes > 1 else 0,
         activations=half + _activations(decoder, calls, precision=precision, recomputed=recomputed, head=largest),
-        gradients=FLOAT * (trained + (trained if fused else 2 * largest)),
+        gradients=FLOAT * (trained + (trained if fused else 3 * largest)),
         gradients_held=accumulated,
     )
 

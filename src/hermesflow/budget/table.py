@@ -17,6 +17,16 @@ from hermesflow.config import Config
 
 GB = 1e9
 _ALL = "all"
+_MENDS = {
+    "encode": "images go through the tokenizer in batches that no key changes",
+    "judge": "images go through the tokenizer in batches that no key changes",
+    "sample": "lower sampling.batch_pairs",
+    "score": "lower scoring.batch_images, down to sampling.images.n",
+    "agreement": "lower scoring.batch_images, down to sampling.images.n",
+    "reference": "lower training.micro_batch_size",
+    "train": "lower training.micro_batch_size, or set runtime.activation_checkpointing or training.lora",
+    "evaluate": "lower scoring.batch_images; but images are drawn in batches that no key changes",
+}
 _UNITS = ("", " k", " M", " G", " T", " P", " E", " Z")
 
 
@@ -97,7 +107,7 @@ def as_text(config: Config, machines: Sequence[Machine], *, lengths: Lengths, ut
 def _misfits(lines: Sequence[Line], machine: Machine) -> list[str]:
     have = machine.gpu.memory
     return [
-        f"{line.rule} needs {line.memory / GB:,.0f} GB of {have / GB:,.0f}"
+        f"{line.rule} needs {line.memory / GB:,.0f} GB of {have / GB:,.0f}; {_MENDS.get(line.rule, 'take larger GPUs')}"
         for line in by_rule(list(lines))
         if line.memory > have
     ]
