@@ -11,7 +11,7 @@ RICH := $(shell test -t 2 && echo --logger rich)
 SEEDS ?= 0,1,2
 COMMA := ,
 
-.PHONY: help setup demo smoke paper report ui test test-cluster test-faults lint bench dvc restore
+.PHONY: help setup demo smoke paper report ui test test-cluster test-faults lint bench full-size dvc restore
 
 help:
 	@echo "make demo     set up, run the whole paper at micro scale, write results/micro/report.html"
@@ -21,6 +21,7 @@ help:
 	@echo "make test     set up and run the tests  make lint     style and types"
 	@echo "make test-cluster  the smoke DAG through a real Slurm on this machine; make test-faults with accidents"
 	@echo "make bench    time the hot paths        make dvc      regenerate dvc.yaml, schema, config/README.md"
+	@echo "make full-size  one Pair-DPO step and two drawing steps of 1.3B on the CPU: 22 GiB of memory, some minutes"
 	@echo "make restore  results of the current config from DVC's cache"
 
 setup: $(INSTALLED)
@@ -70,6 +71,10 @@ lint: $(VENV)/.installed-dev
 
 bench: setup
 	$(RUN) python -m benchmarks --config $(CONFIG)
+
+# glibc gives memory back at once only if it is told to.
+full-size: setup
+	$(RUN) MALLOC_MMAP_THRESHOLD_=1048576 MALLOC_TRIM_THRESHOLD_=1048576 python -m benchmarks.full_size
 
 dvc: setup
 	$(RUN) python -m hermesflow schema > workflow/schemas/config.schema.json

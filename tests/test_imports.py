@@ -11,17 +11,18 @@ import pytest
 from hermesflow import provenance
 
 LAYERS = (
-    ("errors", "sections", "config", "artifacts", "seeding", "progress"),
+    ("errors", "sections", "data_sections", "config", "artifacts", "seeding", "progress", "hub"),
     ("masking", "models.attention", "models.prompting"),
     ("losses", "logps", "models.*"),
     ("data.*", "sampling", "encoders", "scoring", "sharding", "preferences"),
     ("homologous", "adapters", "distributed", "interruption", "training_state", "train", "pretraining"),
     ("evaluation.*", "report.*", "tracking", "delivery", "spool"),
     ("stages.*",),
-    ("provenance", "pipeline", "publishing", "running", "launching", "config_reference", "cli", "__main__"),
+    ("budget.*",),
+    ("provenance", "pipeline", "publishing", "running", "launching", "config_reference", "fetching", "cli", "__main__"),
 )
 
-VOCABULARY = ("hermesflow.models.showo", "hermesflow.data.microworld")
+VOCABULARY = ("hermesflow.models.building", "hermesflow.data.microworld")
 """The one exception: a new model of the micro world takes its words from there, inside the function that makes it."""
 
 

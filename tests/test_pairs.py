@@ -7,10 +7,12 @@ import io
 import datasets
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from hermesflow.config import load_config
+from hermesflow.data import pairs
 from hermesflow.data.microworld import make_pairs
 from hermesflow.data.pairs import SCHEMA, images_of, read_pairs, read_rows, validate, write_pairs
 from hermesflow.errors import DataError
@@ -47,6 +49,14 @@ def test_same_rows_give_the_same_bytes(rows, tmp_path):
     for name in ("a", "b"):
         write_pairs(tmp_path / f"{name}.parquet", rows)
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+
+
+def test_large_splits_are_written_in_several_row_groups(rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(pairs, "GROUP_BYTES", len(rows[0]["image"]["bytes"]) * 2)
+    write_pairs(tmp_path / "gap.parquet", rows)
+    assert pq.ParquetFile(tmp_path / "gap.parquet").num_row_groups > 2
+    assert read_rows(tmp_path / "gap.parquet") == rows
+    assert images_of(read_pairs(tmp_path / "gap.parquet")).shape == (7, 48, 48, 3)
 
 
 def test_images_of_decodes_what_was_drawn(rows, tmp_path):

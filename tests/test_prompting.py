@@ -1,9 +1,11 @@
 import pytest
 import torch
+from transformers import PreTrainedTokenizerFast
 
 from hermesflow.errors import ArtifactError, DataError
 from hermesflow.models import prompting
-from hermesflow.models.prompting import TokenIds, load_text_tokenizer, word_tokenizer
+from hermesflow.models.prompting import TokenIds, load_text_tokenizer, pretrained_tokenizer, word_tokenizer
+from phi_tokenizer import END, phi_tokenizer, write_tokenizer
 from showo_golden import reference
 
 IDS = TokenIds(text_vocab_size=512, codebook_size=256, boundary=0)
@@ -106,3 +108,57 @@ def test_tokenizer_without_its_boundary_is_refused(tmp_path):
     word_tokenizer(["a"]).save(tmp_path / "tokenizer.json")
     with pytest.raises(DataError, match="no token"):
         load_text_tokenizer(tmp_path / "tokenizer.json", "</s>")
+
+
+# the tokenizer of the released model: the real one is not at hand, one of its layout is
+
+
+@pytest.fixture(scope="module")
+def phi(tmp_path_factory):
+    return write_tokenizer(tmp_path_factory.mktemp("phi"), phi_tokenizer())
+
+
+def test_extended_phi_tokenizer_has_exactly_the_official_ids(phi):
+    """As the released code does it: [PAD], then nine tokens, then image codes, the mask token last."""
+    official = PreTrainedTokenizerFast(tokenizer_file=str(phi / "tokenizer.json"), eos_token=END, bos_token=END)
+    assert len(official) == 50295
+    official.add_special_tokens({"pad_token": "[PAD]"})
+    official.add_tokens([f"<|{name}|>" for name in prompting.SPECIAL_TOKENS])
+    tokenizer = pretrained_tokenizer(str(phi))
+    ids = TokenIds(tokenizer.size, 8192, tokenizer.boundary)
+    assert (ids.text_vocab_size, ids.pad, ids.boundary) == (50295, official.pad_token_id, official.eos_token_id)
+    for name in prompting.SPECIAL_TOKENS:
+        assert ids.special(name) == official.convert_tokens_to_ids(f"<|{name}|>")
+    assert (ids.boundary, ids.pad, ids.special("soi"), ids.special("lvg")) == (50256, 50295, 50296, 50304)
+    assert (ids.first_code, ids.mask, ids.vocab_size) == (len(official), 58497, 58498)
+
+
+@pytest.mark.parametrize("codes", [256, 1024])  # 256 px and 512 px
+def test_rows_of_the_released_model_at_both_sizes(phi, codes):
+    tokenizer = pretrained_tokenizer(str(phi))
+    ids = TokenIds(tokenizer.size, 8192, tokenizer.boundary)
+    prompts, _ = prompting.generation_prompts(ids, tokenizer.encode(["a red cat", ""]), max_text_tokens=128)
+    assert prompts[1].tolist()[-3:] == [50300, 50256, 50256]
+    last = torch.full((2, codes), 8191)
+    block = prompting.image_block(ids, last, torch.arange(codes).expand(2, codes) % 2 == 0)
+    assert block.shape == (2, codes + 2)
+    assert block[0, :3].tolist() == [50296, 58497, 58496] and block[0, -1] == 50297
+
+
+def test_text_of_the_released_tokenizer_is_as_with_transformers(phi):
+    texts = ["a red cat , and    a dog", "USER: \nIs it é? ASSISTANT:", ""]
+    official = PreTrainedTokenizerFast(tokenizer_file=str(phi / "tokenizer.json"), eos_token=END)
+    tokenizer = pretrained_tokenizer(str(phi))
+    assert tokenizer.encode(texts) == [official(text)["input_ids"] for text in texts]
+    assert [tokenizer.decode([*ids, tokenizer.boundary]) for ids in tokenizer.encode(texts)] == texts
+
+
+def test_a_folder_without_a_usable_tokenizer_is_named(phi, tmp_path):
+    with pytest.raises(ArtifactError, match=r"tokenizer_config\.json"):
+        pretrained_tokenizer(str(tmp_path))
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(DataError, match="eos_token"):
+        pretrained_tokenizer(str(tmp_path))
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": {"content": "<|endoftext|>"}}')
+    with pytest.raises(ArtifactError, match=r"tokenizer\.json"):
+        pretrained_tokenizer(str(tmp_path))

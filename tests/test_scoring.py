@@ -4,7 +4,7 @@ import torch
 
 from hermesflow.data.microworld import Question
 from hermesflow.encoders import load_encoder
-from hermesflow.models.showo import new_model
+from hermesflow.models.building import new_model
 from hermesflow.scoring import (
     VQA_METHODS,
     answer_credits,

@@ -8,7 +8,8 @@ from safetensors.torch import load_file
 from hermesflow.config import load_config
 from hermesflow.errors import ArtifactError
 from hermesflow.models import attention, prompting
-from hermesflow.models.showo import Shape, ShowO, load_model, new_model, save_model
+from hermesflow.models.building import new_model
+from hermesflow.models.showo import Shape, ShowO, load_model, save_model
 from showo_golden import (
     CAPTIONS,
     GOLDENS,

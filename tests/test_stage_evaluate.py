@@ -13,8 +13,9 @@ from hermesflow.data.microworld import Question
 from hermesflow.data.pairs import images_of, read_pairs
 from hermesflow.errors import ArtifactError
 from hermesflow.evaluation import statistics
+from hermesflow.models.building import new_model
 from hermesflow.models.magvit import MagVitV2, save_tokenizer
-from hermesflow.models.showo import new_model, save_model
+from hermesflow.models.showo import save_model
 from hermesflow.stages import clip, data, evaluate
 
 SPLITS = ("understanding", "gap")

@@ -204,6 +204,14 @@ def test_agreement_table_has_one_row_per_measure_and_seed():
     assert table.cells.loc[1, "kendall_tau"] == EMPTY
 
 
+def test_without_a_judge_the_tables_of_trust_are_empty_and_say_why():
+    table = audit.judge_table({"no judge": "of another world"})
+    assert table.values.to_dict("records") == [{"no judge": "of another world"}]
+    assert "of another world" in formatting.to_markdown(table)
+    empty = audit.agreement_table({0: {"captions": {}, "images": {}, "pairs": 0}})
+    assert "(no rows)" in formatting.to_markdown(empty)
+
+
 def test_judge_table_keeps_kinds_and_counts():
     tree = {
         "real images": {"all": {"images": 4, "questions right": 1.0}},

@@ -48,6 +48,11 @@ class Layout:
         return self.root / "tokenizer"
 
     @property
+    def weights(self) -> Path:
+        """Folder of converted released weights, shared by all configs."""
+        return self.root.parent / ".weights"
+
+    @property
     def clip(self) -> Path:
         """Folder of the fixed image-text extractor."""
         return self.root / "clip"

@@ -34,11 +34,11 @@ _SHARD = ("seed", "checkpoint", "shard", "shards")
 _CHECKPOINT = ("seed", "checkpoint")
 STAGES: dict[str, Stage] = {
     "data": Stage("homologous pairs of every split"),
-    "tokenizer": Stage("train the image tokenizer"),
+    "tokenizer": Stage("train the image tokenizer, or take released weights"),
     "encode": Stage("image tokens of the real images"),
     "judge": Stage("accuracy of the independent judge"),
     "clip": Stage("train the fixed image-text extractor"),
-    "base": Stage("pre-train the base model", ("seed",)),
+    "base": Stage("pre-train the base model, or take released weights", ("seed",)),
     "sample": Stage("caption and image candidates, one shard", _SHARD),
     "gather_candidates": Stage("join the shards of candidates", (*_CHECKPOINT, "shards")),
     "score": Stage("preference scores of candidates, one shard", _SHARD),
@@ -87,11 +87,14 @@ def _parser() -> argparse.ArgumentParser:
     stages = launch.add_subparsers(dest="stage", required=True, metavar="STAGE")
     for name in LAUNCHED:
         _stage_command(stages, name, _launch)
+    _plan_command(commands)
     track = _command(commands, "track", "create the MLflow database and the runs of a config", _track)
     _add_option(track, "seeds", required=False)
     sync = commands.add_parser("sync", help="send MLflow what it could not take while it was away")
     sync.add_argument("--results", type=Path, default=Path("results"), help="folder of all results")
     sync.set_defaults(run=_sync)
+    fetch = _command(commands, "fetch", "fetch what a config needs from the hub and check it", _fetch)
+    fetch.add_argument("--pin", action="store_true", help="print revisions and checksums to put into the config")
     publish = _command(commands, "publish", "copy tables, figures and a manifest into docs/results", _publish)
     _add_option(publish, "seeds", required=False)
     publish.add_argument("--to", type=Path, default=Path("docs/results"), help="default docs/results")
@@ -105,6 +108,21 @@ def _parser() -> argparse.ArgumentParser:
     schema.add_argument("--markdown", action="store_true", help="the table of config/README.md")
     schema.set_defaults(run=_schema)
     return parser
+
+
+def _plan_command(commands: Any) -> None:
+    plan = commands.add_parser(
+        "plan", help="what a config costs: FLOPs, GPU-hours, memory, disk and files of each rule"
+    )
+    plan.add_argument("--config", type=Path, default=Path("config/micro.yaml"), help="default config/micro.yaml")
+    plan.add_argument("--json", action="store_true", help="every rule and checkpoint as JSON, in plain units")
+    plan.add_argument("--machines", nargs="+", metavar="NxGPU", help="default 1xh100 8xa100")
+    plan.add_argument("--utilisation", type=float, help="share of peak FLOP/s that is reached, default 0.4")
+    plan.add_argument("--questions", type=_positive, help="questions a pair has, default 10")
+    plan.add_argument("--tflops", type=float, nargs=2, metavar=("BF16", "FLOAT32"), help="peak of a GPU, dense")
+    plan.add_argument("--memory", type=float, help="GB of a GPU")
+    plan.add_argument("--bandwidth", type=float, help="TB/s of a GPU's memory")
+    plan.set_defaults(run=_plan)
 
 
 def _stage_command(commands: Any, name: str, run: Any) -> None:
@@ -190,8 +208,32 @@ def _quiet_libraries(arguments: argparse.Namespace) -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")  # else weights of a pull request are taken unasked
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers asks for this one too
+    if arguments.command != "fetch":
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers asks for this one too
+
+
+def _plan(arguments: argparse.Namespace) -> None:
+    from hermesflow.budget import table
+    from hermesflow.budget.lengths import QUESTIONS, Lengths
+    from hermesflow.budget.machines import MACHINES, UTILISATION
+    from hermesflow.config import load_config
+    from hermesflow.errors import ConfigError
+
+    utilisation = arguments.utilisation or UTILISATION
+    if not 0 < utilisation <= 1:
+        raise ConfigError(f"--utilisation {utilisation}: a share, above 0 and at most 1.")
+    machines = table.machines_of(
+        arguments.machines or MACHINES,
+        tflops=arguments.tflops,
+        memory=arguments.memory,
+        bandwidth=arguments.bandwidth,
+    )
+    config = load_config(arguments.config)
+    lengths = Lengths.of(config, questions=arguments.questions or QUESTIONS)
+    write = table.as_json if arguments.json else table.as_text
+    print(write(config, machines, lengths=lengths, utilisation=utilisation), end="")
 
 
 def _track(arguments: argparse.Namespace) -> None:
@@ -208,6 +250,21 @@ def _sync(arguments: argparse.Namespace) -> None:
 
     for line in tracking.sync(arguments.results):
         print(line, flush=True)
+
+
+def _fetch(arguments: argparse.Namespace) -> None:
+    from hermesflow.config import load_config
+    from hermesflow.fetching import fetch_all, pinned_yaml
+
+    config = load_config(arguments.config)
+    if arguments.pin:
+        print(pinned_yaml(config), end="")
+        return
+    folders = fetch_all(config)
+    for key, folder in folders.items():
+        print(f"{key}: {folder}")
+    if not folders:
+        print(f"{arguments.config} names nothing on the hub: nothing to fetch")
 
 
 def _publish(arguments: argparse.Namespace) -> None:

@@ -16,11 +16,11 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
+from hermesflow.data_sections import AnyData
 from hermesflow.errors import ConfigError
 from hermesflow.sections import (
     BaseTraining,
     Checkpoint,
-    Data,
     Evaluation,
     ImageTokenizer,
     LanguageModel,
@@ -30,6 +30,7 @@ from hermesflow.sections import (
     Scoring,
     TokenizerTraining,
     Training,
+    Weights,
     section,
 )
 
@@ -44,11 +45,12 @@ class Config:
     """Name of the results folder, `results/{name}`."""
     seeds: tuple[int, ...]
     """Run seeds; each trains its own base and self-play chain."""
-    data: Data
+    data: AnyData
+    weights: Weights = Weights()
     image_tokenizer: ImageTokenizer
-    tokenizer_training: TokenizerTraining
+    tokenizer_training: TokenizerTraining | None = None
     language_model: LanguageModel
-    base_training: BaseTraining
+    base_training: BaseTraining | None = None
     sampling: Sampling
     scoring: Scoring
     preferences: Preferences
@@ -109,6 +111,7 @@ def load_config(path: str | Path) -> Config:
         lines = "; ".join(_one(e) for e in error.errors())
         raise ConfigError(f"{path}: {lines}. config/README.md lists every key with its meaning.") from None
     _check_tree(config, path)
+    _check_weights(config, path)
     return config
 
 
@@ -128,7 +131,10 @@ def _from_plain(raw: Any) -> Config:
 
 
 def _one(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"]) or "(whole file)"
+    parts = [str(part) for part in error["loc"]]
+    if parts[:1] == ["data"]:
+        del parts[1:2]  # which source's class refused the key is no part of the key
+    key = ".".join(parts) or "(whole file)"
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"unknown key `{key}`: remove it or correct its spelling"
     return f"`{key}`: {error['msg']} (found {error['input']!r})"
@@ -150,3 +156,19 @@ def _check_tree(config: Config, path: Path) -> None:
                     f"{path}: checkpoints.{name}: the tree has a cycle; let one of them grow from {BASE}."
                 )
             seen.add(name)
+
+
+def _check_weights(config: Config, path: Path) -> None:
+    pairs = (
+        ("image_tokenizer", config.weights.image_tokenizer, "tokenizer_training", config.tokenizer_training),
+        ("language_model", config.weights.language_model, "base_training", config.base_training),
+    )
+    for name, source, section_name, training in pairs:
+        if source is None and training is None:
+            raise ConfigError(
+                f"{path}: `{section_name}` is required where there is no `weights.{name}`; give one of the two."
+            )
+        if source is not None and training is not None:
+            raise ConfigError(
+                f"{path}: `{section_name}` trains what `weights.{name}` already brings; remove one of the two."
+            )

@@ -10,9 +10,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from hermesflow import hub
 from hermesflow.artifacts import sha256
 from hermesflow.errors import ArtifactError, ConfigError
-from hermesflow.sections import Encoder
+from hermesflow.sections import Encoder, Scoring, Source
 
 WEIGHTS = "model.safetensors"
 _ROWS = 128  # texts per forward pass
@@ -92,14 +93,22 @@ def load_encoder(settings: Encoder, *, device: str = "cpu") -> SentenceEncoder:
     return SentenceEncoder(model.to(device), tokenizer, pooling=settings.pooling)
 
 
-def encoder_folder(source: str) -> Path:
-    """Folder with the weights of `python:PACKAGE`, of a local folder, or of a hub id (fetched once, then cached).
+def load_choice_encoder(settings: Scoring, captions: SentenceEncoder, *, device: str = "cpu") -> SentenceEncoder:
+    """The encoder for the nearest choice: its own, or that of captions where the config names no other."""
+    return captions if settings.choice_encoder is None else load_encoder(settings.choice_encoder, device=device)
+
+
+def encoder_folder(source: str | Source) -> Path:
+    """Folder with the weights of `python:PACKAGE`, of a local folder, or of a source (fetched once, then cached).
 
     Raises:
         ConfigError: no such package or folder, or not exactly one `model.safetensors` in it.
+        FetchError: a source cannot be had.
     """
-    kind, _, package = source.partition(":")
-    if kind == "python":
+    kind, _, package = source.partition(":") if isinstance(source, str) else ("", "", "")
+    if isinstance(source, Source):
+        folder = hub.fetch(source)
+    elif kind == "python":
         spec = importlib.util.find_spec(package)
         if spec is None or not spec.submodule_search_locations:
             raise ConfigError(
@@ -110,24 +119,14 @@ def encoder_folder(source: str) -> Path:
     elif Path(source).is_dir():
         folder = Path(source)
     else:
-        folder = _from_hub(source)
+        raise ConfigError(
+            f"scoring.encoder.source: `{source}` is neither `python:PACKAGE` nor a folder. Name one that is there, or "
+            "give repo, revision and files of a repository on the hub."
+        )
     found = sorted(folder.rglob(WEIGHTS))
     if len(found) != 1:
         raise ConfigError(
-            f"scoring.encoder.source: `{source}` leads to {folder}, which holds {len(found)} files {WEIGHTS} instead "
+            f"scoring.encoder.source: {source} leads to {folder}, which holds {len(found)} files {WEIGHTS} instead "
             "of one. Name a package or folder with exactly one encoder in safetensors form."
         )
     return found[0].parent
-
-
-def _from_hub(source: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    wanted = [WEIGHTS, "*.json", "*.txt", "*.model"]
-    try:
-        return Path(snapshot_download(source, allow_patterns=wanted))
-    except (OSError, ValueError) as error:  # the hub's errors are one or the other
-        raise ConfigError(
-            f"scoring.encoder.source: `{source}` is neither `python:PACKAGE`, nor a folder, nor a hub id that can be "
-            f"fetched ({type(error).__name__}). Download it once with network access, or name a folder."
-        ) from error

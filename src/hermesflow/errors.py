@@ -20,6 +20,10 @@ class DataError(HermesflowError):
     """A data file, or a record in it, is wrong."""
 
 
+class FetchError(HermesflowError):
+    """Something cannot be had from the hub, or is not what the config pins."""
+
+
 class ArtifactError(HermesflowError):
     """An artifact of an earlier step is missing, truncated or of another kind."""
 
@@ -33,6 +37,7 @@ class Interrupted(HermesflowError):
 _DISK_FULL = re.compile(
     "No space left on device|Disk quota exceeded"
     r"|\d+ requested and \d+ written"  # numpy
+    "|database or disk is full"  # sqlite
     "|inline_container.cc|PytorchStreamWriter"  # torch.save
 )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeVar, dataclass_transform
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 Positive = Annotated[int, Field(gt=0)]
@@ -15,6 +15,8 @@ Count = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Objective = Literal["pair", "product", "understanding", "generation"]
 MaskSchedule = Literal["cosine", "linear", "square_root"]
 CaptionMeasure = Literal["embedding", "chrf", "bleu"]
@@ -28,6 +30,36 @@ _T = TypeVar("_T")
 def section(cls: type[_T]) -> type[_T]:
     """A frozen part of the config with keyword arguments alone; unknown keys and wrong types are refused."""
     return dataclass(frozen=True, kw_only=True, config=_STRICT)(cls)  # type: ignore[return-value]
+
+
+@section
+class Source:
+    """Files of a Hugging Face repository at one revision. `hermesflow fetch --pin` prints revision and checksums."""
+
+    repo: str | None = None
+    """Repository on the hub, `owner/name`."""
+    revision: Revision | None = None
+    """Commit, 40 hex digits; nothing is fetched from the hub without one."""
+    folder: str | None = None
+    """Read the files from this folder instead of the hub."""
+    files: Annotated[dict[str, Sha256 | None], Field(min_length=1)]
+    """Every file that is needed and its sha256; nothing is fetched from the hub without one."""
+
+    @model_validator(mode="after")
+    def _has_an_origin(self) -> Source:
+        if self.repo is None and self.folder is None:
+            raise ValueError("name a `repo` on the hub or a local `folder`")
+        return self
+
+
+@section
+class Weights:
+    """Released weights to start from instead of training here."""
+
+    language_model: Source | None = None
+    """Show-o weights under their official names (`.bin` or `.safetensors`); None trains `base` from scratch."""
+    image_tokenizer: Source | None = None
+    """MAGVITv2 weights likewise; None trains the image tokenizer from scratch."""
 
 
 @section
@@ -121,8 +153,9 @@ class LanguageModel:
     """Base of the rotary frequencies."""
     layer_norm_eps: Rate
     """Epsilon of the layer norms."""
-    text_tokenizer: str
-    """`microworld` (word level, built from the world's vocabulary) or a folder / hub id of a tokenizer."""
+    text_tokenizer: str | Source
+    """`microworld` (word level, built from the world's vocabulary), or a folder or source with the tokenizer.json and
+    tokenizer_config.json of a fast tokenizer (official: microsoft/phi-1_5); Show-o's own tokens are put after its."""
     max_text_tokens: Positive
     """Longest text prompt in tokens, template and specials included (official 128)."""
     caption_prompt: str
@@ -215,8 +248,8 @@ class Sampling:
 class Encoder:
     """A sentence encoder read from disk through transformers."""
 
-    source: str
-    """`python:PACKAGE` (weights inside an installed package) or a folder / hub id."""
+    source: str | Source
+    """`python:PACKAGE` (weights inside an installed package), a folder, or a source."""
     sha256: str | None = None
     """Expected sha256 of model.safetensors; checked before use."""
     pooling: Literal["cls", "mean"]
@@ -230,7 +263,9 @@ class Scoring:
     caption_measure: CaptionMeasure
     """Caption similarity s(y, y_k): cosine of sentence embeddings, or an n-gram baseline."""
     encoder: Encoder
-    """Sentence encoder for caption similarity and for the nearest choice."""
+    """Sentence encoder for caption similarity, and for the nearest choice unless that has its own."""
+    choice_encoder: Encoder | None = None
+    """Sentence encoder for the nearest choice (official: all-mpnet-base-v2, `mean`); None is `encoder`."""
     vqa_method: VqaMethod
     """Self-VQA: free answer mapped to the nearest choice (official), the likeliest choice, or P(right answer)."""
     max_answer_tokens: Positive

@@ -103,6 +103,23 @@ def test_training_is_launched_where_it_is_shared(fresh, runtime, command):
     assert (" launch train --config config/shared.yaml --threads 1 " in job) == bool(runtime)
 
 
+def test_the_paper_s_scale_is_the_whole_dag(fresh):
+    out = fresh.run("snakemake", "--dry-run", "--quiet", "rules", "--configfile", "config/showo.yaml")
+    counts = {rule: int(n) for rule, n in re.findall(r"^(\w+) +(\d+)$", out, re.MULTILINE)}
+    once = dict.fromkeys(("data", "tokenizer", "encode", "clip", "judge", "report"), 1)
+    sampled = {"sample": 3 * 3 * 8, "gather_candidates": 3 * 3, "score": 3 * 3 * 8, "gather_scores": 3 * 3}
+    trained = dict.fromkeys(("prefer", "reference", "train"), 3 * 8)
+    expected = {**once, "base": 3, **sampled, "agreement": 3, **trained, "evaluate": 3 * 9, "all": 1}
+    assert counts == {**expected, "total": sum(expected.values())}
+
+
+def test_the_paper_s_scale_trains_through_accelerate_and_without_the_benchmarks(fresh):
+    config = ("--configfile", "config/showo.yaml", "--cores", "64")
+    out = fresh.run("snakemake", "--dry-run", "--printshellcmds", *config, "--omit-from", "clip", "judge")
+    assert " -m hermesflow launch train --config config/showo.yaml" in out
+    assert "-m hermesflow evaluate" not in out
+
+
 def test_seeds_alone_can_be_overridden(fresh):
     assert re.search(r"\nbase +2\n", fresh.snakemake("--dry-run", "--config", "seeds=[0,3]"))
     out = fresh.snakemake("--dry-run", "--config", "name=other", check=False)
@@ -164,3 +181,18 @@ def test_dvc_refuses_a_mirror_of_another_tree(fresh):
     finally:
         fresh.config.write_text(text)
     assert "another tree of checkpoints" in out
+
+
+def test_real_images_add_no_rule_but_the_files_another_site_needs(fresh):
+    plain = yaml.safe_load(fresh.config.read_text())
+    own = {"source": "journeydb", "path": "JourneyDB/JourneyDB", "selection": "config/theirs.json", "base_pairs": 0}
+    plain["data"] = {key: value for key, value in plain["data"].items() if key != "source"} | own
+    (fresh.root / "config" / "theirs.json").write_text("{}")
+    (fresh.root / "config" / "real.yaml").write_text(yaml.safe_dump(plain))
+    out = fresh.run(sys.executable, "workflow/scripts/jobs.py", "config/real.yaml")
+    jobs = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    assert {job["rule"] for job in jobs} == {"all", *STAGES}
+    (data,) = [job for job in jobs if job["rule"] == "data"]
+    assert data["input"] == ["config/theirs.json"]
+    folder = "results/tiny/data"
+    assert {f"{folder}/selection.json", f"{folder}/questions.csv"} <= set(data["output"])

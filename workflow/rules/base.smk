@@ -14,14 +14,14 @@ rule base:
     priority: urgency
     threads: CONFIG.runtime.train_threads
     resources:
-        mem_mb=growing(4000),
+        mem_mb=memory(4000),
         runtime=growing(720),
         gpu=GPU,
     params:
         settings=settings("base"),
         code=code("base"),
     message:
-        "Pre-train the base model of seed {wildcards.seed}"
+        "Base model of seed {wildcards.seed}"
     shell:
         "{STEP} base --config {CONFIG_FILE} --seed {wildcards.seed} --threads {threads} 2>&1 | tee {log}"
 
@@ -41,7 +41,7 @@ rule clip:
         f"{ROOT}/benchmarks/clip.tsv"
     threads: CONFIG.runtime.shard_threads
     resources:
-        mem_mb=growing(3000),
+        mem_mb=memory(3000),
         runtime=growing(120),
         gpu=GPU,
     params:

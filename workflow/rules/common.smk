@@ -1,4 +1,4 @@
-# What all rules share: paths, and what a step is made from besides its input files.
+# What all rules share: paths, what a step is made from besides its input files, and what it needs.
 CHECKPOINTS = [BASE, *CONFIG.checkpoints]
 SHARDS = CONFIG.runtime.shards
 ROOT = Path("results") / CONFIG.name
@@ -22,6 +22,9 @@ SPREAD |= {"gres": f"gpu:{PROCESSES}"} if NODES > 1 and GPU else {}
 TRAIN_GPUS = GPU * PROCESSES if NODES == 1 else 0
 ADAPTER = multiext(f"{NODE}/model/adapter/", "adapter_model.safetensors", "adapter_config.json")
 ADAPTER = ADAPTER if CONFIG.training.lora else []
+# Files that only pairs of real images leave; none for the micro world.
+REAL_DATA = multiext(f"{ROOT}/data/", "questions.csv", "selection.json")
+REAL_DATA = REAL_DATA if CONFIG.data.source in ("journeydb", "folder") else []
 
 
 wildcard_constraints:
@@ -29,26 +32,6 @@ wildcard_constraints:
     shard=r"\d+",
     shards=r"\d+",
     checkpoint="|".join(CHECKPOINTS),
-
-
-def model(folder):
-    """Files of one language model."""
-    return multiext(f"{folder}/model/", "model.safetensors", "config.json", "tokenizer.json")
-
-
-def shards_of(pattern):
-    """One file of every shard of a checkpoint; seed and checkpoint stay wildcards."""
-    return [pattern.replace("{shard}", str(k)).replace("{shards}", str(SHARDS)) for k in range(SHARDS)]
-
-
-def tokens(path):
-    """Files of one store of image tokens."""
-    return multiext(f"{path}.", "npy", "json")
-
-
-def parent(wildcards):
-    """Folder of the checkpoint this one grows from."""
-    return f"{ROOT}/seed{wildcards.seed}/{CONFIG.checkpoints[wildcards.checkpoint].parent}"
 
 
 def code(stage):
@@ -76,24 +59,7 @@ def growing(amount):
     return lambda wildcards, attempt: amount * attempt
 
 
-def previous_preferences(wildcards):
-    """The preferences the parent was trained on; base has none."""
-    if CONFIG.checkpoints[wildcards.checkpoint].parent == BASE:
-        return []
-    return multiext(f"{parent(wildcards)}/preferences/", "captions.parquet", "images.parquet")
-
-
-def shown(path, category):
-    """A file that `snakemake --report` shows with its caption."""
-    return report(path, caption=f"{CAPTIONS}{Path(path).stem}.rst", category=category)
-
-
-def tables(names, suffixes, category):
-    """Files of some tables; the CSV ones are shown."""
-    files = [shown(f"{REPORT}/tables/{name}.csv", category) for name in names]
-    return files + [f"{REPORT}/tables/{name}.{suffix}" for name in names for suffix in suffixes]
-
-
-def of_all(checkpoints, *names):
-    """The same files of several checkpoints, all seeds."""
-    return [f"{ROOT}/seed{seed}/{c}/{name}" for seed in SEEDS for c in checkpoints for name in names]
+def memory(mb, processes=1):
+    """Megabytes of a job's processes; each holds more where images are real or weights released. Retries get more."""
+    large = REAL_DATA or CONFIG.weights.language_model
+    return growing((mb + (12000 if large else 0)) * processes)

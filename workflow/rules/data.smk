@@ -4,8 +4,11 @@ ENCODED = ("base", "pairs", "gap", "understanding")
 
 
 rule data:
+    input:
+        selection(),
     output:
         expand("{root}/data/{split}.parquet", root=ROOT, split=SPLITS),
+        REAL_DATA,
         f"{ROOT}/data/rejected.csv",
         f"{ROOT}/data/manifest.json",
     log:
@@ -14,9 +17,9 @@ rule data:
         f"{ROOT}/benchmarks/data.tsv"
     threads: 1
     resources:
-        mem_mb=growing(2000),
-        runtime=growing(60),
-        gpu=0,
+        mem_mb=memory(20000 if REAL_DATA else 2000),
+        runtime=growing(2880 if REAL_DATA else 60),
+        gpu=GPU if getattr(CONFIG.data, "questions", None) else 0,
     params:
         settings=settings("data"),
         code=code("data"),
@@ -41,14 +44,14 @@ rule tokenizer:
     priority: urgency
     threads: CONFIG.runtime.tokenizer_threads
     resources:
-        mem_mb=growing(4000),
+        mem_mb=memory(4000),
         runtime=growing(240),
         gpu=GPU,
     params:
         settings=settings("tokenizer"),
         code=code("tokenizer"),
     message:
-        "Train the image tokenizer"
+        "Image tokenizer"
     shell:
         "{STEP} tokenizer --config {CONFIG_FILE} --threads {threads} 2>&1 | tee {log}"
 
@@ -71,7 +74,7 @@ rule encode:
     priority: urgency
     threads: CONFIG.runtime.tokenizer_threads
     resources:
-        mem_mb=growing(4000),
+        mem_mb=memory(4000),
         runtime=growing(120),
         gpu=GPU,
     params:

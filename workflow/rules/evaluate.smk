@@ -23,7 +23,7 @@ rule evaluate:
         f"{ROOT}/benchmarks/evaluate-seed{{seed}}-{{checkpoint}}.tsv"
     threads: CONFIG.runtime.shard_threads
     resources:
-        mem_mb=growing(4000),
+        mem_mb=memory(4000),
         runtime=growing(480),
         gpu=GPU,
     params:
@@ -48,7 +48,7 @@ rule judge:
         f"{ROOT}/benchmarks/judge.tsv"
     threads: 1
     resources:
-        mem_mb=growing(2000),
+        mem_mb=memory(2000),
         runtime=growing(60),
         gpu=0,
     params:

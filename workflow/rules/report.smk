@@ -56,7 +56,7 @@ rule report:
         f"{ROOT}/benchmarks/report.tsv"
     threads: 1
     resources:
-        mem_mb=growing(3000),
+        mem_mb=memory(3000),
         runtime=growing(60),
         gpu=0,
     params:

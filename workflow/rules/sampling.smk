@@ -14,7 +14,7 @@ rule sample:
     priority: urgency
     threads: CONFIG.runtime.shard_threads
     resources:
-        mem_mb=growing(3000),
+        mem_mb=memory(3000),
         runtime=growing(480),
         gpu=GPU,
     params:
@@ -47,7 +47,7 @@ rule gather_candidates:
     priority: urgency
     threads: 1
     resources:
-        mem_mb=growing(2000),
+        mem_mb=memory(2000),
         runtime=growing(30),
         gpu=0,
     params:

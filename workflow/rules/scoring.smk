@@ -15,7 +15,7 @@ rule score:
     priority: urgency
     threads: CONFIG.runtime.shard_threads
     resources:
-        mem_mb=growing(3000),
+        mem_mb=memory(3000),
         runtime=growing(480),
         gpu=GPU,
     params:
@@ -47,7 +47,7 @@ rule gather_scores:
         "choose-seed{seed}-{checkpoint}"
     threads: 1
     resources:
-        mem_mb=growing(2000),
+        mem_mb=memory(2000),
         runtime=growing(30),
         gpu=0,
     params:
@@ -76,7 +76,7 @@ rule agreement:
         f"{ROOT}/benchmarks/agreement-seed{{seed}}.tsv"
     threads: CONFIG.runtime.shard_threads
     resources:
-        mem_mb=growing(3000),
+        mem_mb=memory(3000),
         runtime=growing(120),
         gpu=GPU,
     params:

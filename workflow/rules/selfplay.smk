@@ -24,7 +24,7 @@ rule prefer:
         lambda w: f"choose-seed{w.seed}-{CONFIG.checkpoints[w.checkpoint].parent}"
     threads: 1
     resources:
-        mem_mb=growing(2000),
+        mem_mb=memory(2000),
         runtime=growing(30),
         gpu=0,
     params:
@@ -53,7 +53,7 @@ rule reference:
     threads: TRAIN_THREADS
     resources:
         **SPREAD,
-        mem_mb=growing(4000 * PROCESSES),
+        mem_mb=memory(4000, PROCESSES),
         runtime=growing(240),
         gpu=TRAIN_GPUS,
     params:

@@ -21,7 +21,7 @@ rule train:
     threads: TRAIN_THREADS
     resources:
         **SPREAD,
-        mem_mb=growing(4000 * PROCESSES),
+        mem_mb=memory(4000, PROCESSES),
         runtime=growing(720),
         gpu=TRAIN_GPUS,
     params:

@@ -38,13 +38,22 @@ SCHEMA = datasets.Features(
     }
 )
 REJECTED_COLUMNS = ("id", "record", "reason")
+GROUP_BYTES = 2**28
+"""A row group is closed when its images reach this: less memory, and Arrow takes at most 2 GB per column chunk."""
 
 
 def write_pairs(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows of `SCHEMA` (image as {"bytes", "path"}) to one parquet file, atomically; same rows, same bytes."""
-    table = pa.Table.from_pylist([dict(row) for row in rows], schema=SCHEMA.arrow_schema)
-    with atomic(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+    with atomic(path) as temporary, pq.ParquetWriter(temporary, SCHEMA.arrow_schema, compression="zstd") as writer:
+        group: list[dict[str, Any]] = []
+        size = 0
+        for row in rows:
+            group.append(dict(row))
+            size += len((row["image"] or {}).get("bytes") or b"")
+            if size >= GROUP_BYTES:
+                writer.write_table(pa.Table.from_pylist(group, schema=SCHEMA.arrow_schema))
+                group, size = [], 0
+        writer.write_table(pa.Table.from_pylist(group, schema=SCHEMA.arrow_schema))
 
 
 def read_pairs(path: Path) -> datasets.Dataset:

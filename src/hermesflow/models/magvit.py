@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from hermesflow.artifacts import read_json, read_weights, write_json, write_weights
 from hermesflow.config import as_plain
 from hermesflow.errors import ArtifactError
+from hermesflow.models.loading import fill, moved, without_weights
 from hermesflow.models.magvit_blocks import Decoder, Encoder
 from hermesflow.sections import ImageTokenizer
 
@@ -194,14 +195,15 @@ def load_tokenizer(folder: Path, *, device: str | torch.device) -> MagVitV2:
     weights = read_weights(folder / "model.safetensors")
     try:
         lists: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
-        model = MagVitV2(ImageTokenizer(**lists))
-        model.load_state_dict(weights, strict=True)
+        with without_weights():
+            model = MagVitV2(ImageTokenizer(**lists))
+        fill(model, weights)
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise ArtifactError(
             f"{folder}: model.safetensors does not fit config.json ({error}). Give both files of one tokenizer, "
             "or delete the folder and run snakemake again."
         ) from error
-    return model.to(device).eval()
+    return moved(model, device)
 
 
 def _entropy(probability: Tensor) -> Tensor:

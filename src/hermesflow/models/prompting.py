@@ -19,6 +19,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from hermesflow.artifacts import read_json
 from hermesflow.errors import ArtifactError, DataError
 
 SPECIAL_TOKENS = ("soi", "eoi", "sov", "eov", "t2i", "mmu", "t2v", "v2v", "lvg")
@@ -122,12 +123,19 @@ def word_tokenizer(vocabulary: Sequence[str]) -> TextTokenizer:
     return TextTokenizer(backend, END_OF_TEXT)
 
 
-def pretrained_tokenizer(source: str) -> TextTokenizer:
-    """The fast tokenizer of a folder or hub id; its end-of-sequence token is the boundary."""
-    from transformers import AutoTokenizer
+def pretrained_tokenizer(folder: str | Path) -> TextTokenizer:
+    """The fast tokenizer in `tokenizer.json` of a folder; its end-of-sequence token is the boundary.
 
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    return TextTokenizer(tokenizer.backend_tokenizer, tokenizer.eos_token)
+    Raises:
+        ArtifactError: tokenizer.json or tokenizer_config.json is missing or unreadable.
+        DataError: no end-of-sequence token is named.
+    """
+    folder = Path(folder)
+    token = read_json(folder / "tokenizer_config.json").get("eos_token")
+    token = token["content"] if isinstance(token, dict) else token
+    if token is None:
+        raise DataError(f"{folder / 'tokenizer_config.json'}: names no eos_token; use a tokenizer whose end is known.")
+    return load_text_tokenizer(folder / "tokenizer.json", token)
 
 
 def load_text_tokenizer(path: Path, boundary_token: str) -> TextTokenizer:

@@ -20,16 +20,15 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PhiConfig, PhiForCausalLM
 
 from hermesflow.artifacts import atomic, read_json, read_weights, write_json, write_weights
-from hermesflow.config import Config
 from hermesflow.errors import ArtifactError
 from hermesflow.logps import sequence_logps
 from hermesflow.models import attention, prompting
+from hermesflow.models.loading import fill, moved, without_weights
 from hermesflow.models.prefix import Continuation, SharedPrefix, after
 from hermesflow.models.prompting import TokenIds, Tokenizer
 from hermesflow.models.sessions import KeyValues, ShowOImageSession, ShowOTextSession
 from hermesflow.sections import LanguageModel
 
-MICROWORLD = "microworld"
 _LENGTH_GROUPS = 2  # texts of a batch run in so many groups of like length (speed only)
 
 
@@ -246,23 +245,6 @@ class ShowO(nn.Module):
         return torch.cat(found)[order.argsort()], targets, scored
 
 
-def new_model(config: Config, *, seed: int) -> ShowO:
-    """A model with random weights, the same for the same seed."""
-    settings = config.language_model
-    if settings.text_tokenizer == MICROWORLD:
-        from hermesflow.data.microworld import vocabulary  # the one tokenizer that comes with its world
-
-        tokenizer = prompting.word_tokenizer(vocabulary())
-    else:
-        tokenizer = prompting.pretrained_tokenizer(settings.text_tokenizer)
-    shape = Shape.of(settings, num_image_tokens=config.num_image_tokens, codebook_size=config.codebook_size)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return ShowO(
-            shape, tokenizer, caption_prompt=settings.caption_prompt, question_template=settings.question_template
-        ).eval()
-
-
 def recompute_activations(model: ShowO) -> None:
     """Let decoder layers keep their inputs alone and compute the rest again for the gradient: less memory, same values.
 
@@ -282,6 +264,11 @@ def save_model(model: ShowO, folder: Path, weights: Mapping[str, Tensor] | None 
     """
     folder.mkdir(parents=True, exist_ok=True)
     write_weights(folder / "model.safetensors", model.state_dict() if weights is None else weights)
+    describe_model(model, folder)
+
+
+def describe_model(model: ShowO, folder: Path) -> None:
+    """Write `tokenizer.json` and `config.json` beside the weights."""
     with atomic(folder / "tokenizer.json") as temporary:
         model.tokenizer.save(temporary)
     write_json(
@@ -304,19 +291,20 @@ def load_model(folder: Path, *, device: torch.device | str) -> ShowO:
     folder = Path(folder)
     weights, config = read_weights(folder / "model.safetensors"), read_json(folder / "config.json")
     try:
-        model = ShowO(
-            Shape(**config["shape"]),
-            prompting.load_text_tokenizer(folder / "tokenizer.json", config["boundary_token"]),
-            caption_prompt=config["caption_prompt"],
-            question_template=config["question_template"],
-        )
-        model.load_state_dict(weights, strict=True)
+        with without_weights():
+            model = ShowO(
+                Shape(**config["shape"]),
+                prompting.load_text_tokenizer(folder / "tokenizer.json", config["boundary_token"]),
+                caption_prompt=config["caption_prompt"],
+                question_template=config["question_template"],
+            )
+        fill(model, weights)
     except (KeyError, TypeError, RuntimeError) as error:
         raise ArtifactError(
             f"{folder}: config.json and model.safetensors are not of one Show-o model ({error}). "
             "Take both files from the same checkpoint."
         ) from error
-    return model.to(device).eval()
+    return moved(model, device)
 
 
 def _phi_config(shape: Shape, ids: TokenIds) -> PhiConfig:

@@ -14,7 +14,7 @@ from hermesflow.config import BASE, Config
 from hermesflow.data import judge
 from hermesflow.data.microworld import Question, parse_caption
 from hermesflow.data.pairs import read_pairs
-from hermesflow.encoders import SentenceEncoder, load_encoder
+from hermesflow.encoders import SentenceEncoder, load_choice_encoder, load_encoder
 from hermesflow.errors import DataError
 from hermesflow.models.magvit import load_tokenizer, to_images
 from hermesflow.models.showo import load_model
@@ -49,6 +49,7 @@ def run(config: Config, layout: Layout, *, seed: int) -> None:
     _check_readable(layout.data("pairs"), captions)
     questions = {id_: questions_of_row(row) for id_, row in rows.items()}
     encoder = load_encoder(config.scoring.encoder, device=config.runtime.device)
+    choices = load_choice_encoder(config.scoring, encoder, device=config.runtime.device)
     captions_of, code_of = read_candidates(folder / "candidates", list(pairs["id"]))
     agreement = {
         "captions": caption_agreement(
@@ -57,7 +58,7 @@ def run(config: Config, layout: Layout, *, seed: int) -> None:
             encoder=encoder,
         ),
         "images": image_agreement(
-            vqa_scores(config, layout, seed=seed, code_of=code_of, questions=questions, encoder=encoder),
+            vqa_scores(config, layout, seed=seed, code_of=code_of, questions=questions, encoder=choices),
             judged_images(config, layout, code_of=code_of, captions=captions, questions=questions),
             list(rows),
         ),

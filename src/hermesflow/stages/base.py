@@ -1,4 +1,4 @@
-"""Stage `base`: train the base model of one seed from scratch on split `base`."""
+"""Stage `base`: train the base model of one seed from scratch on split `base`, or take released weights."""
 
 from __future__ import annotations
 
@@ -10,21 +10,28 @@ from hermesflow.artifacts import Layout, read_codes, write_manifest, write_table
 from hermesflow.config import BASE, Config, as_plain
 from hermesflow.data.pairs import read_pairs
 from hermesflow.errors import ArtifactError
-from hermesflow.models.showo import new_model, save_model
+from hermesflow.models.building import meta_model, new_model
+from hermesflow.models.conversion import converted, place
+from hermesflow.models.showo import describe_model, save_model
 from hermesflow.pretraining import Example, batches, optimiser_of, train_step
 from hermesflow.progress import Progress
+from hermesflow.sections import Source
 
 LOG_EVERY = 20  # steps between rows of history.csv
 
 
 def run(config: Config, layout: Layout, *, seed: int) -> None:
-    """Train and write `seed{n}/base/model`.
+    """Write `seed{n}/base/model`; released weights are the same for all seeds.
 
     Raises:
-        ArtifactError: the image tokens are not those of the pairs.
+        ArtifactError: the image tokens are not those of the pairs, or the weights not those of the model.
     """
     torch.set_num_threads(config.runtime.train_threads)
+    if config.weights.language_model is not None:
+        take(config, layout, config.weights.language_model, seed=seed)
+        return
     torch.use_deterministic_algorithms(True)
+    assert config.base_training is not None
     settings = config.base_training
     pairs = read_pairs(layout.data("base")).remove_columns("image")
     ids, codes = read_codes(layout.codes("base"))
@@ -57,3 +64,19 @@ def run(config: Config, layout: Layout, *, seed: int) -> None:
     save_model(model.eval(), folder)
     write_table(folder / "history.csv", pd.DataFrame(history))
     write_manifest(folder, config=as_plain(settings), inputs=[layout.data("base"), layout.codes("base")], seed=seed)
+
+
+def take(config: Config, layout: Layout, source: Source, *, seed: int) -> None:
+    """Write the same files from released weights; the history is empty.
+
+    Raises:
+        ArtifactError: the weights are not those of the model in the config.
+    """
+    tracking.open_run(config, layout, seed, BASE)
+    model, folder = meta_model(config), layout.checkpoint(seed, BASE) / "model"
+    weights = converted(source, model, cache=layout.weights)
+    place(weights, folder / "model.safetensors")
+    describe_model(model, folder)
+    write_table(folder / "history.csv", pd.DataFrame({"step": []}))
+    plain = {"language_model": as_plain(config.language_model), "weights": as_plain(source)}
+    write_manifest(folder, config=plain, inputs=[weights], seed=seed)

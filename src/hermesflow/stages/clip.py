@@ -7,15 +7,25 @@ import torch
 from hermesflow.artifacts import Layout, write_json, write_manifest
 from hermesflow.config import Config
 from hermesflow.data.pairs import images_of, read_pairs
+from hermesflow.errors import DataError
 from hermesflow.evaluation.clip import retrieval_accuracy, save_clip, train_clip
 from hermesflow.progress import Progress
 
 
 def run(config: Config, layout: Layout) -> None:
-    """Write `clip/`: weights, settings, retrieval accuracy on split `gap` and the last losses."""
+    """Write `clip/`: weights, settings, retrieval accuracy on split `gap` and the last losses.
+
+    Raises:
+        DataError: split `base` is empty, as where the base model has released weights.
+    """
     torch.set_num_threads(config.runtime.shard_threads)
     torch.use_deterministic_algorithms(True)
     base, held_out = read_pairs(layout.data("base")), read_pairs(layout.data("gap"))
+    if not len(base):
+        raise DataError(
+            f"{layout.data('base')}: no pairs, so there is nothing to train the extractor on. Set data.base_pairs, or "
+            "leave the benchmarks out: snakemake --omit-from clip judge."
+        )
     steps = config.evaluation.clip_steps
     model, losses = train_clip(
         images_of(base),

@@ -12,7 +12,8 @@ from hermesflow.models.magvit import load_tokenizer, to_pixels
 from hermesflow.progress import Progress
 
 SPLITS = ("base", "pairs", "gap", "understanding")
-BATCH_IMAGES = 250
+BATCH_PIXELS = 250 * 48**2
+"""Pixels that go through the image tokenizer together (memory only)."""
 
 
 def run(config: Config, layout: Layout) -> None:
@@ -23,9 +24,16 @@ def run(config: Config, layout: Layout) -> None:
         pairs = read_pairs(layout.data(split))
         progress = Progress(len(pairs), f"image tokens of {split}", "image")
         codes = []
-        for start in range(0, len(pairs), BATCH_IMAGES):
-            rows = pairs.select(range(start, min(start + BATCH_IMAGES, len(pairs))))
+        size = images_together(images_of(pairs.select(range(min(1, len(pairs))))))
+        for start in range(0, len(pairs), size):
+            rows = pairs.select(range(start, min(start + size, len(pairs))))
             with torch.inference_mode():
                 codes.append(tokenizer.encode(to_pixels(images_of(rows)).to(config.runtime.device)).cpu().numpy())
             progress.advance(len(rows))
-        write_codes(layout.codes(split), list(pairs["id"]), np.concatenate(codes)[:, None])
+        none = np.zeros((0, 0), dtype=np.uint16)  # split `base` is empty where the model has released weights
+        write_codes(layout.codes(split), list(pairs["id"]), np.concatenate(codes or [none])[:, None])
+
+
+def images_together(images: np.ndarray) -> int:
+    """Images of the size of these that make up `BATCH_PIXELS`, at least one."""
+    return max(BATCH_PIXELS // max(images.shape[1] * images.shape[2], 1), 1)

@@ -25,11 +25,13 @@ from hermesflow.artifacts import (
     write_weights,
 )
 from hermesflow.config import Config, as_plain
+from hermesflow.data.captions import parse_caption
 from hermesflow.data.judge import accepts, read_images
 from hermesflow.data.pairs import images_of, read_pairs
 from hermesflow.data.questions import Question
 from hermesflow.data.scenes import Scene
 from hermesflow.encoders import load_encoder
+from hermesflow.errors import DataError
 from hermesflow.evaluation import clip, gap, generation, statistics, understanding
 from hermesflow.evaluation.generation import DENSE, Request
 from hermesflow.models.magvit import load_tokenizer
@@ -85,6 +87,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
 
     Raises:
         ArtifactError: an input is missing, truncated, or its ids are not those of the pairs.
+        DataError: the pairs are not of the micro world.
     """
     torch.set_num_threads(config.runtime.shard_threads)
     torch.use_deterministic_algorithms(True)
@@ -92,6 +95,11 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
     folder = layout.checkpoint(seed, checkpoint)
     model = load_model(folder / "model", device=device).eval()
     real, held_out = _real(layout, "understanding"), _real(layout, "gap")
+    if not any(parse_caption(caption) for caption in held_out.captions.values()):
+        raise DataError(
+            f"{layout.data('gap')}: no caption is a sentence of the micro world, and the benchmarks are graded by the "
+            "judge of that world. Leave them out: snakemake --omit-from clip judge."
+        )
     prompts = list(read_pairs(layout.data("prompts")).remove_columns("image"))
     drawn = _draw(config, layout, model, prompts, [*held_out.rows, *real.rows], seed=seed, name=checkpoint)
     answers, captions = _understand(config, model, real)
@@ -177,7 +185,7 @@ def _ask_gap(config: Config, model: UnifiedModel, held_out: Split, drawn: Drawn)
     place = {key: i for i, key in enumerate(held_out.ids)}
     owners = torch.tensor([place[one.id] for one in asked], dtype=torch.long)
     free = _answer(config, model, held_out.codes, owners, [one.question.question for one in asked])
-    encoder = load_encoder(config.scoring.encoder, device=config.runtime.device)
+    encoder = load_encoder(config.scoring.choice_encoder or config.scoring.encoder, device=config.runtime.device)
     nearest = nearest_choice(free, [one.question.choices for one in asked], encoder)
     seen = {drawn.requests[i].id: drawn.scenes[i] for i in drawn.of(held_out.ids)}
     real = dict(zip(held_out.ids, read_images(held_out.images), strict=True))

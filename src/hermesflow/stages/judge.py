@@ -10,6 +10,7 @@ import torch
 
 from hermesflow.artifacts import Layout, write_json
 from hermesflow.config import Config
+from hermesflow.data.captions import parse_caption
 from hermesflow.data.judge import accepts, answer, read_images
 from hermesflow.data.pairs import images_of, read_pairs
 from hermesflow.data.questions import Question
@@ -22,8 +23,14 @@ ATTRIBUTES = ("shape", "color", "size")
 
 
 def run(config: Config, layout: Layout) -> None:
-    """Read the images of the gap split and their reconstructions, and write `judge/judge.json`."""
+    """Read the images of the gap split and their reconstructions, and write `judge/judge.json`.
+
+    Pairs from elsewhere have no judge: the file says why, so that the report has an empty table with the reason.
+    """
     dataset = read_pairs(layout.data(SPLIT))
+    if not any(parse_caption(caption) for caption in dataset["caption"]):
+        write_json(layout.judge, {"no judge": "no caption is a sentence of the micro world, which alone it reads"})
+        return
     images, rows = images_of(dataset), dataset.remove_columns("image").to_list()
     tokenizer = load_tokenizer(layout.tokenizer, device=config.runtime.device)
     real, rebuilt = read_images(images), read_images(reconstruct(tokenizer, images, batch=64))

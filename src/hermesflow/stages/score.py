@@ -14,7 +14,7 @@ from hermesflow.artifacts import Layout, read_codes, read_table, write_table
 from hermesflow.config import Config
 from hermesflow.data.microworld import Question
 from hermesflow.data.pairs import read_pairs
-from hermesflow.encoders import SentenceEncoder, load_encoder
+from hermesflow.encoders import SentenceEncoder, load_choice_encoder, load_encoder
 from hermesflow.models.showo import load_model
 from hermesflow.progress import Progress
 from hermesflow.scoring import answer_credits, caption_scores, sum_per_image
@@ -44,6 +44,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shard: in
     captions_of, code_of = read_candidates(folder / "candidates", list(row_of))
     model = load_model(folder / "model", device=torch.device(config.runtime.device)).eval()
     encoder = load_encoder(config.scoring.encoder, device=config.runtime.device)
+    choices = load_choice_encoder(config.scoring, encoder, device=config.runtime.device)
     batches = shard_batches(list(row_of), batch=pairs_per_batch(config), shard=shard, shards=shards)
     progress = Progress(sum(map(len, batches)), f"score {checkpoint}, seed {seed}, shard {shard} of {shards}", "pair")
     measure, method = config.scoring.caption_measure, config.scoring.vqa_method
@@ -54,7 +55,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shard: in
         tables["captions"].append(score_captions(table, references, measure=measure, encoder=encoder))
         questions = {id_: questions_of_row(row_of[id_]) for id_ in batch}
         tables["images"].append(
-            score_images(model, code_of, questions, method=method, settings=config.scoring, encoder=encoder)
+            score_images(model, code_of, questions, method=method, settings=config.scoring, encoder=choices)
         )
         progress.advance(len(batch))
     out = shard_folder(folder / "scores", shard=shard, shards=shards)

@@ -1,4 +1,4 @@
-"""Stage `tokenizer`: train the image tokenizer from scratch on the images of split `base`.
+"""Stage `tokenizer`: train the image tokenizer from scratch on the images of split `base`, or take released weights.
 
 Training sees every DIFFERENT tile (every different image where `tile_size` is 0) equally often. In the micro world a
 few hundred tiles make up all images; left at their own frequencies, rare tiles share codes with common ones and stay
@@ -14,12 +14,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hermesflow import seeding
-from hermesflow.artifacts import Layout, write_manifest, write_table
+from hermesflow.artifacts import Layout, write_json, write_manifest, write_table
 from hermesflow.config import Config, as_plain
 from hermesflow.data.pairs import images_of, read_pairs
+from hermesflow.models.conversion import converted, place
 from hermesflow.models.magvit import MagVitV2, Reconstruction, save_tokenizer, to_pixels
 from hermesflow.progress import Progress
-from hermesflow.sections import TokenizerTraining
+from hermesflow.sections import Source, TokenizerTraining
 
 LOG_EVERY = 25  # steps between rows of history.csv
 WARMUP_SHARE = 0.1
@@ -28,6 +29,10 @@ WARMUP_SHARE = 0.1
 def run(config: Config, layout: Layout) -> None:
     """Write `tokenizer/`: model.safetensors, config.json, history.csv, manifest.json."""
     torch.set_num_threads(config.runtime.tokenizer_threads)
+    if config.weights.image_tokenizer is not None:
+        take(config, layout, config.weights.image_tokenizer)
+        return
+    assert config.tokenizer_training is not None
     torch.use_deterministic_algorithms(True)
     settings, device = config.tokenizer_training, torch.device(config.runtime.device)
     images = images_of(read_pairs(layout.data("base")))
@@ -39,6 +44,22 @@ def run(config: Config, layout: Layout) -> None:
     write_table(layout.tokenizer / "history.csv", history)
     plain = {"image_tokenizer": as_plain(config.image_tokenizer), "tokenizer_training": as_plain(settings)}
     write_manifest(layout.tokenizer, config=plain, inputs=[layout.data("base")], seed=settings.seed)
+
+
+def take(config: Config, layout: Layout, source: Source) -> None:
+    """Write the same files from released weights; the history is empty.
+
+    Raises:
+        ArtifactError: the weights are not those of the tokenizer in the config.
+    """
+    with torch.device("meta"):
+        model = MagVitV2(config.image_tokenizer)
+    weights = converted(source, model, cache=layout.weights)
+    place(weights, layout.tokenizer / "model.safetensors")
+    write_json(layout.tokenizer / "config.json", as_plain(config.image_tokenizer))
+    write_table(layout.tokenizer / "history.csv", pd.DataFrame({"step": []}))
+    plain = {"image_tokenizer": as_plain(config.image_tokenizer), "weights": as_plain(source)}
+    write_manifest(layout.tokenizer, config=plain, inputs=[weights])
 
 
 def different_tiles(images: np.ndarray, size: int) -> np.ndarray:

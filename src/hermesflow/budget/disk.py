@@ -1,0 +1,139 @@
+"""Bytes and files that the rules leave, from the formats of their artifacts.
+
+Image tokens are uint16, weights float32, tables parquet. Texts and ids are taken at `TOKEN_BYTES` and `ID_BYTES`, which
+is generous, and images of pairs at their raw size, which their PNG files do not exceed but for a header.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hermesflow.budget import pixels
+from hermesflow.budget.decoder import Decoder
+from hermesflow.budget.lengths import Lengths
+from hermesflow.config import Config
+from hermesflow.data.captions import GENEVAL_KINDS
+
+ID_BYTES = 24
+TOKEN_BYTES = 8
+NUMBER = 8
+"""Bytes of a score or a count in a table."""
+STEP_BYTES = 400
+"""A line of a training's history.csv."""
+HEADER = 4096
+"""Of each file, with its manifest."""
+_REPORT_BYTES = 5_000_000  # some thirty tables and five figures
+_ANSWER_BYTES = 160
+OUTPUTS = {
+    "data": 7,
+    "tokenizer": 4,
+    "encode": 8,
+    "judge": 1,
+    "clip": 4,
+    "base": 5,
+    "sample": 3,
+    "gather_candidates": 4,
+    "score": 2,
+    "gather_scores": 3,
+    "agreement": 1,
+    "prefer": 5,
+    "reference": 1,
+    "train": 5,
+    "evaluate": 11,
+    "report": 32,
+}
+"""Files of one job of each rule, as Snakemake lists them (`tests/test_budget_disk.py` asks it)."""
+ADAPTER_OUTPUTS = 2
+REAL_OUTPUTS = 2
+"""Of stage `data`, where images are real."""
+JOB_FILES = 2
+"""Log and benchmark of a job."""
+
+
+def files_of(config: Config, rule: str, jobs: int) -> int:
+    """Files that all jobs of a rule leave."""
+    adapters = ADAPTER_OUTPUTS if rule == "train" and config.training.lora else 0
+    real = REAL_OUTPUTS if rule == "data" and config.data.source in ("journeydb", "folder") else 0
+    return jobs * (OUTPUTS[rule] + adapters + real + JOB_FILES)
+
+
+def token_store(pairs: int, images: int, tokens: int) -> int:
+    """A store of image tokens and its index: `artifacts.write_codes`."""
+    return pairs * (images * tokens * 2 + ID_BYTES) + HEADER
+
+
+def split_sizes(config: Config) -> dict[str, int]:
+    """Pairs of every split."""
+    return {
+        "base": config.data.base_pairs,
+        "pairs": config.data.pairs,
+        "gap": config.data.gap_pairs,
+        "understanding": config.evaluation.understanding_images,
+        "prompts": config.evaluation.geneval_prompts * len(GENEVAL_KINDS) + config.evaluation.dense_prompts,
+    }
+
+
+def disk_of(config: Config, rule: str, checkpoint: str | None, decoder: Decoder, lengths: Lengths) -> int:
+    """Bytes that one checkpoint's jobs of a rule leave for one seed; of all shards where it is scattered."""
+    pairs = config.data.pairs
+    model = 4 * decoder.parameters + HEADER
+    if rule in ("sample", "gather_candidates"):
+        return _candidates(config, config.runtime.shards if rule == "sample" else 1)
+    if rule in ("score", "gather_scores"):
+        candidates = len(config.sampling.captions.decodings) + config.sampling.images.n
+        return pairs * candidates * (ID_BYTES + 4 * NUMBER) + HEADER
+    if rule in ("reference", "train"):
+        assert checkpoint is not None
+        steps = config.training_of(checkpoint).steps
+        if rule == "reference":
+            return steps * config.training.batch_size * (ID_BYTES + 5 * NUMBER) + HEADER
+        lora = config.training.lora
+        return model + STEP_BYTES * steps + (4 * decoder.adapter_parameters(lora) if lora else 0)
+    sizes = {
+        "data": _pairs(config, lengths),
+        "tokenizer": pixels.saved_bytes(config.image_tokenizer, config.data.image_size) + HEADER,
+        "encode": sum(token_store(split_sizes(config)[s], 1, config.num_image_tokens) for s in _ENCODED),
+        "base": model,
+        "prefer": 2 * _preferences(config),
+        "evaluate": _evaluation(config, lengths),
+        "report": _REPORT_BYTES,
+    }
+    return sizes.get(rule, HEADER)
+
+
+def state_bytes(config: Config, decoder: Decoder) -> int:
+    """What a training keeps on disk while it runs: two states, for the older goes when the newer is whole."""
+    lora = config.training.lora
+    adapters = decoder.adapter_parameters(lora) if lora else 0
+    return 2 * 4 * (decoder.parameters + adapters + 2 * (adapters or decoder.parameters))
+
+
+_ENCODED: Sequence[str] = ("base", "pairs", "gap", "understanding")
+
+
+def _candidates(config: Config, files: int) -> int:
+    captions = config.sampling.captions
+    text = len(captions.decodings) * (captions.max_new_tokens * TOKEN_BYTES + ID_BYTES + NUMBER)
+    images = token_store(config.data.pairs, config.sampling.images.n, config.num_image_tokens)
+    return config.data.pairs * text + images + 2 * files * HEADER
+
+
+def _pairs(config: Config, lengths: Lengths) -> int:
+    words = config.language_model.max_text_tokens * TOKEN_BYTES * (1 + 2 * lengths.questions)
+    return sum(split_sizes(config).values()) * (3 * config.data.image_size**2 + words + ID_BYTES) + HEADER
+
+
+def _preferences(config: Config) -> int:
+    """Chosen and rejected of both kinds; parquet keeps tokens as indices of the codebook, in whole bits."""
+    text = 2 * config.sampling.captions.max_new_tokens * TOKEN_BYTES
+    images = 2 * config.num_image_tokens * config.image_tokenizer.codebook_bits // 8
+    codebook = 2 * 8 * config.codebook_size
+    return config.data.pairs * (text + images + ID_BYTES + 4 * NUMBER) + codebook + HEADER
+
+
+def _evaluation(config: Config, lengths: Lengths) -> int:
+    sizes, own = split_sizes(config), config.evaluation
+    features = 4 * 64 * (own.fid_images + sizes["gap"] + sizes["understanding"])
+    asked = sizes["gap"] * lengths.questions + sizes["understanding"] * (30 + lengths.questions)
+    drawn = sizes["prompts"] * own.geneval_images + own.fid_images
+    return features + _ANSWER_BYTES * (2 * asked + 2 * drawn) + 11 * HEADER

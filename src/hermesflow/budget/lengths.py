@@ -1,0 +1,64 @@
+"""How long the texts of a config may be: what is not known before a run is taken at its maximum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from hermesflow.config import Config
+from hermesflow.data.questions import MAX_QUESTIONS
+from hermesflow.masking import SCHEDULES
+from hermesflow.sections import MaskSchedule
+
+QUESTIONS = MAX_QUESTIONS
+"""Questions a pair is taken to have (`--questions`); the micro world makes at most so many."""
+CHOICES = 4
+"""Choices a question is taken to have; the micro world gives at most so many."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lengths:
+    """Columns of rows, with boundary tokens."""
+
+    drawing: int
+    """Prompt of an image."""
+    describing: int
+    """Prompt of a caption."""
+    asking: int
+    """Prompt of an answer."""
+    text: int
+    """Prompt and completion."""
+    caption: int
+    """Scored places of a caption."""
+    answer: int
+    """Scored places of an answer."""
+    questions: int
+    """Questions about an image."""
+
+    @staticmethod
+    def of(config: Config, *, questions: int = QUESTIONS) -> Lengths:
+        """The maxima of a config: texts fill `max_text_tokens`, no decoded text ends early."""
+        own = config.language_model
+        words = own.caption_prompt.split() if own.text_tokenizer == "microworld" else own.caption_prompt.encode()
+        most, describing = own.max_text_tokens, 1 + len(words)  # a byte-level tokenizer has at most a token per byte
+        return Lengths(
+            drawing=most + 1,
+            describing=describing,
+            asking=most,
+            text=most,
+            caption=max(most - describing, 1),
+            answer=min(config.scoring.max_answer_tokens + 1, most - 1),
+            questions=questions,
+        )
+
+
+def expected_masked(schedule: MaskSchedule, *, tokens: int, pairs: int) -> float:
+    """Image tokens that are scored per row: rows are padded to the most masked of `pairs` random masks; its mean.
+
+    Masks fall with a uniform ratio, so the most masked row is the one of the least ratio.
+    """
+    ratio = (torch.arange(2000) + 0.5) / 2000
+    density = pairs * (1 - ratio) ** (pairs - 1)
+    share = (SCHEDULES[schedule](ratio) * density).mean() / density.mean()
+    return max(1.0, tokens * share.item())

@@ -1,0 +1,143 @@
+"""Arithmetic of the image tokenizer: parameters, FLOPs and memory, from the list of its convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from hermesflow.budget.machines import Pass
+from hermesflow.sections import ImageTokenizer
+
+_ALIVE = 4
+"""Feature maps of the widest level that exist at once: of a residual block its input, the change so far, and input and
+output of the second convolution."""
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A convolution and the normalisation before it."""
+
+    inputs: int
+    outputs: int
+    kernel: int
+    side: int
+    """Pixels per side of the output."""
+    normed: bool = False
+
+    @property
+    def flops(self) -> int:
+        """Of one image."""
+        return 2 * self.side**2 * self.inputs * self.outputs * self.kernel**2
+
+    @property
+    def parameters(self) -> int:
+        """Weights, biases, and those of the normalisation."""
+        return self.inputs * self.outputs * self.kernel**2 + self.outputs + 2 * self.inputs * self.normed
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """One direction of an image tokenizer on images of some size."""
+
+    convs: tuple[Conv, ...]
+    attended: int
+    """Positions of the one attention."""
+    width: int
+    """Its channels."""
+    tiles: int
+    """An image is so many tiles, each of which runs alone."""
+
+    @property
+    def parameters(self) -> int:
+        """Of this direction."""
+        return sum(conv.parameters for conv in self.convs)
+
+    @property
+    def flops(self) -> int:
+        """Forward FLOPs of one image."""
+        return self.tiles * (sum(conv.flops for conv in self.convs) + 4 * self.attended**2 * self.width)
+
+    def peak(self, images: int) -> int:
+        """Bytes at the widest place for so many images at once, in float32, without the weights."""
+        return 4 * _ALIVE * images * self.tiles * max(conv.side**2 * conv.outputs for conv in self.convs)
+
+    def passes(self, images: int, *, together: int) -> list[Pass]:
+        """Forward passes over so many images."""
+        batches = images / together
+        return [Pass(batches, self.flops * together, 4 * self.parameters)]
+
+
+def encoder(settings: ImageTokenizer, image_size: int) -> Pixels:
+    """Pixels to codes; see `models.magvit_blocks.Encoder`."""
+    return _pixels(settings, image_size, tuple(_encoder(settings, _side(settings, image_size))), encodes=True)
+
+
+def decoder(settings: ImageTokenizer, image_size: int) -> Pixels:
+    """Codes to pixels; see `models.magvit_blocks.Decoder`."""
+    return _pixels(settings, image_size, tuple(_decoder(settings, _side(settings, image_size))), encodes=False)
+
+
+def saved_bytes(settings: ImageTokenizer, image_size: int) -> int:
+    """Weights on disk: both directions and the codebook."""
+    parameters = encoder(settings, image_size).parameters + decoder(settings, image_size).parameters
+    codebook = 2**settings.codebook_bits * settings.codebook_bits
+    return 4 * (parameters + codebook) + 8 * settings.codebook_bits
+
+
+def _side(settings: ImageTokenizer, image_size: int) -> int:
+    return (settings.tile_size or image_size) // settings.patch_size
+
+
+def _pixels(settings: ImageTokenizer, image_size: int, convs: tuple[Conv, ...], *, encodes: bool) -> Pixels:
+    multipliers = settings.encoder_multipliers if encodes else settings.decoder_multipliers
+    tiles = (image_size // settings.tile_size) ** 2 if settings.tile_size else 1
+    attended = (_side(settings, image_size) // 2 ** (len(multipliers) - 1)) ** 2
+    return Pixels(convs, attended, settings.channels * multipliers[-1], tiles)
+
+
+def _encoder(settings: ImageTokenizer, side: int) -> Iterator[Conv]:
+    kernel, width, bits = settings.kernel_size, settings.channels, settings.codebook_bits
+    yield Conv(3 * settings.patch_size**2, width, kernel, side)
+    for level, multiplier in enumerate(settings.encoder_multipliers):
+        if level:
+            side //= 2
+            yield Conv(width, width, 3, side)
+        before, width = width, settings.channels * multiplier
+        yield from _blocks(before, width, settings.encoder_blocks[level], kernel, side)
+    yield from _middle(width, kernel, side)
+    yield Conv(width, bits, kernel, side, normed=True)
+    yield Conv(bits, bits, 1, side)
+
+
+def _decoder(settings: ImageTokenizer, side: int) -> Iterator[Conv]:
+    kernel, bits = settings.kernel_size, settings.codebook_bits
+    levels = len(settings.decoder_multipliers)
+    side //= 2 ** (levels - 1)
+    width = settings.channels * settings.decoder_multipliers[-1]
+    yield Conv(bits, bits, 1, side)
+    yield Conv(bits, width, kernel, side)
+    yield from _middle(width, kernel, side)
+    for level in reversed(range(levels)):
+        before, width = width, settings.channels * settings.decoder_multipliers[level]
+        yield from _blocks(before, width, settings.decoder_blocks[level], kernel, side)
+        if level:
+            side *= 2
+            yield Conv(width, width, kernel, side)
+    yield Conv(width, 3 * settings.patch_size**2, kernel, side, normed=True)
+
+
+def _blocks(before: int, width: int, count: int, kernel: int, side: int) -> Iterator[Conv]:
+    for number in range(count):
+        inputs = width if number else before
+        yield Conv(inputs, width, kernel, side, normed=True)
+        yield Conv(width, width, kernel, side, normed=True)
+        if inputs != width:
+            yield Conv(inputs, width, 1, side)
+
+
+def _middle(width: int, kernel: int, side: int) -> Iterator[Conv]:
+    yield from _blocks(width, width, 1, kernel, side)
+    yield Conv(width, width, 1, side, normed=True)  # the attention's query; its norm counts once
+    for _ in range(3):
+        yield Conv(width, width, 1, side)
+    yield from _blocks(width, width, 1, kernel, side)

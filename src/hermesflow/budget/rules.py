@@ -1,0 +1,213 @@
+"""What every rule lets the models do, and the memory it takes.
+
+Not counted, for they are small beside the decoder: sentence encoders, the image-text extractor, the judge, and what
+other models do for stage `data`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hermesflow.budget.batches import FLOAT32, IMAGE_CALLS, TEXT_CALLS, Batches, Load
+from hermesflow.budget.decoder import Decoder, image_scoring, text_scoring
+from hermesflow.budget.disk import split_sizes
+from hermesflow.budget.lengths import Lengths, expected_masked
+from hermesflow.budget.machines import Pass
+from hermesflow.budget.memory import FLOAT, scoring_peak
+from hermesflow.config import Config
+from hermesflow.distributed import micro_batch_size
+from hermesflow.evaluation.generation import _ROWS as DRAWN_TOGETHER
+from hermesflow.pretraining import text_steps
+from hermesflow.scoring import VQA_METHODS
+from hermesflow.sections import Training
+from hermesflow.sharding import pairs_per_batch
+from hermesflow.stages.encode import BATCH_PIXELS, SPLITS
+
+JUDGED_TOGETHER = 64  # images, of stage `judge`
+QUESTIONS_OF_BENCHMARKS = 20
+"""POPE's and MME's different questions about an image, at most."""
+OPTIMISER_BYTES = 28  # per parameter: weight, gradient and two moments read, all but the gradient written
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The loads of a config on a machine of so many GPUs.
+
+    Training takes one process per GPU, of as many GPUs as can share its batch.
+    """
+
+    config: Config
+    lengths: Lengths
+    gpus: int
+
+    @property
+    def decoder(self) -> Decoder:
+        """The language model."""
+        return Decoder.of(self.config)
+
+    @property
+    def batches(self) -> Batches:
+        """What a batch of each kind costs."""
+        return Batches(self.config, self.decoder, self.lengths)
+
+    def load(self, rule: str, checkpoint: str | None) -> Load | None:
+        """The load of a rule; None where it needs no GPU."""
+        plain: dict[str, Callable[[], Load]] = {
+            "tokenizer": self.tokenizer,
+            "encode": self.encode,
+            "judge": self.judge,
+            "base": self.base,
+            "sample": self.sample,
+            "score": self.score,
+            "agreement": self.agreement,
+            "evaluate": self.evaluate,
+        }
+        if rule in plain:
+            return plain[rule]()
+        if rule in ("reference", "train"):
+            assert checkpoint is not None
+            return self.reference(checkpoint) if rule == "reference" else self.train(checkpoint)
+        return None
+
+    def tokenizer(self) -> Load:
+        """Training of the image tokenizer from scratch; none of it where released weights are taken."""
+        own = self.config.tokenizer_training
+        if own is None:
+            return Load([], 0)
+        there, back = self.batches.pixels()
+        flops = 3 * (there.flops / there.tiles + back.flops / back.tiles) * own.batch_size
+        parameters = there.parameters + back.parameters
+        kept = sum(3 * conv.side**2 * conv.outputs for way in (there, back) for conv in way.convs)
+        passes = [Pass(own.steps, flops, (12 + OPTIMISER_BYTES) * parameters)]
+        return Load(passes, FLOAT * (4 * parameters + kept * own.batch_size))
+
+    def encode(self) -> Load:
+        """Codes of the real images."""
+        there, _ = self.batches.pixels()
+        images = sum(split_sizes(self.config)[split] for split in SPLITS)
+        together = max(BATCH_PIXELS // self.config.data.image_size**2, 1)
+        return Load(there.passes(images, together=together), self.batches.pixel_peak(together))
+
+    def judge(self) -> Load:
+        """Reconstructions of the held-out images."""
+        there, back = self.batches.pixels()
+        count = self.config.data.gap_pairs
+        passes = [one for way in (there, back) for one in way.passes(count, together=JUDGED_TOGETHER)]
+        return Load(passes, self.batches.pixel_peak(JUDGED_TOGETHER))
+
+    def base(self) -> Load:
+        """Pre-training from scratch; none of it where released weights are taken."""
+        own, decoder, length = self.config.base_training, self.decoder, self.lengths
+        if own is None:
+            return Load([], 0)
+        images = math.ceil(own.mmu_batch_size / own.texts_per_image)
+        texts, read = text_scoring(
+            decoder, images=images, rows=own.mmu_batch_size, length=length.text, scored=length.text - 2
+        )
+        masked = expected_masked("cosine", tokens=decoder.image_tokens, pairs=1)
+        drawn, seen = image_scoring(decoder, rows=own.t2i_batch_size, prompt_length=length.drawing, scored=masked)
+        drawing = own.steps - text_steps(own)
+        passes = [
+            self.batches.trained(texts, read, TEXT_CALLS).repeated(own.steps),
+            self.batches.trained(drawn, seen, IMAGE_CALLS).repeated(drawing),
+            Pass(own.steps, 0, OPTIMISER_BYTES * decoder.parameters),
+        ]
+        calls = self.batches.calls(images, own.mmu_batch_size, own.t2i_batch_size, scored=length.text - 2)
+        return Load(passes, self.batches.training_peak(calls, precision=FLOAT32, processes=1, accumulated=False))
+
+    def sample(self) -> Load:
+        """Candidates of all pairs."""
+        own, length = self.config.sampling, self.lengths
+        pairs, n = own.batch_pairs, len(own.captions.decodings)
+        texts, text_peak = self.batches.written(pairs, pairs, length.describing, pairs * n, own.captions.max_new_tokens)
+        drawn, peak = self.batches.drawn(pairs * own.images.n, pairs)
+        batches = self.config.data.pairs / pairs
+        return Load([one.repeated(batches) for one in (*texts, *drawn)], max(text_peak, peak))
+
+    def score(self) -> Load:
+        """Self-VQA on all candidate images."""
+        pairs = pairs_per_batch(self.config)
+        return self.batches.asked(self.config.scoring.vqa_method, pairs, self.config.data.pairs)
+
+    def agreement(self) -> Load:
+        """Self-VQA by the other methods, and pixels for the judge."""
+        pairs = self.config.scoring.agreement_pairs
+        if not pairs:
+            return Load([], 0)
+        n, (_, back) = self.config.sampling.images.n, self.batches.pixels()
+        others = [method for method in VQA_METHODS if method != self.config.scoring.vqa_method]
+        loads = [self.batches.asked(method, min(pairs_per_batch(self.config), pairs), pairs) for method in others]
+        passes = [one for load in loads for one in load.passes]
+        return Load([*passes, *back.passes(pairs * n, together=n)], max(load.memory for load in loads))
+
+    def reference(self, checkpoint: str) -> Load:
+        """Log-probs of the parent on every row of training."""
+        training = self.config.training_of(checkpoint)
+        pairs = self.micro_batch(training)
+        texts, drawn = self.batches.pair_flops(training, pairs)
+        batches = training.steps * training.batch_size / pairs
+        passes = [self.batches.scored(*texts, TEXT_CALLS), self.batches.scored(*drawn, IMAGE_CALLS)]
+        precision = self.config.runtime.precision
+        peak = scoring_peak(self.decoder, self.batches.pair_calls(pairs, "pair"), precision=precision)
+        return Load([one.repeated(batches) for one in passes], peak, precision)
+
+    def train(self, checkpoint: str) -> Load:
+        """Pair-DPO; a skill that the objective does not train is scored without gradient."""
+        training, decoder = self.config.training_of(checkpoint), self.decoder
+        pairs, processes = self.micro_batch(training), self.processes(training)
+        objective = self.config.checkpoints[checkpoint].objective
+        texts, drawn = self.batches.pair_flops(training, pairs)
+        passes = []
+        for flops, calls, idle in ((texts, TEXT_CALLS, "generation"), (drawn, IMAGE_CALLS, "understanding")):
+            passes.append(
+                self.batches.scored(*flops, calls)
+                if objective == idle
+                else self.batches.trained(*flops, calls, dpo=True)
+            )
+        batches = training.steps * training.batch_size / pairs
+        trained = decoder.adapter_parameters(training.lora) if training.lora else decoder.parameters
+        update = Pass(training.steps * processes, 0, OPTIMISER_BYTES * trained)
+        peak = self.batches.training_peak(
+            self.batches.pair_calls(pairs, objective),
+            precision=self.config.runtime.precision,
+            processes=processes,
+            accumulated=training.batch_size > pairs * processes,
+            dpo=True,
+        )
+        return Load([*(one.repeated(batches) for one in passes), update], peak, self.config.runtime.precision)
+
+    def evaluate(self) -> Load:
+        """Images of all prompts and of pairs; captions and answers about real images, answers for the gap."""
+        own, sizes, length = self.config.evaluation, split_sizes(self.config), self.lengths
+        images = sizes["prompts"] * own.geneval_images
+        images += min(max(own.fid_images, sizes["gap"]), sizes["gap"] + sizes["understanding"])
+        drawn, peak = self.batches.drawn(DRAWN_TOGETHER, DRAWN_TOGETHER)
+        passes = [one.repeated(images / DRAWN_TOGETHER) for one in drawn]
+        passes += self.batches.pixels()[1].passes(images, together=DRAWN_TOGETHER)
+        peaks = [peak, FLOAT * self.decoder.parameters + self.batches.pixel_peak(DRAWN_TOGETHER)]
+        most, longest = self.config.scoring.batch_images, self.config.sampling.captions.max_new_tokens
+        for count, asked, prompt, tokens in (
+            (sizes["understanding"], 1, length.describing, longest),
+            (sizes["understanding"], QUESTIONS_OF_BENCHMARKS + length.questions, length.asking, length.answer - 1),
+            (sizes["gap"], length.questions, length.asking, length.answer - 1),
+        ):
+            together = min(most, count)
+            texts, peak = self.batches.written(together, together * asked, prompt, together * asked, tokens)
+            passes += [one.repeated(count / together) for one in texts]
+            peaks.append(peak)
+        return Load(passes, max(peaks))
+
+    def processes(self, training: Training) -> int:
+        """GPUs that can share the batch of a step."""
+        fitting = [
+            count
+            for count in range(1, self.gpus + 1)
+            if training.batch_size % (micro_batch_size(training, processes=count) * count) == 0
+        ]
+        return max(fitting, default=1)
+
+    def micro_batch(self, training: Training) -> int:
+        """Pairs of a forward pass."""
+        return micro_batch_size(training, processes=self.processes(training))

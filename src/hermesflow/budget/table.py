@@ -1,0 +1,149 @@
+"""The plan as tables for people and as JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+from tabulate import tabulate
+
+from hermesflow.budget.decoder import Decoder
+from hermesflow.budget.lengths import Lengths
+from hermesflow.budget.machines import BANDWIDTH_UTILISATION, Machine, machine_of
+from hermesflow.budget.plan import BOUNDS, Line, added, by_rule, plan
+from hermesflow.config import Config
+
+GB = 1e9
+_ALL = "all"
+_MENDS = {
+    "encode": "images go through the tokenizer in batches that no key changes",
+    "judge": "images go through the tokenizer in batches that no key changes",
+    "sample": "lower sampling.batch_pairs",
+    "score": "lower scoring.batch_images, down to sampling.images.n",
+    "agreement": "lower scoring.batch_images, down to sampling.images.n",
+    "reference": "lower training.micro_batch_size",
+    "train": "lower training.micro_batch_size, or set runtime.activation_checkpointing or training.lora",
+    "evaluate": "lower scoring.batch_images; but images are drawn in batches that no key changes",
+}
+_UNITS = ("", " k", " M", " G", " T", " P", " E", " Z")
+
+
+def machines_of(
+    names: Sequence[str], *, tflops: Sequence[float] | None, memory: float | None, bandwidth: float | None
+) -> list[Machine]:
+    """The machines to plan for, with a user's own figures in place of the data sheets'.
+
+    Args:
+        names: such as `8xa100`.
+        tflops: peak TFLOP/s in bf16 and in float32.
+        memory: GB per GPU.
+        bandwidth: TB/s per GPU.
+
+    Raises:
+        ConfigError: a name that says nothing.
+    """
+    found = []
+    for name in names:
+        machine = machine_of(name)
+        gpu = machine.gpu
+        if tflops:
+            half, float32 = (value * 1e12 for value in tflops)
+            gpu = replace(gpu, flops={"no": float32, "bf16": half, "fp16": half})
+        gpu = replace(gpu, memory=memory * GB if memory else gpu.memory)
+        gpu = replace(gpu, bandwidth=bandwidth * 1e12 if bandwidth else gpu.bandwidth)
+        found.append(replace(machine, gpu=gpu))
+    return found
+
+
+def as_json(config: Config, machines: Sequence[Machine], *, lengths: Lengths, utilisation: float) -> str:
+    """Every rule and checkpoint on every machine, in plain units (bytes, FLOPs, hours)."""
+    plans = {m.name: plan(config, m, lengths=lengths, utilisation=utilisation) for m in machines}
+    content = {
+        "config": config.name,
+        "parameters": Decoder.of(config).parameters,
+        "lengths": asdict(lengths),
+        "assumptions": _bounds(config, lengths, utilisation),
+        "machines": {
+            machine.name: {
+                "gpu": asdict(machine.gpu),
+                "lines": [asdict(line) for line in plans[machine.name]],
+                "total": asdict(added(plans[machine.name], rule=_ALL)),
+                "does not fit": _misfits(plans[machine.name], machine),
+            }
+            for machine in machines
+        },
+    }
+    return json.dumps(content, indent=2) + "\n"
+
+
+def as_text(config: Config, machines: Sequence[Machine], *, lengths: Lengths, utilisation: float) -> str:
+    """A table by rule, one by checkpoint, what does not fit, and what was assumed."""
+    plans = [plan(config, machine, lengths=lengths, utilisation=utilisation) for machine in machines]
+    rules = [[*by_rule(lines), added(lines, rule=_ALL)] for lines in plans]
+    names = list(dict.fromkeys(line.checkpoint for line in plans[0] if line.checkpoint))
+    checkpoints = [
+        [added([line for line in lines if line.checkpoint == name], rule=name) for name in names] for lines in plans
+    ]
+    decoder = Decoder.of(config)
+    shape = f"{_short(decoder.parameters)} parameters, {decoder.image_tokens:,} tokens an image"
+    parts = [
+        f"Plan of config {config.name}: {shape}, {len(config.seeds)} seeds.",
+        _grid("rule", rules, machines),
+        _grid("checkpoint", checkpoints, machines),
+    ]
+    for machine, lines in zip(machines, plans, strict=True):
+        hours = sum(line.gpu_hours for line in lines)
+        spread = f" ({_hours(hours / machine.gpus)} hours if all GPUs were always busy)" if machine.gpus > 1 else ""
+        parts.append(f"{machine.name}: {_hours(hours)} GPU-hours{spread}.")
+        parts += [f"  does not fit: {text}" for text in _misfits(lines, machine)]
+    transient = max(line.transient for line in plans[0])
+    parts.append(f"Besides, a training keeps up to {transient / GB:,.1f} GB of states while it runs.")
+    parts += [f"- {text}" for text in _bounds(config, lengths, utilisation)]
+    return "\n".join([*parts[:1], "", *(f"{part}\n" for part in parts[1:3]), *parts[3:]]) + "\n"
+
+
+def _misfits(lines: Sequence[Line], machine: Machine) -> list[str]:
+    have = machine.gpu.memory
+    return [
+        f"{line.rule} needs {line.memory / GB:,.0f} GB of {have / GB:,.0f}; {_MENDS.get(line.rule, 'take larger GPUs')}"
+        for line in by_rule(list(lines))
+        if line.memory > have
+    ]
+
+
+def _bounds(config: Config, lengths: Lengths, utilisation: float) -> list[str]:
+    known: dict[str, Any] = {
+        "questions": lengths.questions,
+        "precision": {"no": "float32"}.get(config.runtime.precision, config.runtime.precision),
+        "utilisation": utilisation,
+        "bandwidth": BANDWIDTH_UTILISATION,
+    }
+    return [text.format(**known) for text in BOUNDS]
+
+
+def _grid(first: str, columns: Sequence[Sequence[Line]], machines: Sequence[Machine]) -> str:
+    headers = [first, "jobs", "passes", "tokens", "FLOPs"]
+    for machine in machines:
+        headers += [f"GPU-h\n{machine.name}", "GB\na GPU"]
+    rows = []
+    for lines in zip(*columns, strict=True):
+        line = lines[0]
+        row = [line.rule, f"{line.jobs:,}", _short(line.passes), _short(line.tokens), _short(line.flops)]
+        for own in lines:
+            row += [_hours(own.gpu_hours), f"{own.memory / GB:,.1f}"]
+        rows.append([*row, f"{line.disk / GB:,.2f}", f"{line.files:,}"])
+    headers += ["disk GB", "files"]
+    return tabulate(rows, headers=headers, disable_numparse=True, colalign=["left", *["right"] * (len(headers) - 1)])
+
+
+def _hours(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+
+
+def _short(value: float) -> str:
+    power = 0
+    while value >= 1000 and power < len(_UNITS) - 1:
+        value, power = value / 1000, power + 1
+    return f"{value:.3g}{_UNITS[power]}"

@@ -1,0 +1,107 @@
+"""Pairs of real images: drawn from a source by seed, given questions, split, and written with what was set aside."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hermesflow.artifacts import Layout, digest_of, write_table
+from hermesflow.data.asking import Asker
+from hermesflow.data.drawing import Candidate, Drawn, Rejected, Source, by_selection, draw, first_by_seed
+from hermesflow.data.folder import open_folder
+from hermesflow.data.journeydb import JourneyDbSource
+from hermesflow.data.pairs import write_pairs
+from hermesflow.data.selection import check_enough, check_selection, read_selection, write_selection
+from hermesflow.data.store import Store, open_store
+from hermesflow.data_sections import JourneyDb, QuestionModels, RealData
+
+SPLITS = ("pairs", "gap", "understanding", "prompts", "base")
+"""The order in which splits are drawn: the pairs of self-play do not depend on the sizes of the others."""
+
+
+def write_real_pairs(settings: RealData, counts: Mapping[str, int], layout: Layout, *, device: str) -> None:
+    """Write every split, `rejected.csv`, `questions.csv` and `selection.json`.
+
+    What is finished is kept in `data/work` until everything is, so that a killed run goes on; questions stay there.
+
+    Args:
+        settings: section `data`.
+        counts: pairs per split.
+        layout: where files go.
+        device: where the models of questions run.
+
+    Raises:
+        DataError: no access, too few good records, or other records than those of `data.selection`.
+        ConfigError: a model of questions cannot be read.
+    """
+    folder = layout.root / "data"
+    work = folder / "work"
+    sizes = {split: counts[split] for split in SPLITS}
+    selection = None if settings.selection is None else read_selection(Path(settings.selection), sizes)
+    source = _open(settings, work / "downloads")
+
+    def order_of(count: int) -> tuple[list[Candidate], list[Rejected]]:
+        if selection is not None:
+            return by_selection(source.records(), selection.ids)
+        return first_by_seed(source.records(), count, seed=settings.seed)
+
+    made_from = digest_of([source.origin, settings.path, settings.image_size])
+    local = "commit" not in source.origin  # files on the hub do not change under one commit
+    with (
+        open_store(work / "images.sqlite", made_from=made_from, retry=local) as images,
+        open_store(work / "questions.sqlite", made_from="", retry=False) as texts,
+    ):
+        asker = Asker(source, settings.questions, texts, lambda own: _models(own, device))
+        total = sum(sizes.values())
+        drawn = draw(source, images, asker, total, order_of=order_of, image_size=settings.image_size)
+        if selection is not None:
+            check_selection(selection, drawn, images)
+        check_enough(drawn, sizes, settings.path)
+        splits = _split(drawn.chosen, sizes)
+        for split, chosen in splits.items():
+            write_pairs(layout.data(split), _rows(chosen, images, asker, kind=settings.source))
+        _write_records(folder, drawn, asker)
+        write_selection(folder / "selection.json", splits, images, origin=source.origin, seed=settings.seed)
+    (work / "images.sqlite").unlink()
+    shutil.rmtree(work / "downloads", ignore_errors=True)
+
+
+def _open(settings: RealData, downloads: Path) -> Source:
+    if isinstance(settings, JourneyDb):
+        return JourneyDbSource(settings, downloads=downloads)
+    return open_folder(settings, downloads=downloads)
+
+
+def _models(settings: QuestionModels, device: str) -> tuple[Any, Any]:
+    from hermesflow.data.text_models import Checker, Generator  # torch and transformers take seconds to import
+
+    return Generator(settings, device=device), Checker(settings, device=device)
+
+
+def _split(chosen: Sequence[Candidate], sizes: Mapping[str, int]) -> dict[str, list[Candidate]]:
+    splits, start = {}, 0
+    for split, size in sizes.items():
+        splits[split] = list(chosen[start : start + size])
+        start += size
+    return splits
+
+
+def _rows(chosen: Sequence[Candidate], images: Store, asker: Asker, *, kind: str) -> Iterator[dict[str, Any]]:
+    for candidate in chosen:
+        yield {
+            "id": candidate.id,
+            "image": {"bytes": images.image(candidate.id).png, "path": None},
+            "caption": candidate.caption,
+            "kind": kind,
+            "questions": asker.rows(candidate),
+        }
+
+
+def _write_records(folder: Path, drawn: Drawn, asker: Asker) -> None:
+    rows = [(r.file, r.id, r.record, r.reason) for r in drawn.rejected]
+    write_table(folder / "rejected.csv", pd.DataFrame(rows, columns=["file", "id", "record", "reason"]))
+    write_table(folder / "questions.csv", asker.counts(drawn.chosen))

@@ -1,0 +1,117 @@
+"""`selection.json`: which records a set of pairs is, so that another site gets the same and is told what differs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hermesflow.artifacts import read_json, write_json
+from hermesflow.data.drawing import Candidate, Drawn
+from hermesflow.data.store import Store
+from hermesflow.errors import DataError
+
+_SHOWN = 5  # records named in a message
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Ids in order, with the sha256 of each image file as its source holds it."""
+
+    path: Path
+    splits: dict[str, int]
+    sha256: dict[str, str]
+
+    @property
+    def ids(self) -> list[str]:
+        """All ids, in order."""
+        return list(self.sha256)
+
+
+def write_selection(
+    path: Path, splits: Mapping[str, Sequence[Candidate]], store: Store, *, origin: Mapping[str, Any], seed: int
+) -> None:
+    """Write what was drawn."""
+    rows = {
+        split: [{"id": candidate.id, "sha256": store.image(candidate.id).sha256} for candidate in chosen]
+        for split, chosen in splits.items()
+    }
+    write_json(path, {"origin": dict(origin), "seed": seed, "splits": rows})
+
+
+def read_selection(path: Path, counts: Mapping[str, int]) -> Selection:
+    """Read the selection of another site.
+
+    Args:
+        path: `selection.json`.
+        counts: pairs per split that the config asks for, in the order in which splits are drawn.
+
+    Raises:
+        DataError: not a selection, or its splits have other sizes.
+    """
+    if not path.is_file():
+        raise DataError(
+            f"data.selection: {path} is not there. Copy the selection.json of the other site, or leave it out."
+        )
+    try:
+        rows = {split: read_json(path)["splits"][split] for split in counts}
+        sha256 = {row["id"]: row["sha256"] for split in counts for row in rows[split]}
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path}: not a selection.json ({type(error).__name__}: {error}). Copy it again from the other site."
+        ) from error
+    sizes = {split: len(own) for split, own in rows.items()}
+    if sizes != dict(counts):
+        raise DataError(
+            f"{path}: has {_listed(sizes)} pairs, but the config asks for {_listed(counts)}. Set data.pairs, "
+            "data.gap_pairs, data.base_pairs and the sizes in `evaluation` to those of the other site."
+        )
+    return Selection(path, sizes, sha256)
+
+
+def check_selection(selection: Selection, drawn: Drawn, store: Store) -> None:
+    """Compare what was drawn with a selection.
+
+    Raises:
+        DataError: a record is missing, cannot be used, or has another image; the first ones are named.
+    """
+    reasons = {rejected.id: rejected.reason for rejected in drawn.rejected}
+    found = {candidate.id for candidate in drawn.chosen}
+    differing = []
+    for id_, expected in selection.sha256.items():
+        if id_ not in found:
+            differing.append(f"{id_}: {reasons.get(id_, 'not in the source')}")
+        elif (sha256 := store.image(id_).sha256) != expected:
+            differing.append(f"{id_}: the image has sha256 {sha256} instead of {expected}")
+    if differing:
+        more = f"; and {len(differing) - _SHOWN:,} more" if len(differing) > _SHOWN else ""
+        raise DataError(
+            f"{selection.path}: {len(differing):,} of {len(selection.sha256):,} records differ here: "
+            f"{'; '.join(differing[:_SHOWN])}{more}. Fetch or copy these again, or use the data and revision of the "
+            "other site (`origin` in that file)."
+        )
+
+
+def check_enough(drawn: Drawn, counts: Mapping[str, int], where: str) -> None:
+    """Refuse to go on with too few pairs.
+
+    Raises:
+        DataError: the source has fewer good records than the config asks for.
+    """
+    total = sum(counts.values())
+    if len(drawn.chosen) == total:
+        return
+    reasons = Counter(rejected.reason.partition(":")[0] for rejected in drawn.rejected)
+    aside = ", ".join(f"{n:,} {reason}" for reason, n in reasons.most_common()) or "none"
+    first = next((f" (first: {r.file}, record {r.record}: {r.reason})" for r in drawn.rejected), "")
+    raise DataError(
+        f"{where}: only {len(drawn.chosen):,} of the {total:,} pairs asked for ({_listed(counts)}) could be drawn; "
+        f"set aside: {aside}{first}. Mend the records, add some, or ask for fewer in the config; where questions are "
+        "lacking, let data.questions name models that make them."
+    )
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{split} {n:,}" for split, n in counts.items())

@@ -1,0 +1,39 @@
+"""Models that get their weights from a file: built without any, so that none are drawn only to be thrown away."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import TypeVar
+
+import torch
+from accelerate import init_empty_weights
+from torch import Tensor, nn
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def without_weights() -> AbstractContextManager[None]:
+    """Models made inside have parameters without memory, and their buffers as ever."""
+    return init_empty_weights(include_buffers=False)
+
+
+def fill(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Let a model without weights have these as they lie in memory, or in a mapped file.
+
+    Raises:
+        RuntimeError: names or shapes are not those of the model.
+    """
+    types = {name: tensor.dtype for name, tensor in model.state_dict().items()}
+    own = {name: tensor.to(types.get(name, tensor.dtype)) for name, tensor in weights.items()}
+    model.load_state_dict(own, strict=True, assign=True)
+
+
+def moved(model: Model, device: torch.device | str) -> Model:
+    """The model with all tensors in memory of its own on a device, one after the other, in evaluation mode.
+
+    Copies on the CPU too: where a tensor begins in a mapped file could change how its sums are rounded.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.to(device, copy=True)
+    return model.eval()

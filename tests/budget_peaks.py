@@ -1,0 +1,132 @@
+"""One piece of work in a process of its own: `python tests/budget_peaks.py WORK SIZE` prints its peak in bytes.
+
+The peak is what the kernel saw of the process, above what it held before the model was made. glibc keeps freed memory
+unless it is told not to (`MALLOC_` variables of the test).
+"""
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from hermesflow.budget.decoder import Decoder
+from hermesflow.budget.memory import Rows
+from hermesflow.config import Config, load_config
+from hermesflow.models.building import new_model
+from hermesflow.models.showo import ShowO, recompute_activations
+from hermesflow.sampling import sample_images, sample_texts
+from hermesflow.sections import Decoding, ImageSampling
+from hermesflow.train import new_optimizer
+
+MICRO = Path(__file__).parents[1] / "config" / "micro.yaml"
+CAPTION = " ".join(["red"] * 20)
+PROMPT = "describe the image"
+
+
+@dataclass(frozen=True)
+class Size:
+    hidden: int
+    layers: int
+    image_size: int
+    rows: int
+
+
+SIZES = {"small": Size(256, 4, 24 * 10, 8), "large": Size(512, 8, 24 * 14, 12)}
+
+
+def config_of(size: Size) -> Config:
+    """The micro config with a wider, deeper model and more image tokens."""
+    config = load_config(MICRO)
+    heads = size.hidden // 64
+    model = replace(
+        config.language_model,
+        hidden_size=size.hidden,
+        layers=size.layers,
+        heads=heads,
+        intermediate_size=4 * size.hidden,
+    )
+    return replace(config, language_model=model, data=replace(config.data, image_size=size.image_size))
+
+
+def calls_of(decoder: Decoder, pairs: int) -> list[Rows]:
+    """The calls of `train` below."""
+    prefix, text, prompt = decoder.image_prefix, 25, 23
+    return [
+        Rows(rows=pairs, length=prefix, prefixed=True),
+        Rows(rows=2 * pairs, length=text, prefix=prefix, scored=21),
+        Rows(rows=2 * pairs, length=prompt + decoder.image_block, scored=decoder.image_tokens, masks=2 * pairs),
+    ]
+
+
+def train(model: ShowO, config: Config, size: Size, *, recomputed: bool) -> None:
+    """Two steps of what Pair-DPO does, all image tokens masked."""
+    if recomputed:
+        recompute_activations(model)
+    optimizer = new_optimizer(model, config.training)
+    pairs = size.rows // 2
+    codes = torch.zeros(pairs, config.num_image_tokens, dtype=torch.int64)
+    owners = torch.arange(pairs).repeat(2)
+    for _ in range(2):
+        texts = model.text_logps(codes, [PROMPT] * 2 * pairs, [CAPTION] * 2 * pairs, owners=owners)
+        masked = torch.ones(2 * pairs, config.num_image_tokens, dtype=torch.bool)
+        drawn = model.image_logps([CAPTION] * 2 * pairs, codes.repeat(2, 1), masked)
+        (texts.sum() + drawn.sum()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def draw(model: ShowO, config: Config, size: Size, *, guidance: float) -> None:
+    """Some images from two prompts."""
+    settings = ImageSampling(n=1, steps=3, guidance=guidance, temperature=1.0, temperature_schedule="linear")
+    prompts = [f"{CAPTION} {word}" for word in ("circle", "square")] * (size.rows // 2)
+    generators = [torch.Generator() for _ in prompts]
+    sample_images(model, prompts, settings=settings, generators=generators)
+
+
+def answer(model: ShowO, config: Config, size: Size) -> None:
+    """Several questions about each image, as self-VQA asks them."""
+    codes = torch.arange(2 * config.num_image_tokens).reshape(2, -1) % config.codebook_size
+    rows = 4 * size.rows
+    model.end_token = -1  # no text ends early
+    model.detokenize = lambda ids: ""
+    sample_texts(
+        model,
+        codes,
+        torch.arange(rows) % 2,
+        [f"{CAPTION} {'blue ' * (k // 2)}" for k in range(rows)],
+        decodings=[Decoding(top_k=1, temperature=1.0)] * rows,
+        max_new_tokens=4,
+        generators=[torch.Generator()] * rows,
+    )
+
+
+def status(key: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+    return int(line.split()[1]) * 1024
+
+
+WORKS = {
+    "train": lambda *given: train(*given, recomputed=False),
+    "train recomputed": lambda *given: train(*given, recomputed=True),
+    "draw": lambda *given: draw(*given, guidance=0.0),
+    "draw guided": lambda *given: draw(*given, guidance=5.0),
+    "answer": answer,
+}
+
+
+def main(work: str, size: Size) -> None:
+    """Do a tiny one of the work first, so that libraries are loaded."""
+    tiny = Size(64, 1, 48, 2)
+    WORKS[work](new_model(config_of(tiny), seed=0), config_of(tiny), tiny)
+    before = status("RssAnon")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    config = config_of(size)
+    WORKS[work](new_model(config, seed=0), config, size)
+    print(status("VmHWM") - status("RssFile") - before)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(sys.argv[1], SIZES[sys.argv[2]])

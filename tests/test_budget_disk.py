@@ -1,0 +1,106 @@
+"""The budget's bytes against real files, and its numbers of files against Snakemake's own list of jobs."""
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from hermesflow.artifacts import write_codes, write_table
+from hermesflow.budget import disk, pixels, plan
+from hermesflow.budget.decoder import Decoder
+from hermesflow.budget.lengths import Lengths
+from hermesflow.config import load_config
+from hermesflow.models.building import new_model
+from hermesflow.models.magvit import MagVitV2, save_tokenizer
+from hermesflow.models.showo import save_model
+from hermesflow.preferences import Candidate, Pair, captions_table, images_table
+from hermesflow.train import Logps
+
+ROOT = Path(__file__).parents[1]
+MICRO = ROOT / "config" / "micro.yaml"
+CONFIG = load_config(MICRO)
+
+
+def size(folder):
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def planned(config, rule, checkpoint=None):
+    return disk.disk_of(config, rule, checkpoint, Decoder.of(config), Lengths.of(config))
+
+
+def test_eighty_thousand_images_take_at_most_200_megabytes():
+    assert disk.token_store(5000, 16, 1024) <= 200e6
+
+
+def test_token_store(tmp_path):
+    codes = np.random.default_rng(0).integers(0, 8192, (40, 16, 1024))
+    write_codes(tmp_path / "images.npy", [f"journeydb-{k:08}" for k in range(40)], codes)
+    assert size(tmp_path) == pytest.approx(disk.token_store(40, 16, 1024), rel=0.01)
+    assert size(tmp_path) <= disk.token_store(40, 16, 1024)
+
+
+def test_preferences_keep_tokens_as_indices_of_the_codebook(tmp_path):
+    config = replace(
+        CONFIG,
+        data=replace(CONFIG.data, pairs=200, image_size=24 * 32),
+        image_tokenizer=replace(CONFIG.image_tokenizer, codebook_bits=13),
+    )
+    draw = np.random.default_rng(0).integers(0, 8192, (200, 2, config.num_image_tokens)).tolist()
+    pairs = {f"p{k}": Pair(Candidate(tuple(a), 1.0), Candidate(tuple(b), 0.5)) for k, (a, b) in enumerate(draw)}
+    write_table(tmp_path / "images.parquet", images_table(pairs))
+    words = {key: Pair(Candidate("a red circle", 1.0), Candidate("a", 0.5)) for key in pairs}
+    write_table(tmp_path / "captions.parquet", captions_table(words))
+    assert 0.7 * planned(config, "prefer") / 2 < size(tmp_path) < planned(config, "prefer") / 2
+
+
+def test_weights(tmp_path):
+    save_model(new_model(CONFIG, seed=0), tmp_path / "model")
+    weights = tmp_path / "model" / "model.safetensors"
+    assert weights.stat().st_size == pytest.approx(planned(CONFIG, "base"), rel=0.01)
+    save_tokenizer(MagVitV2(CONFIG.image_tokenizer), tmp_path / "tokenizer")
+    found = (tmp_path / "tokenizer" / "model.safetensors").stat().st_size
+    assert found == pytest.approx(pixels.saved_bytes(CONFIG.image_tokenizer, 48), rel=0.01)
+
+
+def test_reference_table(tmp_path):
+    import pandas as pd
+
+    rows = CONFIG.training.steps * CONFIG.training.batch_size
+    values = np.random.default_rng(0).random((rows, 4)).astype(np.float32)
+    table = pd.DataFrame(values, columns=list(Logps._fields))
+    table.insert(0, "id", [f"pairs-{k:05}" for k in range(rows)])
+    table.insert(1, "pass", 0)
+    write_table(tmp_path / "reference.parquet", table)
+    assert 0.3 * planned(CONFIG, "reference", "pair-1") < size(tmp_path) < planned(CONFIG, "reference", "pair-1")
+
+
+def test_files_of_every_rule_are_those_that_snakemake_lists(tmp_path):
+    """At the paper's numbers of seeds and shards, no rule writes more than 1,000 files."""
+    raw = yaml.safe_load(MICRO.read_text())
+    raw["seeds"], raw["runtime"]["shards"] = [0, 1, 2], 8
+    raw["training"]["lora"] = {"rank": 2, "alpha": 4.0, "targets": ["fc1"]}
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(raw))
+    command = [sys.executable, "workflow/scripts/jobs.py", str(file)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    jobs = [json.loads(line) for line in done.stdout.splitlines()]
+    config = load_config(file)
+    found, outputs = Counter(), Counter()
+    for job in jobs:
+        if job["rule"] != "all":
+            found[job["rule"], job["wildcards"].get("checkpoint")] += 1
+            outputs[job["rule"]] += len(job["output"]) + disk.JOB_FILES
+    named = {"base", "agreement"}  # rules of the base model alone, which have no wildcard for it
+    places = {(rule, None if rule in named else own): count for rule, own, count in plan.places(config)}
+    assert places == dict(found)
+    assert outputs == {
+        rule: disk.files_of(config, rule, sum(n for (r, _), n in found.items() if r == rule)) for rule in outputs
+    }
+    assert max(outputs.values()) <= 1000

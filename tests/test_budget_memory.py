@@ -1,0 +1,63 @@
+"""The budget's memory against measured peaks of whole processes on the CPU, at two sizes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import budget_peaks
+from hermesflow.budget.decoder import Decoder
+from hermesflow.budget.memory import image_decoding_peak, text_decoding_peak, training_peak
+from hermesflow.sampling import KEEP_BELOW
+
+CLOSE = 0.1
+GLIBC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_TOP_PAD_": "0"}
+
+
+def measured(work, name):
+    path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(Path(__file__).parents[1] / "src")]))
+    environment = {**os.environ, **GLIBC, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    command = [sys.executable, budget_peaks.__file__, work, name]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return int(done.stdout)
+
+
+def planned(work, name):
+    size = budget_peaks.SIZES[name]
+    config = budget_peaks.config_of(size)
+    decoder = Decoder.of(config)
+    if work.startswith("train"):
+        return training_peak(
+            decoder,
+            budget_peaks.calls_of(decoder, size.rows // 2),
+            precision="no",
+            recomputed="recomputed" in work,
+            adapters=0,
+            processes=1,
+            accumulated=False,
+            fused=False,
+        ).total
+    if work.startswith("draw"):
+        guided = "guided" in work
+        return image_decoding_peak(decoder, rows=size.rows, prompts=2, prompt_length=24, guided=guided, on_cpu=True)
+    rows = 4 * size.rows
+    longest = 21 + (rows - 1) // 2
+    return text_decoding_peak(
+        decoder, images=2, prompts=rows, prompt_length=longest, rows=rows, tokens=4, keep_below=KEEP_BELOW
+    )
+
+
+@pytest.mark.parametrize("name", budget_peaks.SIZES)
+@pytest.mark.parametrize("work", budget_peaks.WORKS)
+def test_peak(work, name):
+    assert planned(work, name) == pytest.approx(measured(work, name), rel=CLOSE)
+
+
+if __name__ == "__main__":
+    for work in budget_peaks.WORKS:
+        for name in budget_peaks.SIZES:
+            want, got = planned(work, name), measured(work, name)
+            print(f"{work:18}{name:8}{want / 1e6:9.1f}{got / 1e6:9.1f}{want / got:8.3f}", flush=True)

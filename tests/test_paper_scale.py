@@ -1,0 +1,126 @@
+"""config/showo.yaml from `fetch --pin` to a trained checkpoint, with tiny models under the names it gives."""
+
+import json
+import math
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from hermesflow.artifacts import Layout, read_codes
+from hermesflow.data.pairs import read_pairs
+from hub_server import HubServer
+from paper_world import lay_over, release, small_config
+
+STAGES = (
+    *("tokenizer", "encode", "base --seed 0"),
+    *(f"sample {{}} --shard {shard} --shards 2" for shard in (0, 1)),
+    "gather_candidates {} --shards 2",
+    *(f"score {{}} --shard {shard} --shards 2" for shard in (0, 1)),
+    *("gather_scores {} --shards 2", "agreement --seed 0", "judge"),
+    *(f"{stage} --seed 0 --checkpoint pair-1" for stage in ("prefer", "reference", "train")),
+)
+RUN = """
+import shlex, sys
+from hermesflow.cli import main
+where = sys.argv[1:3]
+for line in sys.argv[3:]:
+    if main([*shlex.split(line), *where]):
+        sys.exit(f"{line} failed")
+"""
+
+
+class World:
+    """A hub, the pinned config, and the commands."""
+
+    def __init__(self, folder, hub):
+        self.folder, self.hub = folder, hub
+        self.weights = release(hub, folder)
+        self.config = folder / "showo.yaml"
+        self.config.write_text(yaml.safe_dump(small_config(folder)))
+        self.layout = Layout(folder / "results" / "showo")
+
+    def run(self, *command, **more):
+        return subprocess.run(
+            [sys.executable, *command],
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            env=self.hub.environment(self.folder / "cache", MPLBACKEND="agg", **more),
+        )
+
+    def hermesflow(self, *arguments, **more):
+        return self.run("-m", "hermesflow", *arguments, "--config", str(self.config), **more)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    with HubServer() as hub:
+        world = World(tmp_path_factory.mktemp("paper"), hub)
+        refused = world.hermesflow("fetch")
+        assert refused.returncode == 1 and "fetch --pin" in refused.stderr
+        assert not hub.requests
+        pins = world.hermesflow("fetch", "--pin")
+        assert pins.returncode == 0, pins.stderr
+        plain = lay_over(yaml.safe_load(world.config.read_text()), yaml.safe_load(pins.stdout))
+        assert "null" not in yaml.safe_dump({key: plain[key] for key in ("data", "weights", "language_model")})
+        world.config.write_text(yaml.safe_dump(plain))
+        for command in ("fetch", "data"):
+            done = world.hermesflow(command)
+            assert done.returncode == 0, done.stderr
+        where = f"--config={world.config}", "--results=results"
+        lines = [line.format("--seed 0 --checkpoint base") for line in STAGES]
+        done = world.run("-c", RUN, *where, *lines, HF_HUB_OFFLINE="1")
+        assert done.returncode == 0, done.stderr[-3000:]
+        yield world
+
+
+def test_pairs_have_questions_of_journeydb_and_of_tifas_models(world):
+    counts = pd.read_csv(world.layout.root / "data" / "questions.csv").set_index(["from", "outcome"])["questions"]
+    assert counts["source", "kept"] > 0 and counts["model", "kept"] > 0
+    pairs = read_pairs(world.layout.data("pairs"))
+    assert len(pairs) == 6 and set(pairs["kind"]) == {"journeydb"}
+    assert {q["kind"] for q in pairs[0]["questions"]} == {"style", "content", "animal/human"}
+    origin = json.loads((world.layout.root / "data" / "selection.json").read_text())["origin"]
+    assert origin["commit"] == world.hub.repositories["datasets", "JourneyDB/JourneyDB"].commit
+
+
+def test_the_chain_starts_from_the_released_weights(world):
+    base = load_file(world.layout.checkpoint(0, "base") / "model" / "model.safetensors")
+    assert all(torch.equal(base[name], tensor) for name, tensor in world.weights["show-o"].items())
+    tokenizer = load_file(world.layout.tokenizer / "model.safetensors")
+    assert all(torch.equal(tokenizer[name], tensor) for name, tensor in world.weights["magvitv2"].items())
+
+
+def test_candidates_are_scored_and_paired(world):
+    base = world.layout.checkpoint(0, "base")
+    ids, codes = read_codes(base / "candidates" / "images.npy")
+    assert codes.shape == (6, 4, 64)
+    captions = pd.read_parquet(base / "scores" / "captions.parquet")
+    images = pd.read_parquet(base / "scores" / "images.parquet")
+    assert len(captions) == 6 * 10 and len(images) == 6 * 4 and set(images["questions"]) == {3}
+    assert captions.groupby("id")["score"].nunique().max() > 1 and images.groupby("id")["score"].nunique().max() > 1
+    pairs = pd.read_parquet(world.layout.checkpoint(0, "pair-1") / "preferences" / "preferences.parquet")
+    assert 0 < len(pairs) <= 6 and set(pairs["id"]) <= set(ids)
+
+
+def test_pair_dpo_starts_at_its_reference_and_moves(world):
+    folder = world.layout.checkpoint(0, "pair-1") / "model"
+    history = pd.read_csv(folder / "history.csv")
+    assert len(history) == 4 and history["loss"][0] == pytest.approx(2 * math.log(2), abs=1e-4)
+    trained = load_file(folder / "model.safetensors")
+    assert any(not torch.equal(trained[name], tensor) for name, tensor in world.weights["show-o"].items())
+
+
+def test_what_wants_the_micro_world_says_so(world):
+    agreement = json.loads((world.layout.checkpoint(0, "base") / "scores" / "agreement.json").read_text())
+    assert agreement == {"captions": {}, "images": {}, "pairs": 0}
+    assert json.loads(world.layout.judge.read_text()).keys() == {"no judge"}
+    for stage in (["clip"], ["evaluate", "--seed", "0", "--checkpoint", "base"]):
+        done = world.hermesflow(*stage, HF_HUB_OFFLINE="1")
+        assert done.returncode == 1 and "Traceback" not in done.stderr
+        assert "--omit-from clip judge" in done.stderr
