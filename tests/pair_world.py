@@ -46,11 +46,13 @@ def make_candidates(folder: Path, ids: list[str], *, n: int, config: Config, see
         write_table(folder / "scores" / f"{kind}.parquet", table.assign(score=generator.random(len(rows)).round(2)))
 
 
-def make_world(root: Path, config: Config, *, pairs: int = 7, n: int = 4, seed: int = 0) -> Layout:
+def make_world(
+    root: Path, config: Config, *, pairs: int = 7, n: int = 4, seed: int = 0, ids: list[str] | None = None
+) -> Layout:
     """Captions and tokens of the real images, a base model and its scored candidates."""
     layout = Layout(root)
     generator = np.random.default_rng(seed)
-    ids = [f"pairs-{k}" for k in range(pairs)]
+    ids = ids or [f"pairs-{k}" for k in range(pairs)]
     captions = [caption_of(generator) for _ in ids]
     write_table(layout.data("pairs"), pd.DataFrame({"id": ids, "caption": captions}))
     codes = generator.integers(0, config.codebook_size, size=(pairs, 1, config.num_image_tokens))

@@ -14,7 +14,7 @@ LAYERS = (
     ("errors", "sections", "data_sections", "config", "artifacts", "seeding", "progress", "hub"),
     ("masking", "models.attention", "models.prompting"),
     ("losses", "logps", "models.*"),
-    ("data.*", "sampling", "encoders", "scoring", "sharding", "preferences"),
+    ("data.*", "sampling", "encoders", "scoring", "sharding", "preferences", "official.*"),
     ("homologous", "adapters", "distributed", "interruption", "training_state", "train", "pretraining"),
     ("evaluation.*", "report.*", "tracking", "delivery", "spool"),
     ("stages.*",),

@@ -207,8 +207,8 @@ def test_image_session_equals_full_forward(small, guidance, all_masked):
     for _ in range(2):  # the cache must not move between steps
         found = session.logits(codes, masked)
     with torch.inference_mode():
-        conditional = small.code_head(small._image_hidden(captions, codes, masked))
-        unconditional = small.code_head(small._image_hidden([""] * 4, codes, masked))
+        conditional = small.code_head(small._image_hidden(captions, codes, masked)[0][:, 1:-1])
+        unconditional = small.code_head(small._image_hidden([""] * 4, codes, masked)[0][:, 1:-1])
     expected = (1 + guidance) * conditional - guidance * unconditional
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-5)
 

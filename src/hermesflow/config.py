@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
@@ -21,9 +21,11 @@ from hermesflow.errors import ConfigError
 from hermesflow.sections import (
     BaseTraining,
     Checkpoint,
+    Defect,
     Evaluation,
     ImageTokenizer,
     LanguageModel,
+    Mode,
     Preferences,
     Runtime,
     Sampling,
@@ -45,6 +47,9 @@ class Config:
     """Name of the results folder, `results/{name}`."""
     seeds: tuple[int, ...]
     """Run seeds; each trains its own base and self-play chain."""
+    mode: Mode = "paper"
+    """`paper`: what its text says. `official`: what the released code does, all defects included; or a list of the
+    defects to follow, by name (docs/decisions/official/). A checkpoint can have its own."""
     data: AnyData
     weights: Weights = Weights()
     image_tokenizer: ImageTokenizer
@@ -76,6 +81,14 @@ class Config:
         keys = ("steps", "learning_rate", "beta", "chosen_nll_weight")
         changed = {key: getattr(own, key) for key in keys if getattr(own, key) is not None}
         return replace(self.training, **changed)
+
+    def defects_of(self, checkpoint: str) -> frozenset[Defect]:
+        """Defects of the released code that are switched on for one checkpoint."""
+        own = self.checkpoints[checkpoint].mode if checkpoint != BASE else None
+        mode = self.mode if own is None else own
+        if isinstance(mode, tuple):
+            return frozenset(mode)
+        return frozenset(get_args(Defect)) if mode == "official" else frozenset()
 
     def sampled_checkpoints(self) -> tuple[str, ...]:
         """Checkpoints that somebody grows from, base first: the ones to sample from."""

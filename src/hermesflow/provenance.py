@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hermesflow.config import Config, as_plain
+from hermesflow.config import BASE, Config, as_plain
 
 PACKAGE = "hermesflow"
 ROOT = Path(__file__).parent
@@ -30,18 +30,18 @@ READS: dict[str, tuple[str, ...]] = {
     "judge": (),
     "clip": ("data.seed", "evaluation.clip_steps"),
     "base": (*_MODEL, "base_training", "weights.language_model"),
-    "sample": ("data.image_size", "image_tokenizer", "sampling"),
+    "sample": ("data.image_size", "image_tokenizer", "sampling", "mode", "checkpoint.mode"),
     "gather_candidates": ("sampling",),
     "score": ("sampling.images.n", "scoring"),
     "gather_scores": ("sampling", "scoring"),
     "agreement": ("scoring",),
-    "prefer": ("preferences", "checkpoint.parent", "checkpoint.candidates"),
+    "prefer": ("preferences", "mode", "checkpoint.mode", "checkpoint.parent", "checkpoint.candidates"),
     "reference": (
         *("training.steps", "training.batch_size", "training.micro_batch_size"),
         "training.mask_schedule",
-        *("checkpoint.parent", "checkpoint.steps"),
+        *("mode", "checkpoint.mode", "checkpoint.parent", "checkpoint.steps"),
     ),
-    "train": ("training", "checkpoint"),
+    "train": ("training", "mode", "checkpoint"),
     "evaluate": (
         *("data.gap_pairs", "evaluation", "scoring"),
         *("sampling.images", "sampling.captions.max_new_tokens"),
@@ -53,9 +53,10 @@ it changes how a step runs, not what it makes. Of a model on disk nothing is rea
 
 
 def reads(stage: str, checkpoint: str | None = None) -> list[str]:
-    """Dotted keys of the config file that a stage reads, for one checkpoint where it works on one."""
+    """Dotted keys of the config file that a stage reads, for one checkpoint where it works on one (base has no own)."""
     own = f"checkpoints.{checkpoint}"
-    keys = [own + key.removeprefix("checkpoint") if _is_own(key) else key for key in READS[stage]]
+    known = [key for key in READS[stage] if checkpoint != BASE or not _is_own(key)]
+    keys = [own + key.removeprefix("checkpoint") if _is_own(key) else key for key in known]
     return sorted(keys)
 
 

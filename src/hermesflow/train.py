@@ -7,7 +7,7 @@ Source: HermesFlow (arXiv 2502.12148) section 3.3.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import pandas as pd
@@ -21,8 +21,9 @@ from hermesflow.homologous import HomologousPairs, PairBatch, Row
 from hermesflow.interruption import Interruption
 from hermesflow.losses import chosen_nll, dpo_logratios, implicit_rewards, pair_dpo_loss
 from hermesflow.models.unified import UnifiedModel
+from hermesflow.official.training import spoiled_deltas
 from hermesflow.progress import Progress
-from hermesflow.sections import Objective, Training
+from hermesflow.sections import Defect, Objective, Training
 from hermesflow.training_state import StateFolder
 
 
@@ -44,17 +45,19 @@ class PairLogps(nn.Module):
     Args:
         model: any unified model.
         objective: a skill it does not train is scored without gradient, for the training curves.
+        defects: of the released code, to follow.
     """
 
-    def __init__(self, model: UnifiedModel, objective: Objective) -> None:
+    def __init__(self, model: UnifiedModel, objective: Objective, defects: Collection[Defect] = ()) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.defects = model, frozenset(defects)
         self.learns_mmu = objective != "generation"
         self.learns_t2i = objective != "understanding"
 
     def forward(self, batch: PairBatch) -> Logps:
         """Score a batch of B pairs."""
         size = len(batch.rows)
+        drawn, masked = torch.cat([batch.chosen_codes, batch.rejected_codes]), batch.masked.repeat(2, 1)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.learns_mmu):
             mmu = self.model.text_logps(
                 batch.codes,
@@ -62,12 +65,10 @@ class PairLogps(nn.Module):
                 batch.chosen_captions + batch.rejected_captions,
                 owners=torch.arange(size).repeat(2),
             )
+            if "image_rows_in_caption_term" in self.defects:
+                mmu = mmu + self.model.image_row_logps(batch.prompts, drawn, masked)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.learns_t2i):
-            t2i = self.model.image_logps(
-                batch.captions * 2,
-                torch.cat([batch.chosen_codes, batch.rejected_codes]),
-                batch.masked.repeat(2, 1),
-            )
+            t2i = self.model.image_logps(batch.prompts, drawn, masked, boundaries="boundary_tokens" in self.defects)
         return Logps(*(part.clone() for part in (*mmu.split(size), *t2i.split(size))))  # FSDP warns of views
 
 
@@ -89,7 +90,7 @@ def reference_logps(
     Returns:
         Columns id, pass and those of `Logps`; one row per row of training, in its order.
     """
-    scorer = accelerator.prepare_model(PairLogps(model, "pair").eval(), evaluation_mode=True)
+    scorer = accelerator.prepare_model(PairLogps(model, "pair", pairs.defects).eval(), evaluation_mode=True)
     rows = pairs.rows(training.steps * training.batch_size)
     progress = Progress(training.steps, what, "step")
     found = []
@@ -105,7 +106,7 @@ def reference_logps(
 
 
 def step_loss(
-    policy: Logps, reference: Logps, *, objective: Objective, training: Training
+    policy: Logps, reference: Logps, *, objective: Objective, training: Training, defects: Collection[Defect] = ()
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Pair-DPO loss of a batch and what there is to watch while it falls.
 
@@ -118,6 +119,8 @@ def step_loss(
     delta_t2i = dpo_logratios(
         policy.chosen_image, policy.rejected_image, reference.chosen_image, reference.rejected_image
     )
+    if defects:
+        delta_mmu, delta_t2i = spoiled_deltas(delta_mmu, delta_t2i, defects, beta=training.beta)
     loss = pair_dpo_loss(
         delta_mmu,
         delta_t2i,
@@ -177,7 +180,7 @@ def train_policy(
         HermesflowError: the loss is no longer a number.
         Interrupted: a signal asked to stop; the state is saved.
     """
-    scorer = PairLogps(model, objective).eval()
+    scorer = PairLogps(model, objective, pairs.defects).eval()
     policy, optimizer = accelerator.prepare(scorer, new_optimizer(scorer, training))
     rows = pairs.rows(training.steps * training.batch_size)
     history: list[dict[str, float]] = state.resume(accelerator)
@@ -192,7 +195,11 @@ def train_policy(
             with accelerator.accumulate(policy):
                 logps = policy(pairs.batch(own_rows, device=accelerator.device))
                 loss, metrics = step_loss(
-                    logps, reference.of(own_rows, accelerator.device), objective=objective, training=training
+                    logps,
+                    reference.of(own_rows, accelerator.device),
+                    objective=objective,
+                    training=training,
+                    defects=pairs.defects,
                 )
                 accelerator.backward(loss.mean())
                 if accelerator.sync_gradients:

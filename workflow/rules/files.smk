@@ -31,6 +31,13 @@ def previous_preferences(wildcards):
     return multiext(f"{parent(wildcards)}/preferences/", "captions.parquet", "images.parquet")
 
 
+def smaller_images(wildcards):
+    """What the official defect of that name needs to make images smaller."""
+    if "smaller_images" not in CONFIG.defects_of(wildcards.checkpoint):
+        return []
+    return [f"{ROOT}/data/pairs.parquet", *multiext(f"{ROOT}/tokenizer/", "model.safetensors", "config.json")]
+
+
 def shown(path, category):
     """A file that `snakemake --report` shows with its caption."""
     return report(path, caption=f"{CAPTIONS}{Path(path).stem}.rst", category=category)

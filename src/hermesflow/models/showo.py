@@ -115,7 +115,9 @@ class ShowO(nn.Module):
         head, codes = self.showo.lm_head, slice(self.ids.first_code, self.ids.mask)
         return F.linear(hidden, head.weight[codes], head.bias[codes])
 
-    def image_logps(self, captions: Sequence[str], codes: Tensor, masked: Tensor) -> Tensor:
+    def image_logps(
+        self, captions: Sequence[str], codes: Tensor, masked: Tensor, *, boundaries: bool = False
+    ) -> Tensor:
         """Sum over the masked places of log p(code | caption, codes that are not masked), (B,) float32 nats.
 
         The soft-max runs over the WHOLE vocabulary, as in the official code, although sampling draws from the codes
@@ -125,14 +127,27 @@ class ShowO(nn.Module):
             captions: B captions.
             codes: (B, T) int64.
             masked: (B, T) bool; these places hold the mask token in the input.
+            boundaries: score the two boundary tokens too, as the official code does.
         """
         codes, masked = codes.to(self.device), masked.to(self.device)
-        hidden = self._image_hidden(captions, codes, masked)
-        most = int(masked.sum(dim=1).max()) if len(codes) else 0
-        places = (~masked).int().argsort(dim=1, stable=True)[:, :most]
-        return sequence_logps(
-            self.head(_at(hidden, places)), codes.gather(1, places) + self.ids.first_code, masked.gather(1, places)
-        )
+        hidden, _ = self._image_hidden(captions, codes, masked)
+        targets = prompting.image_block(self.ids, codes, torch.zeros_like(masked))
+        return self._logps_of(hidden, targets, F.pad(masked, (1, 1), value=boundaries))
+
+    def image_row_logps(self, captions: Sequence[str], codes: Tensor, masked: Tensor) -> Tensor:
+        """Sum of log p over caption, boundaries and masked codes, each predicted one place before it, (B,) nats.
+
+        No likelihood of anything: an image is not read left to right. The released code adds it to its caption term.
+        """
+        codes, masked = codes.to(self.device), masked.to(self.device)
+        block, before = self._image_hidden(captions, codes, masked)
+        prompts, _ = self._image_prompts(captions)
+        block_targets = prompting.image_block(self.ids, codes, torch.zeros_like(masked))
+        targets = torch.cat([prompts, block_targets], dim=1)
+        said = (prompts != self.ids.pad) & (prompts != self.ids.special("t2i"))
+        scored = torch.cat([said, F.pad(masked, (1, 1), value=True)], dim=1)
+        hidden = torch.cat([before, block], dim=1)
+        return self._logps_of(hidden[:, :-1], targets[:, 1:], scored[:, 1:])
 
     def text_logps(
         self, codes: Tensor, prompts: Sequence[str], completions: Sequence[str], *, owners: Tensor | None = None
@@ -158,7 +173,8 @@ class ShowO(nn.Module):
             masked: (B, T) bool.
         """
         codes, masked = codes.to(self.device), masked.to(self.device)
-        drawn = self._image_hidden(captions, codes, masked)[masked]
+        block, _ = self._image_hidden(captions, codes, masked)
+        drawn = block[:, 1:-1][masked]
         return F.cross_entropy(self.head(drawn).float(), codes[masked] + self.ids.first_code)
 
     def text_loss(self, codes: Tensor, owners: Tensor, prompts: Sequence[str], completions: Sequence[str]) -> Tensor:
@@ -207,13 +223,24 @@ class ShowO(nn.Module):
         """Text of sampled token ids; ids that are not text are left out."""
         return self.tokenizer.decode([i for i in ids if i < self.ids.text_vocab_size])
 
-    def _image_hidden(self, captions: Sequence[str], codes: Tensor, masked: Tensor) -> Tensor:
-        prompts, padding = prompting.generation_prompts(
-            self.ids, self.tokenizer.encode(captions), max_text_tokens=self.shape.max_text_tokens
-        )
-        tokens = torch.cat([prompts.to(codes.device), prompting.image_block(self.ids, codes, masked)], dim=1)
-        mask = attention.generation_mask(padding.to(codes.device), prompts.shape[1], codes.shape[1] + 2)
-        return self.hidden(tokens, mask)[:, prompts.shape[1] + 1 : -1]
+    def _image_prompts(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+        texts = self.tokenizer.encode(captions)
+        prompts, padding = prompting.generation_prompts(self.ids, texts, max_text_tokens=self.shape.max_text_tokens)
+        return prompts.to(self.device), padding.to(self.device)
+
+    def _image_hidden(self, captions: Sequence[str], codes: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:
+        """Last hidden states of the image block with its boundaries, (B, T + 2, D), and of the prompt before it."""
+        prompts, padding = self._image_prompts(captions)
+        tokens = torch.cat([prompts, prompting.image_block(self.ids, codes, masked)], dim=1)
+        mask = attention.generation_mask(padding, prompts.shape[1], codes.shape[1] + 2)
+        hidden = self.hidden(tokens, mask)
+        return hidden[:, prompts.shape[1] :], hidden[:, : prompts.shape[1]]
+
+    def _logps_of(self, hidden: Tensor, targets: Tensor, scored: Tensor) -> Tensor:
+        """Summed log-probs of the scored targets, (B,); the head runs at scored places alone."""
+        most = int(scored.sum(dim=1).max()) if len(scored) else 0
+        places = (~scored).int().argsort(dim=1, stable=True)[:, :most]
+        return sequence_logps(self.head(_at(hidden, places)), targets.gather(1, places), scored.gather(1, places))
 
     def _text_hidden(
         self, codes: Tensor, owners: Tensor, prompts: Sequence[str], completions: Sequence[str]

@@ -45,8 +45,16 @@ class UnifiedModel(Protocol):
     question_template: str
     end_token: int
 
-    def image_logps(self, captions: Sequence[str], codes: Tensor, masked: Tensor) -> Tensor:
-        """Log-probability of the masked codes given the caption and the codes that are not masked, (B,) nats."""
+    def image_logps(
+        self, captions: Sequence[str], codes: Tensor, masked: Tensor, *, boundaries: bool = False
+    ) -> Tensor:
+        """Log-probability of the masked codes given the caption and the codes that are not masked, (B,) nats.
+
+        With `boundaries` that of the tokens around the image too, a defect of the released code.
+        """
+
+    def image_row_logps(self, captions: Sequence[str], codes: Tensor, masked: Tensor) -> Tensor:
+        """Log-probability of caption and masked codes read as a text, (B,) nats: for a defect of the released code."""
 
     def text_logps(
         self, codes: Tensor, prompts: Sequence[str], completions: Sequence[str], *, owners: Tensor | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 
@@ -17,6 +17,7 @@ from hermesflow.artifacts import read_table
 from hermesflow.config import Config
 from hermesflow.report.formatting import EMPTY, Table, number, with_interval
 from hermesflow.report.roles import main_checkpoints, roles
+from hermesflow.sections import Defect
 
 PROTOCOLS = ("paper", "same-judge")
 GAP_COLUMNS = (
@@ -238,7 +239,16 @@ def _arm(config: Config, checkpoint: str) -> str:
     own = config.checkpoints[checkpoint]
     words = {"pair": "Pair-DPO", "product": "Pair-DPO, product", "understanding": "DPO, understanding only"}
     arm = f"{words.get(own.objective, 'DPO, generation only')}, iteration {config.iteration(checkpoint)}"
-    return arm if own.candidates is None else f"{arm}, {own.candidates} candidates"
+    if own.candidates is not None:
+        arm = f"{arm}, {own.candidates} candidates"
+    return arm + _defects(config, checkpoint)
+
+
+def _defects(config: Config, checkpoint: str) -> str:
+    found, every = config.defects_of(checkpoint), get_args(Defect)
+    if len(found) == len(every):
+        return ", as the released code"
+    return f", with {', '.join(d.replace('_', ' ') for d in every if d in found)}" if found else ""
 
 
 def _plain(figures: Figures, checkpoint: str, columns: Sequence[Column]) -> dict[str, float]:
