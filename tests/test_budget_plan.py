@@ -67,16 +67,15 @@ def lines_of(config, machine=H100, utilisation=0.4):
 
 
 def test_a_pass_takes_the_longer_of_arithmetic_and_reading():
-    options = {"precision": "bf16", "utilisation": 0.5, "threads": 1}
+    options = {"precision": "bf16", "utilisation": 0.5}
     assert Pass(2, flops=989e12, read=0).seconds(H100.gpu, **options) == pytest.approx(4)
     assert Pass(1, flops=0, read=3.35e12).seconds(H100.gpu, **options) == pytest.approx(1 / BANDWIDTH_UTILISATION)
-    assert Pass(1, flops=1, read=1, host=1.4e9).seconds(H100.gpu, **options) > 1
 
 
 def test_writing_is_bound_by_memory():
     decoder = Decoder.of(paper_config())
     passes = text_decoding(decoder, images=1, prompts=1, prompt_length=10, rows=1, tokens=100, size=2)
-    slow = {"precision": "bf16", "utilisation": 0.4, "threads": 4}
+    slow = {"precision": "bf16", "utilisation": 0.4}
     assert passes[3].seconds(H100.gpu, **slow) == passes[3].seconds(H100.gpu, **{**slow, "utilisation": 0.01})
 
 
@@ -116,8 +115,10 @@ def test_training_takes_the_gpus_that_can_share_its_batch():
 def test_the_paper_on_paper():
     lines = lines_of(paper_config(), A100)
     by_rule = {line.rule: line for line in lines if line.checkpoint in (None, "pair-1")}
-    assert by_rule["sample"].disk / 3 < 200e6  # one seed's 80,000 images and 40,000 captions
-    assert by_rule["gather_candidates"].disk / 3 < 200e6
+    # a round of one seed: 80,000 images (and up to 90,000 captions); shards go when they are gathered
+    assert (by_rule["sample"].disk + by_rule["gather_candidates"].disk) / 3 < 210e6
+    assert by_rule["sample"].transient < 210e6
+    assert max(by_rule[rule].memory for rule in ("sample", "score", "evaluate")) < 80e9
     assert max(line.files for line in lines) <= 1000
     assert by_rule["train"].memory < 80e9
     assert 2 < by_rule["train"].flops / by_rule["reference"].flops < 3

@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 from hermesflow.models.loading import fill, moved, without_weights
+from hermesflow.models.showo import load_model, save_model
+from showo_golden import random_model
 
 
 class Small(nn.Module):
@@ -52,3 +54,29 @@ def test_weights_keep_the_number_type_of_the_model():
 def test_other_weights_are_refused(wrong):
     with pytest.raises(RuntimeError):
         fill(empty(), wrong)
+
+
+def test_half_precision_is_of_parameters_alone():
+    model = empty()
+    fill(model, WEIGHTS)
+    model = moved(model, "cpu", torch.bfloat16)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    assert model.steps.dtype == torch.float32
+
+
+def test_a_model_in_half_precision_says_nearly_the_same(tmp_path):
+    """Positions are not rounded: a rotary frequency in bfloat16 would turn far tokens by radians."""
+    save_model(random_model(), tmp_path)
+    whole, half = (load_model(tmp_path, device="cpu", precision=precision) for precision in ("no", "bf16"))
+    assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
+    assert half.showo.model.rotary_emb.inv_freq.dtype == torch.float32
+    codes = torch.zeros(2, whole.num_image_tokens, dtype=torch.int64)
+    masked = torch.ones_like(codes, dtype=torch.bool)
+    for call in (
+        lambda model: model.image_logps(["w1", "w2 w3"], codes, masked),
+        lambda model: model.text_logps(codes, ["w1", "w2"], ["w3", "w4 w5"]),
+        lambda model: model.image_session(["w1", "w2"], guidance=5.0).logits(codes, masked).float(),
+        lambda model: model.text_session(codes, torch.arange(2), ["w1", "w2"]).logits.float(),
+    ):
+        with torch.inference_mode():
+            assert torch.allclose(call(half), call(whole), rtol=0.02, atol=0.1)

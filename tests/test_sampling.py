@@ -5,7 +5,10 @@ import pytest
 import torch
 
 from hermesflow import sampling
+from hermesflow.data.questions import Question
+from hermesflow.models import capacity
 from hermesflow.sampling import inverse_cdf, sample_images, sample_texts
+from hermesflow.scoring import vqa_likelihood, vqa_probability
 from hermesflow.sections import Decoding, ImageSampling
 from hermesflow.seeding import generator
 from showo_golden import CAPTIONS, QUESTION, golden_image, golden_model, random_model, reference
@@ -114,7 +117,7 @@ def test_greedy_text_does_not_read_chance(small):
 class Script:
     """A model that says fixed texts: row i ends after i + 1 tokens; counts the rows it is asked for."""
 
-    end_token = 0
+    end_token, text_rows = 0, 1000
 
     def __init__(self):
         self.batches = []
@@ -247,3 +250,55 @@ def test_rows_without_their_own_generator_are_refused(small):
 def test_no_rows_give_no_texts(small):
     codes, owners = torch.zeros(1, 9, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
     assert sample_texts(small, codes, owners, [], decodings=[], max_new_tokens=2, generators=[]) == []
+
+
+@pytest.fixture
+def crowded(small, monkeypatch):
+    """The same model with room for two texts, or one image, at a time."""
+    one = capacity.SESSION_BYTES // small.text_rows
+    monkeypatch.setattr(capacity, "SESSION_BYTES", 2 * one + 1)
+    assert (small.text_rows, small.image_rows) == (2, 1)
+    return small
+
+
+def test_sessions_are_as_equal_as_may_be():
+    assert [(s.start, s.stop) for s in sampling.sessions(10, 4)] == [(0, 4), (4, 8), (8, 10)]
+    assert [(s.start, s.stop) for s in sampling.sessions(9, 8)] == [(0, 5), (5, 9)]
+    assert list(sampling.sessions(0, 4)) == []
+
+
+def test_rows_that_have_no_room_together_come_out_the_same(small, request):
+    codes = torch.randint(0, small.codebook_size, (3, small.num_image_tokens), generator=generator("codes"))
+    owners, prompts = torch.tensor([2, 0, 2, 1, 0]), ["w1", "w2", "w1 w3", "w1", "w2"]
+
+    def everything():
+        texts = sample_texts(
+            small,
+            codes,
+            owners,
+            prompts,
+            decodings=[GREEDY, HOT, HOT, GREEDY, HOT],
+            max_new_tokens=6,
+            generators=[generator("text", k) for k in range(5)],
+        )
+        images = sample_images(
+            small, ["w1", "w2", "w1"], settings=settings(), generators=[generator("image", k) for k in range(3)]
+        )
+        asked = [Question(p, ("w1", "w2 w3", "w4"), "w4", "object") for p in prompts]
+        return texts, images, vqa_likelihood(small, codes, owners, asked), vqa_probability(small, codes, owners, asked)
+
+    together = everything()
+    request.getfixturevalue("crowded")
+    apart = everything()
+    assert apart[0] == together[0]
+    assert torch.equal(apart[1], together[1])
+    assert apart[2] == together[2]
+    assert apart[3] == pytest.approx(together[3], rel=1e-4)
+
+
+def test_a_bigger_model_has_room_for_fewer():
+    sizes = {"layers": 24, "hidden_size": 2048, "num_image_tokens": 1024, "max_text_tokens": 128}
+    assert capacity.text_rows(**sizes, element_size=4) == capacity.text_rows(**sizes, element_size=2) // 2
+    held = capacity.image_rows(**sizes, element_size=2) * 2 * 24 * 2048 * 2 * 2 * (1024 + 2 + 129)
+    assert 0.95 * capacity.SESSION_BYTES < held <= capacity.SESSION_BYTES
+    assert capacity.image_rows(**{**sizes, "hidden_size": 10**6}, element_size=4) == 1

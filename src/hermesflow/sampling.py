@@ -49,23 +49,30 @@ def sample_images(
     Raises:
         ValueError: not one generator per caption.
     """
-    size, tokens = len(captions), model.num_image_tokens
-    draws: _Draws
     if official_generator is not None:
-        draws = _OfficialDraws(official_generator)
-    else:
-        draws = _RowDraws(_per_row(generators, (settings.steps, 2, tokens), size))
+        return _draw(model, captions, settings, _OfficialDraws(official_generator))
+    uniforms = _per_row(generators, (settings.steps, 2, model.num_image_tokens), len(captions))
+    parts = [
+        _draw(model, captions[rows], settings, _RowDraws(uniforms[rows].to(model.device)))
+        for rows in sessions(len(captions), model.image_rows)
+    ]
+    return torch.cat(parts) if parts else torch.zeros(0, model.num_image_tokens, dtype=torch.int64)
+
+
+def _draw(model: UnifiedModel, captions: Sequence[str], settings: ImageSampling, draws: _Draws) -> Tensor:
+    size, tokens, device = len(captions), model.num_image_tokens, draws.device
     session = model.image_session(captions, guidance=settings.guidance)
-    codes, masked = torch.zeros(size, tokens, dtype=torch.int64), torch.ones(size, tokens, dtype=torch.bool)
+    codes = torch.zeros(size, tokens, dtype=torch.int64, device=device)
+    masked = torch.ones(size, tokens, dtype=torch.bool, device=device)
     for step, temperature in enumerate(
         _temperatures(settings.temperature, settings.steps, settings.temperature_schedule)
     ):
-        probabilities = session.logits(codes, masked).float().softmax(dim=-1).cpu()
+        probabilities = session.logits(codes, masked).float().softmax(dim=-1).to(device)
         codes = torch.where(masked, draws.categorical(probabilities, step), codes)
         chosen = probabilities.gather(-1, codes[..., None])[..., 0]
         confidence = chosen.clamp_min(1e-20).log() + temperature * draws.gumbel(chosen, step)
         masked = _least_confident(confidence, masked, _count_masked(step, settings.steps, tokens, masked))
-    return codes
+    return codes.cpu()
 
 
 @torch.inference_mode()
@@ -100,8 +107,22 @@ def sample_texts(
     if not len(prompts) == len(decodings) == size:
         raise ValueError(f"{size} rows need as many prompts and decodings; found {len(prompts)} and {len(decodings)}")
     uniforms = _per_row(generators, (max_new_tokens,), size)
-    if size == 0:
-        return []
+    written: list[list[int]] = []
+    for rows in sessions(size, model.text_rows):
+        images, own = owners[rows].unique(return_inverse=True)
+        written += _write(model, codes[images.to(codes.device)], own, prompts[rows], decodings[rows], uniforms[rows])
+    return [model.detokenize(_until(row, model.end_token)) for row in written]
+
+
+def _write(
+    model: UnifiedModel,
+    codes: Tensor,
+    owners: Tensor,
+    prompts: Sequence[str],
+    decodings: Sequence[Decoding],
+    uniforms: Tensor,
+) -> list[list[int]]:
+    size, max_new_tokens = uniforms.shape
     top_k = torch.tensor([d.top_k for d in decodings])
     heat = torch.tensor([d.temperature for d in decodings])
     written = torch.full((size, max_new_tokens), model.end_token)
@@ -109,7 +130,7 @@ def sample_texts(
     rows, alive = torch.arange(size), torch.ones(size, dtype=torch.bool)
     logits = session.logits
     for step in range(max_new_tokens):
-        tokens = _draw_top_k(logits.float().cpu(), top_k[rows], heat[rows], uniforms[rows, step])
+        tokens = _draw_top_k(logits, top_k[rows], heat[rows], uniforms[rows, step])
         written[rows[alive], step] = tokens[alive]
         alive &= tokens != model.end_token
         if step + 1 == max_new_tokens or not alive.any():
@@ -119,10 +140,21 @@ def sample_texts(
             session.keep(left)
             rows, tokens, alive = rows[left], tokens[left], alive[left]
         logits = session.step(tokens)
-    return [model.detokenize(_until(row, model.end_token)) for row in written.tolist()]
+    return written.tolist()
+
+
+def sessions(size: int, most: int) -> list[slice]:
+    """Rows cut into sessions of at most `most`, as equal as may be."""
+    count = max(math.ceil(size / most), 1)
+    each = math.ceil(size / count)
+    return [slice(start, min(start + each, size)) for start in range(0, size, max(each, 1))]
 
 
 class _Draws(Protocol):
+    @property
+    def device(self) -> torch.device:
+        """Where draws are made."""
+
     def categorical(self, probabilities: Tensor, step: int) -> Tensor:
         """One code per position, (B, T), of probabilities (B, T, C)."""
 
@@ -135,6 +167,10 @@ class _RowDraws:
     uniforms: Tensor
     """(B, steps, 2, T) in [0, 1): for the codes, and for the noise."""
 
+    @property
+    def device(self) -> torch.device:
+        return self.uniforms.device
+
     def categorical(self, probabilities: Tensor, step: int) -> Tensor:
         return inverse_cdf(probabilities, self.uniforms[:, step, 0])
 
@@ -145,6 +181,10 @@ class _RowDraws:
 @dataclass(frozen=True)
 class _OfficialDraws:
     generator: torch.Generator
+
+    @property
+    def device(self) -> torch.device:
+        return self.generator.device
 
     def categorical(self, probabilities: Tensor, step: int) -> Tensor:
         flat = probabilities.reshape(-1, probabilities.shape[-1])
@@ -206,7 +246,7 @@ def _least_confident(confidence: Tensor, masked: Tensor, count: Tensor) -> Tenso
 def _draw_top_k(logits: Tensor, top_k: Tensor, temperature: Tensor, uniforms: Tensor) -> Tensor:
     """One token per row, (N,), of logits (N, V) cut to each row's `top_k` and divided by its temperature."""
     most = min(int(top_k.max()), logits.shape[1])
-    values, tokens = logits.topk(most, dim=1)
+    values, tokens = (part.cpu() for part in logits.float().topk(most, dim=1))  # the few that count
     cut = torch.arange(most) >= top_k[:, None]
     weights = (values / temperature[:, None]).masked_fill(cut, -math.inf).softmax(dim=1)
     return tokens.gather(1, inverse_cdf(weights, uniforms)[:, None])[:, 0]

@@ -13,11 +13,14 @@ import torch
 from torch import Tensor
 
 from hermesflow.encoders import SentenceEncoder
-from hermesflow.sampling import sample_texts
+from hermesflow.sampling import sample_texts, sessions
 from hermesflow.sections import CaptionMeasure, Decoding, Scoring, VqaMethod
 
 CAPTION_MEASURES: tuple[CaptionMeasure, ...] = get_args(CaptionMeasure)
 VQA_METHODS: tuple[VqaMethod, ...] = get_args(VqaMethod)
+
+
+LIKELIHOOD_ROWS = 512  # answers that are scored together, where there is room
 
 
 class MultipleChoice(Protocol):
@@ -197,7 +200,8 @@ def vqa_likelihood(model: Any, codes: Tensor, owners: Tensor, questions: Sequenc
 
 
 @torch.inference_mode()
-def _text_logps(model: Any, codes: Tensor, keys: list[tuple[str, str]], *, rows: int = 512) -> Tensor:
+def _text_logps(model: Any, codes: Tensor, keys: list[tuple[str, str]]) -> Tensor:
+    rows = min(LIKELIHOOD_ROWS, model.text_rows)
     # rows of like length side by side: little padding
     order = sorted(range(len(keys)), key=lambda i: (len(keys[i][0].split()) + len(keys[i][1].split()), i))
     logps = torch.empty(len(keys), dtype=torch.float64)
@@ -227,9 +231,12 @@ def vqa_probability(model: Any, codes: Tensor, owners: Tensor, questions: Sequen
     keys = [(q.question, q.answer) for q in questions]
     rows, images, first, inverse = _unique_rows(codes, owners, keys)
     prompts = [model.question_template.format(keys[i][0]) for i in rows]
-    with torch.inference_mode():
-        logps = model.text_logps(codes[images], prompts, [keys[i][1] for i in rows], owners=first)
-    return logps.double().exp().cpu().numpy()[inverse]
+    answers, parts = [keys[i][1] for i in rows], []
+    for some in sessions(len(rows), model.text_rows):
+        own, place = first[some].unique(return_inverse=True)
+        with torch.inference_mode():
+            parts.append(model.text_logps(codes[images][own], prompts[some], answers[some], owners=place))
+    return torch.cat(parts).double().exp().cpu().numpy()[inverse]
 
 
 def answer_credits(

@@ -21,6 +21,7 @@ Objective = Literal["pair", "product", "understanding", "generation"]
 MaskSchedule = Literal["cosine", "linear", "square_root"]
 CaptionMeasure = Literal["embedding", "chrf", "bleu"]
 VqaMethod = Literal["generate", "likelihood", "probability"]
+Precision = Literal["no", "bf16", "fp16"]
 Defect = Literal[
     "cumulative_temperature",
     "string_order",
@@ -397,8 +398,10 @@ class Runtime:
 
     device: str
     """`cpu`, `cuda` or another torch device."""
-    precision: Literal["no", "bf16", "fp16"]
+    precision: Precision
     """Mixed precision of training, as accelerate names it."""
+    inference_precision: Precision = "no"
+    """Of the model that samples, scores and is evaluated; `no` is float32."""
     shards: Positive
     """Shards that sampling and scoring are scattered into."""
     tokenizer_threads: Positive

@@ -1,12 +1,12 @@
-# Candidates of a checkpoint: sampled in shards, gathered into one artifact.
+# Candidates of a checkpoint: sampled in shards, which go when they are gathered into one artifact.
 rule sample:
     input:
         pairs=f"{ROOT}/data/pairs.parquet",
         codes=tokens(f"{ROOT}/codes/pairs"),
         model=model(NODE),
     output:
-        captions=f"{NODE}/candidates/{SHARD}/captions.parquet",
-        images=tokens(f"{NODE}/candidates/{SHARD}/images"),
+        captions=temp(f"{NODE}/candidates/{SHARD}/captions.parquet"),
+        images=[temp(path) for path in tokens(f"{NODE}/candidates/{SHARD}/images")],
     log:
         f"{ROOT}/logs/sample-seed{{seed}}-{{checkpoint}}-{{shard}}-of-{{shards}}.log",
     benchmark:

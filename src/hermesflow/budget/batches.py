@@ -5,6 +5,7 @@ Batches are counted as if all were full and every text as long as may be, so fig
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from hermesflow.budget import memory, pixels
@@ -13,12 +14,12 @@ from hermesflow.budget.lengths import CHOICES, Lengths, expected_masked
 from hermesflow.budget.machines import Pass
 from hermesflow.budget.memory import FLOAT, Rows
 from hermesflow.config import Config
+from hermesflow.models import capacity
 from hermesflow.sampling import KEEP_BELOW
+from hermesflow.scoring import LIKELIHOOD_ROWS
 from hermesflow.sections import Objective, Training, VqaMethod
 
 FLOAT32 = "no"
-"""Every stage but reference and train runs in float32."""
-LIKELIHOOD_ROWS = 512  # of `scoring.vqa_likelihood`
 TEXT_CALLS, IMAGE_CALLS = 3, 1
 """Decoder calls of `text_logps` (the images, two groups of texts) and of `image_logps`."""
 
@@ -30,7 +31,7 @@ class Load:
     passes: list[Pass]
     memory: float
     """Bytes of a GPU at the peak."""
-    precision: str = FLOAT32
+    precision: str
 
 
 @dataclass(frozen=True)
@@ -51,24 +52,44 @@ class Batches:
         there, back = self.pixels()
         return FLOAT * (there.parameters + back.parameters) + max(there.peak(images), back.peak(images))
 
+    @property
+    def precision(self) -> str:
+        """Of all that samples, scores and evaluates."""
+        return self.config.runtime.inference_precision
+
+    @property
+    def size(self) -> int:
+        """Bytes of a number there."""
+        return FLOAT if self.precision == FLOAT32 else FLOAT // 2
+
+    @property
+    def _sizes(self) -> dict[str, int]:
+        own = self.config.language_model
+        sizes = {"layers": own.layers, "hidden_size": own.hidden_size, "max_text_tokens": own.max_text_tokens}
+        return {**sizes, "element_size": self.size, "num_image_tokens": self.config.num_image_tokens}
+
     def drawn(self, rows: int, prompts: int) -> tuple[list[Pass], float]:
-        """Passes and peak of drawing images."""
+        """Passes and peak of drawing images, in as many sessions as they have no room together."""
         own, decoder, length = self.config.sampling.images, self.decoder, self.lengths.drawing
         guided = own.guidance > 0
+        sessions = math.ceil(rows / capacity.image_rows(**self._sizes))
+        rows, prompts = math.ceil(rows / sessions), math.ceil(prompts / sessions)
         passes = image_decoding(
-            decoder, rows=rows, prompts=prompts, prompt_length=length, steps=own.steps, guided=guided, size=FLOAT
+            decoder, rows=rows, prompts=prompts, prompt_length=length, steps=own.steps, guided=guided, size=self.size
         )
         on_cpu = self.config.runtime.device == "cpu"
-        return passes, memory.image_decoding_peak(
-            decoder, rows=rows, prompts=prompts, prompt_length=length, guided=guided, on_cpu=on_cpu
+        return [one.repeated(sessions) for one in passes], memory.image_decoding_peak(
+            decoder, rows=rows, prompts=prompts, prompt_length=length, guided=guided, on_cpu=on_cpu, size=self.size
         )
 
     def written(self, images: int, prompts: int, length: int, rows: int, tokens: int) -> tuple[list[Pass], float]:
-        """Passes and peak of writing texts; arguments as `decoder.text_decoding`."""
+        """Passes and peak of writing texts, in as many sessions; arguments as `decoder.text_decoding`."""
+        sessions = math.ceil(rows / capacity.text_rows(**self._sizes))
+        images, prompts, rows = (math.ceil(count / sessions) for count in (images, prompts, rows))
         passes = text_decoding(
-            self.decoder, images=images, prompts=prompts, prompt_length=length, rows=rows, tokens=tokens, size=FLOAT
+            self.decoder, images=images, prompts=prompts, prompt_length=length, rows=rows, tokens=tokens, size=self.size
         )
-        return passes, memory.text_decoding_peak(
+        return [one.repeated(sessions) for one in passes], memory.text_decoding_peak(
             self.decoder,
             images=images,
             prompts=prompts,
@@ -76,6 +97,7 @@ class Batches:
             rows=rows,
             tokens=tokens,
             keep_below=KEEP_BELOW,
+            size=self.size,
         )
 
     def asked(self, method: VqaMethod, together: int, pairs: int) -> Load:
@@ -85,15 +107,19 @@ class Batches:
         rows = images * own.questions
         if method == "generate":
             passes, peak = self.written(images, rows, own.asking, rows, longest)
-            return Load([one.repeated(pairs / together) for one in passes], peak)
-        batches = pairs / together
+            return Load([one.repeated(pairs / together) for one in passes], peak, self.precision)
+        batches, most = pairs / together, capacity.text_rows(**self._sizes)
         if method == "likelihood":  # every choice is a row with an image of its own
             rows *= CHOICES
-            batches *= max(1.0, rows / LIKELIHOOD_ROWS)
-            rows = images = min(rows, LIKELIHOOD_ROWS)
+            most = min(LIKELIHOOD_ROWS, most)
+            images = rows
+        sessions = max(1.0, rows / most)
+        batches *= sessions
+        images, rows = math.ceil(images / sessions), math.ceil(rows / sessions)
         flops, tokens = text_scoring(self.decoder, images=images, rows=rows, length=own.text, scored=own.answer)
-        peak = memory.scoring_peak(self.decoder, self.calls(images, rows, 0, scored=own.answer), precision=FLOAT32)
-        return Load([self.scored(flops, tokens, TEXT_CALLS).repeated(batches)], peak)
+        calls = self.calls(images, rows, 0, scored=own.answer)
+        peak = memory.scoring_peak(self.decoder, calls, precision=FLOAT32)  # an upper bound of half precision
+        return Load([self.scored(flops, tokens, TEXT_CALLS).repeated(batches)], peak, self.precision)
 
     def pair_flops(self, training: Training, pairs: int) -> tuple[tuple[Flops, float], tuple[Flops, float]]:
         """FLOPs and tokens of a micro batch of Pair-DPO, of its texts and of its images."""

@@ -105,10 +105,10 @@ class Decoder:
         flops = self.flops(rows=rows, length=length, seen=seen).forward
         return Pass(times, flops, read, tokens=rows * length)
 
-    def logits(self, *, places: float, outputs: int, size: int, times: float = 1, host: bool = False) -> Pass:
-        """Logits of some places; `host`: they go to the CPU as float32."""
+    def logits(self, *, places: float, outputs: int, size: int, times: float = 1) -> Pass:
+        """Logits of some places."""
         read = size * self.hidden_size * outputs
-        return Pass(times, self.head(places, outputs), read, host=4 * places * outputs * host)
+        return Pass(times, self.head(places, outputs), read)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +169,7 @@ def image_decoding(
             decoder.forward(rows=rows, length=block, seen=length + block, size=size, times=steps - 1),
         ]
     places = rows * decoder.image_tokens
-    return [*found, decoder.logits(places=places, outputs=decoder.codes, size=size, times=steps, host=True)]
+    return [*found, decoder.logits(places=places, outputs=decoder.codes, size=size, times=steps)]
 
 
 def text_decoding(
@@ -191,9 +191,9 @@ def text_decoding(
     return [
         decoder.forward(rows=images, length=prefix, seen=prefix, size=size),
         decoder.forward(rows=prompts, length=prompt_length, seen=before, size=size),
-        decoder.logits(places=prompts, outputs=decoder.vocabulary, size=size, host=True),
+        decoder.logits(places=prompts, outputs=decoder.vocabulary, size=size),
         decoder.forward(rows=rows, length=1, seen=before + (last + 1) / 2, size=size, times=last),
-        decoder.logits(places=rows, outputs=decoder.vocabulary, size=size, times=last, host=True),
+        decoder.logits(places=rows, outputs=decoder.vocabulary, size=size, times=last),
     ]
 
 

@@ -77,8 +77,10 @@ def disk_of(config: Config, rule: str, checkpoint: str | None, decoder: Decoder,
     """Bytes that one checkpoint's jobs of a rule leave for one seed; of all shards where it is scattered."""
     pairs = config.data.pairs
     model = 4 * decoder.parameters + HEADER
-    if rule in ("sample", "gather_candidates"):
-        return _candidates(config, config.runtime.shards if rule == "sample" else 1)
+    if rule == "sample":
+        return 0  # see `transient_bytes`
+    if rule == "gather_candidates":
+        return candidates_bytes(config, 1)
     if rule in ("score", "gather_scores"):
         candidates = len(config.sampling.captions.decodings) + config.sampling.images.n
         return pairs * candidates * (ID_BYTES + 4 * NUMBER) + HEADER
@@ -101,6 +103,13 @@ def disk_of(config: Config, rule: str, checkpoint: str | None, decoder: Decoder,
     return sizes.get(rule, HEADER)
 
 
+def transient_bytes(config: Config, rule: str, decoder: Decoder) -> int:
+    """Bytes that are there while a rule runs: shards until they are gathered, states of a training."""
+    if rule == "sample":
+        return candidates_bytes(config, config.runtime.shards)
+    return state_bytes(config, decoder) if rule == "train" else 0
+
+
 def state_bytes(config: Config, decoder: Decoder) -> int:
     """What a training keeps on disk while it runs: two states, for the older goes when the newer is whole."""
     lora = config.training.lora
@@ -111,7 +120,8 @@ def state_bytes(config: Config, decoder: Decoder) -> int:
 _ENCODED: Sequence[str] = ("base", "pairs", "gap", "understanding")
 
 
-def _candidates(config: Config, files: int) -> int:
+def candidates_bytes(config: Config, files: int) -> int:
+    """Candidates of all pairs in so many stores."""
     captions = config.sampling.captions
     text = len(captions.decodings) * (captions.max_new_tokens * TOKEN_BYTES + ID_BYTES + NUMBER)
     images = token_store(config.data.pairs, config.sampling.images.n, config.num_image_tokens)

@@ -16,11 +16,6 @@ UTILISATION = 0.4
 size report 0.3 to 0.5."""
 BANDWIDTH_UTILISATION = 0.7
 """Share of a GPU's memory bandwidth that is reached; a guess."""
-DRAWN_PER_SECOND = 1.4e9
-"""Bytes of probabilities that a CPU thread draws from per second (`sampling.inverse_cdf`, measured on one thread of the
-machine this was written on)."""
-COPIED_PER_SECOND = 10e9
-"""Bytes that go from a GPU to the CPU's pageable memory per second; a guess."""
 
 
 @dataclass(frozen=True)
@@ -85,23 +80,20 @@ class Pass:
     """Bytes of weights, keys and values."""
     tokens: float = 0
     """Positions that run through the decoder; 0 for what is not a forward pass of it (heads, optimiser, pixels)."""
-    host: float = 0
-    """Bytes of probabilities that go to the CPU to be drawn from."""
 
-    def seconds(self, gpu: Gpu, *, precision: str, utilisation: float, threads: int) -> float:
-        """All of them on one GPU; it waits while the CPU, with so many threads, draws."""
+    def seconds(self, gpu: Gpu, *, precision: str, utilisation: float) -> float:
+        """All of them on one GPU."""
         arithmetic = self.flops / (gpu.flops[precision] * utilisation)
         reading = self.read / (gpu.bandwidth * BANDWIDTH_UTILISATION)
-        drawing = self.host * (1 / COPIED_PER_SECOND + 1 / (DRAWN_PER_SECOND * threads))
-        return self.times * (max(arithmetic, reading) + drawing)
+        return self.times * max(arithmetic, reading)
 
     def repeated(self, times: float) -> Pass:
         """So many times as many."""
-        return Pass(self.times * times, self.flops, self.read, self.tokens, self.host)
+        return Pass(self.times * times, self.flops, self.read, self.tokens)
 
 
 def total(passes: Iterable[Pass], quantity: str) -> float:
-    """Sum over passes of `tokens`, `flops`, `read` or `host`."""
+    """Sum over passes of `tokens`, `flops` or `read`."""
     return sum(one.times * float(getattr(one, quantity)) for one in passes)
 
 

@@ -114,9 +114,9 @@ def scoring_peak(decoder: Decoder, calls: list[Rows], *, precision: str) -> int:
 
 
 def image_decoding_peak(
-    decoder: Decoder, *, rows: int, prompts: int, prompt_length: int, guided: bool, on_cpu: bool
+    decoder: Decoder, *, rows: int, prompts: int, prompt_length: int, guided: bool, on_cpu: bool, size: int = FLOAT
 ) -> int:
-    """Peak of `sampling.sample_images` in float32; arguments as `decoder.image_decoding`.
+    """Peak of `sampling.sample_images`; arguments as `decoder.image_decoding`.
 
     Every row has keys and values of its prompt and of its block, in all layers, on both sides. On the CPU the
     probabilities of the step before are still there.
@@ -129,18 +129,26 @@ def image_decoding_peak(
     places = rows * decoder.image_tokens
     probabilities = FLOAT * places * decoder.codes
     # attention wants its mask as numbers
-    forward = _working(decoder, rows * block, FLOAT) + FLOAT * rows * block * (prompt_length + block)
+    forward = _working(decoder, rows * block, size) + size * rows * block * (prompt_length + block)
     if guided:
         forward += FLOAT * rows * block * decoder.hidden_size  # the other side's states
     head = 2 * probabilities + FLOAT * places * decoder.hidden_size * (2 if guided else 1)
-    before = probabilities if on_cpu else 0
-    return FLOAT * (decoder.parameters + caches * decoder.position_elements) + masks + before + max(forward, head)
+    before = probabilities if on_cpu else 2 * probabilities  # a GPU also draws: probabilities and their running sums
+    return size * (decoder.parameters + caches * decoder.position_elements) + masks + before + max(forward, head)
 
 
 def text_decoding_peak(
-    decoder: Decoder, *, images: int, prompts: int, prompt_length: int, rows: int, tokens: int, keep_below: float
+    decoder: Decoder,
+    *,
+    images: int,
+    prompts: int,
+    prompt_length: int,
+    rows: int,
+    tokens: int,
+    keep_below: float,
+    size: int = FLOAT,
 ) -> int:
-    """Peak of `sampling.sample_texts` in float32; arguments as `decoder.text_decoding`.
+    """Peak of `sampling.sample_texts`; arguments as `decoder.text_decoding`.
 
     Caches are copied as a whole: images to prompts, prompts to rows, and rows that go on when others have ended
     (`keep_below` of them), all of which may be the peak.
@@ -154,8 +162,8 @@ def text_decoding_peak(
         rows * (1 + keep_below) * (before + tokens),
     )
     forward = max(images * prefix, prompts * prompt_length)
-    working = max(_working(decoder, forward, FLOAT) - FLOAT * rows * vocabulary, 0)
-    return int(FLOAT * (decoder.parameters + caches * decoder.position_elements + logits) + working)
+    working = max(_working(decoder, forward, size) - size * rows * vocabulary, 0)
+    return int(size * (decoder.parameters + caches * decoder.position_elements + logits) + working)
 
 
 def _growth() -> int:

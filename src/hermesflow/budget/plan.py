@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hermesflow.budget.decoder import Decoder
-from hermesflow.budget.disk import disk_of, files_of, state_bytes
+from hermesflow.budget.disk import disk_of, files_of, transient_bytes
 from hermesflow.budget.lengths import Lengths
 from hermesflow.budget.machines import Machine, forwards, total
 from hermesflow.budget.rules import Rules
@@ -20,11 +20,11 @@ BOUNDS = (
     "texts are as long as language_model.max_text_tokens, sampling.captions.max_new_tokens and "
     "scoring.max_answer_tokens allow, and none ends early: tokens, FLOPs and memory are upper bounds",
     "every pair is taken to have {questions} questions, which is not in the config (--questions)",
-    "sampling, scoring and evaluation run in float32, as the stages do; reference and train in {precision}",
+    "sampling, scoring and evaluation run in {inference}; reference and train in {precision}",
     "FLOPs are those of matrix products, attention and convolutions; not counted are sentence encoders, the "
     "image-text extractor, the judge, and models that stage data asks",
-    "hours assume {utilisation:.0%} of peak FLOP/s or {bandwidth:.0%} of memory bandwidth, whichever is slower, and "
-    "wait for the CPU to draw; start-up, reading, and kernel launches are not in them",
+    "hours assume {utilisation:.0%} of peak FLOP/s or {bandwidth:.0%} of memory bandwidth, whichever is slower; "
+    "start-up, reading, drawing from probabilities, and kernel launches are not in them",
     "memory of float32 work was checked against measured peaks on a CPU; mixed precision was not, nor was any GPU",
     "disk takes images of pairs at their raw size, an upper bound of their PNG files",
 )
@@ -84,7 +84,6 @@ def plan(config: Config, machine: Machine, *, lengths: Lengths, utilisation: flo
                 machine.gpu,
                 precision=load.precision if load else "no",
                 utilisation=utilisation,
-                threads=config.runtime.shard_threads,
             )
             for one in passes
         )
@@ -99,7 +98,7 @@ def plan(config: Config, machine: Machine, *, lengths: Lengths, utilisation: flo
                 gpu_hours=seeds * seconds / 3600,
                 memory=load.memory if load else 0,
                 disk=seeds * disk_of(config, rule, checkpoint, decoder, lengths),
-                transient=state_bytes(config, decoder) if rule == "train" else 0,
+                transient=transient_bytes(config, rule, decoder),
                 files=files_of(config, rule, jobs),
             )
         )

@@ -75,33 +75,33 @@ class Rules:
         """Training of the image tokenizer from scratch; none of it where released weights are taken."""
         own = self.config.tokenizer_training
         if own is None:
-            return Load([], 0)
+            return Load([], 0, FLOAT32)
         there, back = self.batches.pixels()
         flops = 3 * (there.flops / there.tiles + back.flops / back.tiles) * own.batch_size
         parameters = there.parameters + back.parameters
         kept = sum(3 * conv.side**2 * conv.outputs for way in (there, back) for conv in way.convs)
         passes = [Pass(own.steps, flops, (12 + OPTIMISER_BYTES) * parameters)]
-        return Load(passes, FLOAT * (4 * parameters + kept * own.batch_size))
+        return Load(passes, FLOAT * (4 * parameters + kept * own.batch_size), FLOAT32)
 
     def encode(self) -> Load:
         """Codes of the real images."""
         there, _ = self.batches.pixels()
         images = sum(split_sizes(self.config)[split] for split in SPLITS)
         together = max(BATCH_PIXELS // self.config.data.image_size**2, 1)
-        return Load(there.passes(images, together=together), self.batches.pixel_peak(together))
+        return Load(there.passes(images, together=together), self.batches.pixel_peak(together), FLOAT32)
 
     def judge(self) -> Load:
         """Reconstructions of the held-out images."""
         there, back = self.batches.pixels()
         count = self.config.data.gap_pairs
         passes = [one for way in (there, back) for one in way.passes(count, together=JUDGED_TOGETHER)]
-        return Load(passes, self.batches.pixel_peak(JUDGED_TOGETHER))
+        return Load(passes, self.batches.pixel_peak(JUDGED_TOGETHER), FLOAT32)
 
     def base(self) -> Load:
         """Pre-training from scratch; none of it where released weights are taken."""
         own, decoder, length = self.config.base_training, self.decoder, self.lengths
         if own is None:
-            return Load([], 0)
+            return Load([], 0, FLOAT32)
         images = math.ceil(own.mmu_batch_size / own.texts_per_image)
         texts, read = text_scoring(
             decoder, images=images, rows=own.mmu_batch_size, length=length.text, scored=length.text - 2
@@ -115,7 +115,9 @@ class Rules:
             Pass(own.steps, 0, OPTIMISER_BYTES * decoder.parameters),
         ]
         calls = self.batches.calls(images, own.mmu_batch_size, own.t2i_batch_size, scored=length.text - 2)
-        return Load(passes, self.batches.training_peak(calls, precision=FLOAT32, processes=1, accumulated=False))
+        return Load(
+            passes, self.batches.training_peak(calls, precision=FLOAT32, processes=1, accumulated=False), FLOAT32
+        )
 
     def sample(self) -> Load:
         """Candidates of all pairs."""
@@ -124,7 +126,7 @@ class Rules:
         texts, text_peak = self.batches.written(pairs, pairs, length.describing, pairs * n, own.captions.max_new_tokens)
         drawn, peak = self.batches.drawn(pairs * own.images.n, pairs)
         batches = self.config.data.pairs / pairs
-        return Load([one.repeated(batches) for one in (*texts, *drawn)], max(text_peak, peak))
+        return Load([one.repeated(batches) for one in (*texts, *drawn)], max(text_peak, peak), self.batches.precision)
 
     def score(self) -> Load:
         """Self-VQA on all candidate images."""
@@ -135,12 +137,14 @@ class Rules:
         """Self-VQA by the other methods, and pixels for the judge."""
         pairs = self.config.scoring.agreement_pairs
         if not pairs:
-            return Load([], 0)
+            return Load([], 0, FLOAT32)
         n, (_, back) = self.config.sampling.images.n, self.batches.pixels()
         others = [method for method in VQA_METHODS if method != self.config.scoring.vqa_method]
         loads = [self.batches.asked(method, min(pairs_per_batch(self.config), pairs), pairs) for method in others]
         passes = [one for load in loads for one in load.passes]
-        return Load([*passes, *back.passes(pairs * n, together=n)], max(load.memory for load in loads))
+        return Load(
+            [*passes, *back.passes(pairs * n, together=n)], max(load.memory for load in loads), self.batches.precision
+        )
 
     def reference(self, checkpoint: str) -> Load:
         """Log-probs of the parent on every row of training."""
@@ -185,8 +189,9 @@ class Rules:
         images += min(max(own.fid_images, sizes["gap"]), sizes["gap"] + sizes["understanding"])
         drawn, peak = self.batches.drawn(DRAWN_TOGETHER, DRAWN_TOGETHER)
         passes = [one.repeated(images / DRAWN_TOGETHER) for one in drawn]
-        passes += self.batches.pixels()[1].passes(images, together=DRAWN_TOGETHER)
-        peaks = [peak, FLOAT * self.decoder.parameters + self.batches.pixel_peak(DRAWN_TOGETHER)]
+        together = max(BATCH_PIXELS // self.config.data.image_size**2, 1)
+        passes += self.batches.pixels()[1].passes(images, together=together)
+        peaks = [peak, self.batches.size * self.decoder.parameters + self.batches.pixel_peak(together)]
         most, longest = self.config.scoring.batch_images, self.config.sampling.captions.max_new_tokens
         for count, asked, prompt, tokens in (
             (sizes["understanding"], 1, length.describing, longest),
@@ -197,7 +202,7 @@ class Rules:
             texts, peak = self.batches.written(together, together * asked, prompt, together * asked, tokens)
             passes += [one.repeated(count / together) for one in texts]
             peaks.append(peak)
-        return Load(passes, max(peaks))
+        return Load(passes, max(peaks), self.batches.precision)
 
     def processes(self, training: Training) -> int:
         """GPUs that can share the batch of a step."""

@@ -98,7 +98,7 @@ def as_text(config: Config, machines: Sequence[Machine], *, lengths: Lengths, ut
         spread = f" ({_hours(hours / machine.gpus)} hours if all GPUs were always busy)" if machine.gpus > 1 else ""
         parts.append(f"{machine.name}: {_hours(hours)} GPU-hours{spread}.")
         parts += [f"  does not fit: {text}" for text in _misfits(lines, machine)]
-    transient = max(line.transient for line in plans[0])
+    transient = max(line.transient for line in plans[0] if line.rule == "train")
     parts.append(f"Besides, a training keeps up to {transient / GB:,.1f} GB of states while it runs.")
     parts += [f"- {text}" for text in _bounds(config, lengths, utilisation)]
     return "\n".join([*parts[:1], "", *(f"{part}\n" for part in parts[1:3]), *parts[3:]]) + "\n"
@@ -113,10 +113,14 @@ def _misfits(lines: Sequence[Line], machine: Machine) -> list[str]:
     ]
 
 
+_NAMES = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
 def _bounds(config: Config, lengths: Lengths, utilisation: float) -> list[str]:
     known: dict[str, Any] = {
         "questions": lengths.questions,
-        "precision": {"no": "float32"}.get(config.runtime.precision, config.runtime.precision),
+        "precision": _NAMES[config.runtime.precision],
+        "inference": _NAMES[config.runtime.inference_precision],
         "utilisation": utilisation,
         "bandwidth": BANDWIDTH_UTILISATION,
     }

@@ -24,7 +24,8 @@ from hermesflow.sections import ImageSampling
 from hermesflow.seeding import generator
 
 DENSE = "dense"
-_ROWS = 250  # images drawn or decoded together (memory only)
+_ROWS = 250  # images drawn in turn (memory only)
+_PIXELS = _ROWS * 48**2  # decoded together (memory only)
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ def draw(
 def decode(tokenizer: MagVitV2, codes: Tensor) -> np.ndarray:
     """Pixels of image tokens: (N, T) codes to (N, H, W, 3) uint8."""
     device = next(tokenizer.parameters()).device
-    return np.concatenate([to_images(tokenizer.decode(part.to(device)).cpu()) for part in codes.split(_ROWS)])
+    together = max(_PIXELS // (codes.shape[1] * tokenizer.token_size**2), 1)
+    return np.concatenate([to_images(tokenizer.decode(part.to(device)).cpu()) for part in codes.split(together)])
 
 
 def dense_checks(caption: str, scene: Scene) -> list[Check]:

@@ -29,11 +29,15 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     model.load_state_dict(own, strict=True, assign=True)
 
 
-def moved(model: Model, device: torch.device | str) -> Model:
+def moved(model: Model, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Model:
     """The model with all tensors in memory of its own on a device, one after the other, in evaluation mode.
+
+    Parameters take the type; buffers keep theirs, for rotary frequencies must not be rounded.
 
     Copies on the CPU too: where a tensor begins in a mapped file could change how its sums are rounded.
     """
-    for tensor in (*model.parameters(), *model.buffers()):
-        tensor.data = tensor.data.to(device, copy=True)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(device, dtype, copy=True)
+    for buffer in model.buffers():
+        buffer.data = buffer.data.to(device, copy=True)
     return model.eval()

@@ -142,7 +142,7 @@ class ShowOImageSession:
         if self._unconditional is not None:
             # the head is affine and the weights add up to one: guiding the states before it is guiding the logits
             other = self._hidden(self._unconditional, tokens, bool(masked.all()))
-            hidden = torch.lerp(other, hidden, 1 + self._guidance)
+            hidden = torch.lerp(other.float(), hidden.float(), 1 + self._guidance).to(hidden.dtype)
         return self._head(hidden)
 
     def _hidden(self, prompts: _Prompts, tokens: Tensor, same: bool) -> Tensor:

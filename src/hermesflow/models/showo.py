@@ -22,13 +22,14 @@ from transformers import PhiConfig, PhiForCausalLM
 from hermesflow.artifacts import atomic, read_json, read_weights, write_json, write_weights
 from hermesflow.errors import ArtifactError
 from hermesflow.logps import sequence_logps
-from hermesflow.models import attention, prompting
+from hermesflow.models import attention, capacity, prompting
 from hermesflow.models.loading import fill, moved, without_weights
 from hermesflow.models.prefix import Continuation, SharedPrefix, after
 from hermesflow.models.prompting import TokenIds, Tokenizer
 from hermesflow.models.sessions import KeyValues, ShowOImageSession, ShowOTextSession
-from hermesflow.sections import LanguageModel
+from hermesflow.sections import LanguageModel, Precision
 
+DTYPES: dict[Precision, torch.dtype] = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _LENGTH_GROUPS = 2  # texts of a batch run in so many groups of like length (speed only)
 
 
@@ -77,6 +78,22 @@ class ShowO(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.showo.lm_head.weight.device
+
+    @property
+    def text_rows(self) -> int:
+        """Texts that one session has room for."""
+        return capacity.text_rows(**self._sizes)
+
+    @property
+    def image_rows(self) -> int:
+        """Images that one session has room for."""
+        return capacity.image_rows(**self._sizes)
+
+    @property
+    def _sizes(self) -> dict[str, int]:
+        names = ("layers", "hidden_size", "num_image_tokens", "max_text_tokens")
+        sizes = {name: getattr(self.shape, name) for name in names}
+        return {**sizes, "element_size": self.showo.lm_head.weight.element_size()}
 
     def hidden(
         self,
@@ -309,8 +326,13 @@ def describe_model(model: ShowO, folder: Path) -> None:
     )
 
 
-def load_model(folder: Path, *, device: torch.device | str) -> ShowO:
+def load_model(folder: Path, *, device: torch.device | str, precision: Precision = "no") -> ShowO:
     """Read what `save_model` wrote; weights must fit exactly.
+
+    Args:
+        folder: of the model.
+        device: where it goes.
+        precision: of the weights, and so of all that is computed, where nothing is trained; `no` is float32.
 
     Raises:
         ArtifactError: a file is missing, truncated or of another model.
@@ -331,7 +353,7 @@ def load_model(folder: Path, *, device: torch.device | str) -> ShowO:
             f"{folder}: config.json and model.safetensors are not of one Show-o model ({error}). "
             "Take both files from the same checkpoint."
         ) from error
-    return moved(model, device)
+    return moved(model, device, DTYPES[precision])
 
 
 def _phi_config(shape: Shape, ids: TokenIds) -> PhiConfig:

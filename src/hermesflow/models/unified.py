@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -44,6 +45,18 @@ class UnifiedModel(Protocol):
     caption_prompt: str
     question_template: str
     end_token: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+
+    @property
+    def text_rows(self) -> int:
+        """Texts that one session has room for."""
+
+    @property
+    def image_rows(self) -> int:
+        """Images that one session has room for."""
 
     def image_logps(
         self, captions: Sequence[str], codes: Tensor, masked: Tensor, *, boundaries: bool = False

@@ -129,7 +129,8 @@ def vqa_scores(
     """Self-VQA scores by every method: the configured one as stage `score` left it, the others made here."""
     folder = layout.checkpoint(seed, BASE)
     tables = {config.scoring.vqa_method: read_table(folder / "scores" / "images.parquet", list(IMAGE_TYPES))}
-    model = load_model(folder / "model", device=torch.device(config.runtime.device)).eval()
+    runtime = config.runtime
+    model = load_model(folder / "model", device=runtime.device, precision=runtime.inference_precision).eval()
     ids = list(questions)
     size = pairs_per_batch(config)
     for method in VQA_METHODS:

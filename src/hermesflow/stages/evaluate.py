@@ -93,7 +93,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
     torch.use_deterministic_algorithms(True)
     device = torch.device(config.runtime.device)
     folder = layout.checkpoint(seed, checkpoint)
-    model = load_model(folder / "model", device=device).eval()
+    model = load_model(folder / "model", device=device, precision=config.runtime.inference_precision).eval()
     real, held_out = _real(layout, "understanding"), _real(layout, "gap")
     if not any(parse_caption(caption) for caption in held_out.captions.values()):
         raise DataError(

@@ -37,7 +37,8 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shard: in
     code_of = dict(zip(code_ids, codes[:, 0], strict=True))
     batches = shard_batches(ids, batch=config.sampling.batch_pairs, shard=shard, shards=shards)
     folder = layout.checkpoint(seed, checkpoint)
-    model = load_model(folder / "model", device=torch.device(config.runtime.device)).eval()
+    runtime = config.runtime
+    model = load_model(folder / "model", device=runtime.device, precision=runtime.inference_precision).eval()
     progress = Progress(sum(map(len, batches)), f"sample {checkpoint}, seed {seed}, shard {shard} of {shards}", "pair")
     settings = sampling_of(config.sampling, config.defects_of(checkpoint))
     records: list[dict[str, Any]] = []

@@ -42,7 +42,8 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shard: in
     row_of = {row["id"]: row for row in pairs}
     folder = layout.checkpoint(seed, checkpoint)
     captions_of, code_of = read_candidates(folder / "candidates", list(row_of))
-    model = load_model(folder / "model", device=torch.device(config.runtime.device)).eval()
+    runtime = config.runtime
+    model = load_model(folder / "model", device=runtime.device, precision=runtime.inference_precision).eval()
     encoder = load_encoder(config.scoring.encoder, device=config.runtime.device)
     choices = load_choice_encoder(config.scoring, encoder, device=config.runtime.device)
     batches = shard_batches(list(row_of), batch=pairs_per_batch(config), shard=shard, shards=shards)
