@@ -69,7 +69,7 @@ def test_every_figure_of_the_tables_is_there(evaluated):
     metrics = read_json(evaluated["base"] / "metrics.json")
     wanted = {"cider", "vqa", "gqa", "dpg", "fid", "clip_score", *statistics.COMPOSED}
     wanted |= {part for parts in statistics.COMPOSED.values() for part in parts}
-    assert set(metrics) == wanted
+    assert set(metrics) == {name for name in wanted if not name.startswith("gap/self/")}  # an independent judge reads
     assert all(np.isfinite(value) for value in metrics.values())
 
 

@@ -105,6 +105,11 @@ class Config:
         return max((1 + self.generations_after(child) for child in children), default=0)
 
 
+def has_judge(config: Config) -> bool:
+    """Whether the pairs are of the micro world, whose images an independent judge reads."""
+    return config.data.source == "microworld"
+
+
 def load_config(path: str | Path) -> Config:
     """Read and validate one YAML config.
 

@@ -8,7 +8,7 @@ rule evaluate:
         ),
         codes=[tokens(f"{ROOT}/codes/{split}") for split in ("gap", "understanding")],
         tokenizer=multiext(f"{ROOT}/tokenizer/", "model.safetensors", "config.json"),
-        clip=multiext(f"{ROOT}/clip/", "model.safetensors", "config.json"),
+        clip=[] if REAL_DATA else multiext(f"{ROOT}/clip/", "model.safetensors", "config.json"),
         model=model(NODE),
     output:
         multiext(f"{NODE}/evaluation/", "answers.parquet", "captions.parquet", "images.parquet", "dense.parquet"),

@@ -10,7 +10,7 @@ from hermesflow.budget.disk import disk_of, files_of, transient_bytes
 from hermesflow.budget.lengths import Lengths
 from hermesflow.budget.machines import Machine, forwards, total
 from hermesflow.budget.rules import Rules
-from hermesflow.config import BASE, Config
+from hermesflow.config import BASE, Config, has_judge
 
 ONCE = ("data", "tokenizer", "encode", "judge", "clip")
 SAMPLED = ("sample", "gather_candidates", "score", "gather_scores")
@@ -54,7 +54,10 @@ class Line:
 def places(config: Config) -> list[tuple[str, str | None, int]]:
     """Every rule with its checkpoint and number of jobs, in the order of the work."""
     seeds, shards = len(config.seeds), config.runtime.shards
-    found: list[tuple[str, str | None, int]] = [(rule, None, 1) for rule in ONCE]
+    once = (
+        ONCE if has_judge(config) or config.data.source == "parquet" else ONCE[:-1]
+    )  # the extractor is the micro world's
+    found: list[tuple[str, str | None, int]] = [(rule, None, 1) for rule in once]
     found.append(("base", BASE, seeds))
     for name in config.sampled_checkpoints():
         found += [(rule, name, seeds * (shards if rule in SCATTERED else 1)) for rule in SAMPLED]

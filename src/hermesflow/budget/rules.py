@@ -16,7 +16,7 @@ from hermesflow.budget.disk import split_sizes
 from hermesflow.budget.lengths import Lengths, expected_masked
 from hermesflow.budget.machines import Pass
 from hermesflow.budget.memory import FLOAT, scoring_peak
-from hermesflow.config import Config
+from hermesflow.config import Config, has_judge
 from hermesflow.distributed import micro_batch_size
 from hermesflow.evaluation.generation import _ROWS as DRAWN_TOGETHER
 from hermesflow.pretraining import text_steps
@@ -24,6 +24,7 @@ from hermesflow.scoring import VQA_METHODS
 from hermesflow.sections import Training
 from hermesflow.sharding import pairs_per_batch
 from hermesflow.stages.encode import BATCH_PIXELS, SPLITS
+from hermesflow.stages.evaluate import OWN_SAMPLES
 
 JUDGED_TOGETHER = 64  # images, of stage `judge`
 QUESTIONS_OF_BENCHMARKS = 20
@@ -183,20 +184,28 @@ class Rules:
         return Load([*(one.repeated(batches) for one in passes), update], peak, self.config.runtime.precision)
 
     def evaluate(self) -> Load:
-        """Images of all prompts and of pairs; captions and answers about real images, answers for the gap."""
+        """Images of all prompts and of pairs; captions and answers about real images, answers for the gap.
+
+        Where no judge reads the images, those of the gap and a few samples are drawn, and the gap is asked twice.
+        """
         own, sizes, length = self.config.evaluation, split_sizes(self.config), self.lengths
-        images = sizes["prompts"] * own.geneval_images
-        images += min(max(own.fid_images, sizes["gap"]), sizes["gap"] + sizes["understanding"])
+        judged = has_judge(self.config)
+        if judged:
+            images = sizes["prompts"] * own.geneval_images
+            images += min(max(own.fid_images, sizes["gap"]), sizes["gap"] + sizes["understanding"])
+        else:
+            images = sizes["gap"] + min(OWN_SAMPLES, sizes["prompts"])
+        more = QUESTIONS_OF_BENCHMARKS if judged else 0
         drawn, peak = self.batches.drawn(DRAWN_TOGETHER, DRAWN_TOGETHER)
         passes = [one.repeated(images / DRAWN_TOGETHER) for one in drawn]
         together = max(BATCH_PIXELS // self.config.data.image_size**2, 1)
-        passes += self.batches.pixels()[1].passes(images, together=together)
+        passes += self.batches.pixels()[1].passes(images if judged else 0, together=together)
         peaks = [peak, self.batches.size * self.decoder.parameters + self.batches.pixel_peak(together)]
         most, longest = self.config.scoring.batch_images, self.config.sampling.captions.max_new_tokens
         for count, asked, prompt, tokens in (
             (sizes["understanding"], 1, length.describing, longest),
-            (sizes["understanding"], QUESTIONS_OF_BENCHMARKS + length.questions, length.asking, length.answer - 1),
-            (sizes["gap"], length.questions, length.asking, length.answer - 1),
+            (sizes["understanding"], more + length.questions, length.asking, length.answer - 1),
+            (sizes["gap"] * (1 if judged else 2), length.questions, length.asking, length.answer - 1),
         ):
             together = min(most, count)
             texts, peak = self.batches.written(together, together * asked, prompt, together * asked, tokens)

@@ -37,7 +37,7 @@ COLUMNS = (
 POPE_SPLITS = ("random", "popular", "adversarial")
 MME_TASKS = ("existence", "count", "position", "color")
 GENEVAL_KINDS = ("single_object", "two_objects", "counting", "colors", "position", "color_attribution")
-PROTOCOLS = ("paper", "same-judge")
+PROTOCOLS = ("paper", "same-judge", "self")
 FIDELITY_POOL = "fid"
 """The prompts whose drawn images are compared with real ones; rows of features are in order of their ids."""
 

@@ -12,7 +12,7 @@ from hermesflow.config import BASE, Config, as_plain
 from hermesflow.errors import ConfigError
 from hermesflow.report.formatting import number, with_interval
 from hermesflow.report.roles import pair_chain, pair_chains, roles
-from hermesflow.report.tables import PROTOCOLS, Figures
+from hermesflow.report.tables import SELF, Figures
 
 Verdict = Literal["yes", "no", "open"]
 TOLERANCE = 0.01
@@ -23,6 +23,7 @@ PAPER_TRAINING = {"beta": 0.2, "chosen_nll_weight": 0.0, "mask_schedule": "cosin
 _PROTOCOL = {
     "paper": "by the paper's protocol (own answers on real images against the judge's on drawn ones)",
     "same-judge": "with the same judge on both sides",
+    SELF: "by the model's own answers on real and on drawn images",
 }
 
 
@@ -53,9 +54,9 @@ def verdict_above(low: float, high: float, bound: float) -> Verdict:
 
 
 def claims(figures: Figures, checkpoint: str) -> list[Claim]:
-    """The paper's claims about one checkpoint against base, by both protocols."""
+    """The paper's claims about one checkpoint against base, by every protocol."""
     found: list[Claim] = []
-    for protocol in PROTOCOLS:
+    for protocol in figures.protocols():
         for text, side, above, bound in (
             ("the gap narrowed", "gap", False, 0.0),
             ("generation rose", "generation", True, 0.0),
@@ -120,12 +121,14 @@ def answer(summary: pd.DataFrame, config: Config) -> str:
         f"{seeds} run seed{'s' if seeds != 1 else ''}, {percent} % paired bootstrap intervals in brackets.\n"
     )
     parts = [head]
-    for protocol in PROTOCOLS:
+    for protocol in figures.protocols():
         lines = [_sentence(Claim(**claim)) for claim in facts["claims"] if claim["protocol"] == protocol]
         parts.append(f"## {_PROTOCOL[protocol][0].upper()}{_PROTOCOL[protocol][1:]}\n\n" + "\n".join(lines) + "\n")
     others = [*_iterations(figures, chain), *_other_chains(figures, config), *_arms(figures, config)]
     parts.append("## The paper's other claims\n\n" + "\n".join(others) + "\n")
-    parts.append("## What limits this answer\n\n" + "\n".join(_limits(seeds, facts, config)) + "\n")
+    parts.append(
+        "## What limits this answer\n\n" + "\n".join(_limits(seeds, facts, config, judged=figures.judged)) + "\n"
+    )
     return "\n".join(parts)
 
 
@@ -154,7 +157,7 @@ def _iterations(figures: Figures, chain: tuple[str, ...]) -> list[str]:
     if len(chain) < 2:
         return ["- Iterations: only one was run, so nothing is said about more of them."]
     lines = []
-    for protocol in PROTOCOLS:
+    for protocol in figures.protocols():
         values = [figures.get(c, f"gap/{protocol}/gap")["value"] for c in (BASE, *chain)]
         steps = " -> ".join(number(value, 3) for value in values)
         better = [b < a for a, b in pairwise(values)]
@@ -169,21 +172,28 @@ def _iterations(figures: Figures, chain: tuple[str, ...]) -> list[str]:
 
 def _other_chains(figures: Figures, config: Config) -> list[str]:
     """What other ways of running the iterations came to, each with what sets it apart."""
-    lines = []
+    lines, protocol = [], figures.protocols()[-1]
     for chain in pair_chains(config):
         last = chain[-1]
         if chain == pair_chain(config) or last not in figures.checkpoints:
             continue
         own = as_plain(config.checkpoints[chain[0]])
         apart = ", ".join(f"{k} {v}" for k, v in own.items() if k not in ("parent", "objective") and v is not None)
-        steps = " -> ".join(number(figures.get(c, "gap/same-judge/gap")["value"], 3) for c in (BASE, *chain))
-        found = figures.get(last, "gap/same-judge/gap")
+        steps = " -> ".join(number(figures.get(c, f"gap/{protocol}/gap")["value"], 3) for c in (BASE, *chain))
+        found = figures.get(last, f"gap/{protocol}/gap")
         change = with_interval(found["delta"], found["delta_low"], found["delta_high"], 3, signed=True)
         lines.append(
-            f"- Trained otherwise ({apart or 'no own settings'}), base -> {' -> '.join(chain)}, the same-judge gap "
+            f"- Trained otherwise ({apart or 'no own settings'}), base -> {' -> '.join(chain)}, the {protocol} gap "
             f"goes {steps}; `{last}` against base {change}."
         )
     return lines
+
+
+_JUDGED = (("pope/accuracy", "POPE accuracy"), ("geneval/overall", "GenEval overall"))
+_OWN = (
+    ("gap/self/understanding", "questions on real images"),
+    ("gap/self/generation", "questions on drawn images, own answers"),
+)
 
 
 def _arms(figures: Figures, config: Config) -> list[str]:
@@ -194,7 +204,7 @@ def _arms(figures: Figures, config: Config) -> list[str]:
         if checkpoint not in figures.checkpoints:
             continue
         shown = []
-        for metric, name in (("pope/accuracy", "POPE accuracy"), ("geneval/overall", "GenEval overall")):
+        for metric, name in _JUDGED if figures.judged else _OWN:
             found = figures.get(checkpoint, metric)
             change = with_interval(found["delta"], found["delta_low"], found["delta_high"], 3, signed=True)
             shown.append(f"{name} {change} ({_direction(found)})")
@@ -213,10 +223,19 @@ def _direction(found: dict[str, float]) -> str:
     return {"yes": "up", "no": "down", "open": "no clear change"}[up]
 
 
-def _limits(seeds: int, facts: dict[str, Any], config: Config) -> list[str]:
+_MICRO = (
+    "- A micro world of flat shapes and a model of about a million parameters: the method is the paper's, the "
+    "scale is not. Levels cannot be compared with the paper's, directions can."
+)
+_NO_JUDGE = (
+    "- No judge but the model itself has read the images: a model may overrate what it drew, and more so when it was "
+    "trained to please its own answers. Benchmarks with judges of their own are not part of this answer."
+)
+
+
+def _limits(seeds: int, facts: dict[str, Any], config: Config, *, judged: bool) -> list[str]:
     lines = [
-        "- A micro world of flat shapes and a model of about a million parameters: the method is the paper's, the "
-        "scale is not. Levels cannot be compared with the paper's, directions can.",
+        _MICRO if judged else _NO_JUDGE,
         "- The paper prints neither seeds nor intervals, and different judges on the two sides of its gap.",
     ]
     training = as_plain(config.training_of(facts["checkpoint"]))

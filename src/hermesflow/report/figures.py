@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from hermesflow.artifacts import atomic
 from hermesflow.report.formatting import number
-from hermesflow.report.tables import PROTOCOLS, Figures
+from hermesflow.report.tables import Figures
 
 DPI = 200
 UNDERSTANDING = "#3B6FB6"
@@ -59,11 +59,15 @@ def gap_figure(figures: Figures, checkpoints: Sequence[str], quoted: pd.DataFram
         quoted: rows of the paper's Table 4: model, understanding, generation, gap.
     """
     with rc_context(STYLE):
-        figure = new_figure(10.0, 3.5)
-        widths = [len(checkpoints), len(checkpoints), len(quoted)]
-        panels = figure.subplots(1, 3, sharey=True, gridspec_kw={"width_ratios": widths})
-        titles = {"paper": "Measured, paper's protocol", "same-judge": "Measured, same judge on both sides"}
-        for axes, protocol in zip(panels, PROTOCOLS, strict=False):
+        figure, protocols = new_figure(10.0, 3.5), figures.protocols()
+        widths = [len(checkpoints)] * len(protocols) + [len(quoted)]
+        panels = figure.subplots(1, len(widths), sharey=True, gridspec_kw={"width_ratios": widths})
+        titles = {
+            "paper": "Measured, paper's protocol",
+            "same-judge": "Measured, same judge on both sides",
+            "self": "Measured, own answers on both sides",
+        }
+        for axes, protocol in zip(panels, protocols, strict=False):
             sides = {
                 side: [figures.get(c, f"gap/{protocol}/{side}") for c in checkpoints]
                 for side in ("understanding", "generation", "gap")
@@ -75,8 +79,8 @@ def gap_figure(figures: Figures, checkpoints: Sequence[str], quoted: pd.DataFram
             side: [{"value": float(v), "low": nan, "high": nan} for v in quoted[side]]
             for side in ("understanding", "generation", "gap")
         }
-        _gap_bars(panels[2], [str(m) for m in quoted["model"]], sides, hatch="////")
-        panels[2].set_title("Quoted from the paper")
+        _gap_bars(panels[-1], [str(m) for m in quoted["model"]], sides, hatch="////")
+        panels[-1].set_title("Quoted from the paper")
         panels[0].set_ylabel("share of questions answered right")
         panels[0].set_ylim(0, 1.1)
         panels[0].set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1.0])
@@ -114,17 +118,20 @@ def candidates_figure(figures: Figures, sweep: Mapping[int, str]) -> Figure:
         figures: the statistics.
         sweep: n to checkpoint, ascending.
     """
-    skills = (
-        ("Understanding", (("gap/same-judge/understanding", "questions on real images"), ("pope/accuracy", "POPE"))),
-        ("Generation", (("gap/same-judge/generation", "questions on drawn images"), ("geneval/overall", "GenEval"))),
+    judge = figures.protocols()[-1]
+    skills: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
+        ("Understanding", ((f"gap/{judge}/understanding", "questions on real images"), ("pope/accuracy", "POPE"))),
+        ("Generation", ((f"gap/{judge}/generation", "questions on drawn images"), ("geneval/overall", "GenEval"))),
     )
+    if not figures.judged:
+        skills = tuple((skill, metrics[:1]) for skill, metrics in skills)
     tones = {"Understanding": (UNDERSTANDING, "#9DBBE3"), "Generation": (GENERATION, "#F2C48F")}
     with rc_context(STYLE):
         figure = new_figure(7.2, 3.1)
         panels = figure.subplots(1, 2, sharey=True)
         places = range(len(sweep))
         for axes, (skill, metrics) in zip(panels, skills, strict=True):
-            for shift, color, marker, (metric, label) in zip((-0.05, 0.05), tones[skill], "os", metrics, strict=True):
+            for shift, color, marker, (metric, label) in zip((-0.05, 0.05), tones[skill], "os", metrics, strict=False):
                 found = [figures.get(checkpoint, metric) for checkpoint in sweep.values()]
                 values = [one["delta"] for one in found]
                 errors = _errors([{k: one[f"delta{e}"] for k, e in _ENDS} for one in found])

@@ -36,7 +36,7 @@ class Example:
 
 
 def sample_figure(
-    prompts: Sequence[str], checkpoints: Sequence[str], images: np.ndarray, accepted: np.ndarray
+    prompts: Sequence[str], checkpoints: Sequence[str], images: np.ndarray, accepted: np.ndarray | None
 ) -> Figure:
     """Figure 4: one row per prompt, one column per checkpoint, the same random numbers in a row.
 
@@ -44,7 +44,7 @@ def sample_figure(
         prompts: P captions.
         checkpoints: C names.
         images: (P, C, H, W, 3) uint8.
-        accepted: (P, C) bool, the judge finds the image to show the prompt exactly.
+        accepted: (P, C) bool, the judge finds the image to show the prompt exactly; None where there is no judge.
     """
     rows = min(len(prompts), ROWS_PER_BLOCK)
     blocks = -(-len(prompts) // rows)
@@ -60,13 +60,16 @@ def sample_figure(
             _text(panels[row, first], fill(prompt, 18))
             for j, checkpoint in enumerate(checkpoints):
                 axes = panels[row, first + 1 + j]
-                good = bool(accepted[i, j])
+                good = accepted is not None and bool(accepted[i, j])
                 _picture(axes, images[i, j], ACCEPTED if good else FAINT, width=2.2 if good else 0.8)
                 if good:
                     _badge(axes)
                 if row == 0:
                     axes.set_title(checkpoint, loc="center")
-        figure.supxlabel("Green frame and tick: the judge finds exactly what the prompt says.", fontsize=8, color=INK)
+        if accepted is not None:
+            figure.supxlabel(
+                "Green frame and tick: the judge finds exactly what the prompt says.", fontsize=8, color=INK
+            )
         return figure
 
 

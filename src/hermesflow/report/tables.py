@@ -20,6 +20,8 @@ from hermesflow.report.roles import main_checkpoints, roles
 from hermesflow.sections import Defect
 
 PROTOCOLS = ("paper", "same-judge")
+SELF = "self"
+"""Protocol of the gap where no judge but the model itself reads the images."""
 GAP_COLUMNS = (
     *("checkpoint", "protocol", "understanding", "generation", "gap"),
     *(f"delta_{side}{end}" for side in ("gap", "generation", "understanding") for end in ("", "_low", "_high")),
@@ -28,6 +30,10 @@ GAP_COLUMNS = (
 NO_MMMU = (
     "MMMU is empty: it asks college-level questions about photographs and diagrams, which the micro world, "
     "with its 48 px scenes of flat shapes, has no counterpart of."
+)
+NO_JUDGE = (
+    "Empty columns are benchmarks that need data and judges of their own, which are not run on real images yet. VQA "
+    "asks the questions of held-out pairs; its answers are mapped to the nearest choice."
 )
 QUOTED = (
     "Columns marked (paper) are quoted from HermesFlow (arXiv 2502.12148), measured there on other data with models "
@@ -86,6 +92,11 @@ GAPS = (
     Column("gap_paper", "Gap, paper's protocol", "gap/paper/gap", digits=3),
     Column("gap_same_judge", "Gap, same judge", "gap/same-judge/gap", digits=3),
 )
+OWN_GAP = (
+    Column("vqa", "VQA", "vqa", 100.0),
+    Column("cider", "CIDEr", "cider", 100.0),
+    Column("gap_self", "Gap, own answers", "gap/self/gap", digits=3),
+)
 
 
 class Figures:
@@ -106,6 +117,16 @@ class Figures:
     def seeds(self, checkpoint: str) -> int:
         """Number of run seeds behind a checkpoint's figures."""
         return next(int(r["seeds"]) for (c, _), r in self._rows.items() if c == checkpoint)
+
+    def protocols(self) -> tuple[str, ...]:
+        """Protocols of the gap that were measured; those of the micro world where none was."""
+        known = {metric.split("/")[1] for _, metric in self._rows if metric.startswith("gap/")}
+        return tuple(p for p in (*PROTOCOLS, SELF) if p in known) or PROTOCOLS
+
+    @property
+    def judged(self) -> bool:
+        """Whether an independent judge has read the images."""
+        return SELF not in self.protocols()
 
     def kept(self, names: Sequence[str]) -> tuple[str, ...]:
         """Those of the names that were evaluated, in the given order."""
@@ -147,9 +168,11 @@ def _benchmark(
         rows.append({"model": row["model"], "source": source, **{f"quoted_{c.key}": row[c.key] for c in columns}})
         cells.append({"Model": row["model"], "Source": source, **_quoted_cells(row, columns)})
     notes = [INTERVALS, QUOTED]
-    if any(c.metric is None for c in columns):
+    if not figures.judged:
+        notes.append(NO_JUDGE)
+    elif any(c.metric is None for c in columns):
         notes.append(NO_MMMU)
-    if columns is FIDELITY:
+    if columns is FIDELITY and figures.judged:
         notes.append(
             "Frechet distance (lower is better) and image-text score use the features of the micro world's own CLIP, "
             "so their levels are not those of Inception and CLIP on photographs."
@@ -166,7 +189,7 @@ def gap_table(figures: Figures, config: Config, paper_tables: Path) -> Table:
     sides = ("understanding", "generation", "gap")
     rows: list[dict[str, Any]] = []
     cells: list[dict[str, str]] = []
-    for protocol in PROTOCOLS:
+    for protocol in figures.protocols():
         for checkpoint in figures.kept(("base", *config.checkpoints)):
             found = {side: figures.get(checkpoint, f"gap/{protocol}/{side}") for side in sides}
             deltas = {
@@ -187,6 +210,12 @@ def gap_table(figures: Figures, config: Config, paper_tables: Path) -> Table:
         "against a judge's answers on drawn images. `same-judge`: both sides are graded by the judge by one rule.",
         INTERVALS, PAIRED, QUOTED,
     )  # fmt: skip
+    if not figures.judged:
+        notes = (
+            "Gap = understanding - generation. `self`: the model's own answers on real images and on those it drew, "
+            "mapped to the nearest choice. The paper has another judge for drawn images.",
+            *notes[1:],
+        )
     order = list(cells[0]) + [f"{c.title} (paper)" for c in columns]
     shown_cells = _frame(cells, order).fillna(EMPTY)
     return Table("table4_gap", "Table 4: the gap", _frame(rows, GAP_COLUMNS), shown_cells, notes)
@@ -197,7 +226,8 @@ def ablation_table(figures: Figures, config: Config, paper_tables: Path) -> Tabl
     quoted = read_quoted(paper_tables / "table5_ablation.csv", ABLATION, extra=("role",))
     paper_rows = {str(row["role"]): row for _, row in quoted.iterrows()}
     role_of = {name: role for role, name in roles(config).items() if role in paper_rows}
-    columns = (*ABLATION, *GAPS)
+    columns = (*ABLATION, *(GAPS if figures.judged else OWN_GAP))
+    reason = NO_MMMU if figures.judged else NO_JUDGE
     rows: list[dict[str, Any]] = []
     cells: list[dict[str, str]] = []
     for checkpoint in figures.kept(("base", *config.checkpoints)):
@@ -220,7 +250,7 @@ def ablation_table(figures: Figures, config: Config, paper_tables: Path) -> Tabl
     order = ["Checkpoint", "Arm", *(c.title for c in columns), "Paper's row", *(f"{c.title} (paper)" for c in ABLATION)]
     return Table(
         "table5_ablation", "Table 5: ablation", _frame(rows, [*names, *(f"quoted_{c.key}" for c in ABLATION)]),
-        _frame(cells, order).fillna(EMPTY), ("In parentheses the change against base. " + PAIRED, QUOTED, NO_MMMU),
+        _frame(cells, order).fillna(EMPTY), ("In parentheses the change against base. " + PAIRED, QUOTED, reason),
     )  # fmt: skip
 
 

@@ -23,8 +23,8 @@ def run(config: Config, layout: Layout) -> None:
     base, held_out = read_pairs(layout.data("base")), read_pairs(layout.data("gap"))
     if not len(base):
         raise DataError(
-            f"{layout.data('base')}: no pairs, so there is nothing to train the extractor on. Set data.base_pairs, or "
-            "leave the benchmarks out: snakemake --omit-from clip judge."
+            f"{layout.data('base')}: no pairs, so there is nothing to train the extractor on. Set data.base_pairs. "
+            "Pairs of real images need none: their evaluation does without the extractor."
         )
     steps = config.evaluation.clip_steps
     model, losses = train_clip(

@@ -5,7 +5,7 @@ All images of all benchmarks are drawn in one pass, and all questions about real
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,8 @@ from hermesflow.data.judge import accepts, read_images
 from hermesflow.data.pairs import images_of, read_pairs
 from hermesflow.data.questions import Question
 from hermesflow.data.scenes import Scene
-from hermesflow.encoders import load_encoder
-from hermesflow.errors import DataError
-from hermesflow.evaluation import clip, gap, generation, statistics, understanding
+from hermesflow.encoders import SentenceEncoder, load_encoder
+from hermesflow.evaluation import clip, gap, generation, self_judged, statistics, understanding
 from hermesflow.evaluation.generation import DENSE, Request
 from hermesflow.models.magvit import load_tokenizer
 from hermesflow.models.showo import load_model
@@ -44,6 +43,7 @@ from hermesflow.sections import Decoding
 from hermesflow.sharding import check_ids
 
 SAMPLES_PER_KIND = 2  # prompts of each kind kept for the figure of samples
+OWN_SAMPLES = 14  # prompts kept where they have no kinds
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,6 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
 
     Raises:
         ArtifactError: an input is missing, truncated, or its ids are not those of the pairs.
-        DataError: the pairs are not of the micro world.
     """
     torch.set_num_threads(config.runtime.shard_threads)
     torch.use_deterministic_algorithms(True)
@@ -95,12 +94,31 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
     folder = layout.checkpoint(seed, checkpoint)
     model = load_model(folder / "model", device=device, precision=config.runtime.inference_precision).eval()
     real, held_out = _real(layout, "understanding"), _real(layout, "gap")
-    if not any(parse_caption(caption) for caption in held_out.captions.values()):
-        raise DataError(
-            f"{layout.data('gap')}: no caption is a sentence of the micro world, and the benchmarks are graded by the "
-            "judge of that world. Leave them out: snakemake --omit-from clip judge."
-        )
     prompts = list(read_pairs(layout.data("prompts")).remove_columns("image"))
+    inputs = [layout.data(split) for split in ("understanding", "gap", "prompts")]
+    inputs += [folder / "model" / "model.safetensors", layout.tokenizer / "model.safetensors"]
+    settings = {name: as_plain(getattr(config, name)) for name in ("evaluation", "scoring")}
+    settings["images"] = as_plain(config.sampling.images)
+    if any(parse_caption(caption) for caption in held_out.captions.values()):
+        _with_judge(config, layout, model, real, held_out, prompts, seed=seed, checkpoint=checkpoint)
+        inputs.append(layout.clip / clip.WEIGHTS)
+    else:
+        _by_itself(config, layout, model, real, held_out, prompts, seed=seed, checkpoint=checkpoint)
+    write_manifest(folder / "evaluation", config=settings, inputs=inputs, seed=seed)
+
+
+def _with_judge(
+    config: Config,
+    layout: Layout,
+    model: UnifiedModel,
+    real: Split,
+    held_out: Split,
+    prompts: Sequence[dict[str, Any]],
+    *,
+    seed: int,
+    checkpoint: str,
+) -> None:
+    """All benchmarks of the micro world, whose judge reads every image."""
     drawn = _draw(config, layout, model, prompts, [*held_out.rows, *real.rows], seed=seed, name=checkpoint)
     answers, captions = _understand(config, model, real)
     asked = _ask_gap(config, model, held_out, drawn)
@@ -109,7 +127,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
     faithful, features = _fidelity(extractor, compared, real, held_out, drawn)
     kinds = {row["id"]: row["kind"] for row in prompts}
     images, dense = _grade_prompts(kinds, drawn)
-    out = folder / "evaluation"
+    out = layout.checkpoint(seed, checkpoint) / "evaluation"
     for name, table in {
         "answers": answers,
         "captions": captions,
@@ -121,16 +139,67 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
     units = [understanding.answer_units(answers), understanding.caption_units(captions), faithful]
     units += [generation.geneval_units(images), generation.dense_units(dense), gap.gap_units(asked, held_out.captions)]
     _write_summary(out, pd.concat(units, ignore_index=True), features)
-    _write_samples(out, prompts, drawn)
-    inputs = [layout.data(split) for split in ("understanding", "gap", "prompts")]
-    inputs += [
-        folder / "model" / "model.safetensors",
-        layout.tokenizer / "model.safetensors",
-        layout.clip / clip.WEIGHTS,
+    _write_samples(out, prompts, drawn.requests, drawn.codes)
+
+
+def _by_itself(
+    config: Config,
+    layout: Layout,
+    model: UnifiedModel,
+    real: Split,
+    held_out: Split,
+    prompts: Sequence[dict[str, Any]],
+    *,
+    seed: int,
+    checkpoint: str,
+) -> None:
+    """What needs no other judge: VQA and captions of real images, and the gap by the model's own answers.
+
+    Tables of benchmarks that need one are empty, and so are the features.
+    """
+    shown = prompts[:OWN_SAMPLES]
+    requests = [Request(row["id"], 0, row["caption"]) for row in [*held_out.rows, *shown]]
+    progress = Progress(len(requests), f"evaluate {checkpoint}, seed {seed}: draw", "image")
+    codes = generation.draw(model, requests, settings=config.sampling.images, seed=seed, progress=progress.advance)
+    encoder = load_encoder(config.scoring.choice_encoder or config.scoring.encoder, device=config.runtime.device)
+    asked, about = _questions(held_out), _questions(real)
+    on_real = _choose(config, model, encoder, held_out.codes, held_out, asked)
+    on_drawn = _choose(config, model, encoder, codes[: len(held_out.rows)], held_out, asked)
+    table = self_judged.gap_table(asked, real=on_real, drawn=on_drawn)
+    answers = self_judged.answer_table(about, _choose(config, model, encoder, real.codes, real, about))
+    captions = _captions(real, _describe(config, model, real.codes), normal=self_judged.plain_words)
+    out = layout.checkpoint(seed, checkpoint) / "evaluation"
+    empty = pd.DataFrame(columns=["kind", "id", "image", "caption", "accepted"])
+    for name, own in {"answers": answers, "captions": captions, "images": empty, "dense": empty, "gap": table}.items():
+        write_table(out / f"{name}.parquet", own)
+    units = [understanding.answer_units(answers), understanding.caption_units(captions)]
+    units.append(self_judged.gap_units(table, held_out.captions))
+    _write_summary(out, pd.concat(units, ignore_index=True), {n: torch.zeros(0, 1) for n in ("generated", "real")})
+    ids = [row["id"] for row in shown]
+    write_codes(out / "samples.npy", ids, codes[len(held_out.rows) :].numpy()[:, None])
+
+
+def _questions(split: Split) -> list[gap.Asked]:
+    return [
+        gap.Asked(row["id"], Question(q["question"], tuple(q["choices"]), q["answer"], q["kind"]))
+        for row in split.rows
+        for q in row["questions"]
     ]
-    settings = {name: as_plain(getattr(config, name)) for name in ("evaluation", "scoring")}
-    settings["images"] = as_plain(config.sampling.images)
-    write_manifest(out, config=settings, inputs=inputs, seed=seed)
+
+
+def _choose(
+    config: Config,
+    model: UnifiedModel,
+    encoder: SentenceEncoder,
+    codes: Tensor,
+    split: Split,
+    asked: Sequence[gap.Asked],
+) -> list[str]:
+    """The choices nearest to the model's free answers about images in the order of a split."""
+    place = {key: i for i, key in enumerate(split.ids)}
+    owners = torch.tensor([place[one.id] for one in asked], dtype=torch.long)
+    free = _answer(config, model, codes, owners, [one.question.question for one in asked])
+    return nearest_choice(free, [one.question.choices for one in asked], encoder)
 
 
 def _real(layout: Layout, split: str) -> Split:
@@ -169,19 +238,20 @@ def _understand(config: Config, model: UnifiedModel, real: Split) -> tuple[pd.Da
     place = {key: i for i, key in enumerate(real.ids)}
     owners = torch.tensor([place[item.id] for item in items], dtype=torch.long)
     said = _answer(config, model, real.codes, owners, [item.question for item in items])
-    texts = _describe(config, model, real.codes)
+    return understanding.grade(items, said), _captions(real, _describe(config, model, real.codes), normal=str)
+
+
+def _captions(real: Split, texts: Sequence[str], *, normal: Callable[[str], str]) -> pd.DataFrame:
+    """Captions of real images with their CIDEr, which is counted on `normal` texts."""
     truth = real.captions
-    scores = understanding.cider_scores(dict(zip(real.ids, texts, strict=True)), truth)
+    said = {key: normal(text) for key, text in zip(real.ids, texts, strict=True)}
+    scores = understanding.cider_scores(said, {key: normal(text) for key, text in truth.items()})
     columns = {"id": real.ids, "caption": texts, "reference": [truth[key] for key in real.ids]}
-    return understanding.grade(items, said), pd.DataFrame({**columns, "cider": [scores[key] for key in real.ids]})
+    return pd.DataFrame({**columns, "cider": [scores[key] for key in real.ids]})
 
 
 def _ask_gap(config: Config, model: UnifiedModel, held_out: Split, drawn: Drawn) -> pd.DataFrame:
-    asked = [
-        gap.Asked(row["id"], Question(q["question"], tuple(q["choices"]), q["answer"], q["kind"]))
-        for row in held_out.rows
-        for q in row["questions"]
-    ]
+    asked = _questions(held_out)
     place = {key: i for i, key in enumerate(held_out.ids)}
     owners = torch.tensor([place[one.id] for one in asked], dtype=torch.long)
     free = _answer(config, model, held_out.codes, owners, [one.question.question for one in asked])
@@ -258,11 +328,11 @@ def _write_summary(out: Path, units: pd.DataFrame, features: dict[str, Tensor]) 
     write_json(out / "metrics.json", statistics.point_values(statistics.read_evaluated(out)))
 
 
-def _write_samples(out: Path, prompts: Sequence[dict[str, Any]], drawn: Drawn) -> None:
+def _write_samples(out: Path, prompts: Sequence[dict[str, Any]], requests: Sequence[Request], codes: Tensor) -> None:
     """Image tokens of the first image of a few prompts of each kind: (N, 1, T)."""
     kept: dict[str, list[str]] = {}
     for row in prompts:
         kept.setdefault(row["kind"], []).append(row["id"])
     ids = [key for keys in kept.values() for key in keys[:SAMPLES_PER_KIND]]
-    first = {request.id: i for i, request in enumerate(drawn.requests) if request.image == 0}
-    write_codes(out / "samples.npy", ids, drawn.codes[[first[key] for key in ids]].numpy()[:, None])
+    first = {request.id: i for i, request in enumerate(requests) if request.image == 0}
+    write_codes(out / "samples.npy", ids, codes[[first[key] for key in ids]].numpy()[:, None])

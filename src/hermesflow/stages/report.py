@@ -107,6 +107,7 @@ def write_figures(config: Config, layout: Layout, summary: pd.DataFrame, seeds: 
 
 def _write_pictures(config: Config, layout: Layout, checkpoints: Sequence[str], seed: int) -> None:
     """Figure 4 and the preference examples: both need the image tokenizer."""
+    from hermesflow.data.captions import parse_caption
     from hermesflow.data.judge import accepts, read_image
     from hermesflow.models.magvit import load_tokenizer
     from hermesflow.report import figures, grids
@@ -118,7 +119,9 @@ def _write_pictures(config: Config, layout: Layout, checkpoints: Sequence[str], 
     codes = np.stack([rows_of(*samples[name], ids)[:, 0] for name in checkpoints], axis=1)
     images = _decode(tokenizer, codes)
     prompts = [_of(captions, pair_id, layout.data("prompts")) for pair_id in ids]
-    accepted = np.array([[accepts(read_image(i), p) for i in row] for row, p in zip(images, prompts, strict=True)])
+    accepted = None
+    if any(parse_caption(prompt) for prompt in prompts):
+        accepted = np.array([[accepts(read_image(i), p) for i in row] for row, p in zip(images, prompts, strict=True)])
     figure = grids.sample_figure(prompts, checkpoints, images, accepted)
     figures.save(figure, layout.report / "figures" / "fig4_samples.png")
 
