@@ -92,7 +92,9 @@ class Rules:
         return Load(there.passes(images, together=together), self.batches.pixel_peak(together), FLOAT32)
 
     def judge(self) -> Load:
-        """Reconstructions of the held-out images."""
+        """Reconstructions of the held-out images, where a judge reads them."""
+        if not has_judge(self.config):
+            return Load([], 0, FLOAT32)
         there, back = self.batches.pixels()
         count = self.config.data.gap_pairs
         passes = [one for way in (there, back) for one in way.passes(count, together=JUDGED_TOGETHER)]
