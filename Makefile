@@ -86,4 +86,5 @@ dvc: setup
 restore: setup
 	$(RUN) dvc checkout
 	$(RUN) dvc status --quiet || { echo "Not all results of this config are in DVC's cache: run make demo." >&2; exit 1; }
-	$(RUN) snakemake --quiet all --configfile $(CONFIG) --touch --forceall
+	$(RUN) python workflow/scripts/unshare.py results/$(NAME)
+	$(RUN) snakemake --quiet all --configfile $(CONFIG) --touch --forceall || { tail -n 30 .snakemake/log/*.log >&2; exit 1; }

@@ -12,6 +12,10 @@ down() {
         [ -e "$pid" ] && kill -9 "$(cat "$pid")" 2>/dev/null || true
     done
     pkill -9 -f "slurmstepd: .*" || true
+    # scontrol would wait 10 s for a controller that is gone, and snakemake asks it at every start
+    for link in /etc/slurm/slurm.conf /etc/slurm/gres.conf; do
+        [ "$(readlink "$link")" = "$state/${link##*/}" ] && rm "$link" || true
+    done
 }
 
 if [ "$action" = down ]; then
@@ -69,8 +73,9 @@ for i in $(seq "$nodes"); do
         "State=UNKNOWN" >>"$state/slurm.conf"
     echo "NodeName=n$i Name=gpu File=/dev/null,/dev/zero" >>"$state/gres.conf"
 done
-echo "PartitionName=cpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO" >>"$state/slurm.conf"
-echo "PartitionName=gpu Nodes=ALL MaxTime=INFINITE State=UP OverSubscribe=NO" >>"$state/slurm.conf"
+# LLN: the least loaded node first, so that tasks of one array meet both
+echo "PartitionName=cpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP OverSubscribe=NO LLN=YES" >>"$state/slurm.conf"
+echo "PartitionName=gpu Nodes=ALL MaxTime=INFINITE State=UP OverSubscribe=NO LLN=YES" >>"$state/slurm.conf"
 ln -sf "$state/slurm.conf" "$state/gres.conf" /etc/slurm/
 
 export SLURM_CONF="$state/slurm.conf"
@@ -80,7 +85,7 @@ for i in $(seq "$nodes"); do
     slurmd -N "n$i"
 done
 for _ in $(seq 100); do
-    [ "$(sinfo -h -N -o %t 2>/dev/null | grep -c idle)" -ge "$nodes" ] && break
+    [ "$(sinfo -h -p cpu -N -o %t 2>/dev/null | grep -c idle)" -ge "$nodes" ] && break
     sleep 0.2
 done
 sinfo

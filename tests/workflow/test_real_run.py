@@ -103,6 +103,8 @@ def test_restored_results_are_current_without_snakemakes_memory(finished):
     clone.run("make", "restore", f"VENV={venv}", "CONFIG=config/tiny.yaml", f"INSTALLED={marker}")
     assert digests(clone) == before
     assert "Nothing to be done" in clone.snakemake("--dry-run")
+    inodes = [path.stat().st_ino for path in clone.results.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert len(inodes) == len(set(inodes)), "touching one result would touch another"
 
 
 def test_one_checkpoints_beta_reruns_its_own_steps_alone(finished):
