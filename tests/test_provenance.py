@@ -16,6 +16,7 @@ PROPERTIES = {
     "iteration": {"checkpoint"},
     "checkpoints": {"checkpoint"},
     "sampled_checkpoints": {"checkpoint"},
+    "defects_of": {"mode", "checkpoint.mode"},
 }
 FREE = {"runtime", "name", "seeds"}
 """How a step runs, and where: no reason to run it again."""

@@ -109,8 +109,8 @@ def sample_texts(
     uniforms = _per_row(generators, (max_new_tokens,), size)
     written: list[list[int]] = []
     for rows in sessions(size, model.text_rows):
-        images, own = owners[rows].unique(return_inverse=True)
-        written += _write(model, codes[images.to(codes.device)], own, prompts[rows], decodings[rows], uniforms[rows])
+        images, own = of_session(codes, owners, rows)
+        written += _write(model, images, own, prompts[rows], decodings[rows], uniforms[rows])
     return [model.detokenize(_until(row, model.end_token)) for row in written]
 
 
@@ -141,6 +141,14 @@ def _write(
             rows, tokens, alive = rows[left], tokens[left], alive[left]
         logits = session.step(tokens)
     return written.tolist()
+
+
+def of_session(codes: Tensor, owners: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+    """Images that some rows are about, and the rows' places among them; all of them where the rows are all."""
+    if rows == slice(0, len(owners)):
+        return codes, owners
+    images, own = owners[rows].unique(return_inverse=True)
+    return codes[images.to(codes.device)], own
 
 
 def sessions(size: int, most: int) -> list[slice]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hermesflow.encoders import SentenceEncoder
-from hermesflow.sampling import sample_texts, sessions
+from hermesflow.sampling import of_session, sample_texts, sessions
 from hermesflow.sections import CaptionMeasure, Decoding, Scoring, VqaMethod
 
 CAPTION_MEASURES: tuple[CaptionMeasure, ...] = get_args(CaptionMeasure)
@@ -233,9 +233,9 @@ def vqa_probability(model: Any, codes: Tensor, owners: Tensor, questions: Sequen
     prompts = [model.question_template.format(keys[i][0]) for i in rows]
     answers, parts = [keys[i][1] for i in rows], []
     for some in sessions(len(rows), model.text_rows):
-        own, place = first[some].unique(return_inverse=True)
+        own, place = of_session(codes[images], first, some)
         with torch.inference_mode():
-            parts.append(model.text_logps(codes[images][own], prompts[some], answers[some], owners=place))
+            parts.append(model.text_logps(own, prompts[some], answers[some], owners=place))
     return torch.cat(parts).double().exp().cpu().numpy()[inverse]
 
 
