@@ -16,7 +16,7 @@ from typing import Annotated, Any, get_args
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
-from hermesflow.data_sections import AnyData
+from hermesflow.data_sections import AnyData, RealData
 from hermesflow.errors import ConfigError
 from hermesflow.sections import (
     BaseTraining,
@@ -106,8 +106,8 @@ class Config:
 
 
 def has_judge(config: Config) -> bool:
-    """Whether the pairs are of the micro world, whose images an independent judge reads."""
-    return config.data.source == "microworld"
+    """Whether the pairs may be of the micro world, whose images an independent judge reads."""
+    return not isinstance(config.data, RealData)
 
 
 def load_config(path: str | Path) -> Config:

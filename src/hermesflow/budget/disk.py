@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from hermesflow.budget import pixels
 from hermesflow.budget.decoder import Decoder
 from hermesflow.budget.lengths import Lengths
-from hermesflow.config import Config
+from hermesflow.config import Config, has_judge
 from hermesflow.data.captions import GENEVAL_KINDS
 
 ID_BYTES = 24
@@ -53,7 +53,7 @@ JOB_FILES = 2
 def files_of(config: Config, rule: str, jobs: int) -> int:
     """Files that all jobs of a rule leave."""
     adapters = ADAPTER_OUTPUTS if rule == "train" and config.training.lora else 0
-    real = REAL_OUTPUTS if rule == "data" and config.data.source in ("journeydb", "folder") else 0
+    real = REAL_OUTPUTS if rule == "data" and not has_judge(config) else 0
     return jobs * (OUTPUTS[rule] + adapters + real + JOB_FILES)
 
 

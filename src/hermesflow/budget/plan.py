@@ -54,9 +54,7 @@ class Line:
 def places(config: Config) -> list[tuple[str, str | None, int]]:
     """Every rule with its checkpoint and number of jobs, in the order of the work."""
     seeds, shards = len(config.seeds), config.runtime.shards
-    once = (
-        ONCE if has_judge(config) or config.data.source == "parquet" else ONCE[:-1]
-    )  # the extractor is the micro world's
+    once = ONCE if has_judge(config) else ONCE[:-1]  # the extractor is the micro world's
     found: list[tuple[str, str | None, int]] = [(rule, None, 1) for rule in once]
     found.append(("base", BASE, seeds))
     for name in config.sampled_checkpoints():

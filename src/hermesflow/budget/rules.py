@@ -19,11 +19,12 @@ from hermesflow.budget.memory import FLOAT, scoring_peak
 from hermesflow.config import Config, has_judge
 from hermesflow.distributed import micro_batch_size
 from hermesflow.evaluation.generation import _ROWS as DRAWN_TOGETHER
+from hermesflow.models.magvit import BATCH_PIXELS
 from hermesflow.pretraining import text_steps
 from hermesflow.scoring import VQA_METHODS
 from hermesflow.sections import Training
 from hermesflow.sharding import pairs_per_batch
-from hermesflow.stages.encode import BATCH_PIXELS, SPLITS
+from hermesflow.stages.encode import SPLITS
 from hermesflow.stages.evaluate import OWN_SAMPLES
 
 JUDGED_TOGETHER = 64  # images, of stage `judge`

@@ -17,7 +17,7 @@ from hermesflow.data.captions import Mention, parse_caption, phrase, relation_of
 from hermesflow.data.scenes import CELLS, Scene
 from hermesflow.evaluation.statistics import FIDELITY_POOL, GENEVAL_KINDS
 from hermesflow.evaluation.understanding import units_table
-from hermesflow.models.magvit import MagVitV2, to_images
+from hermesflow.models.magvit import BATCH_PIXELS, MagVitV2, to_images
 from hermesflow.models.unified import UnifiedModel
 from hermesflow.sampling import sample_images
 from hermesflow.sections import ImageSampling
@@ -25,7 +25,6 @@ from hermesflow.seeding import generator
 
 DENSE = "dense"
 _ROWS = 250  # images drawn in turn (memory only)
-_PIXELS = _ROWS * 48**2  # decoded together (memory only)
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def draw(
 def decode(tokenizer: MagVitV2, codes: Tensor) -> np.ndarray:
     """Pixels of image tokens: (N, T) codes to (N, H, W, 3) uint8."""
     device = next(tokenizer.parameters()).device
-    together = max(_PIXELS // (codes.shape[1] * tokenizer.token_size**2), 1)
+    together = max(BATCH_PIXELS // (codes.shape[1] * tokenizer.token_size**2), 1)
     return np.concatenate([to_images(tokenizer.decode(part.to(device)).cpu()) for part in codes.split(together)])
 
 

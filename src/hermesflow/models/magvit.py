@@ -25,6 +25,9 @@ from hermesflow.models.loading import fill, moved, without_weights
 from hermesflow.models.magvit_blocks import Decoder, Encoder
 from hermesflow.sections import ImageTokenizer
 
+BATCH_PIXELS = 250 * 48**2
+"""Pixels that go through the image tokenizer together (memory only)."""
+
 
 def to_pixels(images: np.ndarray) -> Tensor:
     """Images as network input.

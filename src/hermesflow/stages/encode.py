@@ -8,12 +8,10 @@ import torch
 from hermesflow.artifacts import Layout, write_codes
 from hermesflow.config import Config
 from hermesflow.data.pairs import images_of, read_pairs
-from hermesflow.models.magvit import load_tokenizer, to_pixels
+from hermesflow.models.magvit import BATCH_PIXELS, load_tokenizer, to_pixels
 from hermesflow.progress import Progress
 
 SPLITS = ("base", "pairs", "gap", "understanding")
-BATCH_PIXELS = 250 * 48**2
-"""Pixels that go through the image tokenizer together (memory only)."""
 
 
 def run(config: Config, layout: Layout) -> None:

@@ -82,6 +82,19 @@ class Drawn:
         return [i for i, request in enumerate(self.requests) if request.id in wanted]
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What the benchmarks of one checkpoint leave."""
+
+    tables: dict[str, pd.DataFrame]
+    """Raw rows by name of file."""
+    units: list[pd.DataFrame]
+    features: dict[str, Tensor]
+    sample_ids: list[str]
+    samples: Tensor
+    """(N, T) codes of the images to show."""
+
+
 def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
     """Write `evaluation/` of one checkpoint: raw tables, units, features, samples and metrics.
 
@@ -99,12 +112,17 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
     inputs += [folder / "model" / "model.safetensors", layout.tokenizer / "model.safetensors"]
     settings = {name: as_plain(getattr(config, name)) for name in ("evaluation", "scoring")}
     settings["images"] = as_plain(config.sampling.images)
-    if any(parse_caption(caption) for caption in held_out.captions.values()):
-        _with_judge(config, layout, model, real, held_out, prompts, seed=seed, checkpoint=checkpoint)
+    judged = any(parse_caption(caption) for caption in held_out.captions.values())
+    measure = _with_judge if judged else _by_itself
+    found = measure(config, layout, model, real, held_out, prompts, stream=(seed, checkpoint))
+    out = folder / "evaluation"
+    for name, table in found.tables.items():
+        write_table(out / f"{name}.parquet", table)
+    _write_summary(out, pd.concat(found.units, ignore_index=True), found.features)
+    write_codes(out / "samples.npy", found.sample_ids, found.samples.numpy()[:, None])
+    if judged:
         inputs.append(layout.clip / clip.WEIGHTS)
-    else:
-        _by_itself(config, layout, model, real, held_out, prompts, seed=seed, checkpoint=checkpoint)
-    write_manifest(folder / "evaluation", config=settings, inputs=inputs, seed=seed)
+    write_manifest(out, config=settings, inputs=inputs, seed=seed)
 
 
 def _with_judge(
@@ -115,10 +133,10 @@ def _with_judge(
     held_out: Split,
     prompts: Sequence[dict[str, Any]],
     *,
-    seed: int,
-    checkpoint: str,
-) -> None:
+    stream: tuple[int, str],
+) -> Measured:
     """All benchmarks of the micro world, whose judge reads every image."""
+    seed, checkpoint = stream
     drawn = _draw(config, layout, model, prompts, [*held_out.rows, *real.rows], seed=seed, name=checkpoint)
     answers, captions = _understand(config, model, real)
     asked = _ask_gap(config, model, held_out, drawn)
@@ -127,19 +145,10 @@ def _with_judge(
     faithful, features = _fidelity(extractor, compared, real, held_out, drawn)
     kinds = {row["id"]: row["kind"] for row in prompts}
     images, dense = _grade_prompts(kinds, drawn)
-    out = layout.checkpoint(seed, checkpoint) / "evaluation"
-    for name, table in {
-        "answers": answers,
-        "captions": captions,
-        "images": images,
-        "dense": dense,
-        "gap": asked,
-    }.items():
-        write_table(out / f"{name}.parquet", table)
     units = [understanding.answer_units(answers), understanding.caption_units(captions), faithful]
     units += [generation.geneval_units(images), generation.dense_units(dense), gap.gap_units(asked, held_out.captions)]
-    _write_summary(out, pd.concat(units, ignore_index=True), features)
-    _write_samples(out, prompts, drawn.requests, drawn.codes)
+    tables = {"answers": answers, "captions": captions, "images": images, "dense": dense, "gap": asked}
+    return Measured(tables, units, features, *_samples(prompts, drawn))
 
 
 def _by_itself(
@@ -150,13 +159,13 @@ def _by_itself(
     held_out: Split,
     prompts: Sequence[dict[str, Any]],
     *,
-    seed: int,
-    checkpoint: str,
-) -> None:
+    stream: tuple[int, str],
+) -> Measured:
     """What needs no other judge: VQA and captions of real images, and the gap by the model's own answers.
 
     Tables of benchmarks that need one are empty, and so are the features.
     """
+    seed, checkpoint = stream
     shown = prompts[:OWN_SAMPLES]
     requests = [Request(row["id"], 0, row["caption"]) for row in [*held_out.rows, *shown]]
     progress = Progress(len(requests), f"evaluate {checkpoint}, seed {seed}: draw", "image")
@@ -168,15 +177,12 @@ def _by_itself(
     table = self_judged.gap_table(asked, real=on_real, drawn=on_drawn)
     answers = self_judged.answer_table(about, _choose(config, model, encoder, real.codes, real, about))
     captions = _captions(real, _describe(config, model, real.codes), normal=self_judged.plain_words)
-    out = layout.checkpoint(seed, checkpoint) / "evaluation"
     empty = pd.DataFrame(columns=["kind", "id", "image", "caption", "accepted"])
-    for name, own in {"answers": answers, "captions": captions, "images": empty, "dense": empty, "gap": table}.items():
-        write_table(out / f"{name}.parquet", own)
+    tables = {"answers": answers, "captions": captions, "images": empty, "dense": empty, "gap": table}
     units = [understanding.answer_units(answers), understanding.caption_units(captions)]
     units.append(self_judged.gap_units(table, held_out.captions))
-    _write_summary(out, pd.concat(units, ignore_index=True), {n: torch.zeros(0, 1) for n in ("generated", "real")})
-    ids = [row["id"] for row in shown]
-    write_codes(out / "samples.npy", ids, codes[len(held_out.rows) :].numpy()[:, None])
+    features = {name: torch.zeros(0, 1) for name in ("generated", "real")}
+    return Measured(tables, units, features, [row["id"] for row in shown], codes[len(held_out.rows) :])
 
 
 def _questions(split: Split) -> list[gap.Asked]:
@@ -196,10 +202,14 @@ def _choose(
     asked: Sequence[gap.Asked],
 ) -> list[str]:
     """The choices nearest to the model's free answers about images in the order of a split."""
+    return nearest_choice(_ask(config, model, codes, split, asked), [one.question.choices for one in asked], encoder)
+
+
+def _ask(config: Config, model: UnifiedModel, codes: Tensor, split: Split, asked: Sequence[gap.Asked]) -> list[str]:
+    """The model's free answers about images in the order of a split."""
     place = {key: i for i, key in enumerate(split.ids)}
     owners = torch.tensor([place[one.id] for one in asked], dtype=torch.long)
-    free = _answer(config, model, codes, owners, [one.question.question for one in asked])
-    return nearest_choice(free, [one.question.choices for one in asked], encoder)
+    return _answer(config, model, codes, owners, [one.question.question for one in asked])
 
 
 def _real(layout: Layout, split: str) -> Split:
@@ -252,9 +262,7 @@ def _captions(real: Split, texts: Sequence[str], *, normal: Callable[[str], str]
 
 def _ask_gap(config: Config, model: UnifiedModel, held_out: Split, drawn: Drawn) -> pd.DataFrame:
     asked = _questions(held_out)
-    place = {key: i for i, key in enumerate(held_out.ids)}
-    owners = torch.tensor([place[one.id] for one in asked], dtype=torch.long)
-    free = _answer(config, model, held_out.codes, owners, [one.question.question for one in asked])
+    free = _ask(config, model, held_out.codes, held_out, asked)
     encoder = load_encoder(config.scoring.choice_encoder or config.scoring.encoder, device=config.runtime.device)
     nearest = nearest_choice(free, [one.question.choices for one in asked], encoder)
     seen = {drawn.requests[i].id: drawn.scenes[i] for i in drawn.of(held_out.ids)}
@@ -328,11 +336,11 @@ def _write_summary(out: Path, units: pd.DataFrame, features: dict[str, Tensor]) 
     write_json(out / "metrics.json", statistics.point_values(statistics.read_evaluated(out)))
 
 
-def _write_samples(out: Path, prompts: Sequence[dict[str, Any]], requests: Sequence[Request], codes: Tensor) -> None:
-    """Image tokens of the first image of a few prompts of each kind: (N, 1, T)."""
+def _samples(prompts: Sequence[dict[str, Any]], drawn: Drawn) -> tuple[list[str], Tensor]:
+    """A few prompts of each kind and the tokens of their first images, (N, T)."""
     kept: dict[str, list[str]] = {}
     for row in prompts:
         kept.setdefault(row["kind"], []).append(row["id"])
     ids = [key for keys in kept.values() for key in keys[:SAMPLES_PER_KIND]]
-    first = {request.id: i for i, request in enumerate(requests) if request.image == 0}
-    write_codes(out / "samples.npy", ids, codes[[first[key] for key in ids]].numpy()[:, None])
+    first = {request.id: i for i, request in enumerate(drawn.requests) if request.image == 0}
+    return ids, drawn.codes[[first[key] for key in ids]]
