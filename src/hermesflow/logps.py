@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+LOGITS = 2**26
+"""Logits that are there together."""
 
 
 def sequence_logps(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
@@ -33,3 +39,24 @@ def sequence_logps(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
         raise ValueError(f"mask is boolean; found {mask.dtype}")
     token_logps = -F.cross_entropy(logits[mask].float(), targets[mask], reduction="none")
     return token_logps.new_zeros(mask.shape).masked_scatter(mask, token_logps).sum(dim=1)
+
+
+def token_logps(hidden: Tensor, targets: Tensor, head: Callable[[Tensor], Tensor], *, vocabulary: int) -> Tensor:
+    """Log p(target) at scored places, (S,) float32 nats; the logits of all of them are never there together.
+
+    Where there are too many, they are computed chunk by chunk, and again for the gradient.
+
+    Args:
+        hidden: (S, D) last hidden states.
+        targets: (S,) int64.
+        head: logits of hidden states, (..., V).
+        vocabulary: V.
+    """
+    chunks = list(zip(*(x.split(max(LOGITS // vocabulary, 1)) for x in (hidden, targets)), strict=True))
+    if len(chunks) == 1 or not torch.is_grad_enabled():
+        return torch.cat([_token_logps(*chunk, head) for chunk in chunks])
+    return torch.cat([checkpoint(_token_logps, *chunk, head, use_reentrant=False) for chunk in chunks])
+
+
+def _token_logps(hidden: Tensor, targets: Tensor, head: Callable[[Tensor], Tensor]) -> Tensor:
+    return -F.cross_entropy(head(hidden).float(), targets, reduction="none")

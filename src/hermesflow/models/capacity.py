@@ -5,6 +5,11 @@ from __future__ import annotations
 SESSION_BYTES = 16_000_000_000
 """Keys and values that the rows of one session may hold; copies of them can be there once more."""
 
+CPU_STATE_BYTES = 4 * 2**20
+"""The widest state of a layer for the tokens that run together."""
+STATE_BYTES = 512 * 2**20
+"""The same on a GPU, where it is only there to bound memory."""
+
 
 def text_rows(*, layers: int, hidden_size: int, element_size: int, num_image_tokens: int, max_text_tokens: int) -> int:
     """Texts written together: each holds an image, its prompt, and what is written.
@@ -24,3 +29,9 @@ def image_rows(*, layers: int, hidden_size: int, element_size: int, num_image_to
     """Images drawn together: each holds its prompt and itself, twice where it is guided; arguments as `text_rows`."""
     positions = 2 * (num_image_tokens + 2 + max_text_tokens + 1)
     return max(SESSION_BYTES // (2 * layers * hidden_size * element_size * positions), 1)
+
+
+def tokens_together(*, intermediate_size: int, element_size: int, on_cpu: bool) -> int:
+    """Tokens that run through the decoder together: on the CPU their widest state stays in its cache."""
+    room = CPU_STATE_BYTES if on_cpu else STATE_BYTES
+    return max(room // (intermediate_size * element_size), 1)
