@@ -1,16 +1,18 @@
 """Attention of packed sequences: a beginning that several rows share stands once, what follows it behind it.
 
-    texts about an image:  <image> | prompt completion completion, prompt completion, ..
-    images from a text:    <prompt> | image, image, ..
+    texts about images:  <image> <image> .. | prompt completion completion, prompt completion, ..
+    images from texts:   <prompt> <prompt> .. | image, image, ..
 
-Exact, not an approximation: in Show-o nothing that is shared sees what follows it. Each part attends to what it may see
-and to nothing else, so no product is computed to be masked but within the texts of one image, which are short.
+All of it is one sequence without padding. Each part attends to what it may see and to nothing else; padding and masks
+are within attention alone, where texts of different lengths meet. Exact, not an approximation: in Show-o nothing that
+is shared sees what follows it.
 Source: Show-o (arXiv 2408.12528) section 3.2.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any, Protocol
 
 import torch
@@ -21,7 +23,7 @@ from hermesflow.models import prompting
 from hermesflow.models.prompting import TextTree, TokenIds
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-"""attend(layer, query, key, value) -> attention's output; each (B, H, L, d)."""
+"""attend(layer, query, key, value), each (B, H, L, d) -> attention's output, (B, L, H, d)."""
 Layers = list[tuple[Tensor, Tensor]]
 """Keys and values of every layer, (B, H, L, d) each."""
 
@@ -48,77 +50,122 @@ def attention(
     (transformers' eager attention adds a boolean mask to the scores, which is silently wrong.)
     """
     if attend is None:
-        found = scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    else:
-        layer: Any = module
-        found = attend(layer.layer_idx, query, key, value)
-    return found.transpose(1, 2), None
+        return scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2), None
+    layer: Any = module
+    return attend(layer.layer_idx, query, key, value), None
+
+
+class Ragged:
+    """Sequences of different lengths: end to end (N tokens), or as a batch padded at the right (I, n).
+
+    Args:
+        lengths: of the I sequences.
+        device: where they are.
+    """
+
+    def __init__(self, lengths: Sequence[int], *, device: torch.device) -> None:
+        self.lengths, self.longest = torch.tensor(lengths), max(lengths)
+        self.starts = torch.tensor([0, *accumulate(lengths)][:-1])
+        self.device, self.even = device, min(lengths) == self.longest
+        column = torch.arange(self.longest)
+        valid = column < self.lengths[:, None]
+        self._padding = (~valid).flatten().to(device)
+        self._pad = torch.where(valid, self.starts[:, None] + column, 0).flatten().to(device)
+        self._unpad = valid.flatten().nonzero()[:, 0].to(device)
+
+    def pad(self, x: Tensor) -> Tensor:
+        """(1, H, N, d) to (I, H, n, d); whatever stands at padding takes no part in gradients."""
+        heads = x[0] if self.even else _Take.apply(x[0], 1, self._pad, self._unpad, None)
+        return heads.unflatten(1, (len(self.lengths), self.longest)).transpose(0, 1)
+
+    def unpad(self, x: Tensor) -> Tensor:
+        """Attention's output (I, H, n, d) to (N, H, d)."""
+        tokens = x.transpose(1, 2).flatten(0, 1)
+        return tokens if self.even else _Take.apply(tokens, 0, self._unpad, self._pad, self._padding)
+
+
+class _Take(torch.autograd.Function):
+    """Entries by their index, none of them twice where it counts; the gradient is taken back the same way."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dim: int, index: Tensor, back: Tensor, nothing: Tensor | None) -> Tensor:
+        ctx.dim, ctx.back, ctx.nothing = dim, back, nothing
+        return x.index_select(dim, index)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
+        gradient = gradients[0].index_select(ctx.dim, ctx.back)
+        if ctx.nothing is not None:
+            gradient[ctx.nothing] = 0
+        return gradient, None, None, None, None
 
 
 class TextsBehindImages:
-    """Images and, behind each, the texts about it.
+    """Images, all of one length, and behind all of them the texts about each.
 
     Args:
+        images: I, number of images.
         image_length: columns of an image.
-        mask: (B, 1, n, n) bool, what texts see of texts.
-        kept: keys and values of all layers are added to it where one is given.
-    """
-
-    def __init__(self, image_length: int, mask: Tensor, kept: Layers | None = None) -> None:
-        self._length, self._kept = image_length, kept
-        images = mask.new_ones(1).expand(*mask.shape[:3], image_length)
-        self._mask = torch.cat([images, mask], dim=3)
-
-    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        if self._kept is not None:
-            self._kept.append((key, value))
-        end = self._length
-        image = scaled_dot_product_attention(query[:, :, :end], key[:, :, :end], value[:, :, :end])
-        text = scaled_dot_product_attention(query[:, :, end:], key, value, attn_mask=self._mask)
-        return torch.cat([image, text], dim=2)
-
-
-class ImagesBehindPrompts:
-    """Prompts, padded at the left, and behind each the images that are drawn from it.
-
-    Args:
-        padding: (B,) int64 on the CPU, padding tokens of each prompt.
-        prompt_length: columns of a prompt, padding included.
-        image_length: columns of an image.
-        device: where the sequences are.
+        texts: the texts about each image.
+        mask: (I, 1, n, n) bool, what texts see of texts.
         kept: keys and values of all layers are added to it where one is given.
     """
 
     def __init__(
-        self, padding: Tensor, prompt_length: int, image_length: int, *, device: torch.device, kept: Layers | None = None
+        self, images: int, image_length: int, texts: Ragged, mask: Tensor, *, kept: Layers | None = None
     ) -> None:
-        self._prompt, self._image, self._kept = prompt_length, image_length, kept
-        self._causal = prompt_mask(padding, prompt_length, device=device)
-        self._seen = block_mask(padding, prompt_length, image_length, device=device)
+        self._shape, self._texts, self._kept = (images, image_length), texts, kept
+        self._mask = torch.cat([mask.new_ones(1).expand(*mask.shape[:3], image_length), mask], dim=3)
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         if self._kept is not None:
             self._kept.append((key, value))
-        end, parts = self._prompt, []
-        for start in range(end, query.shape[2], self._image):
-            own = slice(start, start + self._image)
-            keys, values = (torch.cat([x[:, :, :end], x[:, :, own]], dim=2) for x in (key, value))
-            parts.append(scaled_dot_product_attention(query[:, :, own], keys, values, attn_mask=self._seen))
-        prompt = scaled_dot_product_attention(
-            query[:, :, :end],
-            key[:, :, :end],
-            value[:, :, :end],
-            attn_mask=self._causal,
-            is_causal=self._causal is None,
-        )
-        return torch.cat([prompt, *parts], dim=2)
+        end = self._shape[0] * self._shape[1]
+        images = [x[0, :, :end].unflatten(1, self._shape).transpose(0, 1) for x in (query, key, value)]
+        texts = [self._texts.pad(x[:, :, end:]) for x in (query, key, value)]
+        keys, values = (torch.cat(pair, dim=2) for pair in list(zip(images, texts, strict=True))[1:])
+        of_images = scaled_dot_product_attention(*images)
+        of_texts = scaled_dot_product_attention(texts[0], keys, values, attn_mask=self._mask)
+        return torch.cat([of_images.transpose(1, 2).flatten(0, 1), self._texts.unpad(of_texts)])[None]
+
+
+class ImagesBehindPrompts:
+    """Prompts, and behind all of them the images that are drawn from each, all of one length.
+
+    Args:
+        prompts: U prompts.
+        images: C, images of each prompt; 0 is prompts alone.
+        image_length: columns of an image.
+        kept: keys and values of the prompts in all layers, padded, are added to it where one is given.
+    """
+
+    def __init__(self, prompts: Ragged, images: int, image_length: int, *, kept: Layers | None = None) -> None:
+        self._prompts, self._shape, self._kept = prompts, (len(prompts.lengths), images, image_length), kept
+        self._mask = block_mask(prompts.lengths, prompts.longest, image_length, device=prompts.device)
+
+    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        end = int(self._prompts.lengths.sum())
+        prompts = [self._prompts.pad(x[:, :, :end]) for x in (query, key, value)]
+        if self._kept is not None:
+            self._kept.append((prompts[1], prompts[2]))
+        # what is padded at the right is behind all that counts
+        found = [self._prompts.unpad(scaled_dot_product_attention(*prompts, is_causal=True))]
+        if self._shape[1]:
+            blocks = [x[0, :, end:].unflatten(1, self._shape).transpose(0, 1) for x in (query, key, value)]
+            of_blocks = [self._block(prompts, [x[:, :, i] for x in blocks]) for i in range(self._shape[1])]
+            found.append(torch.stack(of_blocks, dim=1).flatten(0, 2))
+        return torch.cat(found)[None]
+
+    def _block(self, prompts: Sequence[Tensor], block: Sequence[Tensor]) -> Tensor:
+        keys, values = (torch.cat(pair, dim=2) for pair in list(zip(prompts, block, strict=True))[1:])
+        return scaled_dot_product_attention(block[0], keys, values, attn_mask=self._mask).transpose(1, 2)
 
 
 class BlocksBehindPrompts:
     """Images that are drawn again and again behind prompts whose keys and values are known.
 
     Args:
-        prompts: keys and values of U prompts.
+        prompts: keys and values of U prompts, padded at the right.
         rows: (B,) int64, the prompt of each image.
         mask: of `block_mask`, of the same rows.
     """
@@ -130,7 +177,7 @@ class BlocksBehindPrompts:
         prompt_keys, prompt_values = self._prompts[layer]
         keys = torch.cat([prompt_keys[self._rows], key], dim=2)
         values = torch.cat([prompt_values[self._rows], value], dim=2)
-        return scaled_dot_product_attention(query, keys, values, attn_mask=self._mask)
+        return scaled_dot_product_attention(query, keys, values, attn_mask=self._mask).transpose(1, 2)
 
 
 class RowsBehindImages:
@@ -183,7 +230,7 @@ class RowsBehindImages:
         split = image_keys.shape[2]
         seen = torch.matmul(self._gathered(weights[:, :, :split]), image_values)  # (I, H, R, d)
         said = torch.matmul(weights[:, :, None, split:], own_values[:, :, :end])  # (N, H, 1, d)
-        return said + self._scattered(seen)[:, :, None]
+        return (said[:, :, 0] + self._scattered(seen))[:, None]
 
     def _gathered(self, rows: Tensor) -> Tensor:
         """(N, H, x) by image, (I, H, R, x)."""
@@ -201,27 +248,49 @@ def texts_behind_images(
     ids: TokenIds,
     codes: Tensor,
     trees: Sequence[TextTree],
-    group: Tensor,
     *,
     kept: Layers | None = None,
 ) -> Tensor:
-    """Hidden states of the texts about some images, (g, n, D), padded at the right.
+    """Hidden states of the texts about some images, one tree after the other, (N, D).
 
     Args:
         forward: the decoder.
         ids: the vocabulary.
         codes: (I, T) int64 images.
         trees: the texts about each.
-        group: (g,) int64 on the CPU, the images to run.
         kept: keys and values of all layers are added to it where one is given, images before texts.
     """
-    images = prompting.understanding_images(ids, codes[group.to(codes.device)])
-    texts, places, mask = (x.to(codes.device) for x in prompting.pad_trees(ids, [trees[i] for i in group.tolist()]))
+    images, device = prompting.understanding_images(ids, codes), codes.device
     length = images.shape[1]
-    before = torch.arange(length, device=codes.device).expand(len(group), -1)
-    attend = TextsBehindImages(length, mask, kept)
-    positions = torch.cat([before, length + places], dim=1)
-    return forward(torch.cat([images, texts], dim=1), positions=positions, attend=attend)[:, length:]
+    tokens = torch.tensor([token for tree in trees for token in tree.tokens], device=device)
+    places = torch.tensor([length + place for tree in trees for place in tree.positions], device=device)
+    texts = Ragged([len(tree.tokens) for tree in trees], device=device)
+    attend = TextsBehindImages(len(codes), length, texts, prompting.tree_mask(trees).to(device), kept=kept)
+    before = torch.arange(length, device=device).repeat(len(codes))
+    positions = torch.cat([before, places])[None]
+    return forward(torch.cat([images.flatten(), tokens])[None], positions=positions, attend=attend)[0, images.numel() :]
+
+
+def images_behind_prompts(
+    forward: Forward, prompts: Sequence[Sequence[int]], blocks: Tensor, *, kept: Layers | None = None
+) -> tuple[Tensor, Tensor]:
+    """Hidden states of prompts, one after the other, (N, D), and of the images behind them, (U, C, L, D).
+
+    Args:
+        forward: the decoder.
+        prompts: U prompts as token ids.
+        blocks: (U, C, L) int64 token ids, C images for each; C = 0 is prompts alone.
+        kept: keys and values of the prompts in all layers, padded, are added to it where one is given.
+    """
+    device, length = blocks.device, blocks.shape[2]
+    said = Ragged([len(prompt) for prompt in prompts], device=device)
+    tokens = torch.tensor([token for prompt in prompts for token in prompt], device=device)
+    before = [torch.arange(len(prompt)) for prompt in prompts]
+    places = (said.lengths[:, None] + torch.arange(length)).repeat_interleave(blocks.shape[1], dim=0)
+    attend = ImagesBehindPrompts(said, blocks.shape[1], length, kept=kept)
+    positions = torch.cat([*before, places.flatten()]).to(device)[None]
+    hidden = forward(torch.cat([tokens, blocks.flatten()])[None], positions=positions, attend=attend)[0]
+    return hidden[: len(tokens)], hidden[len(tokens) :].unflatten(0, blocks.shape)
 
 
 def groups(lengths: Sequence[int], *, bound: float, together: int) -> list[Tensor]:
@@ -238,21 +307,22 @@ def groups(lengths: Sequence[int], *, bound: float, together: int) -> list[Tenso
     return list(order.split(max(int(together / bound), 1)))
 
 
-def prompt_mask(padding: Tensor, length: int, *, device: torch.device) -> Tensor | None:
-    """Mask within prompts padded at the left, (B, 1, L, L) bool; None (plainly causal) where none is padded."""
-    if not padding.any():
-        return None
-    place = torch.arange(length)
-    query, key, first = place[:, None], place[None, :], padding[:, None, None]
-    return ((key <= query) & ((key >= first) | (query < first)))[:, None].to(device)
+def block_mask(lengths: Tensor, prompt_length: int, image_length: int, *, device: torch.device) -> Tensor | None:
+    """What an image sees of its prompt, padded at the right, and of itself.
 
+    Args:
+        lengths: (B,) int64 on the CPU, of the prompts.
+        prompt_length: columns of a prompt, padding included.
+        image_length: columns of the image.
+        device: where the mask goes.
 
-def block_mask(padding: Tensor, prompt_length: int, image_length: int, *, device: torch.device) -> Tensor | None:
-    """What an image sees of its prompt and of itself, (B, 1, 1, P + T) bool; None (all) where none is padded."""
-    if not padding.any():
+    Returns:
+        (B, 1, 1, P + L) bool, or None (all of it) where no prompt is padded.
+    """
+    if bool((lengths == prompt_length).all()):
         return None
     place = torch.arange(prompt_length + image_length)
-    return (place >= padding[:, None])[:, None, None].to(device)
+    return ((place < lengths[:, None]) | (place >= prompt_length))[:, None, None].to(device)
 
 
 def _selected(layers: Layers, rows: Tensor) -> Layers:

@@ -1,11 +1,11 @@
 """From text and image codes to rows of token ids, in the layouts of Show-o.
 
-    t2i: [padding..] <|t2i|> sot text eot <|soi|> codes <|eoi|>
-    mmu: <|mmu|> <|soi|> codes <|eoi|> sot prompt completion eot [padding..]
+    t2i: <|t2i|> sot text eot <|soi|> codes <|eoi|>
+    mmu: <|mmu|> <|soi|> codes <|eoi|> sot prompt completion eot
 
 The vocabulary is the text tokenizer's, then [PAD], nine special tokens, the image codes, and the mask token last.
-Rows are padded to the longest row of the batch, not to the configured maximum: rotary positions are relative and
-nobody attends to padding, so the padded columns change nothing but the cost.
+The official code pads rows to the configured maximum; rotary positions are relative and nobody attends to padding, so
+here nothing is padded.
 Source: Show-o (arXiv 2408.12528) section 3.1.
 """
 
@@ -153,22 +153,16 @@ def load_text_tokenizer(path: Path, boundary_token: str) -> TextTokenizer:
     return TextTokenizer(backend, boundary_token)
 
 
-def generation_prompts(ids: TokenIds, texts: Sequence[Sequence[int]], *, max_text_tokens: int) -> tuple[Tensor, Tensor]:
-    """Left-padded prompts of text-to-image rows: `[padding..] <|t2i|> sot text eot`.
+def generation_prompts(ids: TokenIds, texts: Sequence[Sequence[int]], *, max_text_tokens: int) -> list[list[int]]:
+    """Prompts of text-to-image rows: `<|t2i|> sot text eot`.
 
     Args:
         ids: the vocabulary.
-        texts: B texts as token ids without boundary tokens; an empty one is the unconditional prompt.
+        texts: texts as token ids without boundary tokens; an empty one is the unconditional prompt.
         max_text_tokens: longest text with its boundary tokens; what is longer is cut and ends in eot all the same.
-
-    Returns:
-        (B, L) int64 token ids, and (B,) int64 number of padding tokens at the left.
     """
-    rows = []
-    for text in texts:
-        row = [ids.special("t2i"), ids.boundary, *text, ids.boundary]
-        rows.append(row if len(row) <= max_text_tokens + 1 else [*row[:max_text_tokens], ids.boundary])
-    return _pad_left(rows, ids.pad)
+    rows = [[ids.special("t2i"), ids.boundary, *text, ids.boundary] for text in texts]
+    return [row if len(row) <= max_text_tokens + 1 else [*row[:max_text_tokens], ids.boundary] for row in rows]
 
 
 def image_block(ids: TokenIds, codes: Tensor, masked: Tensor) -> Tensor:
@@ -314,29 +308,17 @@ def understanding_texts(
     return Completed(trees, places, targets)
 
 
-def pad_trees(ids: TokenIds, trees: Sequence[TextTree]) -> tuple[Tensor, Tensor, Tensor]:
-    """Some trees as a batch, padded at the right.
-
-    Returns:
-        tokens (I, n) int64; positions (I, n) int64; mask (I, 1, n, n) bool, True = may attend.
-    """
-    tokens = _pad_right([tree.tokens for tree in trees], ids.pad)
-    positions = _pad_right([tree.positions for tree in trees], 0)
-    prompts = _pad_right([tree.prompts for tree in trees], _NOBODY)
-    branches = _pad_right([tree.branches for tree in trees], TRUNK)
+def tree_mask(trees: Sequence[TextTree]) -> Tensor:
+    """What the tokens of some trees, padded at the right, see of each other: (I, 1, n, n) bool, True = may attend."""
+    prompts = pad_right([tree.prompts for tree in trees], _NOBODY)
+    branches = pad_right([tree.branches for tree in trees], TRUNK)
     own, trunk = branches[:, :, None] == branches[:, None, :], branches[:, None, :] == TRUNK
     mask = (own | trunk) & (prompts[:, :, None] == prompts[:, None, :])
-    return tokens, positions, mask.tril()[:, None]
+    return mask.tril()[:, None]
 
 
-def _pad_left(rows: Sequence[list[int]], pad: int) -> tuple[Tensor, Tensor]:
-    length = max(map(len, rows), default=0)
-    padding = [length - len(row) for row in rows]
-    tokens = [[pad] * missing + row for missing, row in zip(padding, rows, strict=True)]
-    return torch.tensor(tokens, dtype=torch.int64).reshape(len(rows), length), torch.tensor(padding, dtype=torch.int64)
-
-
-def _pad_right(rows: Sequence[list[int]], pad: int) -> Tensor:
+def pad_right(rows: Sequence[list[int]], pad: int) -> Tensor:
+    """Rows of one length, (N, L) int64."""
     length = max(map(len, rows), default=0)
     return torch.tensor([row + [pad] * (length - len(row)) for row in rows], dtype=torch.int64).reshape(
         len(rows), length

@@ -7,12 +7,13 @@ image never sees the text about it), so its keys and values stay valid for the w
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
 from hermesflow.models import packing, prompting
-from hermesflow.models.packing import BlocksBehindPrompts, Forward, ImagesBehindPrompts, Layers, RowsBehindImages
+from hermesflow.models.packing import BlocksBehindPrompts, Forward, Layers, RowsBehindImages
 from hermesflow.models.prompting import TokenIds
 
 GROWTH = 16  # columns that room is made for when there is none left
@@ -30,24 +31,25 @@ def unique_rows(keys: Sequence[object]) -> tuple[list[int], list[int]]:
 
 
 class _Prompts:
-    """Keys and values of the different prompts of one side (conditional or unconditional), padded at the left."""
+    """Keys and values of the different prompts of one side (conditional or unconditional)."""
 
-    def __init__(self, forward: Forward, tokens: Tensor, padding: Tensor, *, block_length: int) -> None:
-        self._forward, self._padding, self._length, self._block = forward, padding, tokens.shape[1], block_length
-        self._kept: Layers = []
-        prompts = ImagesBehindPrompts(padding, self._length, block_length, device=tokens.device, kept=self._kept)
-        place = torch.arange(self._length + block_length, device=tokens.device)[None]
-        forward(tokens, positions=place[:, : self._length], attend=prompts)
-        self._positions = place[:, self._length :]
+    def __init__(
+        self, forward: Forward, prompts: Sequence[Sequence[int]], *, image_length: int, device: torch.device
+    ) -> None:
+        self._forward, self._image = forward, image_length
+        self._lengths, self._kept = torch.tensor([len(prompt) for prompt in prompts]), list[tuple[Tensor, Tensor]]()
+        nothing = torch.empty(len(prompts), 0, image_length, dtype=torch.int64, device=device)
+        packing.images_behind_prompts(forward, prompts, nothing, kept=self._kept)
 
     def blocks(self, tokens: Tensor, prompts: Tensor) -> Tensor:
         """Hidden states of image blocks (B, L), block i behind prompt prompts[i] (on the CPU), (B, L, D)."""
-        most = int((self._length - self._padding[prompts]).max())  # columns that nobody needs are left out
-        kept = [(keys[:, :, self._length - most :], values[:, :, self._length - most :]) for keys, values in self._kept]
-        padding = self._padding[prompts] - (self._length - most)
-        mask = packing.block_mask(padding, most, self._block, device=tokens.device)
+        lengths = self._lengths[prompts]
+        longest = int(lengths.max())  # columns that none of them needs are left out
+        kept = [(keys[:, :, :longest], values[:, :, :longest]) for keys, values in self._kept]
+        mask = packing.block_mask(lengths, longest, self._image, device=tokens.device)
+        positions = (lengths[:, None] + torch.arange(self._image)).to(tokens.device)
         attend = BlocksBehindPrompts(kept, prompts.to(tokens.device), mask)
-        return self._forward(tokens, positions=self._positions, attend=attend)
+        return self._forward(tokens, positions=positions, attend=attend)
 
 
 class ShowOImageSession:
@@ -85,8 +87,8 @@ class ShowOImageSession:
         self._order = torch.tensor([len(texts[i]) for i in places])[self._owners].argsort(stable=True)
 
         def prompts(texts: Sequence[Sequence[int]]) -> _Prompts:
-            tokens, padding = prompting.generation_prompts(ids, texts, max_text_tokens=max_text_tokens)
-            return _Prompts(forward, tokens.to(device), padding, block_length=self._length)
+            rows = prompting.generation_prompts(ids, texts, max_text_tokens=max_text_tokens)
+            return _Prompts(forward, rows, image_length=self._length, device=device)
 
         with torch.inference_mode():
             self._conditional = prompts([texts[i] for i in places])
@@ -161,39 +163,41 @@ class ShowOTextSession:
     def _prefill(
         self, ids: TokenIds, codes: Tensor, asked: prompting.Prompted, *, together: int, max_text_tokens: int
     ) -> None:
-        trees, size = asked.trees, len(asked.places)
-        ends = [trees[image].ends[prompt] for image, prompt in asked.places]
-        starts = [
-            end - trees[image].positions[end] for (image, _), end in zip(asked.places, ends, strict=True)
-        ]
-        end, start = torch.tensor(ends), torch.tensor(starts)
+        trees, size, prefix = asked.trees, len(asked.places), codes.shape[1] + 3
         owners = torch.tensor([image for image, _ in asked.places])
-        lengths = end - start + 1
+        ends = torch.tensor([trees[image].ends[prompt] for image, prompt in asked.places])
+        lengths = 1 + torch.tensor([trees[i].positions[end] for i, end in zip(owners, ends.tolist(), strict=True)])
         longest = int(lengths.max())
-        columns = end[:, None] - torch.arange(longest - 1, -1, -1)  # padded at the left
-        states: list[Tensor | None] = [None] * size
+        columns = ends[:, None] - torch.arange(longest - 1, -1, -1)  # of its tree; padded at the left
         images: Layers = []
         own: Layers = []
-        bound = codes.shape[1] + 3 + size / len(codes) * max_text_tokens
+        last: Tensor | None = None
+        bound = prefix + size / len(codes) * max_text_tokens
         for group in packing.groups([len(tree.tokens) for tree in trees], bound=bound, together=together):
             kept: Layers = []
-            hidden = packing.texts_behind_images(self._forward, ids, codes, trees, group, kept=kept)
-            local = torch.full((len(codes),), -1)
-            local[group] = torch.arange(len(group))
-            rows = (local[owners] >= 0).nonzero()[:, 0]
-            place, some = local[owners[rows]].to(self._device), columns[rows].clamp_min(0).to(self._device)
-            prefix = kept[0][0].shape[2] - hidden.shape[1]
+            some = [trees[i] for i in group.tolist()]
+            hidden = packing.texts_behind_images(
+                self._forward, ids, codes[group.to(self._device)], some, kept=kept
+            )
+            starts = torch.zeros(len(codes), dtype=torch.int64)
+            starts[group] = torch.tensor([0, *accumulate(len(tree.tokens) for tree in some)][:-1])
+            rows = torch.isin(owners, group).nonzero()[:, 0]
+            place = starts[owners[rows]]
+            text = (place[:, None] + columns[rows]).clamp_min(0).to(self._device)
+            if last is None:
+                last = hidden.new_empty(size, hidden.shape[1])
+                for pair in kept:
+                    heads, width = pair[0].shape[1], pair[0].shape[3]
+                    images.append(_room(pair, len(codes), heads, prefix, width))
+                    own.append(_room(pair, size, heads, longest + GROWTH, width))
+            last[rows.to(self._device)] = hidden[(place + ends[rows]).to(self._device)]
+            split = len(group) * prefix
             for layer, pair in enumerate(kept):
-                if len(images) == layer:
-                    images.append(tuple(x.new_empty(len(codes), x.shape[1], prefix, x.shape[3]) for x in pair))
-                    own.append(tuple(x.new_empty(size, x.shape[1], longest + GROWTH, x.shape[3]) for x in pair))
-                for x, image, text in zip(pair, images[layer], own[layer], strict=True):
-                    image[group] = x[:, :, :prefix]
-                    text[rows, :, :longest] = x[:, :, prefix:][place[:, None], :, some].transpose(1, 2)
-            last = hidden[place, end[rows].to(self._device)]
-            for row, state in zip(rows.tolist(), last, strict=True):
-                states[row] = state
-        self.logits = self._head(torch.stack([state for state in states if state is not None]))
+                for x, image, said in zip(pair, images[layer], own[layer], strict=True):
+                    image[group.to(self._device)] = x[0, :, :split].unflatten(1, (len(group), prefix)).transpose(0, 1)
+                    said[rows.to(self._device), :, :longest] = x[0, :, split:][:, text].transpose(0, 1)
+        assert last is not None
+        self.logits = self._head(last)
         self._positions = (prefix + lengths - 1)[:, None].to(self._device)
         padding = (torch.arange(longest) < (longest - lengths)[:, None]).to(self._device)
         self._attend = RowsBehindImages(images, own, owners, padding, length=longest)
@@ -214,3 +218,7 @@ class ShowOTextSession:
         self._attend = self._attend.of(rows.cpu())
         rows = rows.to(self._device)
         self._positions, self.logits = self._positions[rows], self.logits[rows]
+
+
+def _room(like: tuple[Tensor, Tensor], *shape: int) -> tuple[Tensor, Tensor]:
+    return like[0].new_empty(shape), like[1].new_empty(shape)

@@ -22,6 +22,7 @@ from hermesflow.artifacts import atomic, read_json, read_weights, write_json, wr
 from hermesflow.errors import ArtifactError
 from hermesflow.logps import token_logps
 from hermesflow.models import capacity, packing, prompting
+from hermesflow.models.kernels import Layout, linear, quicken
 from hermesflow.models.loading import fill, moved, without_weights
 from hermesflow.models.prompting import TokenIds, Tokenizer
 from hermesflow.models.sessions import ShowOImageSession, ShowOTextSession
@@ -72,6 +73,8 @@ class ShowO(nn.Module):
         self.ids = TokenIds(tokenizer.size, shape.codebook_size, tokenizer.boundary)
         self.end_token = self.ids.boundary
         self.showo = PhiForCausalLM(_phi_config(shape, self.ids))
+        quicken(self.showo)
+        self._code_layout = Layout()
 
     @property
     def device(self) -> torch.device:
@@ -133,7 +136,7 @@ class ShowO(nn.Module):
     def code_head(self, hidden: Tensor) -> Tensor:
         """Logits over the image codes alone, (..., codebook_size)."""
         head, codes = self.showo.lm_head, slice(self.ids.first_code, self.ids.mask)
-        return F.linear(hidden, head.weight[codes], head.bias[codes])
+        return linear(hidden, head.weight[codes], head.bias[codes], self._code_layout)
 
     def image_logps(
         self,
@@ -171,11 +174,11 @@ class ShowO(nn.Module):
         codes, masked = codes.to(self.device), masked.to(self.device)
         block_targets, found = prompting.image_block(self.ids, codes, torch.zeros_like(masked)), []
         for rows, prompts, before, block in self._drawn(captions, codes, masked, None):
-            said = (prompts != self.ids.pad) & (prompts != self.ids.special("t2i"))
-            scored = torch.cat([said, F.pad(masked[rows], (1, 1), value=True)], dim=1)[:, 1:]
-            targets = torch.cat([prompts, block_targets[rows]], dim=1)[:, 1:]
-            hidden = torch.cat([before, block], dim=1)[:, :-1]
-            found.append((rows, hidden[scored], targets[scored], scored))
+            for row, prompt, said, drawn in zip(rows.split(1), prompts, before, block, strict=True):
+                targets = torch.cat([torch.tensor(prompt, device=self.device), block_targets[row[0]]])[1:]
+                scored = torch.cat([masked.new_ones(len(prompt)), F.pad(masked[row[0]], (1, 1), value=True)])[1:]
+                hidden = torch.cat([said, drawn])[:-1]
+                found.append((row, hidden[scored], targets[scored], scored[None]))
         return self._sums(found, len(codes))
 
     def text_logps(
@@ -255,34 +258,24 @@ class ShowO(nn.Module):
 
     def _drawn(
         self, captions: Sequence[str], codes: Tensor, masked: Tensor, owners: Tensor | None
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    ) -> Iterator[tuple[Tensor, list[list[int]], list[Tensor], Tensor]]:
         """Runs captions and the images behind them, some captions at a time.
 
         Yields:
-            rows (R,) int64 of `codes`; their prompts, (R, P) token ids, and these's last hidden states, (R, P, D); the
-            image blocks', boundaries included, (R, T + 2, D).
+            rows (R,) int64 of `codes`; the prompts; of each prompt its last hidden states, (length, D); those of the
+            rows' image blocks, boundaries included, (R, T + 2, D).
         """
         owners = torch.arange(len(captions)) if owners is None else owners.cpu()
         rows_of = owners.argsort(stable=True).reshape(len(captions), -1)  # (U, C)
-        texts = self.tokenizer.encode(captions)
-        images, length = rows_of.shape[1], codes.shape[1] + 2
-        bound = self.shape.max_text_tokens + 1 + images * length
+        texts, most = self.tokenizer.encode(captions), self.shape.max_text_tokens
+        bound = most + 1 + rows_of.shape[1] * (codes.shape[1] + 2)
         for group in packing.groups([len(text) for text in texts], bound=bound, together=self._together):
-            rows = rows_of[group].flatten().to(self.device)
-            prompts, padding = prompting.generation_prompts(
-                self.ids, [texts[i] for i in group.tolist()], max_text_tokens=self.shape.max_text_tokens
-            )
-            prompts, before = prompts.to(self.device), prompts.shape[1]
-            blocks = prompting.image_block(self.ids, codes[rows], masked[rows]).reshape(len(group), -1)
-            place = torch.arange(before + length, device=self.device)
-            hidden = self.hidden(
-                torch.cat([prompts, blocks], dim=1),
-                positions=torch.cat([place[:before], place[before:].repeat(images)])[None],
-                attend=packing.ImagesBehindPrompts(padding, before, length, device=self.device),
-            )
-            block = hidden[:, before:].reshape(len(rows), length, -1)
-            repeated = (x.repeat_interleave(images, dim=0) for x in (prompts, hidden[:, :before])) if images > 1 else (prompts, hidden[:, :before])
-            yield (rows, *repeated, block)
+            rows = rows_of[group].to(self.device)
+            prompts = prompting.generation_prompts(self.ids, [texts[i] for i in group.tolist()], max_text_tokens=most)
+            flat = rows.flatten()
+            blocks = prompting.image_block(self.ids, codes[flat], masked[flat]).unflatten(0, rows.shape)
+            before, drawn = packing.images_behind_prompts(self.hidden, prompts, blocks)
+            yield flat, prompts, list(before.split([len(prompt) for prompt in prompts])), drawn.flatten(0, 1)
 
     def _said(
         self, codes: Tensor, owners: Tensor, prompts: Sequence[str], completions: Sequence[str]
@@ -305,14 +298,13 @@ class ShowO(nn.Module):
         )
         lengths = [len(tree.tokens) for tree in texts.trees]
         bound = codes.shape[1] + 3 + len(prompts) / len(codes) * self.shape.max_text_tokens
-        start, first, found = 0, torch.zeros(len(codes), dtype=torch.int64), []
+        start, first, found = 0, [0] * len(codes), []
         for group in packing.groups(lengths, bound=bound, together=self._together):
-            hidden = packing.texts_behind_images(self.hidden, self.ids, codes, texts.trees, group)
-            first[group] = start + torch.arange(len(group)) * hidden.shape[1]
-            start += len(group) * hidden.shape[1]
-            found.append(hidden.flatten(0, 1))
-        base = first[owners.cpu()].tolist()
-        places = [at + place for at, own in zip(base, texts.places, strict=True) for place in own]
+            trees = [texts.trees[i] for i in group.tolist()]
+            found.append(packing.texts_behind_images(self.hidden, self.ids, codes[group.to(self.device)], trees))
+            for i in group.tolist():
+                first[i], start = start, start + lengths[i]
+        places = [first[i] + place for i, own in zip(owners.tolist(), texts.places, strict=True) for place in own]
         targets = [target for own in texts.targets for target in own]
         counts = torch.tensor([len(own) for own in texts.targets])
         scored = (torch.arange(int(counts.max())) < counts[:, None]).to(self.device)
