@@ -70,7 +70,7 @@ lint: $(VENV)/.installed-dev
 	$(RUN) mypy
 
 bench: setup
-	$(RUN) python -m benchmarks --config $(CONFIG)
+	$(RUN) python -m benchmarks
 
 # glibc gives memory back at once only if it is told to.
 full-size: setup
