@@ -2,10 +2,10 @@
 
 The algorithm that is counted runs an image once for all texts about it, a question once for all its choices, a prompt
 once for all images drawn from it, chosen and rejected behind what they share. It pads nothing and computes logits only
-where a token is drawn or scored (an image being drawn: over the codes alone, at places still masked). Causal text attends
-to what is before it alone: half the square. The last layer of a prefix is computed whole. A pass takes the longer of its
-matrix products at the measured peak and of reading its weights once; keys and values, soft-maxes, element-wise work and
-the optimiser cost nothing.
+where a token is drawn or scored (an image being drawn: over the codes alone, at places still masked). Causal text
+attends to what is before it alone: half the square. The last layer of a prefix is computed whole. A pass takes the
+longer of its matrix products at the measured peak and of reading its weights once; keys and values, soft-maxes,
+element-wise work and the optimiser cost nothing.
 """
 
 from __future__ import annotations

@@ -22,7 +22,9 @@ from hermesflow.sections import Decoding, ImageSampling, Training
 from hermesflow.seeding import generator
 
 _OTHERS = {"partial_rotary_factor": 0.5, "rope_theta": 10_000.0, "layer_norm_eps": 1e-5}
-_GAIN = 1.5  # of the weights: random activations of about this deviation, so that soft-maxes are far from flat
+_GAIN = 1.5  # of the weights, times one over the root of what goes in
+_SHARPNESS = 2.0  # of queries and of keys: rows attend to a few places, so that what stands where plays a part
+_EMBEDDING = 2.0  # or all tokens look alike behind some layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,8 +182,10 @@ def random_model(size: Size) -> ShowO:
             noise = torch.randn(parameter.shape, generator=stream)
             if parameter.ndim == 1:
                 parameter.add_(noise, alpha=0.1)
+                if name.endswith(("q_layernorm.weight", "k_layernorm.weight")):
+                    parameter.mul_(_SHARPNESS)
             elif "embed_tokens" in name:
-                parameter.copy_(noise)
+                parameter.copy_(noise).mul_(_EMBEDDING)
             else:
                 parameter.copy_(noise).mul_(_GAIN / parameter.shape[1] ** 0.5)
     model.end_token = -1
@@ -221,7 +225,7 @@ def prompts(size: Size, count: int) -> list[str]:
 def questions(size: Size) -> list[Asked]:
     """Questions of different lengths, the choices of each of 1 to 4 words."""
     return [
-        Asked(text(words, "question"), tuple(text(1 + k % 4, "choice", words, k) for k in range(size.choices)))
+        Asked(text(words, "question"), tuple(text(1 + k % 4, "choice", k, words) for k in range(size.choices)))
         for words in lengths(size.questions, size.question_words)
     ]
 

@@ -73,7 +73,7 @@ def test_texts_that_end_leave_the_others_as_they_are(size, model):
     model.end_token = theirs[1][5]
     ours, ended = texts_of_both(size, model, 20)
     assert ours == [model.detokenize(row) for row in ended]
-    assert len(ended[1]) <= 5 and max(map(len, ended)) == 20
+    assert len(ended[1]) <= 5 < max(map(len, ended))
 
 
 def test_free_answers_choose_the_same(size, model):
@@ -89,8 +89,8 @@ def test_free_answers_choose_the_same(size, model):
 
 
 def test_likelihood_chooses_the_same(size, model):
-    images, asked = sizes.images(size, 2), sizes.questions(size)
-    owners = torch.arange(len(asked)) % 2
+    images, owners = sizes.images(size, 2), torch.tensor([0, 1, 1])
+    asked = [sizes.Asked(q.question, tuple(sizes.text(2, q.question, k) for k in "abc")) for q in sizes.questions(size)[:3]]
     ours = vqa_likelihood(model, images, owners, asked)
     assert ours == [plain.likeliest_choice(model, images[o], q) for o, q in zip(owners, asked, strict=True)]
     assert len({q.choices.index(choice) for q, choice in zip(asked, ours, strict=True)}) > 1
@@ -98,12 +98,12 @@ def test_likelihood_chooses_the_same(size, model):
 
 @pytest.mark.parametrize("guidance", [0.0, 5.0])
 def test_drawn_codes_are_equal(size, model, guidance):
-    captions = [sizes.text(words, "drawn") for words in (5, 17, 5)]
-    settings = sizes.drawing(6 if is_tiny(size) else 3, guidance=guidance)
-    ours = sample_images(model, captions, settings=settings, generators=sizes.generators(3))
-    theirs = plain.draw_images(model, captions, settings=settings, generators=sizes.generators(3))
+    captions = [sizes.text(words, "drawn") for words in ((5, 17, 5) if is_tiny(size) else (5, 40))]
+    settings, count = sizes.drawing(6 if is_tiny(size) else 2, guidance=guidance), len(captions)
+    ours = sample_images(model, captions, settings=settings, generators=sizes.generators(count))
+    theirs = plain.draw_images(model, captions, settings=settings, generators=sizes.generators(count))
     assert torch.equal(ours, theirs)
-    assert not torch.equal(ours[0], ours[2])  # each row has its own generator
+    assert not torch.equal(ours[0], ours[-1])  # of one caption, but each row has its own generator
 
 
 @torch.inference_mode()
