@@ -18,7 +18,7 @@ from benchmarks.sizes import Size
 from hermesflow.models.showo import ShowO
 
 CAPTIONS, IMAGES, PAIRS, SHARDS = (1, 2, 5, 10, 20), (4, 8, 16, 32), (1, 2, 4, 8), (1, 2, 4, 8)
-TOKENS, STEPS, IMAGES_EACH, CAPTIONS_EACH = 20, 3, 2, 10
+TOKENS, STEPS, IMAGES_EACH, CAPTIONS_EACH = 20, 2, 2, 10
 TRIES = 2
 _STORED_PAIRS, _BATCHES = 512, 20
 

@@ -89,8 +89,12 @@ def test_free_answers_choose_the_same(size, model):
 
 
 def test_likelihood_chooses_the_same(size, model):
-    images, owners = sizes.images(size, 2), torch.tensor([0, 1, 1])
-    asked = [sizes.Asked(q.question, tuple(sizes.text(2, q.question, k) for k in "abc")) for q in sizes.questions(size)[:3]]
+    images, count = sizes.images(size, 2), 10 if is_tiny(size) else 3
+    owners = torch.arange(count) % 2
+    asked = [  # choices of one length, or the shortest is always the likeliest
+        sizes.Asked(sizes.text(3 + k, "asked"), tuple(sizes.text(2, k, choice) for choice in "abc"))
+        for k in range(count)
+    ]
     ours = vqa_likelihood(model, images, owners, asked)
     assert ours == [plain.likeliest_choice(model, images[o], q) for o, q in zip(owners, asked, strict=True)]
     assert len({q.choices.index(choice) for q, choice in zip(asked, ours, strict=True)}) > 1
