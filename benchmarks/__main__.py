@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=works.NAMES, metavar="NAME", help=f"of {', '.join(works.NAMES)}")
     parser.add_argument("--size", choices=sizes.SIZES, default="medium")
     parser.add_argument("--full", action="store_true", help="measure all of both paths: half an hour")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each path that the median is of, fewer where they take long (default 3)")
+    parser.add_argument("--repeats", type=int, default=3, help="runs to take the median of (default 3)")
     parser.add_argument("--output", type=Path, default=Path("results/bench/latest.json"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)

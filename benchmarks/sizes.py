@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,16 +156,13 @@ class Asked:
     answer: str = ""
 
 
-class LetterEncoder:
-    """Stands for the sentence encoder, which is no part of what is measured: words hashed to vectors."""
+class WordEncoder:
+    """Stands for the sentence encoder, which is no part of what is measured: random vectors of words, added up."""
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """Unit vectors, (N, 64) float32."""
-        vectors = torch.zeros(len(texts), 64)
-        for vector, text in zip(vectors, texts, strict=True):
-            for word in text.split():
-                vector[zlib.crc32(word.encode()) % 64] += 1
-        return torch.nn.functional.normalize(vectors, dim=1)
+        """Unit vectors, (N, 16) float32."""
+        sums = [sum(torch.randn(16, generator=generator("word", word)) for word in text.split()) for text in texts]
+        return torch.nn.functional.normalize(torch.stack(sums), dim=1)
 
 
 def random_model(size: Size) -> ShowO:
@@ -243,11 +239,11 @@ def homologous(size: Size, count: int, *, folder: Path | None = None) -> Homolog
         write_codes(folder / "codes.npy", names, real[:, None])
         real = read_codes(folder / "codes.npy")[1][:, 0]
     some = lengths(2 * size.pairs, size.pair_words)
-    texts = [[text(some[(2 * k + side) % len(some)], name, side) for side in (0, 1)] for k, name in enumerate(names)]
-    records = [
-        [name, *texts[k], 1.0, 0.0, chosen[k], rejected[k], 1.0, 0.0] for k, name in enumerate(names)
-    ]
-    captions = {name: text(some[k % len(some)], name, "caption") for k, name in enumerate(names)}
+    # pairs of about one cost, few or many: a short caption goes with a long one
+    ends = [(some[k % len(some)], some[-1 - k % len(some)]) for k in range(count)]
+    texts = [[text(words, name, side) for side, words in enumerate(ends[k])] for k, name in enumerate(names)]
+    records = [[name, *texts[k], 1.0, 0.0, chosen[k], rejected[k], 1.0, 0.0] for k, name in enumerate(names)]
+    captions = {name: text(some[(3 * k + 3) % len(some)], name, "caption") for k, name in enumerate(names)}
     table = pd.DataFrame(records, columns=[*CAPTION_COLUMNS, *IMAGE_COLUMNS[1:]])
     codes = dict(zip(names, real, strict=True))
     return HomologousPairs(table, captions=captions, codes=codes, seed=0, iteration=1, mask_schedule="cosine")

@@ -81,7 +81,7 @@ def captioning(size: Size, model: ShowO, *, full: bool) -> Work:
 def answering(size: Size, model: ShowO, *, full: bool) -> Work:
     """Free answers to questions about one image, mapped to their nearest choices."""
     image, asked, tokens = sizes.images(size, 1), sizes.questions(size), size.answer_tokens
-    owners, encoder = torch.zeros(len(asked), dtype=torch.int64), sizes.LetterEncoder()
+    owners, encoder = torch.zeros(len(asked), dtype=torch.int64), sizes.WordEncoder()
 
     def ours() -> list[str]:
         options: dict[str, Any] = {"encoder": encoder, "max_answer_tokens": tokens}

@@ -21,10 +21,9 @@ FIGURES += ("flops_per_second", "flops_of_peak", "time_ratio_limit")
 
 
 def bench(folder, *options, **variables):
-    path = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
+    path, output = os.pathsep.join([str(ROOT / "src"), str(ROOT)]), folder / "bench" / "latest.json"
     return subprocess.run(
-        [sys.executable, "-m", "benchmarks", "--size", "tiny", "--output", str(folder / "bench" / "latest.json")]
-        + list(options),
+        [sys.executable, "-m", "benchmarks", "--size", "tiny", "--output", str(output), *options],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", **variables},
         capture_output=True,
