@@ -7,7 +7,8 @@ from safetensors.torch import load_file
 
 from hermesflow.config import load_config
 from hermesflow.errors import ArtifactError
-from hermesflow.models import attention, prompting
+import omni_attention as attention
+from hermesflow.models import prompting
 from hermesflow.models.building import new_model
 from hermesflow.models.showo import Shape, ShowO, load_model, save_model
 from showo_golden import (
@@ -118,9 +119,11 @@ def test_image_logps_are_those_of_the_whole_vocabulary_at_masked_places(small):
     captions = ["w1 w2 w3", "w4", ""]
     found = small.image_logps(captions, codes, masked)
     for i, caption in enumerate(captions):
-        prompt, padding = prompting.generation_prompts(small.ids, small.tokenizer.encode([caption]), max_text_tokens=16)
+        prompt = torch.tensor(
+            prompting.generation_prompts(small.ids, small.tokenizer.encode([caption]), max_text_tokens=16)
+        )
         block = prompting.image_block(small.ids, codes[i : i + 1], masked[i : i + 1])
-        mask = attention.generation_mask(padding, prompt.shape[1], block.shape[1])
+        mask = attention.generation_mask(torch.tensor([0]), prompt.shape[1], block.shape[1])
         logits = small.head(small.hidden(torch.cat([prompt, block], dim=1), mask))[0, prompt.shape[1] + 1 : -1]
         token_logps = logits.log_softmax(dim=-1)[torch.arange(9), codes[i] + small.ids.first_code]
         torch.testing.assert_close(found[i], token_logps[masked[i]].sum(), atol=1e-5, rtol=1e-5)
@@ -300,9 +303,11 @@ def _images(count, *, tokens=9, codebook=16):
 def _code_logits(model, captions, codes, masked):
     rows = []
     for caption, *image in zip(captions, codes, masked, strict=True):
-        prompt, padding = prompting.generation_prompts(model.ids, model.tokenizer.encode([caption]), max_text_tokens=16)
+        prompt = torch.tensor(
+            prompting.generation_prompts(model.ids, model.tokenizer.encode([caption]), max_text_tokens=16)
+        )
         block = prompting.image_block(model.ids, *(x[None] for x in image))
-        mask = attention.generation_mask(padding, prompt.shape[1], block.shape[1])
+        mask = attention.generation_mask(torch.tensor([0]), prompt.shape[1], block.shape[1])
         rows.append(model.code_head(model.hidden(torch.cat([prompt, block], dim=1), mask)[0, prompt.shape[1] + 1 : -1]))
     return torch.stack(rows)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from transformers import AttentionInterface, PhiConfig, PhiForCausalLM
 
 from hermesflow.artifacts import atomic, read_json, read_weights, write_json, write_weights
 from hermesflow.errors import ArtifactError
-from hermesflow.logps import token_logps
+from hermesflow.logps import row_sums, token_logps
 from hermesflow.models import capacity, packing, prompting
 from hermesflow.models.kernels import Layout, linear, quicken
 from hermesflow.models.loading import fill, moved, without_weights
@@ -84,18 +85,14 @@ class ShowO(nn.Module):
     @property
     def text_rows(self) -> int:
         """Texts that one session has room for."""
-        return capacity.text_rows(**self._sizes)
+        names = ("layers", "hidden_size", "num_image_tokens", "max_text_tokens")
+        sizes = {name: getattr(self.shape, name) for name in names}
+        return capacity.text_rows(**sizes, element_size=self.showo.lm_head.weight.element_size())
 
     @property
     def image_rows(self) -> int:
         """Images that one session has room for."""
-        return capacity.image_rows(**self._sizes)
-
-    @property
-    def _sizes(self) -> dict[str, int]:
-        names = ("layers", "hidden_size", "num_image_tokens", "max_text_tokens")
-        sizes = {name: getattr(self.shape, name) for name in names}
-        return {**sizes, "element_size": self.showo.lm_head.weight.element_size()}
+        return capacity.image_rows(num_image_tokens=self.num_image_tokens, codebook_size=self.codebook_size)
 
     @property
     def _together(self) -> int:
@@ -163,8 +160,9 @@ class ShowO(nn.Module):
         targets = prompting.image_block(self.ids, codes, torch.zeros_like(masked))
         scored, found = F.pad(masked, (1, 1), value=boundaries), []
         for rows, _, _, hidden in self._drawn(captions, codes, masked, owners):
-            found.append((rows, hidden[scored[rows]], targets[rows][scored[rows]], scored[rows]))
-        return self._sums(found, len(codes))
+            own = scored[rows]
+            found.append((rows, row_sums(self._logps(hidden[own], targets[rows][own]), own)))
+        return _in_order(found)
 
     def image_row_logps(self, captions: Sequence[str], codes: Tensor, masked: Tensor) -> Tensor:
         """Sum of log p over caption, boundaries and masked codes, each predicted one place before it, (B,) nats.
@@ -178,8 +176,8 @@ class ShowO(nn.Module):
                 targets = torch.cat([torch.tensor(prompt, device=self.device), block_targets[row[0]]])[1:]
                 scored = torch.cat([masked.new_ones(len(prompt)), F.pad(masked[row[0]], (1, 1), value=True)])[1:]
                 hidden = torch.cat([said, drawn])[:-1]
-                found.append((row, hidden[scored], targets[scored], scored[None]))
-        return self._sums(found, len(codes))
+                found.append((row, self._logps(hidden[scored], targets[scored]).sum(dim=0, keepdim=True)))
+        return _in_order(found)
 
     def text_logps(
         self, codes: Tensor, prompts: Sequence[str], completions: Sequence[str], *, owners: Tensor | None = None
@@ -193,8 +191,8 @@ class ShowO(nn.Module):
             owners: (B,) int64, the image of each row; None is one image per row.
         """
         owners = torch.arange(len(codes)) if owners is None else owners
-        hidden, targets, scored = self._said(codes, owners, prompts, completions)
-        return self._sums([(torch.arange(len(scored), device=self.device), hidden, targets, scored)], len(scored))
+        said = self._said(codes, owners, prompts, completions)
+        return _in_order([(rows, row_sums(self._logps(*places), scored)) for rows, *places, scored in said])
 
     def image_loss(self, captions: Sequence[str], codes: Tensor, masked: Tensor) -> Tensor:
         """Pre-training loss of drawing: mean cross-entropy of masked image tokens, nats per token.
@@ -205,9 +203,11 @@ class ShowO(nn.Module):
             masked: (B, T) bool.
         """
         codes, masked = codes.to(self.device), masked.to(self.device)
-        found = [(block[:, 1:-1][masked[rows]], codes[rows][masked[rows]]) for rows, _, _, block in self._drawn(captions, codes, masked, None)]
-        drawn, targets = (torch.cat(part) for part in zip(*found, strict=True))
-        return F.cross_entropy(self.head(drawn).float(), targets + self.ids.first_code)
+        found = []
+        for rows, _, _, block in self._drawn(captions, codes, masked, None):
+            own = masked[rows]
+            found.append(self._logps(block[:, 1:-1][own], codes[rows][own] + self.ids.first_code).sum())
+        return -torch.stack(found).sum() / masked.sum()
 
     def text_loss(self, codes: Tensor, owners: Tensor, prompts: Sequence[str], completions: Sequence[str]) -> Tensor:
         """Pre-training loss of describing: mean over texts of their mean cross-entropy, nats per token.
@@ -220,10 +220,11 @@ class ShowO(nn.Module):
             prompts: B prompts, templates applied.
             completions: B completions.
         """
-        said, targets, scored = self._said(codes, owners, prompts, completions)
-        nats = F.cross_entropy(self.head(said).float(), targets, reduction="none")
-        lengths = scored.sum(dim=1, keepdim=True).expand_as(scored)[scored]
-        return (nats / lengths).sum() / len(scored)
+        found = []
+        for _, hidden, targets, scored in self._said(codes, owners, prompts, completions):
+            lengths = scored.sum(dim=1, keepdim=True).expand_as(scored)[scored]
+            found.append((self._logps(hidden, targets) / lengths).sum())
+        return -torch.stack(found).sum() / len(prompts)
 
     def image_session(self, captions: Sequence[str], *, guidance: float) -> ShowOImageSession:
         """Start B images; guidance w > 0 also runs the empty prompt."""
@@ -265,6 +266,8 @@ class ShowO(nn.Module):
             rows (R,) int64 of `codes`; the prompts; of each prompt its last hidden states, (length, D); those of the
             rows' image blocks, boundaries included, (R, T + 2, D).
         """
+        if not captions:
+            return
         owners = torch.arange(len(captions)) if owners is None else owners.cpu()
         rows_of = owners.argsort(stable=True).reshape(len(captions), -1)  # (U, C)
         texts, most = self.tokenizer.encode(captions), self.shape.max_text_tokens
@@ -279,12 +282,12 @@ class ShowO(nn.Module):
 
     def _said(
         self, codes: Tensor, owners: Tensor, prompts: Sequence[str], completions: Sequence[str]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Runs images and the texts about them.
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Runs images and the texts about them, some images at a time.
 
-        Returns:
-            Of the S scored places, row by row: hidden states (S, D) and targets (S,) int64; which of the K places of
-            each row they are, (B, K) bool.
+        Yields:
+            texts (R,) int64; of their S scored places, text by text, the hidden states (S, D) and the targets (S,);
+            which of the K places of each text they are, (R, K) bool.
         """
         codes = codes.to(self.device)
         # the space keeps byte-pair tokens at the seam as they are when prompt and completion are one text
@@ -296,31 +299,31 @@ class ShowO(nn.Module):
             images=len(codes),
             max_text_tokens=self.shape.max_text_tokens,
         )
+        about: list[list[int]] = [[] for _ in range(len(codes))]
+        for row, owner in enumerate(owners.tolist()):
+            about[owner].append(row)
+        bound = codes.shape[1] + 3 + len(prompts) / max(len(codes), 1) * self.shape.max_text_tokens
         lengths = [len(tree.tokens) for tree in texts.trees]
-        bound = codes.shape[1] + 3 + len(prompts) / len(codes) * self.shape.max_text_tokens
-        start, first, found = 0, [0] * len(codes), []
-        for group in packing.groups(lengths, bound=bound, together=self._together):
-            trees = [texts.trees[i] for i in group.tolist()]
-            found.append(packing.texts_behind_images(self.hidden, self.ids, codes[group.to(self.device)], trees))
-            for i in group.tolist():
-                first[i], start = start, start + lengths[i]
-        places = [first[i] + place for i, own in zip(owners.tolist(), texts.places, strict=True) for place in own]
-        targets = [target for own in texts.targets for target in own]
-        counts = torch.tensor([len(own) for own in texts.targets])
-        scored = (torch.arange(int(counts.max())) < counts[:, None]).to(self.device)
-        hidden = torch.cat(found).index_select(0, torch.tensor(places, device=self.device))
-        return hidden, torch.tensor(targets, device=self.device), scored
+        named = [i for i in range(len(codes)) if about[i]]
+        for group in packing.groups([lengths[i] for i in named], bound=bound, together=self._together):
+            some = [named[i] for i in group.tolist()]
+            hidden = packing.texts_behind_images(self.hidden, self.ids, codes[some], [texts.trees[i] for i in some])
+            starts = accumulate([0, *(lengths[i] for i in some)])
+            rows = [row for i in some for row in about[i]]
+            places = [
+                start + place
+                for i, start in zip(some, starts, strict=False)
+                for row in about[i]
+                for place in texts.places[row]
+            ]
+            targets = torch.tensor([target for row in rows for target in texts.targets[row]], device=self.device)
+            counts = torch.tensor([len(texts.targets[row]) for row in rows])
+            scored = (torch.arange(int(counts.max())) < counts[:, None]).to(self.device)
+            chosen = hidden.index_select(0, torch.tensor(places, device=self.device))
+            yield torch.tensor(rows, device=self.device), chosen, targets, scored
 
-    def _sums(self, found: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]], size: int) -> Tensor:
-        """Summed log-probs by row, (B,), of parts: rows (R,), hidden (S, D), targets (S,), scored (R, K)."""
-        rows, hidden, targets, scored = zip(*found, strict=True)
-        logps = token_logps(torch.cat(hidden), torch.cat(targets), self.head, vocabulary=self.ids.vocab_size)
-        sums = []
-        for part, own in zip(logps.split([len(part) for part in targets]), scored, strict=True):
-            sums.append(part.new_zeros(own.shape).masked_scatter(own, part).sum(dim=1))
-        order = torch.cat(rows).argsort()
-        assert len(order) == size
-        return torch.cat(sums)[order]
+    def _logps(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        return token_logps(hidden, targets, self.showo.lm_head)
 
 
 def recompute_activations(model: ShowO) -> None:
@@ -409,3 +412,11 @@ def _phi_config(shape: Shape, ids: TokenIds) -> PhiConfig:
         eos_token_id=ids.boundary,
         attn_implementation=ATTENTION,  # type: ignore[call-arg]
     )
+
+
+def _in_order(found: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Values by row, of parts (rows, values)."""
+    if not found:
+        return torch.zeros(0)
+    rows, values = (torch.cat(part) for part in zip(*found, strict=True))
+    return values[rows.argsort()]
