@@ -59,9 +59,13 @@ class Machine:
         return asdict(self)
 
 
-def captioning(decoder: Decoder, *, prompt: int, rows: int, tokens: int) -> list[Pass]:
-    """`rows` texts of `tokens` tokens behind one image and one prompt of `prompt` tokens, start token included."""
-    return _writing(decoder, prompts=[prompt], rows_each=rows, tokens=tokens)
+def captioning(decoder: Decoder, *, prompt: int, rows: int, tokens: int, together: int = 1) -> list[Pass]:
+    """`rows` texts of `tokens` tokens behind one image and one prompt of `prompt` tokens, start token included.
+
+    Where several images are described together they share the reading of the weights; this is the part of one.
+    """
+    alone = _writing(decoder, prompts=[prompt], rows_each=rows, tokens=tokens)
+    return [Pass(p.times / together, p.flops * together, p.read, p.tokens * together) for p in alone]
 
 
 def vqa_generate(decoder: Decoder, *, prompts: Sequence[int], tokens: int) -> list[Pass]:

@@ -42,6 +42,8 @@ class Size:
     """Of those, how many our path takes where not all are taken (as a shorter decoding)."""
     captions: int
     """Of one image."""
+    together: int
+    """Images that are described together."""
     images: int
     prompts: int
     """Different captions that images are drawn from."""
@@ -88,6 +90,7 @@ SIZES = {
         steps=50,
         measured_steps=3,
         captions=10,
+        together=8,
         images=16,
         prompts=4,
         prompt_words=(20, 100),
@@ -114,6 +117,7 @@ SIZES = {
         steps=5,
         measured_steps=3,
         captions=4,
+        together=2,
         images=4,
         prompts=2,
         prompt_words=(3, 20),

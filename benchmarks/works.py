@@ -54,7 +54,7 @@ def works(size: Size, model: ShowO, *, full: bool) -> dict[str, Callable[[], Wor
 
 
 def captioning(size: Size, model: ShowO, *, full: bool) -> Work:
-    """Captions of one image: the first greedy, the others drawn."""
+    """Captions of an image, the first greedy, the others drawn; ours does several images at once, as the stages do."""
     image, prompt, tokens = sizes.images(size, 1)[0], model.caption_prompt, size.new_tokens
 
     def whole() -> list[str]:
@@ -70,11 +70,15 @@ def captioning(size: Size, model: ShowO, *, full: bool) -> Work:
     every = [start + written for written in range(tokens)]
     some = every[tokens // 10 :: max(tokens // 5, 1)]
     return Work(
-        about=f"{size.captions} captions of {tokens} tokens about one image",
-        ours=_at_once(lambda: write(size, model, count=size.captions, tokens=tokens)),
+        about=f"{size.captions} captions of {tokens} tokens about one image; ours of {size.together} images at once",
+        ours=_at_once(
+            lambda: write(size, model, count=size.captions, tokens=tokens, images=size.together), size.together
+        ),
         plain=_at_once(whole) if full else _next_tokens(size, model, some, every * size.captions),
-        limit=limits.captioning(size.decoder, prompt=start, rows=size.captions, tokens=tokens),
-        same=lambda one, other: one == other,
+        limit=limits.captioning(
+            size.decoder, prompt=start, rows=size.captions, tokens=tokens, together=size.together
+        ),
+        same=lambda one, other: one[: len(other)] == other,
     )
 
 

@@ -80,7 +80,7 @@ class Layout:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, layout: Layout, activation: Activation = "none") -> Tensor:
     """`torch.nn.functional.linear` and an activation."""
-    if _by_onednn(x):
+    if by_onednn(x):
         return torch.ops.mkldnn._linear_pointwise(x, layout.of(weight), bias, activation, [], "tanh")
     found = F.linear(x, weight, bias)
     return gelu(found) if activation == "gelu" else found
@@ -110,7 +110,8 @@ class _Gelu(torch.autograd.Function):
         return slope * gradients[0]
 
 
-def _by_onednn(x: Tensor) -> bool:
+def by_onednn(x: Tensor) -> bool:
+    """Whether products of x go to oneDNN."""
     return (
         torch.is_inference_mode_enabled()
         and x.device.type == "cpu"
