@@ -88,14 +88,19 @@ class Decoder:
         """Elements of the keys and values of one position in all layers."""
         return 2 * self.hidden_size * self.layers
 
-    def together(self, count: int, *, length: float, size: int = FLOAT) -> int:
-        """Sequences of so many that run together, as `packing.groups` has it.
+    def texts_together(self, *, images: int, rows: int, size: int) -> int:
+        """Images that run together with the texts about them, as `packing.groups` has it."""
+        return self._together(images, self.image_prefix + rows / images * self.max_text_tokens, size)
 
-        Args:
-            count: of the sequences.
-            length: their longest.
-            size: bytes of a number of the weights.
-        """
+    def drawn_together(self, *, prompts: int, rows: int, size: int) -> int:
+        """Prompts that run together with the images behind them."""
+        return self._together(prompts, self.max_text_tokens + 1 + rows / prompts * self.image_block, size)
+
+    def blocks_together(self, *, rows: int, size: int) -> int:
+        """Images that are drawn and run together."""
+        return self._together(rows, self.image_block, size)
+
+    def _together(self, count: int, length: float, size: int) -> int:
         inner = self.intermediate_size
         tokens = capacity.tokens_together(intermediate_size=inner, element_size=size, on_cpu=self.on_cpu)
         return min(max(int(tokens / length), 1), count)
@@ -197,7 +202,7 @@ def image_decoding(
     block, found = decoder.image_block, []
 
     def blocks(count: int, length: int, times: int) -> Pass:
-        calls = math.ceil(count / decoder.together(count, length=block, size=size))
+        calls = math.ceil(count / decoder.blocks_together(rows=count, size=size))
         return decoder.forward(rows=count / calls, length=block, seen=length + block, size=size, times=times * calls)
 
     for different, length in [(prompts, prompt_length), *([(1, UNCONDITIONAL)] if guided else [])]:
@@ -263,8 +268,7 @@ def texts_behind_images(
     prefix, each = decoder.image_prefix, length / images
     first = decoder.flops(rows=images, length=prefix, seen=prefix)
     then = decoder.flops(rows=images, length=each, seen=prefix + each)
-    bound = prefix + rows / images * decoder.max_text_tokens
-    calls = math.ceil(images / decoder.together(images, length=bound, size=size))
+    calls = math.ceil(images / decoder.texts_together(images=images, rows=rows, size=size))
     return _scored(decoder, first, then, tokens=images * prefix + length, scored=scored, calls=calls)
 
 
@@ -275,8 +279,7 @@ def image_scoring(
     block = decoder.image_block
     first = decoder.flops(rows=prompts, length=prompt_length, seen=prompt_length)
     then = decoder.flops(rows=rows, length=block, seen=prompt_length + block)
-    bound = decoder.max_text_tokens + 1 + rows / prompts * block
-    calls = math.ceil(prompts / decoder.together(prompts, length=bound, size=size))
+    calls = math.ceil(prompts / decoder.drawn_together(prompts=prompts, rows=rows, size=size))
     tokens = prompts * prompt_length + rows * block
     return _scored(decoder, first, then, tokens=tokens, scored=rows * scored, calls=calls)
 
