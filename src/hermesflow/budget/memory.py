@@ -247,8 +247,12 @@ def _kept(decoder: Decoder, call: Call, precision: str) -> float:
 
 
 def _working(decoder: Decoder, tokens: float, size: int) -> float:
-    """What a layer holds on its way without gradients: three states, and the MLP before and after its activation."""
-    return size * tokens * (3 * decoder.hidden_size + 2 * decoder.intermediate_size)
+    """What a layer holds on its way without gradients.
+
+    Three states, and the MLP before and after its activation; or in attention its input before and after the norm,
+    query and key after theirs, their rotated part, both rotated, value, and output, in two layouts.
+    """
+    return size * tokens * max(3 * decoder.hidden_size + 2 * decoder.intermediate_size, 11 * decoder.hidden_size)
 
 
 def _together(decoder: Decoder, call: Call) -> float:
