@@ -115,9 +115,7 @@ class Batches:
             "scored": own.answer,
             "size": self.size,
         }
-        peak = memory.inference_scoring_peak(
-            self.decoder, memory.text_calls(self.decoder, **texts), size=self.size
-        )
+        peak = memory.inference_scoring_peak(self.decoder, memory.text_calls(self.decoder, **texts), size=self.size)
         work = self.scored(text_scoring(self.decoder, **texts), size=self.size)
         return Load([work.repeated(pairs / together)], peak, self.precision)
 

@@ -236,9 +236,7 @@ def text_decoding(
     read = size * decoder.layers * decoder.layer_weights
     return [
         Pass(texts.calls, texts.flops.forward / texts.calls, read, texts.tokens / texts.calls),
-        decoder.forward(
-            rows=rows, length=1, seen=prefix + own, size=size, times=last, shared=(rows - images) * prefix
-        ),
+        decoder.forward(rows=rows, length=1, seen=prefix + own, size=size, times=last, shared=(rows - images) * prefix),
         decoder.logits(places=rows, outputs=decoder.vocabulary, size=size, times=tokens),
     ]
 
@@ -261,9 +259,7 @@ def text_scoring(
     return texts_behind_images(decoder, images=images, rows=rows, length=length, scored=rows * scored, size=size)
 
 
-def texts_behind_images(
-    decoder: Decoder, *, images: int, rows: int, length: int, scored: int, size: int
-) -> Scored:
+def texts_behind_images(decoder: Decoder, *, images: int, rows: int, length: int, scored: int, size: int) -> Scored:
     """Images, and texts of `length` tokens in all behind them, as many behind each; `rows` texts are asked for."""
     prefix, each = decoder.image_prefix, length / images
     first = decoder.flops(rows=images, length=prefix, seen=prefix)

@@ -111,7 +111,9 @@ def training_peak(
     trained = adapters or decoder.parameters
     half = 0 if precision == "no" else 2 * decoder.parameters
     largest = 0 if adapters else decoder.vocabulary * decoder.hidden_size
-    activations = _activations(decoder, calls, precision=precision, recomputed=recomputed, trained=trained, head=largest)
+    activations = _activations(
+        decoder, calls, precision=precision, recomputed=recomputed, trained=trained, head=largest
+    )
     return Peak(
         weights=FLOAT * (decoder.parameters + adapters),
         moments=2 * FLOAT * trained,
@@ -219,10 +221,12 @@ def _activations(
         for call in calls
     ]
     logits = [_together(decoder, call) for call in calls]
-    held = [FLOAT * own if own == decoder.vocabulary * call.scored else 0 for own, call in zip(logits, calls, strict=True)]
+    held = [
+        FLOAT * own if own == decoder.vocabulary * call.scored else 0 for own, call in zip(logits, calls, strict=True)
+    ]
     for i, call in enumerate(calls):
         loss = logits[i] * (FLOAT if precision == "no" else _LOGIT) - held[i] + FLOAT * hidden * call.scored
-        layer = FLOAT * 2 * (hidden + inner) * call.tokens - held[i]
+        layer = FLOAT * (4 * hidden + 2 * inner) * call.tokens - held[i]  # gradients of its states
         if recomputed:
             layer += _kept(decoder, call, precision)
         known = FLOAT * trained if i + 1 < len(calls) else 0
