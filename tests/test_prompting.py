@@ -91,7 +91,12 @@ def test_a_tree_that_is_padded_sees_what_it_saw():
     mask = prompting.tree_mask(trees)
     assert mask.shape == (2, 1, 4, 4)
     assert torch.equal(mask[0, 0, :3, :3], torch.ones(3, 3).tril().bool())
-    assert mask[0, 0, 3].tolist() == [False, False, False, True]  # padding sees itself: a row of nothing is not a number
+    assert mask[0, 0, 3].tolist() == [
+        False,
+        False,
+        False,
+        True,
+    ]  # padding sees itself: a row of nothing is not a number
 
 
 def test_long_completion_is_cut_and_ends():

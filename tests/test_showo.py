@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
+import omni_attention as attention
 from hermesflow.config import load_config
 from hermesflow.errors import ArtifactError
-import omni_attention as attention
 from hermesflow.models import prompting
 from hermesflow.models.building import new_model
 from hermesflow.models.showo import Shape, ShowO, load_model, save_model

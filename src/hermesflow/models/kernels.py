@@ -78,9 +78,7 @@ class Layout:
         return Layout, ()  # a copy makes its own
 
 
-def linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None, layout: Layout, activation: Activation = "none"
-) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, layout: Layout, activation: Activation = "none") -> Tensor:
     """`torch.nn.functional.linear` and an activation."""
     if _by_onednn(x):
         return torch.ops.mkldnn._linear_pointwise(x, layout.of(weight), bias, activation, [], "tanh")

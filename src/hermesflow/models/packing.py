@@ -118,6 +118,7 @@ class TextsBehindImages:
         self._mask = torch.cat([mask.new_ones(1).expand(*mask.shape[:3], image_length), mask], dim=3)
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """See `Attend`."""
         if self._kept is not None:
             self._kept.append((key, value))
         end = self._shape[0] * self._shape[1]
@@ -144,12 +145,14 @@ class ImagesBehindPrompts:
         self._mask = block_mask(prompts.lengths, prompts.longest, image_length, device=prompts.device)
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """See `Attend`."""
         end = int(self._prompts.lengths.sum())
         prompts = [self._prompts.pad(x[:, :, :end]) for x in (query, key, value)]
         if self._kept is not None:
             self._kept.append((prompts[1], prompts[2]))
         # what is padded at the right is behind all that counts
-        found = [self._prompts.unpad(scaled_dot_product_attention(*prompts, is_causal=True))]
+        said, keys, values = prompts
+        found = [self._prompts.unpad(scaled_dot_product_attention(said, keys, values, is_causal=True))]
         if self._shape[1]:
             blocks = [x[0, :, end:].unflatten(1, self._shape).transpose(0, 1) for x in (query, key, value)]
             of_blocks = [self._block(prompts, [x[:, :, i] for x in blocks]) for i in range(self._shape[1])]
@@ -174,6 +177,7 @@ class BlocksBehindPrompts:
         self._prompts, self._rows, self._mask = prompts, rows, mask
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """See `Attend`."""
         prompt_keys, prompt_values = self._prompts[layer]
         keys = torch.cat([prompt_keys[self._rows], key], dim=2)
         values = torch.cat([prompt_values[self._rows], value], dim=2)
@@ -218,6 +222,7 @@ class RowsBehindImages:
             self._own = [(_wider(keys, columns), _wider(values, columns)) for keys, values in self._own]
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """See `Attend`."""
         image_keys, image_values = self._images[layer]
         own_keys, own_values = self._own[layer]
         end = self.length + 1

@@ -120,7 +120,8 @@ class ShowOImageSession:
             if self._unconditional is not None:
                 # the head is affine and the weights add up to one: guiding the states before it is guiding the logits
                 other = self._unconditional.blocks(some, torch.zeros_like(rows))
-                hidden = torch.lerp(other.float(), hidden.float(), 1 + self._guidance).to(hidden.dtype)
+                wide = torch.promote_types(hidden.dtype, torch.float32)
+                hidden = torch.lerp(other.to(wide), hidden.to(wide), 1 + self._guidance).to(hidden.dtype)
             parts.append(hidden[:, 1:-1])
         return torch.cat(parts)
 
@@ -176,9 +177,7 @@ class ShowOTextSession:
         for group in packing.groups([len(tree.tokens) for tree in trees], bound=bound, together=together):
             kept: Layers = []
             some = [trees[i] for i in group.tolist()]
-            hidden = packing.texts_behind_images(
-                self._forward, ids, codes[group.to(self._device)], some, kept=kept
-            )
+            hidden = packing.texts_behind_images(self._forward, ids, codes[group.to(self._device)], some, kept=kept)
             starts = torch.zeros(len(codes), dtype=torch.int64)
             starts[group] = torch.tensor([0, *accumulate(len(tree.tokens) for tree in some)][:-1])
             rows = torch.isin(owners, group).nonzero()[:, 0]

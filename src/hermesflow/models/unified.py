@@ -69,7 +69,8 @@ class UnifiedModel(Protocol):
     ) -> Tensor:
         """Log-probability of the masked codes given the caption and the codes that are not masked, (B,) nats.
 
-        Row i is drawn from captions[owners[i]]; each caption has as many rows. With `boundaries` that of the tokens around the image too, a defect of the released code.
+        Row i is drawn from captions[owners[i]]; each caption has as many rows. With `boundaries` the tokens around the
+        image are scored too, a defect of the released code.
         """
 
     def image_row_logps(self, captions: Sequence[str], codes: Tensor, masked: Tensor) -> Tensor:
