@@ -10,7 +10,6 @@ element-wise work and the optimiser cost nothing.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from hermesflow.budget.decoder import UNCONDITIONAL, Decoder
+from hermesflow.budget.lengths import masked_counts
 from hermesflow.budget.machines import Pass, total
 
 _BYTES = 4  # of a float32
@@ -98,15 +98,6 @@ def image_decoding(decoder: Decoder, *, texts: Sequence[int], rows_each: int, st
         blocks, rows = (before + first, len(texts)) if step == 0 else (then, images)
         passes.append(_pass(decoder, blocks, places=rows * masked, outputs=decoder.codes))
     return passes
-
-
-def masked_counts(tokens: int, steps: int) -> list[int]:
-    """Places that are masked when each step begins, by the cosine schedule."""
-    counts = [tokens]
-    for step in range(steps - 1):
-        share = math.cos((step + 1) / steps * math.pi / 2)
-        counts.append(max(min(counts[-1] - 1, math.floor(tokens * share)), 1))
-    return counts
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,8 @@ class Size:
             vocabulary=TokenIds(self.words, shape.codebook_size, 0).vocab_size,
             codes=shape.codebook_size,
             image_tokens=shape.num_image_tokens,
+            max_text_tokens=shape.max_text_tokens,
+            on_cpu=True,
         )
 
 
