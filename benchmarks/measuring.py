@@ -105,7 +105,11 @@ def fastest(work: Run, tries: int) -> float:
 
 def counted(work: Callable[[], object]) -> float:
     """FLOPs of matrix products as torch counts them; it sees plain products alone."""
-    with patch("hermesflow.models.kernels.by_onednn", return_value=False), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    with (
+        patch("hermesflow.models.kernels.by_onednn", return_value=False),
+        FlopCounterMode(display=False) as counter,
+        sdpa_kernel(SDPBackend.MATH),
+    ):
         work()
     return float(counter.get_total_flops())
 

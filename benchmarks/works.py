@@ -75,9 +75,7 @@ def captioning(size: Size, model: ShowO, *, full: bool) -> Work:
             lambda: write(size, model, count=size.captions, tokens=tokens, images=size.together), size.together
         ),
         plain=_at_once(whole) if full else _next_tokens(size, model, some, every * size.captions),
-        limit=limits.captioning(
-            size.decoder, prompt=start, rows=size.captions, tokens=tokens, together=size.together
-        ),
+        limit=limits.captioning(size.decoder, prompt=start, rows=size.captions, tokens=tokens, together=size.together),
         same=lambda one, other: one[: len(other)] == other,
     )
 

@@ -92,7 +92,7 @@ def test_stages_do_at_most_what_is_planned(tmp_path, monkeypatch):
     config, layout = make_world(tmp_path)
     config = replace(config, scoring=replace(config.scoring, caption_measure="bleu", vqa_method="probability"))
     rules = Rules(config, Lengths.of(config), gpus=1)
-    monkeypatch.setattr(kernels, "_by_onednn", lambda x: False)  # its products are not counted
+    monkeypatch.setattr(kernels, "by_onednn", lambda x: False)  # its products are not counted
 
     def counted(stage):
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
