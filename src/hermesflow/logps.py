@@ -69,9 +69,10 @@ class _Logps(torch.autograd.Function):
         return torch.cat(found)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor | float, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, Tensor | float | None, None, None]:
         hidden, weight, bias, targets = ctx.saved_tensors
-        to_hidden, to_weight = torch.empty_like(hidden), torch.empty_like(weight)
+        trained = ctx.needs_input_grad[1]
+        to_hidden, to_weight = torch.empty_like(hidden), torch.empty_like(weight) if trained else None
         to_bias: Tensor | float = 0.0
         before = 0  # what the first chunk's products are added to
         parts = (x.split(ctx.size) for x in (hidden, targets, gradients[0], to_hidden))
@@ -81,10 +82,10 @@ class _Logps(torch.autograd.Function):
             likely.mul_(-gradient[:, None])
             likely[torch.arange(len(places), device=places.device), places] += gradient
             torch.mm(likely, weight, out=found)
-            to_weight.addmm_(likely.T, states, beta=before)
-            to_bias = likely.sum(dim=0) + to_bias
-            before = 1
-        return to_hidden, to_weight, to_bias, None, None
+            if to_weight is not None:
+                to_weight.addmm_(likely.T, states, beta=before)
+                to_bias, before = likely.sum(dim=0) + to_bias, 1
+        return to_hidden, to_weight, to_bias if trained else None, None, None
 
 
 def _softmax(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
