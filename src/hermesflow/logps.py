@@ -69,12 +69,12 @@ class _Logps(torch.autograd.Function):
         return torch.cat(found)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, Tensor | float | None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
         hidden, weight, bias, targets = ctx.saved_tensors
         trained = ctx.needs_input_grad[1]
-        to_hidden, to_weight = torch.empty_like(hidden), torch.empty_like(weight) if trained else None
-        to_bias: Tensor | float = 0.0
-        before = 0  # what the first chunk's products are added to
+        to_hidden = torch.empty_like(hidden)
+        to_weight: Tensor | None = None
+        to_bias: Tensor | None = None
         parts = (x.split(ctx.size) for x in (hidden, targets, gradients[0], to_hidden))
         for states, places, gradient, found in zip(*parts, strict=True):
             likely = _softmax(states, weight, bias, places)[0] if ctx.kept is None else ctx.kept
@@ -82,10 +82,12 @@ class _Logps(torch.autograd.Function):
             likely.mul_(-gradient[:, None])
             likely[torch.arange(len(places), device=places.device), places] += gradient
             torch.mm(likely, weight, out=found)
-            if to_weight is not None:
-                to_weight.addmm_(likely.T, states, beta=before)
-                to_bias, before = likely.sum(dim=0) + to_bias, 1
-        return to_hidden, to_weight, to_bias if trained else None, None, None
+            if trained and to_weight is None:
+                to_weight, to_bias = torch.mm(likely.T, states), likely.sum(dim=0)
+            elif to_weight is not None and to_bias is not None:
+                to_weight.addmm_(likely.T, states)
+                to_bias += likely.sum(dim=0)
+        return to_hidden, to_weight, to_bias, None, None
 
 
 def _softmax(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

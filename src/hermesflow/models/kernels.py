@@ -80,7 +80,7 @@ class Layout:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, layout: Layout, activation: Activation = "none") -> Tensor:
     """`torch.nn.functional.linear` and an activation."""
-    if by_onednn(x):
+    if by_onednn(x) and not weight.is_inference():  # such weights do not tell whether they have changed
         return torch.ops.mkldnn._linear_pointwise(x, layout.of(weight), bias, activation, [], "tanh")
     found = F.linear(x, weight, bias)
     return gelu(found) if activation == "gelu" else found
