@@ -103,13 +103,14 @@ def test_likelihood_chooses_the_same(size, model):
 
 @pytest.mark.parametrize("guidance", [0.0, 5.0])
 def test_drawn_codes_are_equal(size, model, guidance):
-    if not is_tiny(size):  # guidance 5 magnifies rounding elevenfold: of 512 draws of 8,192 codes three flip
-        guidance = min(guidance, 1.5)
     captions = [sizes.text(words, "drawn") for words in ((5, 17, 5) if is_tiny(size) else (5, 40))]
     settings, count = sizes.drawing(6 if is_tiny(size) else 2, guidance=guidance), len(captions)
     ours = sample_images(model, captions, settings=settings, generators=sizes.generators(count))
     theirs = plain.draw_images(model, captions, settings=settings, generators=sizes.generators(count))
-    assert torch.equal(ours, theirs)
+    if is_tiny(size) or not guidance:
+        assert torch.equal(ours, theirs)
+    else:  # guidance 5 magnifies rounding elevenfold: of 512 draws of 8,192 codes three fell on the other side of a cut
+        assert (ours != theirs).float().mean() < 0.02
     assert not torch.equal(ours[0], ours[-1])  # of one caption, but each row has its own generator
 
 
