@@ -1,5 +1,6 @@
 """The budget's memory against measured peaks of whole processes on the CPU, at two sizes."""
 
+import json
 import os
 import subprocess
 import sys
@@ -16,13 +17,19 @@ CLOSE = 0.1
 GLIBC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_TOP_PAD_": "0"}
 
 
-def measured(work, name):
+def measure():
+    """Peaks by work and size."""
     path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(Path(__file__).parents[1] / "src")]))
     environment = {**os.environ, **GLIBC, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    command = [sys.executable, budget_peaks.__file__, work, name]
+    command = [sys.executable, budget_peaks.__file__]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
-    return int(done.stdout)
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def measured():
+    return measure()
 
 
 def planned(work, name):
@@ -52,12 +59,13 @@ def planned(work, name):
 
 @pytest.mark.parametrize("name", budget_peaks.SIZES)
 @pytest.mark.parametrize("work", budget_peaks.WORKS)
-def test_peak(work, name):
-    assert planned(work, name) == pytest.approx(measured(work, name), rel=CLOSE)
+def test_peak(measured, work, name):
+    assert planned(work, name) == pytest.approx(measured[work][name], rel=CLOSE)
 
 
 if __name__ == "__main__":
+    peaks = measure()
     for work in budget_peaks.WORKS:
         for name in budget_peaks.SIZES:
-            want, got = planned(work, name), measured(work, name)
+            want, got = planned(work, name), peaks[work][name]
             print(f"{work:18}{name:8}{want / 1e6:9.1f}{got / 1e6:9.1f}{want / got:8.3f}", flush=True)

@@ -27,7 +27,7 @@ def run_stages(output):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """A clone after one uninterrupted run, the hashes it left, and a copy that has its base model and nothing after."""
+    """A clone after one uninterrupted run, the hashes it left, and a copy that has its base model, evaluated."""
     clone = make_clone(tmp_path_factory.mktemp("run") / "clone")
     clone.run(sys.executable, "-m", "hermesflow", "dvc", "--config", "config/tiny.yaml")
     clone.run("workflow/run", "--configfile", "config/tiny.yaml")
