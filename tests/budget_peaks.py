@@ -1,6 +1,8 @@
 """Each piece of work in a process of its own: `python tests/budget_peaks.py` prints peaks in bytes by work and size.
 
-The processes are forks of one that has loaded the libraries and done nothing yet. The peak is what the kernel saw of the process, above what it held before the model was made. glibc keeps freed memory
+The processes are forks of one that has loaded the libraries and done nothing yet.
+
+The peak is what the kernel saw of the process, above what it held before the model was made. glibc keeps freed memory
 unless it is told not to (`MALLOC_` variables of the test).
 """
 

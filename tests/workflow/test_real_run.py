@@ -35,7 +35,7 @@ def runs(tmp_path_factory):
     shutil.copytree(clone.root, half.root, symlinks=True)
     base = half.results / "seed0" / "base"
     later = [half.results / "report", half.results / ".locks", *half.results.glob("seed0/pair-*")]
-    for gone in (*later, *(base / name for name in ("candidates", "scores", "evaluation"))):
+    for gone in (*later, *(base / name for name in ("candidates", "scores"))):
         shutil.rmtree(gone)
     return clone, digests(clone), half
 
