@@ -1,8 +1,9 @@
 """The same layers by faster kernels on the CPU; values differ by rounding alone.
 
-MKL's products of few rows wait for memory and GELU's tanh is slow, together half the time of a small model. Without
-gradients (inference mode) products go to oneDNN with weights in its own layout, GELU within them; where gradients
-are taken GELU is written as x * sigmoid(2u), which is x/2 * (1 + tanh u). On GPUs nothing changes.
+MKL's products of few rows wait for memory, its larger ones stay a fifth below what the core can do, and GELU's tanh is
+slow. Products go to oneDNN, which lays weights out its own way: once for all where nothing is trained (inference mode),
+GELU within the product, else within every call. GELU with gradients is x * sigmoid(2u), which is x/2 * (1 + tanh u).
+On GPUs nothing changes.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from transformers.models.phi.modeling_phi import PhiMLP
 
 _SLOPE = 2 * math.sqrt(2 / math.pi)
@@ -80,10 +82,40 @@ class Layout:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, layout: Layout, activation: Activation = "none") -> Tensor:
     """`torch.nn.functional.linear` and an activation."""
-    if by_onednn(x) and not weight.is_inference():  # such weights do not tell whether they have changed
-        return torch.ops.mkldnn._linear_pointwise(x, layout.of(weight), bias, activation, [], "tanh")
-    found = F.linear(x, weight, bias)
+    if not by_onednn(x):
+        found = F.linear(x, weight, bias)
+    elif torch.is_inference_mode_enabled() and not weight.is_inference():  # such weights do not tell of changes
+        return _product(x, layout.of(weight), bias, activation)
+    else:
+        found = _Linear.apply(x, weight, bias)
     return gelu(found) if activation == "gelu" else found
+
+
+class _Linear(torch.autograd.Function):
+    """Products that are the same with and without gradients, to the last bit."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _product(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        [gradient] = gradients
+        of_x, of_weight, of_bias = ctx.needs_input_grad
+        rows = gradient.flatten(0, -2)
+        return (
+            _product(gradient, weight.t()) if of_x else None,
+            torch.mm(rows.t(), x.flatten(0, -2)) if of_weight else None,  # oneDNN is slower here
+            rows.sum(dim=0) if of_bias else None,
+        )
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: Activation = "none") -> Tensor:
+    """By oneDNN: x @ weight.T + bias, of (out, in) weights, plain or in its layout."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "tanh")
 
 
 def gelu(x: Tensor) -> Tensor:
@@ -113,8 +145,8 @@ class _Gelu(torch.autograd.Function):
 def by_onednn(x: Tensor) -> bool:
     """Whether products of x go to oneDNN."""
     return (
-        torch.is_inference_mode_enabled()
-        and x.device.type == "cpu"
+        x.device.type == "cpu"
         and x.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
     )
