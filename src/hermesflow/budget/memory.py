@@ -18,6 +18,8 @@ from hermesflow.budget.lengths import masked_counts
 from hermesflow.logps import LOGITS
 from hermesflow.models.sessions import GROWTH
 
+_KERNELS = 6 * 2**20
+"""Bytes of what oneDNN compiles for the shapes that it meets in training; measured."""
 _LOGIT = 12
 """Bytes per logit at its worst without `logps._Logps`: logits, in float32 once more, and their log-soft-max; backward
 the log-soft-max and two gradients."""
@@ -70,7 +72,7 @@ class Peak:
     buckets: int
     """Copies that processes exchange gradients through (data parallel)."""
     activations: int
-    """With logits and half-size weights."""
+    """With logits, half-size weights and compiled kernels."""
     gradients: int
     """At the end of the backward pass, when activations are gone; with what the optimiser needs besides."""
     gradients_held: bool
@@ -109,6 +111,7 @@ def training_peak(
     """
     trained = adapters or decoder.parameters
     half = 0 if precision == "no" else 2 * decoder.parameters
+    kernels = _KERNELS if decoder.on_cpu and precision == "no" else 0
     largest = 0 if adapters else decoder.vocabulary * decoder.hidden_size
     activations = _activations(
         decoder, calls, precision=precision, recomputed=recomputed, trained=trained, head=largest
@@ -117,7 +120,7 @@ def training_peak(
         weights=FLOAT * (decoder.parameters + adapters),
         moments=2 * FLOAT * trained,
         buckets=FLOAT * trained if processes > 1 else 0,
-        activations=half + activations,
+        activations=half + kernels + activations,
         gradients=FLOAT * (trained + (trained if fused else 3 * largest)),
         gradients_held=accumulated,
     )
