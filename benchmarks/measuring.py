@@ -26,24 +26,25 @@ _PAGE = 4096
 
 @dataclass(frozen=True)
 class Measured:
-    """One run."""
+    """A side of a work."""
 
-    seconds: float
+    seconds: list[float]
+    """Of every run but the first, which finds no memory to use again (a training has thousands of steps); of the first
+    where it takes long."""
     peak: int
-    """Bytes above what the process held before."""
+    """Bytes above what the process held before, in the first run."""
     result: Any
+    """Of the first run."""
 
 
 def entry(name: str, work: Work, *, repeats: int) -> dict[str, Any]:
-    """One entry of the results; our path runs once more to warm up, when its FLOPs are counted."""
+    """One entry of the results; FLOPs are counted in a run of their own."""
     before = Machine.measured()
     flops = counted(work.ours.prepare())
-    ours = repeated(work.ours, repeats)
-    plain = repeated(work.plain, repeats)
+    ours, plain = (measured(side, repeats) for side in (work.ours, work.plain))
     machine = before.best(Machine.measured())
     seconds, plain_seconds = (
-        statistics.median(one.seconds for one in runs) / side.share
-        for runs, side in ((ours, work.ours), (plain, work.plain))
+        statistics.median(found.seconds) / side.share for found, side in ((ours, work.ours), (plain, work.plain))
     )
     limit = machine.seconds(work.limit)
     achieved = flops / work.ours.share / seconds
@@ -57,50 +58,41 @@ def entry(name: str, work: Work, *, repeats: int) -> dict[str, Any]:
         "time_ratio": plain_seconds / seconds,
         "time_ratio_limit": plain_seconds / limit,
         "fraction_of_limit": limit / seconds,
-        "memory": ours[0].peak,
-        "plain_memory": plain[0].peak,
-        "memory_ratio": plain[0].peak / ours[0].peak,
+        "memory": ours.peak,
+        "plain_memory": plain.peak,
+        "memory_ratio": plain.peak / ours.peak,
         "flops": flops / work.ours.share,
         "limit_flops": limits.flops_of(work.limit),
         "flops_per_second": achieved,
         "flops_of_peak": achieved / machine.flops,
-        "repeats": len(ours),
-        "plain_repeats": len(plain),
+        "repeats": len(ours.seconds),
+        "plain_repeats": len(plain.seconds),
         "ours_measured": work.ours.share,
         "plain_measured": work.plain.share,
-        "same": bool(work.same(ours[0].result, plain[0].result)) if whole else None,
+        "same": bool(work.same(ours.result, plain.result)) if whole else None,
         "machine": machine.plain(),
     }
 
 
-def repeated(side: Side, repeats: int) -> list[Measured]:
-    """Some runs, fewer of what takes long."""
-    done = [run(side)]
-    while len(done) < repeats and sum(one.seconds for one in done) + done[-1].seconds < LONGEST:
-        done.append(run(side))
-    return done
-
-
-def run(side: Side) -> Measured:
-    """Once, with the kernel's word for the peak of the process meanwhile."""
+def measured(side: Side, repeats: int) -> Measured:
+    """Some runs, fewer of what takes long; the peak is the kernel's word for the process."""
     _give_back()
     before = _status("RssAnon")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     work = side.prepare()
     start = time.perf_counter()
     result = work()
-    seconds = time.perf_counter() - start
-    return Measured(seconds, max(_status("VmHWM") - _status("RssFile") - before, _PAGE), result)
+    first = time.perf_counter() - start
+    peak = max(_status("VmHWM") - _status("RssFile") - before, _PAGE)
+    seconds = [first if first > LONGEST else _seconds(work)]
+    while len(seconds) < repeats and sum(seconds) + seconds[-1] < LONGEST:
+        seconds.append(_seconds(work))
+    return Measured(seconds, peak, result)
 
 
 def fastest(work: Run, tries: int) -> float:
     """Seconds of the best of some tries: for curves, which a disturbed try would bend."""
-    seconds = []
-    for _ in range(tries):
-        start = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
+    return min(_seconds(work) for _ in range(tries))
 
 
 def counted(work: Callable[[], object]) -> float:
@@ -112,6 +104,12 @@ def counted(work: Callable[[], object]) -> float:
     ):
         work()
     return float(counter.get_total_flops())
+
+
+def _seconds(work: Run) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
 
 
 def _give_back() -> None:
