@@ -89,7 +89,7 @@ class Decoder:
         return 2 * self.hidden_size * self.layers
 
     def texts_together(self, *, images: int, rows: int, size: int) -> int:
-        """Images that run together with the texts about them, as `packing.groups` has it."""
+        """Images that run together with the texts about them, as `grouping` has it."""
         return self._together(images, self.image_prefix + rows / images * self.max_text_tokens, size)
 
     def drawn_together(self, *, prompts: int, rows: int, size: int) -> int:

@@ -65,7 +65,7 @@ class Ragged:
 
     def __init__(self, lengths: Sequence[int], *, device: torch.device) -> None:
         self.lengths, self.longest = torch.tensor(lengths), max(lengths)
-        self.starts = torch.tensor([0, *accumulate(lengths)][:-1])
+        self.starts = torch.tensor(ends_before(lengths))
         self.device, self.even = device, min(lengths) == self.longest
         column = torch.arange(self.longest)
         valid = column < self.lengths[:, None]
@@ -298,20 +298,6 @@ def images_behind_prompts(
     return hidden[: len(tokens)], hidden[len(tokens) :].unflatten(0, blocks.shape)
 
 
-def groups(lengths: Sequence[int], *, bound: float, together: int) -> list[Tensor]:
-    """Sequences of like length in groups that run together: (g,) int64 indices each.
-
-    How many there are follows from counts, not from the lengths: processes that share weights must call alike.
-
-    Args:
-        lengths: of the sequences.
-        bound: how long they are at most, on the average.
-        together: tokens that run together.
-    """
-    order = torch.tensor(list(lengths), dtype=torch.int64).argsort(stable=True)
-    return list(order.split(max(int(together / bound), 1)))
-
-
 def block_mask(lengths: Tensor, prompt_length: int, image_length: int, *, device: torch.device) -> Tensor | None:
     """What an image sees of its prompt, padded at the right, and of itself.
 
@@ -328,6 +314,11 @@ def block_mask(lengths: Tensor, prompt_length: int, image_length: int, *, device
         return None
     place = torch.arange(prompt_length + image_length)
     return ((place < lengths[:, None]) | (place >= prompt_length))[:, None, None].to(device)
+
+
+def ends_before(lengths: Sequence[int]) -> list[int]:
+    """Where sequences begin that stand end to end."""
+    return [0, *accumulate(lengths)][:-1]
 
 
 def _selected(layers: Layers, rows: Tensor) -> Layers:

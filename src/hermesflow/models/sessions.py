@@ -7,12 +7,11 @@ image never sees the text about it), so its keys and values stay valid for the w
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import accumulate
 
 import torch
 from torch import Tensor
 
-from hermesflow.models import packing, prompting
+from hermesflow.models import grouping, packing, prompting
 from hermesflow.models.packing import BlocksBehindPrompts, Forward, Layers, RowsBehindImages
 from hermesflow.models.prompting import TokenIds
 
@@ -173,13 +172,18 @@ class ShowOTextSession:
         images: Layers = []
         own: Layers = []
         last: Tensor | None = None
-        bound = prefix + size / len(codes) * max_text_tokens
-        for group in packing.groups([len(tree.tokens) for tree in trees], bound=bound, together=together):
+        for group in grouping.text_groups(
+            [len(tree.tokens) for tree in trees],
+            rows=size / len(codes),
+            image_tokens=codes.shape[1],
+            max_text_tokens=max_text_tokens,
+            together=together,
+        ):
             kept: Layers = []
             some = [trees[i] for i in group.tolist()]
             hidden = packing.texts_behind_images(self._forward, ids, codes[group.to(self._device)], some, kept=kept)
             starts = torch.zeros(len(codes), dtype=torch.int64)
-            starts[group] = torch.tensor([0, *accumulate(len(tree.tokens) for tree in some)][:-1])
+            starts[group] = torch.tensor(grouping.starts(some))
             rows = torch.isin(owners, group).nonzero()[:, 0]
             place = starts[owners[rows]]
             text = (place[:, None] + columns[rows]).clamp_min(0).to(self._device)

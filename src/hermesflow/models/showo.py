@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -22,7 +21,7 @@ from transformers import AttentionInterface, PhiConfig, PhiForCausalLM
 from hermesflow.artifacts import atomic, read_json, read_weights, write_json, write_weights
 from hermesflow.errors import ArtifactError
 from hermesflow.logps import row_sums, token_logps
-from hermesflow.models import capacity, packing, prompting
+from hermesflow.models import capacity, grouping, packing, prompting
 from hermesflow.models.kernels import Layout, linear, quicken
 from hermesflow.models.loading import fill, moved, without_weights
 from hermesflow.models.prompting import TokenIds, Tokenizer
@@ -159,9 +158,9 @@ class ShowO(nn.Module):
         codes, masked = codes.to(self.device), masked.to(self.device)
         targets = prompting.image_block(self.ids, codes, torch.zeros_like(masked))
         scored, found = F.pad(masked, (1, 1), value=boundaries), []
-        for rows, _, _, hidden in self._drawn(captions, codes, masked, owners):
-            own = scored[rows]
-            found.append((rows, row_sums(self._logps(hidden[own], targets[rows][own]), own)))
+        for some in self._drawn(captions, codes, masked, owners):
+            own = scored[some.rows]
+            found.append((some.rows, row_sums(self._logps(some.blocks[own], targets[some.rows][own]), own)))
         return _in_order(found)
 
     def image_row_logps(self, captions: Sequence[str], codes: Tensor, masked: Tensor) -> Tensor:
@@ -171,8 +170,10 @@ class ShowO(nn.Module):
         """
         codes, masked = codes.to(self.device), masked.to(self.device)
         block_targets, found = prompting.image_block(self.ids, codes, torch.zeros_like(masked)), []
-        for rows, prompts, before, block in self._drawn(captions, codes, masked, None):
-            for row, prompt, said, drawn in zip(rows.split(1), prompts, before, block, strict=True):
+        for some in self._drawn(captions, codes, masked, None):
+            for row, prompt, said, drawn in zip(
+                some.rows.split(1), some.prompts, some.before, some.blocks, strict=True
+            ):
                 targets = torch.cat([torch.tensor(prompt, device=self.device), block_targets[row[0]]])[1:]
                 scored = torch.cat([masked.new_ones(len(prompt)), F.pad(masked[row[0]], (1, 1), value=True)])[1:]
                 hidden = torch.cat([said, drawn])[:-1]
@@ -191,8 +192,10 @@ class ShowO(nn.Module):
             owners: (B,) int64, the image of each row; None is one image per row.
         """
         owners = torch.arange(len(codes)) if owners is None else owners
-        said = self._said(codes, owners, prompts, completions)
-        return _in_order([(rows, row_sums(self._logps(*places), scored)) for rows, *places, scored in said])
+        found = []
+        for some in self._said(codes, owners, prompts, completions):
+            found.append((some.rows, row_sums(self._logps(some.hidden, some.targets), some.scored)))
+        return _in_order(found)
 
     def image_loss(self, captions: Sequence[str], codes: Tensor, masked: Tensor) -> Tensor:
         """Pre-training loss of drawing: mean cross-entropy of masked image tokens, nats per token.
@@ -204,9 +207,9 @@ class ShowO(nn.Module):
         """
         codes, masked = codes.to(self.device), masked.to(self.device)
         found = []
-        for rows, _, _, block in self._drawn(captions, codes, masked, None):
-            own = masked[rows]
-            found.append(self._logps(block[:, 1:-1][own], codes[rows][own] + self.ids.first_code).sum())
+        for some in self._drawn(captions, codes, masked, None):
+            own = masked[some.rows]
+            found.append(self._logps(some.blocks[:, 1:-1][own], codes[some.rows][own] + self.ids.first_code).sum())
         return -torch.stack(found).sum() / masked.sum()
 
     def text_loss(self, codes: Tensor, owners: Tensor, prompts: Sequence[str], completions: Sequence[str]) -> Tensor:
@@ -221,9 +224,9 @@ class ShowO(nn.Module):
             completions: B completions.
         """
         found = []
-        for _, hidden, targets, scored in self._said(codes, owners, prompts, completions):
-            lengths = scored.sum(dim=1, keepdim=True).expand_as(scored)[scored]
-            found.append((self._logps(hidden, targets) / lengths).sum())
+        for some in self._said(codes, owners, prompts, completions):
+            lengths = some.scored.sum(dim=1, keepdim=True).expand_as(some.scored)[some.scored]
+            found.append((self._logps(some.hidden, some.targets) / lengths).sum())
         return -torch.stack(found).sum() / len(prompts)
 
     def image_session(self, captions: Sequence[str], *, guidance: float) -> ShowOImageSession:
@@ -259,68 +262,32 @@ class ShowO(nn.Module):
 
     def _drawn(
         self, captions: Sequence[str], codes: Tensor, masked: Tensor, owners: Tensor | None
-    ) -> Iterator[tuple[Tensor, list[list[int]], list[Tensor], Tensor]]:
-        """Runs captions and the images behind them, some captions at a time.
-
-        Yields:
-            rows (R,) int64 of `codes`; the prompts; of each prompt its last hidden states, (length, D); those of the
-            rows' image blocks, boundaries included, (R, T + 2, D).
-        """
-        if not captions:
-            return
-        owners = torch.arange(len(captions)) if owners is None else owners.cpu()
-        rows_of = owners.argsort(stable=True).reshape(len(captions), -1)  # (U, C)
-        texts, most = self.tokenizer.encode(captions), self.shape.max_text_tokens
-        bound = most + 1 + rows_of.shape[1] * (codes.shape[1] + 2)
-        for group in packing.groups([len(text) for text in texts], bound=bound, together=self._together):
-            rows = rows_of[group].to(self.device)
-            prompts = prompting.generation_prompts(self.ids, [texts[i] for i in group.tolist()], max_text_tokens=most)
-            flat = rows.flatten()
-            blocks = prompting.image_block(self.ids, codes[flat], masked[flat]).unflatten(0, rows.shape)
-            before, drawn = packing.images_behind_prompts(self.hidden, prompts, blocks)
-            yield flat, prompts, list(before.split([len(prompt) for prompt in prompts])), drawn.flatten(0, 1)
+    ) -> Iterator[grouping.Drawn]:
+        return grouping.drawn(
+            self.hidden,
+            self.ids,
+            self.tokenizer.encode(captions),
+            codes,
+            masked,
+            owners,
+            max_text_tokens=self.shape.max_text_tokens,
+            together=self._together,
+        )
 
     def _said(
         self, codes: Tensor, owners: Tensor, prompts: Sequence[str], completions: Sequence[str]
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """Runs images and the texts about them, some images at a time.
-
-        Yields:
-            texts (R,) int64; of their S scored places, text by text, the hidden states (S, D) and the targets (S,);
-            which of the K places of each text they are, (R, K) bool.
-        """
-        codes = codes.to(self.device)
-        # the space keeps byte-pair tokens at the seam as they are when prompt and completion are one text
-        texts = prompting.understanding_texts(
+    ) -> Iterator[grouping.Said]:
+        return grouping.said(
+            self.hidden,
             self.ids,
+            codes.to(self.device),
+            owners,
             self.tokenizer.encode(prompts),
+            # the space keeps byte-pair tokens at the seam as they are when prompt and completion are one text
             self.tokenizer.encode([f" {completion}" for completion in completions]),
-            owners.tolist(),
-            images=len(codes),
             max_text_tokens=self.shape.max_text_tokens,
+            together=self._together,
         )
-        about: list[list[int]] = [[] for _ in range(len(codes))]
-        for row, owner in enumerate(owners.tolist()):
-            about[owner].append(row)
-        bound = codes.shape[1] + 3 + len(prompts) / max(len(codes), 1) * self.shape.max_text_tokens
-        lengths = [len(tree.tokens) for tree in texts.trees]
-        named = [i for i in range(len(codes)) if about[i]]
-        for group in packing.groups([lengths[i] for i in named], bound=bound, together=self._together):
-            some = [named[i] for i in group.tolist()]
-            hidden = packing.texts_behind_images(self.hidden, self.ids, codes[some], [texts.trees[i] for i in some])
-            starts = accumulate([0, *(lengths[i] for i in some)])
-            rows = [row for i in some for row in about[i]]
-            places = [
-                start + place
-                for i, start in zip(some, starts, strict=False)
-                for row in about[i]
-                for place in texts.places[row]
-            ]
-            targets = torch.tensor([target for row in rows for target in texts.targets[row]], device=self.device)
-            counts = torch.tensor([len(texts.targets[row]) for row in rows])
-            scored = (torch.arange(int(counts.max())) < counts[:, None]).to(self.device)
-            chosen = hidden.index_select(0, torch.tensor(places, device=self.device))
-            yield torch.tensor(rows, device=self.device), chosen, targets, scored
 
     def _logps(self, hidden: Tensor, targets: Tensor) -> Tensor:
         return token_logps(hidden, targets, self.showo.lm_head)
