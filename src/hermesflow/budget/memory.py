@@ -217,8 +217,9 @@ def _activations(
     Calls go backward from the last to the first; behind the last all gradients are there.
     """
     hidden, inner, worst = decoder.hidden_size, decoder.intermediate_size, 0.0
+    again = decoder.on_cpu and precision == "no" and trained == decoder.parameters  # see kernels._GeluLinear
     kept = [
-        decoder.layers * (FLOAT * hidden * call.tokens if recomputed else _kept(decoder, call, precision))
+        decoder.layers * (FLOAT * hidden * call.tokens if recomputed else _kept(decoder, call, precision, again))
         + FLOAT * hidden * (2 * call.tokens + call.scored)  # final norm, and the head's input
         for call in calls
     ]
@@ -228,24 +229,25 @@ def _activations(
     ]
     for i, call in enumerate(calls):
         loss = logits[i] * (FLOAT if precision == "no" else _LOGIT) - held[i] + FLOAT * hidden * call.scored
-        layer = FLOAT * (4 * hidden + 2 * inner) * call.tokens - held[i]  # gradients of its states
+        layer = FLOAT * (4 * hidden + (3 if again else 2) * inner) * call.tokens - held[i]  # gradients of its states
         if recomputed:
-            layer += _kept(decoder, call, precision)
+            layer += _kept(decoder, call, precision, again)
         known = FLOAT * trained if i + 1 < len(calls) else 0
         worst = max(worst, sum(kept[: i + 1]) + sum(held[: i + 1]) + known + FLOAT * head + max(loss, layer))
     return int(worst)
 
 
-def _kept(decoder: Decoder, call: Call, precision: str) -> float:
+def _kept(decoder: Decoder, call: Call, precision: str, again: bool) -> float:
     """Bytes that one layer keeps of a call.
 
     Per token, in float32: its input and normalised input, query and key before and after their norms and rotation,
-    value, attention's output by itself and in its place (9 D), and the MLP before (on the CPU, its slope) and after its
-    activation (2 I). Under autocast norms are float32, and the normalised input is cast once for each of four products.
+    value, attention's output by itself and in its place (9 D), and the MLP before (with adapters on the CPU, its slope)
+    and after its activation (2 I), which may be computed `again` instead (I). Under autocast norms are float32, and the
+    normalised input is cast once for each of four products.
     """
     hidden, inner = decoder.hidden_size, decoder.intermediate_size
     if precision == "no":
-        per_token, size = FLOAT * (9 * hidden + 2 * inner), FLOAT
+        per_token, size = FLOAT * (9 * hidden + (1 if again else 2) * inner), FLOAT
     else:
         per_token, size = 30 * hidden + 4 * inner, 2
     statistics = FLOAT * (2 + 5 * decoder.heads) * call.tokens  # of norms and soft-max

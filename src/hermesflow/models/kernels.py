@@ -37,9 +37,11 @@ class Mlp(PhiMLP):
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         """(..., D) to (..., D)."""
-        if isinstance(self.fc1, Product):
-            return self.fc2(self.fc1.product(hidden_states, "gelu"))
-        return self.fc2(gelu(self.fc1(hidden_states)))  # with adapters around it
+        if not isinstance(self.fc1, Product) or not isinstance(self.fc2, Product):  # with adapters around them
+            return self.fc2(gelu(self.fc1(hidden_states)))
+        if by_onednn(hidden_states) and not torch.is_inference_mode_enabled():
+            return _GeluLinear.apply(self.fc1(hidden_states), self.fc2.weight, self.fc2.bias)
+        return self.fc2(self.fc1.product(hidden_states, "gelu"))
 
 
 class Product(nn.Linear):
@@ -101,16 +103,37 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        [gradient] = gradients
-        of_x, of_weight, of_bias = ctx.needs_input_grad
-        rows = gradient.flatten(0, -2)
-        return (
-            _product(gradient, weight.t()) if of_x else None,
-            torch.mm(rows.t(), x.flatten(0, -2)) if of_weight else None,  # oneDNN is slower here
-            rows.sum(dim=0) if of_bias else None,
-        )
+        of_x = _product(gradients[0], weight.t()) if ctx.needs_input_grad[0] else None
+        return of_x, *_of_parameters(ctx, gradients[0], x)
+
+
+class _GeluLinear(torch.autograd.Function):
+    """`_Linear` behind GELU, which is computed again for the gradient instead of being kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _product(_gate(x, torch.square(x)).mul_(x), weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        square = torch.square(x)
+        gate = _gate(x, square)
+        of_x = _slope(x, square, gate).mul_(_product(gradients[0], weight.t())) if ctx.needs_input_grad[0] else None
+        return of_x, *_of_parameters(ctx, gradients[0], gate.mul_(x))
+
+
+def _of_parameters(ctx: Any, gradient: Tensor, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients of weight and bias of a product of x."""
+    rows = gradient.flatten(0, -2)
+    return (
+        torch.mm(rows.t(), x.flatten(0, -2)) if ctx.needs_input_grad[1] else None,  # oneDNN is slower here
+        rows.sum(dim=0) if ctx.needs_input_grad[2] else None,
+    )
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: Activation = "none") -> Tensor:
@@ -129,17 +152,27 @@ class _Gelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         square = torch.square(x)
-        gate = torch.mul(square, _CUBIC * _SLOPE).add_(_SLOPE).mul_(x).sigmoid_()
+        gate = _gate(x, square)
         if ctx.needs_input_grad[0]:
-            rest = square.mul_(3 * _CUBIC * _SLOPE).add_(_SLOPE).mul_(x)  # x times the slope of 2u
-            slope = torch.addcmul(rest, rest, gate, value=-1).add_(1).mul_(gate)
-            ctx.save_for_backward(slope)  # as large as x, which is not kept
+            ctx.save_for_backward(_slope(x, square, gate))  # as large as x, which is not kept
         return gate.mul_(x)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         [slope] = ctx.saved_tensors
         return slope * gradients[0]
+
+
+def _gate(x: Tensor, square: Tensor) -> Tensor:
+    """What x is multiplied with: sigmoid(2u)."""
+    return torch.mul(square, _CUBIC * _SLOPE).add_(_SLOPE).mul_(x).sigmoid_()
+
+
+def _slope(x: Tensor, square: Tensor, gate: Tensor) -> Tensor:
+    """GELU's derivative; overwrites `square`."""
+    rest = square.mul_(3 * _CUBIC * _SLOPE).add_(_SLOPE).mul_(x)  # x times the slope of 2u
+    return rest.addcmul_(rest, gate, value=-1).add_(1).mul_(gate)
 
 
 def by_onednn(x: Tensor) -> bool:
