@@ -7,9 +7,8 @@ unless it is told not to (`MALLOC_` variables of the test).
 """
 
 import json
-import os
-import sys
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -131,20 +130,8 @@ def peak(work: str, size: Size) -> int:
     return status("VmHWM") - status("RssFile") - before
 
 
-def forked(work: str, size: Size) -> int:
-    """`peak` in a process of its own."""
-    receiver, sender = os.pipe()
-    if (child := os.fork()) == 0:
-        os.write(sender, str(peak(work, size)).encode())
-        os._exit(0)
-    os.close(sender)
-    with os.fdopen(receiver) as told:
-        found = told.read()
-    if status := os.waitpid(child, 0)[1]:
-        sys.exit(f"{work}, {size}: ended with {status}")
-    return int(found)
-
-
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    print(json.dumps({work: {name: forked(work, size) for name, size in SIZES.items()} for work in WORKS}))
+    with get_context("fork").Pool(1, maxtasksperchild=1) as pool:
+        peaks = {work: pool.starmap(peak, [(work, size) for size in SIZES.values()], chunksize=1) for work in WORKS}
+    print(json.dumps({work: dict(zip(SIZES, found, strict=True)) for work, found in peaks.items()}))
