@@ -20,7 +20,7 @@ help:
 	@echo "make ui       MLflow on the runs        make report   the HTML report again"
 	@echo "make test     set up and run the tests  make lint     style and types"
 	@echo "make test-cluster  the smoke DAG through a real Slurm on this machine; make test-faults with accidents"
-	@echo "make bench    time the hot paths        make dvc      regenerate dvc.yaml, schema, config/README.md"
+	@echo "make bench    hot paths against their limits  make dvc      regenerate dvc.yaml, schema, config/README.md"
 	@echo "make full-size  one Pair-DPO step and two drawing steps of 1.3B on the CPU: 22 GiB of memory, some minutes"
 	@echo "make restore  results of the current config from DVC's cache"
 
@@ -70,7 +70,7 @@ lint: $(VENV)/.installed-dev
 	$(RUN) mypy
 
 bench: setup
-	$(RUN) python -m benchmarks --config $(CONFIG)
+	$(RUN) python -m benchmarks
 
 # glibc gives memory back at once only if it is told to.
 full-size: setup

@@ -1,109 +1,82 @@
-"""Time the hot paths on random weights of a config's sizes and write results/bench/latest.json.
+"""Measure the hot paths against the plain path and against what counting allows; one process, one thread.
 
-    python -m benchmarks --config config/micro.yaml
+    python -m benchmarks [--only NAME ...] [--size medium|tiny] [--full]
 
-`together` is how the stages work; `one by one` does the same a row at a time, as the released code does, without
-sharing what rows about one image or prompt have in common.
+Writes results/bench/latest.json and two figures, and logs them to MLflow. All on the same random weights in float32
+(sizes.py). The plain path (plain.py) takes minutes where ours takes seconds, so by default some of its tokens and steps
+are measured and scaled by their FLOPs; --full measures all of both. Limits: limits.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
+from benchmarks import growth, measuring, report, sizes, works
+from benchmarks.limits import Machine
 from hermesflow.artifacts import write_json
-from hermesflow.config import Config, load_config
-from hermesflow.data.microworld import make_pairs
-from hermesflow.models.building import new_model
-from hermesflow.models.showo import ShowO
-from hermesflow.sampling import sample_images, sample_texts
-from hermesflow.scoring import free_answers
-from hermesflow.seeding import generator
-
-PAIRS = 8
 
 
 def main() -> None:
-    """Time everything and write the file."""
+    """Measure and write."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.split("\n")[0])
-    parser.add_argument("--config", type=Path, default=Path("config/micro.yaml"))
+    parser.add_argument("--only", nargs="+", choices=works.NAMES, metavar="NAME", help=f"of {', '.join(works.NAMES)}")
+    parser.add_argument("--size", choices=sizes.SIZES, default="medium")
+    parser.add_argument("--full", action="store_true", help="measure all of both paths: half an hour")
+    parser.add_argument("--repeats", type=int, default=3, help="runs to take the median of (default 3)")
     parser.add_argument("--output", type=Path, default=Path("results/bench/latest.json"))
-    parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
-    config = load_config(arguments.config)
-    torch.set_num_threads(config.runtime.shard_threads)
-    seconds = {name: timed(work, arguments.repeats) for name, work in works(config).items()}
-    for name, value in seconds.items():
-        print(f"{name:28} {value * 1000:10.1f} ms")
-    write_json(arguments.output, {"config": config.name, "pairs": PAIRS, "seconds": seconds})
+    torch.set_num_threads(1)
+    results = measure(arguments.size, arguments.only, full=arguments.full, repeats=arguments.repeats)
+    write_json(arguments.output, results)
+    report.draw(results, arguments.output.parent)
+    options = {"full": arguments.full, "repeats": arguments.repeats, "only": " ".join(arguments.only or works.NAMES)}
+    report.log(results, arguments.output.parent, options)
 
 
-def works(config: Config) -> dict[str, Callable[[], object]]:
-    """What is timed, by name; each works on PAIRS pairs with all their candidates and questions."""
-    model = new_model(config, seed=0).eval()
-    pairs = list(make_pairs("pairs", PAIRS, config=config.data))
-    codes = torch.randint(config.codebook_size, (PAIRS, config.num_image_tokens), generator=generator("bench"))
-    captions = [pair["caption"] for pair in pairs]
-    questions = [(i, q["question"]) for i, pair in enumerate(pairs) for q in pair["questions"]]
-    decodings, images = config.sampling.captions.decodings, config.sampling.images
-    longest = config.sampling.captions.max_new_tokens
-
-    def draw(prompts: list[str]) -> Tensor:
-        rows = [generator("bench", k) for k in range(len(prompts))]
-        return sample_images(model, prompts, settings=images, generators=rows)
-
-    def write(owners: list[int], chosen: list[int]) -> list[str]:
-        # end tokens come at random from random weights; the seeds are the same on both paths
-        rows = [generator("bench", i, k) for i, k in zip(owners, chosen, strict=True)]
-        prompts = [model.caption_prompt] * len(owners)
-        settings = [decodings[k] for k in chosen]
-        about = torch.tensor(owners)
-        return sample_texts(model, codes, about, prompts, decodings=settings, max_new_tokens=longest, generators=rows)
-
-    def answer(asked: list[tuple[int, str]]) -> list[str]:
-        about = torch.tensor([i for i, _ in asked])
-        words = [text for _, text in asked]
-        return free_answers(model, codes, about, words, max_answer_tokens=config.scoring.max_answer_tokens)
-
-    rows = [(i, k) for i in range(PAIRS) for k in range(len(decodings))]
-    drawn = [caption for caption in captions for _ in range(images.n)]
+def measure(name: str, only: list[str] | None, *, full: bool, repeats: int) -> dict[str, Any]:
+    """All entries asked for; growth and shards too where all are."""
+    warm_up()
+    size = sizes.SIZES[name]
+    model = sizes.random_model(size)
+    entries = []
+    for work, make in works.works(size, model, full=full).items():
+        if only is None or work in only:
+            entries.append(measuring.entry(work, make(), repeats=repeats))
+            print(report.told(entries[-1]), flush=True)
+    step = next((entry["seconds"] for entry in entries if entry["name"] == "pair_dpo_step"), None)
+    loading = {} if step is None else growth.loading(size, step)
+    if loading:
+        print(f"loading a batch: {loading['seconds'] * 1000:.2f} ms, {loading['share']:.3%} of a step\n", flush=True)
+    curves, shards = [], []
+    for curve in growth.curves(size, model) if only is None else ():
+        curves.append(curve)
+        print(f"{curve['name']}: {curve['slope']:.4f} s each, R2 {curve['r2']:.4f}", flush=True)
+    for shard in growth.shards(size, model) if only is None else ():
+        shards.append(shard)
+        rates = ", ".join(f"{rate:.3g}" for rate in shard["per_second"])
+        print(f"{shard['name']}: {rates} a second for {shard['pairs']} pairs", flush=True)
+    machine = reduce(Machine.best, (Machine(**entry["machine"]) for entry in entries)).plain()
     return {
-        "images together": lambda: draw(drawn),
-        "images one by one": lambda: [draw([caption]) for caption in drawn],
-        "captions together": lambda: write([i for i, _ in rows], [k for _, k in rows]),
-        "captions one by one": lambda: [write([i], [k]) for i, k in rows],
-        "answers together": lambda: answer(questions),
-        "answers one by one": lambda: [answer([one]) for one in questions],
-        "pair-dpo step": lambda: step(model, captions, codes),
+        "benchmarks": entries,
+        "machine": report.about_machine(machine, name),
+        "growth": curves,
+        "shards": shards,
+        "loading": loading,
     }
 
 
-def step(model: ShowO, captions: list[str], codes: Tensor) -> None:
-    """Forward and backward of both skills, chosen and rejected, reference log-probs being stored."""
-    masked = torch.rand(codes.shape, generator=generator("bench", "mask")) < 0.5
-    texts = model.text_logps(
-        codes, [model.caption_prompt] * (2 * PAIRS), captions * 2, owners=torch.arange(PAIRS).repeat(2)
-    )
-    images = model.image_logps(captions * 2, codes.repeat(2, 1), masked.repeat(2, 1))
-    (texts.sum() + images.sum()).backward()
-    model.zero_grad()
-
-
-def timed(work: Callable[[], object], repeats: int) -> float:
-    """Median seconds of a few runs after one to warm up."""
-    work()
-    seconds = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
+def warm_up() -> None:
+    """Both paths once on a tiny model: libraries are loaded, so that no first run pays for it."""
+    size = sizes.SIZES["tiny"]
+    for make in works.works(size, sizes.random_model(size), full=True).values():
+        work = make()
+        for side in (work.ours, work.plain):
+            side.prepare()()
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ from pathlib import Path
 import torch
 
 from hermesflow.budget.decoder import Decoder
-from hermesflow.budget.memory import Rows
+from hermesflow.budget.memory import Call, image_calls, text_calls
 from hermesflow.config import Config, load_config
+from hermesflow.models import sessions
 from hermesflow.models.building import new_model
 from hermesflow.models.showo import ShowO, recompute_activations
 from hermesflow.sampling import sample_images, sample_texts
@@ -24,6 +25,7 @@ from hermesflow.train import new_optimizer
 
 MICRO = Path(__file__).parents[1] / "config" / "micro.yaml"
 CAPTION = " ".join(["red"] * 20)
+STEPS, TOKENS = 3, 4
 PROMPT = "describe the image"
 
 
@@ -35,7 +37,7 @@ class Size:
     rows: int
 
 
-SIZES = {"small": Size(256, 4, 24 * 10, 8), "large": Size(512, 8, 24 * 14, 10)}
+SIZES = {"small": Size(256, 8, 24 * 10, 8), "large": Size(512, 8, 24 * 14, 10)}
 
 
 def config_of(size: Size) -> Config:
@@ -52,13 +54,11 @@ def config_of(size: Size) -> Config:
     return replace(config, language_model=model, data=replace(config.data, image_size=size.image_size))
 
 
-def calls_of(decoder: Decoder, pairs: int) -> list[Rows]:
+def calls_of(decoder: Decoder, pairs: int) -> list[Call]:
     """The calls of `train` below."""
-    prefix, text, prompt = decoder.image_prefix, 25, 23
     return [
-        Rows(rows=pairs, length=prefix, prefixed=True),
-        Rows(rows=2 * pairs, length=text, prefix=prefix, scored=21),
-        Rows(rows=2 * pairs, length=prompt + decoder.image_block, scored=decoder.image_tokens, masks=2 * pairs),
+        *text_calls(decoder, images=pairs, prompts=pairs, prompt_length=4, rows=2 * pairs, scored=21),
+        *image_calls(decoder, prompts=pairs, prompt_length=23, rows=2 * pairs, scored=decoder.image_tokens),
     ]
 
 
@@ -73,7 +73,7 @@ def train(model: ShowO, config: Config, size: Size, *, recomputed: bool) -> None
     for _ in range(2):
         texts = model.text_logps(codes, [PROMPT] * 2 * pairs, [CAPTION] * 2 * pairs, owners=owners)
         masked = torch.ones(2 * pairs, config.num_image_tokens, dtype=torch.bool)
-        drawn = model.image_logps([CAPTION] * 2 * pairs, codes.repeat(2, 1), masked)
+        drawn = model.image_logps([CAPTION] * pairs, codes.repeat(2, 1), masked, owners=owners)
         (texts.sum() + drawn.sum()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -82,14 +82,18 @@ def train(model: ShowO, config: Config, size: Size, *, recomputed: bool) -> None
 
 def draw(model: ShowO, config: Config, size: Size, *, guidance: float) -> None:
     """Some images from two prompts."""
-    settings = ImageSampling(n=1, steps=3, guidance=guidance, temperature=1.0, temperature_schedule="linear")
+    settings = ImageSampling(n=1, steps=STEPS, guidance=guidance, temperature=1.0, temperature_schedule="linear")
     prompts = [f"{CAPTION} {word}" for word in ("circle", "square")] * (size.rows // 2)
     generators = [torch.Generator() for _ in prompts]
     sample_images(model, prompts, settings=settings, generators=generators)
 
 
 def answer(model: ShowO, config: Config, size: Size) -> None:
-    """Several questions about each image, as self-VQA asks them."""
+    """Several questions about each image, as self-VQA asks them.
+
+    Room for keys and values is written to at once: on the CPU it would take no memory before.
+    """
+    sessions._room = lambda like, *shape: tuple(x.new_ones(shape) for x in like)  # type: ignore[attr-defined]
     codes = torch.arange(2 * config.num_image_tokens).reshape(2, -1) % config.codebook_size
     rows = 4 * size.rows
     model.end_token = -1  # no text ends early
@@ -100,7 +104,7 @@ def answer(model: ShowO, config: Config, size: Size) -> None:
         torch.arange(rows) % 2,
         [f"{CAPTION} {'blue ' * (k // 2)}" for k in range(rows)],
         decodings=[Decoding(top_k=1, temperature=1.0)] * rows,
-        max_new_tokens=4,
+        max_new_tokens=TOKENS,
         generators=[torch.Generator()] * rows,
     )
 

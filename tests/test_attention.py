@@ -1,6 +1,6 @@
 import torch
 
-from hermesflow.models.attention import continuation_mask, generation_mask, understanding_mask
+from omni_attention import generation_mask, understanding_mask
 from showo_golden import reference
 
 
@@ -25,15 +25,5 @@ def test_understanding_mask_is_the_official_one():
 
 
 def test_every_row_of_every_mask_attends_to_something():
-    for mask in (generation_mask(torch.tensor([0, 3]), 5, 4), understanding_mask(4, 3), _continuation()):
+    for mask in (generation_mask(torch.tensor([0, 3]), 5, 4), understanding_mask(4, 3)):
         assert mask.any(dim=-1).all()
-
-
-def test_continuation_sees_the_prefix_and_earlier_text_but_no_padding():
-    mask = _continuation()[1, 0]  # two of three columns are padding
-    assert mask[2].tolist() == [True] * 4 + [False, False, True]
-    assert _continuation()[0, 0, 1].tolist() == [True] * 4 + [True, True, False]
-
-
-def _continuation():
-    return continuation_mask(torch.tensor([0, 2]), 4, 3)

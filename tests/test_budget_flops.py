@@ -8,11 +8,13 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from hermesflow import logps
 from hermesflow.adapters import add_adapters
-from hermesflow.budget import pixels
+from hermesflow.budget import decoder, pixels
 from hermesflow.budget.decoder import Decoder, image_decoding, image_scoring, text_decoding, text_scoring
 from hermesflow.budget.machines import forwards, total
 from hermesflow.config import load_config
+from hermesflow.models import capacity, kernels
 from hermesflow.models.building import new_model
 from hermesflow.models.magvit import MagVitV2
 from hermesflow.models.showo import recompute_activations
@@ -22,12 +24,14 @@ from hermesflow.sections import Decoding, ImageSampling, ImageTokenizer, Lora
 from hermesflow.seeding import generator
 
 MICRO = load_config(Path(__file__).parents[1] / "config" / "micro.yaml")
+IN_PLACE = {torch.ops.aten.addmm_: lambda _, a, b, **__: 2 * a[0] * a[1] * b[1]}  # torch does not count it
 CLOSE = 1e-6  # not a product too many or too few
 CAPTIONS = ["a red circle above a blue square", "a small green cross and two circles"]  # 7 words each
 
 
 @pytest.fixture
-def model():
+def model(monkeypatch):
+    monkeypatch.setattr(kernels, "by_onednn", lambda x: False)  # its products are not counted
     return new_model(MICRO, seed=0)
 
 
@@ -37,7 +41,7 @@ def sizes():
 
 
 def counted(work):
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as counter, sdpa_kernel(SDPBackend.MATH):
         work()
     return counter.get_total_flops()
 
@@ -95,28 +99,49 @@ def test_vqa_scoring(model, sizes):
 
     owners = torch.tensor([0, 0, 1, 1])
     asked = [Asked(), type("Other", (Asked,), {"question": "is there a blue square ?"})()] * 2
-    probability, _ = text_scoring(sizes, images=2, rows=4, length=9, scored=2)
-    assert probability.forward == pytest.approx(
-        counted(lambda: vqa_probability(model, images(2), owners, asked)), rel=CLOSE
-    )
-    likelihood, _ = text_scoring(sizes, images=8, rows=8, length=9, scored=2)
-    assert likelihood.forward == pytest.approx(
-        counted(lambda: vqa_likelihood(model, images(2), owners, asked)), rel=CLOSE
-    )
+    for rows, score in ((4, vqa_probability), (8, vqa_likelihood)):  # the right choice, or both
+        plan = text_scoring(sizes, images=2, prompts=4, prompt_length=7, rows=rows, scored=2)
+        flops = counted(lambda score=score: score(model, images(2), owners, asked))
+        assert plan.flops.forward == pytest.approx(flops, rel=CLOSE)
+
+
+def test_what_does_not_run_together(model, sizes, monkeypatch):
+    monkeypatch.setattr(capacity, "CPU_STATE_BYTES", 2**20)  # 512 tokens
+    calls, rows = [], 20
+    model.hidden = counting(model.hidden, calls)
+    owners, prompts = torch.arange(rows).repeat(2), [model.caption_prompt] * 2 * rows
+    flops = counted(lambda: model.text_logps(images(rows), prompts, CAPTIONS * rows, owners=owners).sum().backward())
+    plan = text_scoring(sizes, images=rows, prompts=rows, prompt_length=4, rows=2 * rows, scored=8)
+    assert plan.flops.trained(recomputed=False, frozen=False) == pytest.approx(flops, rel=CLOSE)
+    assert (plan.calls, plan.tokens) == (len(calls), sum(calls))
+    masked = torch.ones(2 * rows, MICRO.num_image_tokens, dtype=torch.bool)
+    calls.clear()
+    flops = counted(lambda: model.image_logps(CAPTIONS * 10, images(2 * rows), masked, owners=owners))
+    plan = image_scoring(sizes, prompts=rows, prompt_length=10, rows=2 * rows, scored=MICRO.num_image_tokens)
+    assert plan.flops.forward == pytest.approx(flops, rel=CLOSE)
+    assert (plan.calls, plan.tokens) == (len(calls), sum(calls))
+    assert plan.calls > 1
+
+
+def test_logits_that_are_not_there_together_are_made_twice(model, sizes, monkeypatch):
+    for module in (logps, decoder):
+        monkeypatch.setattr(module, "LOGITS", 3 * sizes.vocabulary)
+    how = {"recomputed": False, "frozen": False}
+    assert planned_step(sizes, **how) == pytest.approx(counted(lambda: pair_step(model)), rel=CLOSE)
 
 
 def pair_step(model):
     texts = model.text_logps(images(2), [model.caption_prompt] * 4, CAPTIONS * 2, owners=torch.tensor([0, 1, 0, 1]))
     masked = torch.zeros(4, MICRO.num_image_tokens, dtype=torch.bool)
     masked[:, :3] = True
-    drawn = model.image_logps(CAPTIONS * 2, images(4), masked)
+    drawn = model.image_logps(CAPTIONS, images(4), masked, owners=torch.tensor([0, 1, 0, 1]))
     (texts.sum() + drawn.sum()).backward()
 
 
 def planned_step(sizes, **how):
-    texts, _ = text_scoring(sizes, images=2, rows=4, length=12, scored=8)
-    drawn, _ = image_scoring(sizes, rows=4, prompt_length=10, scored=3)
-    return texts.trained(**how) + drawn.trained(**how)
+    texts = text_scoring(sizes, images=2, prompts=2, prompt_length=4, rows=4, scored=8)
+    drawn = image_scoring(sizes, prompts=2, prompt_length=10, rows=4, scored=3)
+    return texts.flops.trained(**how) + drawn.flops.trained(**how)
 
 
 @pytest.mark.parametrize("recomputed", [False, True])
@@ -133,7 +158,7 @@ def test_low_rank_adapters_cost_what_is_planned_or_less(model, sizes):
     before = sum(p.numel() for p in model.parameters())
     adapted = add_adapters(model, lora, seed=0)
     assert sum(p.numel() for p in adapted.parameters()) - before == sizes.adapter_parameters(lora)
-    tokens = 2 * sizes.image_prefix + 4 * 12 + 4 * (10 + sizes.image_block)
+    tokens = 2 * (sizes.image_prefix + 4 + 2 * 7) + 2 * (10 + 2 * sizes.image_block)
     planned = planned_step(sizes, recomputed=False, frozen=True) + 6 * sizes.adapter_parameters(lora) * tokens
     flops = counted(lambda: pair_step(model))
     assert flops <= planned < 1.1 * flops

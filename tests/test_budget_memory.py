@@ -11,7 +11,6 @@ import pytest
 import budget_peaks
 from hermesflow.budget.decoder import Decoder
 from hermesflow.budget.memory import image_decoding_peak, text_decoding_peak, training_peak
-from hermesflow.sampling import KEEP_BELOW
 
 CLOSE = 0.1
 GLIBC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_TOP_PAD_": "0"}
@@ -49,11 +48,18 @@ def planned(work, name):
         ).total
     if work.startswith("draw"):
         guided = "guided" in work
-        return image_decoding_peak(decoder, rows=size.rows, prompts=2, prompt_length=24, guided=guided, on_cpu=True)
+        return image_decoding_peak(
+            decoder, rows=size.rows, prompts=2, prompt_length=24, steps=budget_peaks.STEPS, guided=guided
+        )
     rows = 4 * size.rows
-    longest = 21 + (rows - 1) // 2
     return text_decoding_peak(
-        decoder, images=2, prompts=rows, prompt_length=longest, rows=rows, tokens=4, keep_below=KEEP_BELOW
+        decoder,
+        images=2,
+        prompts=rows,
+        prompt_length=21 + (rows - 1) // 2,
+        rows=rows,
+        tokens=budget_peaks.TOKENS,
+        keep_below=0,  # none ends early
     )
 
 

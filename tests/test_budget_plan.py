@@ -18,6 +18,7 @@ from hermesflow.budget.rules import Rules
 from hermesflow.config import load_config
 from hermesflow.errors import ConfigError
 from hermesflow.masking import draw_mask
+from hermesflow.models import kernels
 from hermesflow.seeding import generator
 from hermesflow.stages import gather_candidates, sample, score
 from selfplay_world import make_world
@@ -76,22 +77,22 @@ def test_writing_is_bound_by_memory():
     decoder = Decoder.of(paper_config())
     passes = text_decoding(decoder, images=1, prompts=1, prompt_length=10, rows=1, tokens=100, size=2)
     slow = {"precision": "bf16", "utilisation": 0.4}
-    assert passes[3].seconds(H100.gpu, **slow) == passes[3].seconds(H100.gpu, **{**slow, "utilisation": 0.01})
+    assert passes[1].seconds(H100.gpu, **slow) == passes[1].seconds(H100.gpu, **{**slow, "utilisation": 0.01})
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "square_root"])
 def test_expected_masked_tokens_are_those_of_drawn_masks(schedule):
     draw = generator("budget", schedule)
-    for pairs in (1, 4):
-        most = [max(int(draw_mask(256, draw, schedule=schedule).sum()) for _ in range(pairs)) for _ in range(2000)]
-        assert expected_masked(schedule, tokens=256, pairs=pairs) == pytest.approx(sum(most) / 2000, rel=0.03)
+    drawn = [int(draw_mask(256, draw, schedule=schedule).sum()) for _ in range(2000)]
+    assert expected_masked(schedule, tokens=256) == pytest.approx(sum(drawn) / 2000, rel=0.03)
 
 
-def test_stages_do_at_most_what_is_planned(tmp_path):
+def test_stages_do_at_most_what_is_planned(tmp_path, monkeypatch):
     """Texts are shorter than their maxima, and equal ones are scored once; the measure and method need no encoder."""
     config, layout = make_world(tmp_path)
     config = replace(config, scoring=replace(config.scoring, caption_measure="bleu", vqa_method="probability"))
     rules = Rules(config, Lengths.of(config), gpus=1)
+    monkeypatch.setattr(kernels, "by_onednn", lambda x: False)  # its products are not counted
 
     def counted(stage):
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
@@ -102,7 +103,7 @@ def test_stages_do_at_most_what_is_planned(tmp_path):
     assert sampled <= total(rules.sample().passes, "flops") < 1.5 * sampled
     gather_candidates.run(config, layout, seed=0, checkpoint="base", shards=1)
     scored = counted(score)
-    assert scored <= total(rules.score().passes, "flops") < 5 * scored
+    assert scored <= total(rules.score().passes, "flops") < 10 * scored
 
 
 def test_training_takes_the_gpus_that_can_share_its_batch():
@@ -121,7 +122,7 @@ def test_the_paper_on_paper():
     assert max(by_rule[rule].memory for rule in ("sample", "score", "evaluate")) < 80e9
     assert max(line.files for line in lines) <= 1000
     assert by_rule["train"].memory < 80e9
-    assert 2 < by_rule["train"].flops / by_rule["reference"].flops < 3
+    assert 3 < by_rule["train"].flops / by_rule["reference"].flops < 3.1  # logits are made twice
 
 
 def test_hours_fall_with_utilisation_and_nothing_else_does():

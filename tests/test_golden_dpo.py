@@ -7,7 +7,7 @@ scores the two boundary tokens, and the official code sums over the batch before
 import pytest
 import torch
 
-from hermesflow.logps import sequence_logps
+from hermesflow.logps import row_sums, token_logps
 from hermesflow.losses import dpo_loss
 from showo_golden import golden_model, reference
 
@@ -34,12 +34,16 @@ def logps(model, size, side, kind):
     tensors, _ = reference()
     rows = slice(0, size) if kind == "t2i" else slice(size, None)
     ids, mask, labels = (tensors[f"dpo_bs{size}.{n}_{side}"][rows] for n in ("input_ids", "attention_mask", "labels"))
-    logits = model.head(model.hidden(ids, mask))
+    hidden = model.hidden(ids, mask)
     if kind == "t2i":  # a masked code is predicted at its own place
-        logits, labels = logits[:, SOI:], labels[:, SOI:]
+        hidden, labels = hidden[:, SOI:], labels[:, SOI:]
     else:  # a word is predicted one place before
-        logits, labels = logits[:, :-1], labels[:, 1:]
-    return sequence_logps(logits, labels, labels != -100)
+        hidden, labels = hidden[:, :-1], labels[:, 1:]
+    return sums(model, hidden, labels, labels != -100)
+
+
+def sums(model, hidden, labels, scored):
+    return row_sums(token_logps(hidden[scored], labels[scored], model.showo.lm_head), scored)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -95,6 +99,6 @@ def test_our_image_term_is_the_official_one_without_the_boundary_tokens(frozen):
     masked = ids[:, SOI + 1 : -1] == frozen.ids.mask
     boundary = torch.zeros_like(labels[:, SOI:], dtype=torch.bool)
     boundary[:, [0, -1]] = True
-    both = sequence_logps(frozen.head(frozen.hidden(ids, mask))[:, SOI:], labels[:, SOI:], boundary)
+    both = sums(frozen, frozen.hidden(ids, mask)[:, SOI:], labels[:, SOI:], boundary)
     found = frozen.image_logps(["raccoon"], codes, masked) + both
     torch.testing.assert_close(found, logps(frozen, 1, "win", "t2i"), atol=1e-3, rtol=1e-6)

@@ -12,7 +12,7 @@ from hermesflow import provenance
 
 LAYERS = (
     ("errors", "sections", "data_sections", "config", "artifacts", "seeding", "progress", "hub"),
-    ("masking", "models.attention", "models.prompting"),
+    ("masking", "models.prompting"),
     ("losses", "logps", "models.*"),
     ("data.*", "sampling", "encoders", "scoring", "sharding", "preferences", "official.*"),
     ("homologous", "adapters", "distributed", "interruption", "training_state", "train", "pretraining"),

@@ -6,46 +6,62 @@ import torch
 from safetensors.torch import load_file
 from transformers import PhiConfig, PhiForCausalLM
 
-from hermesflow.logps import sequence_logps
+from hermesflow import logps as logps_module
+from hermesflow.logps import row_sums, token_logps
 from hermesflow.losses import dpo_logratios, pair_dpo_loss
 
 GOLDENS = Path(__file__).parent / "goldens" / "showo_tiny"
 BETA = 0.2
 
 
-def test_equals_the_sum_of_log_softmax_over_the_mask():
+def scored_states(count=7, width=5, vocabulary=11):
     generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(3, 5, 11, generator=generator)
-    targets = torch.randint(0, 11, (3, 5), generator=generator)
-    mask = torch.rand(3, 5, generator=generator) < 0.5
-    mask[1] = False
-    token_logps = logits.log_softmax(-1).gather(2, targets[:, :, None])[:, :, 0]
-    assert torch.allclose(sequence_logps(logits, targets, mask), (token_logps * mask).sum(1), atol=1e-6)
-    assert sequence_logps(logits, targets, mask)[1] == 0.0
+    head = torch.nn.Linear(width, vocabulary)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    hidden = torch.randn(count, width, generator=generator, requires_grad=True)
+    return hidden, torch.randint(0, vocabulary, (count,), generator=generator), head
 
 
-def test_targets_outside_the_mask_and_infinities_there_do_not_matter():
-    logits = torch.zeros(1, 3, 4)
-    logits[0, 2] = float("-inf")
-    logits.requires_grad_()
-    logps = sequence_logps(logits, torch.tensor([[1, -100, 99]]), torch.tensor([[True, False, False]]))
-    logps.sum().backward()
-    assert logps.item() == pytest.approx(-torch.log(torch.tensor(4.0)).item())
-    assert logits.grad.isfinite().all() and not logits.grad[0, 1:].any()
+@pytest.mark.parametrize("logits", [2**26, 25, 1])  # all together, two at a time, one by one
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_equal_the_log_softmax_with_its_gradients_in_chunks_of_any_size(monkeypatch, logits, precision):
+    monkeypatch.setattr(logps_module, "LOGITS", logits)
+    hidden, targets, head = scored_states()
+    weights = torch.arange(1.0, 8.0)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+        found = token_logps(hidden, targets, head)
+        expected = head(hidden).float().log_softmax(-1).gather(1, targets[:, None])[:, 0]
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    inputs = [hidden, *head.parameters()]
+    gradients = [torch.autograd.grad((logps * weights).sum(), inputs, retain_graph=True) for logps in (expected, found)]
+    for one, other in zip(*gradients, strict=True):
+        close = 1e-5 if precision == "float32" else 5e-2
+        torch.testing.assert_close(one, other, atol=close, rtol=close)
+    with torch.no_grad():
+        torch.testing.assert_close(token_logps(hidden, targets, head), found.float(), atol=5e-2, rtol=1e-2)
 
 
-def test_sums_in_float32_whatever_the_logits_are():
-    logps = sequence_logps(torch.zeros(1, 400, 8, dtype=torch.bfloat16), torch.zeros(1, 400).long(), _all(1, 400))
-    assert logps.dtype == torch.float32
-    assert logps.item() == pytest.approx(-400 * torch.log(torch.tensor(8.0)).item(), rel=1e-5)
+def test_far_logits_do_not_overflow():
+    head = torch.nn.Linear(1, 2)
+    with torch.no_grad():
+        head.weight.copy_(torch.tensor([[1.0], [-1.0]]))
+        head.bias.zero_()
+    far = torch.tensor([[500.0]], requires_grad=True)
+    assert token_logps(far, torch.tensor([1]), head).item() == -1000.0
+
+
+def test_sums_by_row():
+    scored = torch.tensor([[True, False, True], [False, False, False], [True, True, False]])
+    assert row_sums(torch.tensor([1.0, 2.0, 4.0, 8.0]), scored).tolist() == [3.0, 0.0, 12.0]
 
 
 def test_wrong_shapes_are_refused():
-    logits, targets = torch.zeros(2, 3, 4), torch.zeros(2, 3).long()
-    with pytest.raises(ValueError, match="expected logits"):
-        sequence_logps(logits, targets, _all(2, 4))
-    with pytest.raises(ValueError, match="boolean"):
-        sequence_logps(logits, targets, torch.ones(2, 3))
+    hidden, targets, head = scored_states()
+    with pytest.raises(ValueError, match="expected hidden"):
+        token_logps(hidden, targets[1:], head)
 
 
 @pytest.mark.parametrize("pairs", [1, 2])
@@ -102,15 +118,11 @@ def _golden_model(*, noise: float) -> PhiForCausalLM:
 def _official_rows(model, tensors, name, side, pairs):
     """Image rows predict in place, from the image's first boundary on; caption rows predict the next token."""
     labels = tensors[f"{name}.labels_{side}"]
-    logits = model(
+    hidden = model.model(
         input_ids=tensors[f"{name}.input_ids_{side}"], attention_mask=tensors[f"{name}.attention_mask_{side}"]
-    ).logits
-    t2i, mmu = labels[:pairs, 33:], labels[pairs:, 1:]
-    return (
-        sequence_logps(logits[:pairs, 33:], t2i, t2i != -100),
-        sequence_logps(logits[pairs:, :-1], mmu, mmu != -100),
+    ).last_hidden_state
+    parts = (hidden[:pairs, 33:], labels[:pairs, 33:]), (hidden[pairs:, :-1], labels[pairs:, 1:])
+    return tuple(
+        row_sums(token_logps(states[own != -100], own[own != -100], model.lm_head), own != -100)
+        for states, own in parts
     )
-
-
-def _all(rows: int, columns: int) -> torch.Tensor:
-    return torch.ones(rows, columns, dtype=torch.bool)

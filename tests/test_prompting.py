@@ -31,22 +31,23 @@ def test_generation_rows_are_the_official_ones():
     tensors, _ = reference()
     rows = tensors["t2i.input_ids"]
     texts = [[i for i in row[:33] if i != 512][2:-1] for row in rows.tolist()]
-    prompts, padding = prompting.generation_prompts(IDS, texts, max_text_tokens=32)
+    prompts = prompting.generation_prompts(IDS, texts, max_text_tokens=32)
+    assert [33 - len(prompt) for prompt in prompts] == [0, 6, 30]
+    padded = torch.tensor([[IDS.pad] * (33 - len(prompt)) + prompt for prompt in prompts])  # as the official rows are
     block = prompting.image_block(IDS, torch.zeros(3, 64, dtype=torch.int64), torch.ones(3, 64, dtype=torch.bool))
-    assert torch.equal(torch.cat([prompts, block], dim=1), rows)
-    assert padding.tolist() == [0, 6, 30]
+    assert torch.equal(torch.cat([padded, block], dim=1), rows)
 
 
 def test_generation_prompt_is_cut_to_the_maximum_and_still_ends():
-    prompts, _ = prompting.generation_prompts(IDS, [list(range(1, 60))], max_text_tokens=32)
-    assert prompts.shape == (1, 33)
-    assert prompts[0, :3].tolist() == [517, 0, 1]
-    assert prompts[0, -2:].tolist() == [30, 0]
+    [prompt] = prompting.generation_prompts(IDS, [list(range(1, 60))], max_text_tokens=32)
+    assert len(prompt) == 33
+    assert prompt[:3] == [517, 0, 1]
+    assert prompt[-2:] == [30, 0]
 
 
 def test_generation_prompt_that_just_fits_is_whole():
-    prompts, _ = prompting.generation_prompts(IDS, [list(range(1, 31))], max_text_tokens=32)
-    assert prompts[0].tolist() == [517, 0, *range(1, 31), 0]
+    [prompt] = prompting.generation_prompts(IDS, [list(range(1, 31))], max_text_tokens=32)
+    assert prompt == [517, 0, *range(1, 31), 0]
 
 
 def test_image_block_hides_masked_codes_only():
@@ -57,30 +58,58 @@ def test_image_block_hides_masked_codes_only():
 def test_understanding_rows_are_the_official_ones():
     tensors, _ = reference()
     row = tensors["mmu.input_ids"]
-    prompts, _ = prompting.understanding_prompts(IDS, [row[0, 68:].tolist()])
+    [tree], _ = prompting.understanding_prompts(IDS, [row[0, 68:].tolist()], [0], images=1)
     images = prompting.understanding_images(IDS, row[:, 2:66] - 522)
-    assert torch.equal(torch.cat([images, prompts], dim=1), row)
+    assert torch.equal(torch.cat([images, torch.tensor([tree.tokens])], dim=1), row)
 
 
 def test_understanding_texts_score_completion_and_end():
-    tokens, places, targets, scored = prompting.understanding_texts(
-        IDS, [[1, 2], [3]], [[4], [5, 6, 7]], max_text_tokens=10
+    trees, places, targets = prompting.understanding_texts(
+        IDS, [[1, 2], [3]], [[4], [5, 6, 7]], [0, 1], images=2, max_text_tokens=10
     )
-    assert tokens.tolist() == [[0, 1, 2, 4, 0, 512], [0, 3, 5, 6, 7, 0]]
-    assert scored.tolist() == [[True, True, False, False], [True] * 4]
-    assert targets[scored].tolist() == [4, 0, 5, 6, 7, 0]
-    assert places[scored].tolist() == [2, 3, 1, 2, 3, 4]
+    assert [tree.tokens for tree in trees] == [[0, 1, 2, 4], [0, 3, 5, 6, 7]]  # the end token is scored, not run
+    assert targets == [[4, 0], [5, 6, 7, 0]]
+    assert places == [[2, 3], [1, 2, 3, 4]]
+
+
+def test_texts_about_one_image_share_their_prompt_and_do_not_see_each_other():
+    [tree], places, targets = prompting.understanding_texts(
+        IDS, [[1, 2], [3], [1, 2]], [[4], [5], [6, 7]], [0, 0, 0], images=1, max_text_tokens=10
+    )
+    assert tree.tokens == [0, 1, 2, 0, 3, 4, 5, 6, 7]
+    assert tree.positions == [0, 1, 2, 0, 1, 3, 2, 3, 4]
+    assert places == [[2, 5], [4, 6], [2, 7, 8]]
+    assert targets == [[4, 0], [5, 0], [6, 7, 0]]
+    seen = [[j for j in range(9) if row[j]] for row in prompting.tree_mask([tree])[0, 0].tolist()]
+    assert seen == [
+        [0], [0, 1], [0, 1, 2], [3], [3, 4], [0, 1, 2, 5], [3, 4, 6], [0, 1, 2, 7], [0, 1, 2, 7, 8]
+    ]  # fmt: skip
+
+
+def test_a_tree_that_is_padded_sees_what_it_saw():
+    trees, _, _ = prompting.understanding_texts(IDS, [[1], [2]], [[3], [4, 5]], [0, 1], images=2, max_text_tokens=10)
+    mask = prompting.tree_mask(trees)
+    assert mask.shape == (2, 1, 4, 4)
+    assert torch.equal(mask[0, 0, :3, :3], torch.ones(3, 3).tril().bool())
+    assert mask[0, 0, 3].tolist() == [
+        False,
+        False,
+        False,
+        True,
+    ]  # padding sees itself: a row of nothing is not a number
 
 
 def test_long_completion_is_cut_and_ends():
-    tokens, _, targets, scored = prompting.understanding_texts(IDS, [[1]], [list(range(2, 20))], max_text_tokens=6)
-    assert tokens.tolist() == [[0, 1, 2, 3, 4, 0]]
-    assert targets[scored].tolist() == [2, 3, 4, 0]
+    [tree], _, targets = prompting.understanding_texts(
+        IDS, [[1]], [list(range(2, 20))], [0], images=1, max_text_tokens=6
+    )
+    assert tree.tokens == [0, 1, 2, 3, 4]
+    assert targets == [[2, 3, 4, 0]]
 
 
 def test_prompt_without_room_for_a_completion_is_refused():
     with pytest.raises(DataError, match="shorten the question"):
-        prompting.understanding_texts(IDS, [[1, 2, 3, 4, 5]], [[6]], max_text_tokens=6)
+        prompting.understanding_texts(IDS, [[1, 2, 3, 4, 5]], [[6]], [0], images=1, max_text_tokens=6)
 
 
 def test_word_tokenizer_round_trip(tmp_path):
@@ -137,8 +166,8 @@ def test_extended_phi_tokenizer_has_exactly_the_official_ids(phi):
 def test_rows_of_the_released_model_at_both_sizes(phi, codes):
     tokenizer = pretrained_tokenizer(str(phi))
     ids = TokenIds(tokenizer.size, 8192, tokenizer.boundary)
-    prompts, _ = prompting.generation_prompts(ids, tokenizer.encode(["a red cat", ""]), max_text_tokens=128)
-    assert prompts[1].tolist()[-3:] == [50300, 50256, 50256]
+    prompts = prompting.generation_prompts(ids, tokenizer.encode(["a red cat", ""]), max_text_tokens=128)
+    assert prompts[1] == [50300, 50256, 50256]
     last = torch.full((2, codes), 8191)
     block = prompting.image_block(ids, last, torch.arange(codes).expand(2, codes) % 2 == 0)
     assert block.shape == (2, codes + 2)

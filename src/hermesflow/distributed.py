@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 
-import torch
 from accelerate import Accelerator, DistributedType
 
 from hermesflow.errors import ConfigError
 from hermesflow.homologous import Row
 from hermesflow.sections import Training
+from hermesflow.seeding import deterministic
 
 
 def new_accelerator(training: Training, *, device: str, precision: str) -> Accelerator:
@@ -24,7 +24,7 @@ def new_accelerator(training: Training, *, device: str, precision: str) -> Accel
         ConfigError: sharding on the CPU, or hyper-parameters that cannot be meant, see `check_training`.
     """
     if device == "cpu":
-        torch.use_deterministic_algorithms(True)
+        deterministic()
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision)
     if os.environ.get("ACCELERATE_USE_FSDP") == "true" and accelerator.distributed_type != DistributedType.FSDP:
         raise ConfigError(

@@ -13,6 +13,7 @@ from torch import Tensor
 from hermesflow import hub
 from hermesflow.artifacts import sha256
 from hermesflow.errors import ArtifactError, ConfigError
+from hermesflow.models.kernels import quicken
 from hermesflow.sections import Encoder, Scoring, Source
 
 WEIGHTS = "model.safetensors"
@@ -24,6 +25,7 @@ class SentenceEncoder:
     """A frozen transformer and how its hidden states become one vector per text."""
 
     def __init__(self, model: Any, tokenizer: Any, *, pooling: Literal["cls", "mean"]) -> None:
+        quicken(model)
         self.model, self.tokenizer, self.pooling = model.eval(), tokenizer, pooling
 
     @torch.inference_mode()

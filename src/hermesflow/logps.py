@@ -1,35 +1,101 @@
-"""Log-probabilities of token sequences."""
+"""Log-probabilities of tokens; the logits of all of them are never there together."""
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+_ALIGNED = 16  # products into rows that begin anywhere in a line of the cache take half as long again
+LOGITS = 2**26
+"""Logits that are there together: 256 MiB of float32."""
 
 
-def sequence_logps(logits: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
-    """Sum over the scored positions of log p(target), one value per row.
+def token_logps(hidden: Tensor, targets: Tensor, head: nn.Linear) -> Tensor:
+    """Log p(target) at scored places, (S,) float32 nats.
 
-    Position j of `logits` predicts position j of `targets`; shifting is the caller's work. The soft-max is taken only
-    at scored positions, in float32: with a vocabulary of 58,498 the others would fill most of the memory.
+    Logits are made at scored places only, and where these are many chunk by chunk, and again for the gradient: with a
+    vocabulary of 58,498 they would fill most of the memory.
 
     Args:
-        logits: (B, L, V) any float type.
-        targets: (B, L) int64; any value, valid or not, where `mask` is False.
-        mask: (B, L) bool, True where the target is scored.
-
-    Returns:
-        (B,) float32 nats; 0 for a row without scored positions.
+        hidden: (S, D) last hidden states.
+        targets: (S,) int64.
+        head: D to the vocabulary.
 
     Raises:
-        ValueError: shapes do not fit, or the mask is not boolean.
+        ValueError: shapes do not fit.
     """
-    if logits.shape[:-1] != targets.shape or mask.shape != targets.shape or targets.ndim != 2:
-        raise ValueError(
-            f"expected logits (B, L, V), targets (B, L), mask (B, L); "
-            f"found {tuple(logits.shape)}, {tuple(targets.shape)}, {tuple(mask.shape)}"
-        )
-    if mask.dtype != torch.bool:
-        raise ValueError(f"mask is boolean; found {mask.dtype}")
-    token_logps = -F.cross_entropy(logits[mask].float(), targets[mask], reduction="none")
-    return token_logps.new_zeros(mask.shape).masked_scatter(mask, token_logps).sum(dim=1)
+    if hidden.ndim != 2 or targets.shape != hidden.shape[:1]:
+        raise ValueError(f"expected hidden (S, D), targets (S,); found {tuple(hidden.shape)}, {tuple(targets.shape)}")
+    size = max(LOGITS // head.out_features, 1)
+    mixed = hidden.dtype != torch.float32 or torch.is_autocast_enabled(hidden.device.type)
+    if not mixed and not torch.is_inference_mode_enabled():  # with and without gradients alike, to the last bit
+        return _Logps.apply(hidden, head.weight, head.bias, targets, size)  # type: ignore[no-any-return]
+    chunks = list(zip(hidden.split(size), targets.split(size), strict=True))
+    if len(chunks) == 1 or not torch.is_grad_enabled():
+        return torch.cat([_plain(*chunk, head) for chunk in chunks])
+    return torch.cat([checkpoint(_plain, *chunk, head, use_reentrant=False) for chunk in chunks])
+
+
+def row_sums(logps: Tensor, scored: Tensor) -> Tensor:
+    """Sums by row, (B,), of the scored places' (S,), row by row; 0 for a row without any.
+
+    Args:
+        logps: (S,) of the places where `scored` is True, in its order.
+        scored: (B, K) bool.
+    """
+    return logps.new_zeros(scored.shape).masked_scatter(scored, logps).sum(dim=1)
+
+
+def _plain(hidden: Tensor, targets: Tensor, head: nn.Linear) -> Tensor:
+    return -F.cross_entropy(head(hidden).float(), targets, reduction="none")
+
+
+class _Logps(torch.autograd.Function):
+    """`_plain` with one copy of the logits instead of three: the soft-max, and then the gradient, take their place."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, size: int) -> Tensor:
+        found, kept = [], None
+        for states, places in zip(hidden.split(size), targets.split(size), strict=True):
+            kept, logps = _softmax(states, weight, bias, places)
+            found.append(logps)
+        ctx.kept, ctx.size = kept if len(found) == 1 else None, size
+        ctx.save_for_backward(hidden, weight, bias, targets)
+        return torch.cat(found)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
+        hidden, weight, bias, targets = ctx.saved_tensors
+        trained = ctx.needs_input_grad[1]
+        to_hidden = torch.empty_like(hidden)
+        to_weight: Tensor | None = None
+        to_bias: Tensor | None = None
+        parts = (x.split(ctx.size) for x in (hidden, targets, gradients[0], to_hidden))
+        for states, places, gradient, found in zip(*parts, strict=True):
+            likely = _softmax(states, weight, bias, places)[0] if ctx.kept is None else ctx.kept
+            ctx.kept = None
+            likely.mul_(-gradient[:, None])
+            likely[torch.arange(len(places), device=places.device), places] += gradient
+            torch.mm(likely, weight, out=found)
+            if trained and to_weight is None:
+                to_weight, to_bias = torch.mm(likely.T, states), likely.sum(dim=0)
+            elif to_weight is not None and to_bias is not None:
+                to_weight.addmm_(likely.T, states)
+                to_bias += likely.sum(dim=0)
+        return to_hidden, to_weight, to_bias, None, None
+
+
+def _softmax(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities (S, V), and the log-probabilities of the targets (S,)."""
+    vocabulary = len(bias)
+    room = hidden.new_empty(len(hidden), math.ceil(vocabulary / _ALIGNED) * _ALIGNED)
+    logits = torch.addmm(bias, hidden, weight.T, out=room[:, :vocabulary])
+    logits -= logits.amax(dim=1, keepdim=True)
+    chosen = logits.gather(1, targets[:, None])[:, 0]
+    total = logits.exp_().sum(dim=1)
+    return logits.div_(total[:, None]), chosen - total.log()

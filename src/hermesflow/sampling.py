@@ -50,7 +50,8 @@ def sample_images(
         ValueError: not one generator per caption.
     """
     if official_generator is not None:
-        return _draw(model, captions, settings, _OfficialDraws(official_generator))
+        shape = (len(captions), model.num_image_tokens)
+        return _draw(model, captions, settings, _OfficialDraws(official_generator, shape))
     uniforms = _per_row(generators, (settings.steps, 2, model.num_image_tokens), len(captions))
     parts = [
         _draw(model, captions[rows], settings, _RowDraws(uniforms[rows].to(model.device)))
@@ -68,9 +69,11 @@ def _draw(model: UnifiedModel, captions: Sequence[str], settings: ImageSampling,
         _temperatures(settings.temperature, settings.steps, settings.temperature_schedule)
     ):
         probabilities = session.logits(codes, masked).float().softmax(dim=-1).to(device)
-        codes = torch.where(masked, draws.categorical(probabilities, step), codes)
-        chosen = probabilities.gather(-1, codes[..., None])[..., 0]
-        confidence = chosen.clamp_min(1e-20).log() + temperature * draws.gumbel(chosen, step)
+        drawn = draws.categorical(probabilities, step, masked)
+        codes[masked] = drawn
+        chosen = probabilities.gather(-1, drawn[:, None])[:, 0].clamp_min(1e-20).log()
+        confidence = temperature * draws.gumbel(step)
+        confidence[masked] += chosen
         masked = _least_confident(confidence, masked, _count_masked(step, settings.steps, tokens, masked))
     return codes.cpu()
 
@@ -163,10 +166,10 @@ class _Draws(Protocol):
     def device(self) -> torch.device:
         """Where draws are made."""
 
-    def categorical(self, probabilities: Tensor, step: int) -> Tensor:
-        """One code per position, (B, T), of probabilities (B, T, C)."""
+    def categorical(self, probabilities: Tensor, step: int, masked: Tensor) -> Tensor:
+        """One code for each of the M masked places, (M,), of probabilities (M, C)."""
 
-    def gumbel(self, like: Tensor, step: int) -> Tensor:
+    def gumbel(self, step: int) -> Tensor:
         """Standard Gumbel noise, (B, T)."""
 
 
@@ -179,27 +182,31 @@ class _RowDraws:
     def device(self) -> torch.device:
         return self.uniforms.device
 
-    def categorical(self, probabilities: Tensor, step: int) -> Tensor:
-        return inverse_cdf(probabilities, self.uniforms[:, step, 0])
+    def categorical(self, probabilities: Tensor, step: int, masked: Tensor) -> Tensor:
+        return inverse_cdf(probabilities, self.uniforms[:, step, 0][masked])
 
-    def gumbel(self, like: Tensor, step: int) -> Tensor:
+    def gumbel(self, step: int) -> Tensor:
         return _gumbel(self.uniforms[:, step, 1])
 
 
-@dataclass(frozen=True)
+@dataclass
 class _OfficialDraws:
     generator: torch.Generator
+    shape: tuple[int, int]
+    """Rows and image tokens: the released sampler draws known codes again, and drops what it drew."""
 
     @property
     def device(self) -> torch.device:
         return self.generator.device
 
-    def categorical(self, probabilities: Tensor, step: int) -> Tensor:
-        flat = probabilities.reshape(-1, probabilities.shape[-1])
-        return torch.multinomial(flat, 1, generator=self.generator).view(probabilities.shape[:-1])
+    def categorical(self, probabilities: Tensor, step: int, masked: Tensor) -> Tensor:
+        everywhere = probabilities.new_ones(*self.shape, probabilities.shape[1])
+        everywhere[masked] = probabilities
+        drawn = torch.multinomial(everywhere.flatten(0, 1), 1, generator=self.generator).view(self.shape)
+        return drawn[masked]
 
-    def gumbel(self, like: Tensor, step: int) -> Tensor:
-        return _gumbel(torch.empty_like(like).uniform_(generator=self.generator))
+    def gumbel(self, step: int) -> Tensor:
+        return _gumbel(torch.empty(self.shape, device=self.device).uniform_(generator=self.generator))
 
 
 def inverse_cdf(weights: Tensor, uniforms: Tensor) -> Tensor:

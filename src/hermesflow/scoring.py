@@ -13,14 +13,11 @@ import torch
 from torch import Tensor
 
 from hermesflow.encoders import SentenceEncoder
-from hermesflow.sampling import of_session, sample_texts, sessions
+from hermesflow.sampling import sample_texts
 from hermesflow.sections import CaptionMeasure, Decoding, Scoring, VqaMethod
 
 CAPTION_MEASURES: tuple[CaptionMeasure, ...] = get_args(CaptionMeasure)
 VQA_METHODS: tuple[VqaMethod, ...] = get_args(VqaMethod)
-
-
-LIKELIHOOD_ROWS = 512  # answers that are scored together, where there is room
 
 
 class MultipleChoice(Protocol):
@@ -186,30 +183,18 @@ def vqa_likelihood(model: Any, codes: Tensor, owners: Tensor, questions: Sequenc
         Q choices.
     """
     flat = [(i, choice) for i, q in enumerate(questions) for choice in q.choices]
-    image = owners[[i for i, _ in flat]]
     keys = [(questions[i].question, choice) for i, choice in flat]
-    rows, images, first, inverse = _unique_rows(codes, image, keys)
-    logps = _text_logps(model, codes[images][first], [keys[i] for i in rows])
-    answers: list[str] = []
-    position = 0
-    for question in questions:
-        here = [float(logps[inverse[position + k]]) for k in range(len(question.choices))]
-        answers.append(question.choices[int(np.argmax(here))])
-        position += len(question.choices)
-    return answers
+    logps = _answer_logps(model, codes, owners[[i for i, _ in flat]], keys).split([len(q.choices) for q in questions])
+    return [q.choices[int(own.argmax())] for q, own in zip(questions, logps, strict=True)]
 
 
 @torch.inference_mode()
-def _text_logps(model: Any, codes: Tensor, keys: list[tuple[str, str]]) -> Tensor:
-    rows = min(LIKELIHOOD_ROWS, model.text_rows)
-    # rows of like length side by side: little padding
-    order = sorted(range(len(keys)), key=lambda i: (len(keys[i][0].split()) + len(keys[i][1].split()), i))
-    logps = torch.empty(len(keys), dtype=torch.float64)
-    for start in range(0, len(order), rows):
-        some = order[start : start + rows]
-        prompts = [model.question_template.format(keys[i][0]) for i in some]
-        logps[some] = model.text_logps(codes[some], prompts, [keys[i][1] for i in some]).double().cpu()
-    return logps
+def _answer_logps(model: Any, codes: Tensor, owners: Tensor, keys: Sequence[tuple[str, str]]) -> Tensor:
+    """Log-probability of each (question, answer) about image codes[owners[i]], (N,) float64 nats on the CPU."""
+    rows, images, first, inverse = _unique_rows(codes, owners, keys)
+    prompts = [model.question_template.format(keys[i][0]) for i in rows]
+    logps = model.text_logps(codes[images], prompts, [keys[i][1] for i in rows], owners=first)
+    return logps.double().cpu()[inverse]
 
 
 def vqa_probability(model: Any, codes: Tensor, owners: Tensor, questions: Sequence[MultipleChoice]) -> np.ndarray:
@@ -229,14 +214,7 @@ def vqa_probability(model: Any, codes: Tensor, owners: Tensor, questions: Sequen
     Source: Lin et al. 2024 (VQAScore), P(answer | image, question).
     """
     keys = [(q.question, q.answer) for q in questions]
-    rows, images, first, inverse = _unique_rows(codes, owners, keys)
-    prompts = [model.question_template.format(keys[i][0]) for i in rows]
-    answers, parts = [keys[i][1] for i in rows], []
-    for some in sessions(len(rows), model.text_rows):
-        own, place = of_session(codes[images], first, some)
-        with torch.inference_mode():
-            parts.append(model.text_logps(own, prompts[some], answers[some], owners=place))
-    return torch.cat(parts).double().exp().cpu().numpy()[inverse]
+    return _answer_logps(model, codes, owners, keys).exp().numpy()
 
 
 def answer_credits(

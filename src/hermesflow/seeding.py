@@ -16,3 +16,9 @@ def seed_of(*names: str | int) -> int:
 def generator(*names: str | int) -> torch.Generator:
     """A CPU generator seeded by a path of names."""
     return torch.Generator().manual_seed(seed_of(*names))
+
+
+def deterministic() -> None:
+    """The same result every time on the CPU; memory that is about to be written is not filled beforehand."""
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

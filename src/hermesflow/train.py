@@ -68,7 +68,14 @@ class PairLogps(nn.Module):
             if "image_rows_in_caption_term" in self.defects:
                 mmu = mmu + self.model.image_row_logps(batch.prompts, drawn, masked)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.learns_t2i):
-            t2i = self.model.image_logps(batch.prompts, drawn, masked, boundaries="boundary_tokens" in self.defects)
+            shared = "prompt_dropout" not in self.defects  # else a prompt may be dropped of one image of a pair alone
+            t2i = self.model.image_logps(
+                batch.captions if shared else batch.prompts,
+                drawn,
+                masked,
+                owners=torch.arange(size).repeat(2) if shared else None,
+                boundaries="boundary_tokens" in self.defects,
+            )
         return Logps(*(part.clone() for part in (*mmu.split(size), *t2i.split(size))))  # FSDP warns of views
 
 

@@ -2,19 +2,26 @@
 
 A token through a layer costs 8 D^2 (query, key, value, output) + 4 D I (MLP) FLOPs, and 4 D per position it sees (two
 matrix products); a place that is scored 2 D V. torch's FlopCounterMode counts the same (`tests/test_budget_flops.py`).
-Where rows are as long as they are told, the figures are exact; callers that tell maxima get upper bounds.
+Sequences are packed: images once, each different prompt once, end tokens not at all; only attention sees padding, up to
+the longest of what runs together. Figures are exact where texts are as long as they are told; maxima give upper bounds.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from hermesflow.budget.lengths import masked_counts
 from hermesflow.budget.machines import Pass
 from hermesflow.config import Config
 from hermesflow.data.questions import vocabulary
+from hermesflow.logps import LOGITS
+from hermesflow.models import capacity
 from hermesflow.models.prompting import TokenIds
 from hermesflow.sections import Lora
 
+FLOAT = 4
 PHI_WORDS = 50_295
 """Text vocabulary of the released Show-o (phi-1.5's), taken for every tokenizer but the micro world's."""
 UNCONDITIONAL = 3
@@ -33,6 +40,8 @@ class Decoder:
     vocabulary: int
     codes: int
     image_tokens: int
+    max_text_tokens: int
+    on_cpu: bool
 
     @staticmethod
     def of(config: Config) -> Decoder:
@@ -47,6 +56,8 @@ class Decoder:
             vocabulary=TokenIds(words, config.codebook_size, 0).vocab_size,
             codes=config.codebook_size,
             image_tokens=config.num_image_tokens,
+            max_text_tokens=own.max_text_tokens,
+            on_cpu=config.runtime.device == "cpu",
         )
 
     @property
@@ -77,6 +88,23 @@ class Decoder:
         """Elements of the keys and values of one position in all layers."""
         return 2 * self.hidden_size * self.layers
 
+    def texts_together(self, *, images: int, rows: int, size: int) -> int:
+        """Images that run together with the texts about them, as `grouping` has it."""
+        return self._together(images, self.image_prefix + rows / images * self.max_text_tokens, size)
+
+    def drawn_together(self, *, prompts: int, rows: int, size: int) -> int:
+        """Prompts that run together with the images behind them."""
+        return self._together(prompts, self.max_text_tokens + 1 + rows / prompts * self.image_block, size)
+
+    def blocks_together(self, *, rows: int, size: int) -> int:
+        """Images that are drawn and run together."""
+        return self._together(rows, self.image_block, size)
+
+    def _together(self, count: int, length: float, size: int) -> int:
+        inner = self.intermediate_size
+        tokens = capacity.tokens_together(intermediate_size=inner, element_size=size, on_cpu=self.on_cpu)
+        return min(max(int(tokens / length), 1), count)
+
     def adapter_parameters(self, lora: Lora) -> int:
         """Parameters of low-rank adapters."""
         widths = {"fc1": self.hidden_size + self.intermediate_size, "fc2": self.hidden_size + self.intermediate_size}
@@ -91,7 +119,9 @@ class Decoder:
         """FLOPs of logits."""
         return 2 * self.hidden_size * outputs * places
 
-    def forward(self, *, rows: float, length: float, seen: float, size: int, times: float = 1) -> Pass:
+    def forward(
+        self, *, rows: float, length: float, seen: float, size: int, times: float = 1, shared: float = 0
+    ) -> Pass:
         """A pass through the layers.
 
         Args:
@@ -100,8 +130,9 @@ class Decoder:
             seen: positions that each token attends to, its own block included.
             size: bytes of a number.
             times: equal passes.
+            shared: positions that are read once for several blocks, instead of once for each.
         """
-        read = size * (self.layers * self.layer_weights + rows * seen * self.position_elements)
+        read = size * (self.layers * self.layer_weights + (rows * seen - shared) * self.position_elements)
         flops = self.flops(rows=rows, length=length, seen=seen).forward
         return Pass(times, flops, read, tokens=rows * length)
 
@@ -118,12 +149,10 @@ class Flops:
     linear: float = 0
     attention: float = 0
     head: float = 0
-    idle_linear: float = 0
-    """Part of `linear` whose output no gradient comes back to."""
-    idle_attention: float = 0
-    """Such part of `attention`."""
     skipped: float = 0
     """Part of `linear` that is not computed again where activations are not kept."""
+    head_again: float = 0
+    """Part of `head` that is computed again: logits that are not there together."""
 
     @property
     def forward(self) -> float:
@@ -141,10 +170,19 @@ class Flops:
             frozen: the decoder's own weights have no gradient (low-rank adapters).
         """
         weights = 1 if frozen else 2
-        backward = weights * (self.linear - self.idle_linear + self.head)
-        backward += 2 * (self.attention - self.idle_attention)
+        backward = weights * (self.linear + self.head) + 2 * self.attention
         again = self.linear + self.attention - self.skipped if recomputed else 0
-        return self.forward + backward + again
+        return self.forward + backward + again + self.head_again
+
+
+class Scored(NamedTuple):
+    """A call of `ShowO.text_logps` or `ShowO.image_logps`."""
+
+    flops: Flops
+    tokens: float
+    """That run."""
+    calls: int
+    """Of the decoder."""
 
 
 def image_decoding(
@@ -156,77 +194,99 @@ def image_decoding(
         decoder: the model.
         rows: images drawn together.
         prompts: different captions among them.
-        prompt_length: columns of the prompts, padding included.
+        prompt_length: columns of the longest.
         steps: MaskGIT steps.
         guided: with an unconditional side.
         size: bytes of a number.
     """
     block, found = decoder.image_block, []
+
+    def blocks(count: int, length: int, times: int) -> Pass:
+        calls = math.ceil(count / decoder.blocks_together(rows=count, size=size))
+        return decoder.forward(rows=count / calls, length=block, seen=length + block, size=size, times=times * calls)
+
     for different, length in [(prompts, prompt_length), *([(1, UNCONDITIONAL)] if guided else [])]:
         found += [
             decoder.forward(rows=different, length=length, seen=length, size=size),
-            decoder.forward(rows=different, length=block, seen=length + block, size=size),
-            decoder.forward(rows=rows, length=block, seen=length + block, size=size, times=steps - 1),
+            blocks(prompts, length, 1),
+            blocks(rows, length, steps - 1),
         ]
-    places = rows * decoder.image_tokens
-    return [*found, decoder.logits(places=places, outputs=decoder.codes, size=size, times=steps)]
+    first, *masked = masked_counts(decoder.image_tokens, steps)
+    places = [prompts * first, *(rows * count for count in masked)]
+    return [*found, *(decoder.logits(places=count, outputs=decoder.codes, size=size) for count in places)]
 
 
 def text_decoding(
     decoder: Decoder, *, images: int, prompts: int, prompt_length: int, rows: int, tokens: int, size: int
 ) -> list[Pass]:
-    """`sampling.sample_texts`: images once, prompts once, then token by token.
+    """`sampling.sample_texts`: images and prompts once, then token by token; an image is read once for its rows.
 
     Args:
         decoder: the model.
         images: different images.
         prompts: different (image, prompt).
-        prompt_length: columns of the prompts, padding included.
-        rows: texts written together; none of them ends early.
+        prompt_length: columns of the longest.
+        rows: texts written together, as many of each image; none of them ends early.
         tokens: tokens of each.
         size: bytes of a number.
     """
-    prefix = decoder.image_prefix
-    before, last = prefix + prompt_length, tokens - 1  # the first token needs no step
+    prefix, last = decoder.image_prefix, tokens - 1  # the first token needs no step
+    own = prompt_length + (last + 1) / 2
+    texts = texts_behind_images(decoder, images=images, rows=rows, length=prompts * prompt_length, scored=0, size=size)
+    read = size * decoder.layers * decoder.layer_weights
     return [
-        decoder.forward(rows=images, length=prefix, seen=prefix, size=size),
-        decoder.forward(rows=prompts, length=prompt_length, seen=before, size=size),
-        decoder.logits(places=prompts, outputs=decoder.vocabulary, size=size),
-        decoder.forward(rows=rows, length=1, seen=before + (last + 1) / 2, size=size, times=last),
-        decoder.logits(places=rows, outputs=decoder.vocabulary, size=size, times=last),
+        Pass(texts.calls, texts.flops.forward / texts.calls, read, texts.tokens / texts.calls),
+        decoder.forward(rows=rows, length=1, seen=prefix + own, size=size, times=last, shared=(rows - images) * prefix),
+        decoder.logits(places=rows, outputs=decoder.vocabulary, size=size, times=tokens),
     ]
 
 
-def text_scoring(decoder: Decoder, *, images: int, rows: int, length: int, scored: int) -> tuple[Flops, float]:
-    """`ShowO.text_logps`: every image once, then the texts behind them.
+def text_scoring(
+    decoder: Decoder, *, images: int, prompts: int, prompt_length: int, rows: int, scored: int, size: int = FLOAT
+) -> Scored:
+    """`ShowO.text_logps`: images and prompts once, completions behind them without their end tokens.
 
-    Of an image's last layer only keys and values are used, so its other products have no gradient.
-
-    Returns:
-        FLOPs, and tokens that run.
+    Args:
+        decoder: the model.
+        images: different images.
+        prompts: different (image, prompt).
+        prompt_length: columns of the longest.
+        rows: completions.
+        scored: places of each: one more than the tokens that run.
+        size: bytes of a number of the weights.
     """
-    prefix = decoder.image_prefix
+    length = prompts * prompt_length + rows * (scored - 1)
+    return texts_behind_images(decoder, images=images, rows=rows, length=length, scored=rows * scored, size=size)
+
+
+def texts_behind_images(decoder: Decoder, *, images: int, rows: int, length: int, scored: int, size: int) -> Scored:
+    """Images, and texts of `length` tokens in all behind them, as many behind each; `rows` texts are asked for."""
+    prefix, each = decoder.image_prefix, length / images
     first = decoder.flops(rows=images, length=prefix, seen=prefix)
-    then = decoder.flops(rows=rows, length=length, seen=prefix + length)
-    tokens = images * prefix + rows * length
+    then = decoder.flops(rows=images, length=each, seen=prefix + each)
+    calls = math.ceil(images / decoder.texts_together(images=images, rows=rows, size=size))
+    return _scored(decoder, first, then, tokens=images * prefix + length, scored=scored, calls=calls)
+
+
+def image_scoring(
+    decoder: Decoder, *, prompts: int, prompt_length: int, rows: int, scored: float, size: int = FLOAT
+) -> Scored:
+    """`ShowO.image_logps`: prompts once, their images behind them; `scored` places of each."""
+    block = decoder.image_block
+    first = decoder.flops(rows=prompts, length=prompt_length, seen=prompt_length)
+    then = decoder.flops(rows=rows, length=block, seen=prompt_length + block)
+    calls = math.ceil(prompts / decoder.drawn_together(prompts=prompts, rows=rows, size=size))
+    tokens = prompts * prompt_length + rows * block
+    return _scored(decoder, first, then, tokens=tokens, scored=rows * scored, calls=calls)
+
+
+def _scored(decoder: Decoder, first: Flops, then: Flops, *, tokens: float, scored: float, calls: int) -> Scored:
+    head = decoder.head(scored, decoder.vocabulary)
     flops = Flops(
         linear=first.linear + then.linear,
         attention=first.attention + then.attention,
-        head=decoder.head(rows * scored, decoder.vocabulary),
-        idle_linear=4 * decoder.hidden_size * (decoder.hidden_size + decoder.intermediate_size) * images * prefix,
-        idle_attention=first.attention / decoder.layers,
-        skipped=_skipped(decoder, tokens),
+        head=head,
+        skipped=2 * decoder.hidden_size * decoder.intermediate_size * decoder.layers * tokens,
+        head_again=head if scored / calls > max(LOGITS // decoder.vocabulary, 1) else 0,
     )
-    return flops, tokens
-
-
-def image_scoring(decoder: Decoder, *, rows: int, prompt_length: int, scored: float) -> tuple[Flops, float]:
-    """`ShowO.image_logps`; returns FLOPs, and tokens that run."""
-    length = prompt_length + decoder.image_block
-    own = decoder.flops(rows=rows, length=length, seen=length)
-    head, tokens = decoder.head(rows * scored, decoder.vocabulary), rows * length
-    return Flops(linear=own.linear, attention=own.attention, head=head, skipped=_skipped(decoder, tokens)), tokens
-
-
-def _skipped(decoder: Decoder, tokens: float) -> float:
-    return 2 * decoder.hidden_size * decoder.intermediate_size * decoder.layers * tokens
+    return Scored(flops, tokens, calls)

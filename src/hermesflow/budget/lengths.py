@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -53,12 +54,16 @@ class Lengths:
         )
 
 
-def expected_masked(schedule: MaskSchedule, *, tokens: int, pairs: int) -> float:
-    """Image tokens that are scored per row: rows are padded to the most masked of `pairs` random masks; its mean.
-
-    Masks fall with a uniform ratio, so the most masked row is the one of the least ratio.
-    """
+def expected_masked(schedule: MaskSchedule, *, tokens: int) -> float:
+    """Image tokens that are scored of a row, on the average."""
     ratio = (torch.arange(2000) + 0.5) / 2000
-    density = pairs * (1 - ratio) ** (pairs - 1)
-    share = (SCHEDULES[schedule](ratio) * density).mean() / density.mean()
-    return max(1.0, tokens * share.item())
+    return max(1.0, tokens * SCHEDULES[schedule](ratio).mean().item())
+
+
+def masked_counts(tokens: int, steps: int) -> list[int]:
+    """Places that are masked when each step of MaskGIT begins, by the cosine schedule."""
+    counts = [tokens]
+    for step in range(steps - 1):
+        share = math.cos((step + 1) / steps * math.pi / 2)
+        counts.append(max(min(counts[-1] - 1, math.floor(tokens * share)), 1))
+    return counts

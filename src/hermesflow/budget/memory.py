@@ -1,46 +1,66 @@
 """Peak memory of training and decoding: what is alive at once, in bytes.
 
-Weights are float32 in every stage; under mixed precision (autocast) training makes half-size copies of them. What a
-layer keeps for its gradient is listed in `_kept`, found by reading the autograd graph of transformers' PhiDecoderLayer.
-`tests/test_budget_memory.py` holds the float32 figures against measured peaks of processes on the CPU; those of mixed
-precision follow CUDA's autocast lists and were not measured: there is no GPU here. Allocators and kernels' own
-workspaces come on top.
+Training has float32 weights; under mixed precision (autocast) it makes half-size copies of them. What a layer keeps for
+its gradient is listed in `_kept`, found by reading the autograd graph of transformers' PhiDecoderLayer. Products
+without gradients on the CPU have a copy of their weights in oneDNN's layout. `tests/test_budget_memory.py` holds the
+float32 figures against measured peaks of processes on the CPU; those of mixed precision follow CUDA's autocast lists
+and were not measured: there is no GPU here. Allocators and kernels' own workspaces come on top.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hermesflow.budget.decoder import UNCONDITIONAL, Decoder
+from hermesflow.budget.decoder import FLOAT, UNCONDITIONAL, Decoder
+from hermesflow.budget.lengths import masked_counts
+from hermesflow.logps import LOGITS
+from hermesflow.models.sessions import GROWTH
 
-FLOAT = 4
+_KERNELS = 6 * 2**20
+"""Bytes of what oneDNN compiles for the shapes that it meets in training; measured."""
 _LOGIT = 12
-"""Bytes per logit of a scored place at its worst, in every precision: forward the logits, those of scored places and
-the log-soft-max; backward the log-soft-max and two gradients."""
-_HELD_LOGIT = 4
-"""Of which the log-soft-max is held until its gradient is taken."""
+"""Bytes per logit at its worst without `logps._Logps`: logits, in float32 once more, and their log-soft-max; backward
+the log-soft-max and two gradients."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rows:
-    """Blocks that run through the decoder together in training."""
+class Call:
+    """What runs through the decoder together in training and scoring."""
 
-    rows: int
-    length: int
-    """Tokens of each."""
-    prefix: int = 0
-    """Positions of a shared prefix that each sees."""
-    scored: int = 0
-    """Places of each that logits are made of."""
-    masks: int = 1
-    """Attention masks: one per row, or one for all."""
-    prefixed: bool = False
-    """Others continue these: their keys and values are held."""
+    tokens: float
+    joined: float
+    """Positions whose keys and values are copied to stand behind those that they share."""
+    masks: float
+    """Elements of attention masks."""
+    scored: float
+    """Places that logits are made of."""
 
-    @property
-    def tokens(self) -> int:
-        """That run."""
-        return self.rows * self.length
+
+def text_calls(
+    decoder: Decoder, *, images: int, prompts: int, prompt_length: int, rows: int, scored: int, size: int = FLOAT
+) -> list[Call]:
+    """Calls of `ShowO.text_logps`; arguments as `decoder.text_scoring`."""
+    each = (prompts * prompt_length + rows * (scored - 1)) / images
+    seen = decoder.image_prefix + each
+    own = Call(tokens=seen, joined=seen, masks=each * seen, scored=rows * scored / images)
+    return _groups(own, images, decoder.texts_together(images=images, rows=rows, size=size))
+
+
+def image_calls(
+    decoder: Decoder, *, prompts: int, prompt_length: int, rows: int, scored: float, size: int = FLOAT
+) -> list[Call]:
+    """Calls of `ShowO.image_logps`; arguments as `decoder.image_scoring`."""
+    each, block = rows / prompts, decoder.image_block
+    tokens, joined = prompt_length + each * block, each * (prompt_length + block)
+    own = Call(tokens=tokens, joined=joined, masks=0, scored=each * scored)
+    return _groups(own, prompts, decoder.drawn_together(prompts=prompts, rows=rows, size=size))
+
+
+def _groups(one: Call, count: int, together: int) -> list[Call]:
+    sizes = [min(together, count - start) for start in range(0, count, together)]
+    return [Call(**{name: n * value for name, value in vars(one).items()}) for n in sizes]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +72,7 @@ class Peak:
     buckets: int
     """Copies that processes exchange gradients through (data parallel)."""
     activations: int
-    """With logits and half-size weights."""
+    """With logits, half-size weights and compiled kernels."""
     gradients: int
     """At the end of the backward pass, when activations are gone; with what the optimiser needs besides."""
     gradients_held: bool
@@ -67,7 +87,7 @@ class Peak:
 
 def training_peak(
     decoder: Decoder,
-    calls: list[Rows],
+    calls: Sequence[Call],
     *,
     precision: str,
     recomputed: bool,
@@ -80,7 +100,7 @@ def training_peak(
 
     Args:
         decoder: the model.
-        calls: every call to the decoder of one micro batch, in order; the last one's logits are the last to be made.
+        calls: every call to the decoder of one micro batch, in order.
         precision: `no`, `bf16` or `fp16`.
         recomputed: layers keep their inputs alone.
         adapters: parameters of low-rank adapters; 0 trains all weights.
@@ -91,50 +111,52 @@ def training_peak(
     """
     trained = adapters or decoder.parameters
     half = 0 if precision == "no" else 2 * decoder.parameters
+    kernels = _KERNELS if decoder.on_cpu and precision == "no" else 0
     largest = 0 if adapters else decoder.vocabulary * decoder.hidden_size
+    activations = _activations(
+        decoder, calls, precision=precision, recomputed=recomputed, trained=trained, head=largest
+    )
     return Peak(
         weights=FLOAT * (decoder.parameters + adapters),
         moments=2 * FLOAT * trained,
         buckets=FLOAT * trained if processes > 1 else 0,
-        activations=half + _activations(decoder, calls, precision=precision, recomputed=recomputed, head=largest),
+        activations=half + kernels + activations,
         gradients=FLOAT * (trained + (trained if fused else 3 * largest)),
         gradients_held=accumulated,
     )
 
 
-def scoring_peak(decoder: Decoder, calls: list[Rows], *, precision: str) -> int:
-    """Peak of log-probabilities without gradients: weights, a shared prefix, the widest call, its logits."""
+def scoring_peak(decoder: Decoder, calls: Sequence[Call], *, precision: str) -> int:
+    """Peak of log-probabilities without gradients in training's precision: weights, and the widest call."""
     half = 0 if precision == "no" else 2 * decoder.parameters
-    held = sum(FLOAT * decoder.position_elements * call.tokens for call in calls if call.prefixed)
-    own = [
-        max(_working(decoder, call.tokens, FLOAT) + _seen_again(decoder, call), _LOGIT * _logits(decoder, call))
-        for call in calls
-    ]
-    return FLOAT * decoder.parameters + half + held + max(own)
+    return FLOAT * decoder.parameters + half + _scoring(decoder, calls, FLOAT, FLOAT if precision == "no" else _LOGIT)
+
+
+def inference_scoring_peak(decoder: Decoder, calls: Sequence[Call], *, size: int) -> int:
+    """The same of a model whose weights have `size` bytes each."""
+    return _weights(decoder, decoder.vocabulary, size) + _scoring(decoder, calls, size, _LOGIT)
 
 
 def image_decoding_peak(
-    decoder: Decoder, *, rows: int, prompts: int, prompt_length: int, guided: bool, on_cpu: bool, size: int = FLOAT
+    decoder: Decoder, *, rows: int, prompts: int, prompt_length: int, steps: int, guided: bool, size: int = FLOAT
 ) -> int:
     """Peak of `sampling.sample_images`; arguments as `decoder.image_decoding`.
 
-    Every row has keys and values of its prompt and of its block, in all layers, on both sides. On the CPU the
-    probabilities of the step before are still there.
+    Keys and values are those of prompts alone; images run some at a time, behind a copy of their prompts' in one layer.
+    It is the first step's logits, all places being masked, or the second's, when probabilities of the first are there.
     """
-    block = decoder.image_block
-    caches = (rows + prompts) * (prompt_length + block)
+    hidden, codes, block = decoder.hidden_size, decoder.codes, decoder.image_block
+    caches = prompts * prompt_length + (UNCONDITIONAL if guided else 0)
+    together = decoder.blocks_together(rows=rows, size=size)
+    forward = _working(decoder, together * block, size)
+    forward += size * hidden * together * (3 * prompt_length + 2 * block)
     if guided:
-        caches += (rows + 1) * (UNCONDITIONAL + block)
-    masks = rows * block * (prompt_length + block) * (2 if guided else 1)
-    places = rows * decoder.image_tokens
-    probabilities = FLOAT * places * decoder.codes
-    # attention wants its mask as numbers
-    forward = _working(decoder, rows * block, size) + size * rows * block * (prompt_length + block)
-    if guided:
-        forward += FLOAT * rows * block * decoder.hidden_size  # the other side's states
-    head = 2 * probabilities + FLOAT * places * decoder.hidden_size * (2 if guided else 1)
-    before = probabilities if on_cpu else 2 * probabilities  # a GPU also draws: probabilities and their running sums
-    return size * (decoder.parameters + caches * decoder.position_elements) + masks + before + max(forward, head)
+        forward += FLOAT * 3 * hidden * together * block  # both sides' states
+    places, then = [rows * masked for masked in [*masked_counts(decoder.image_tokens, steps), 0]][:2]
+    states = size * 2 * hidden * then
+    first = max(size * codes * (places + prompts * decoder.image_tokens), 2 * FLOAT * codes * places)
+    second = FLOAT * codes * places + states + max(forward, 2 * FLOAT * codes * then)
+    return _weights(decoder, codes, size) + int(size * caches * decoder.position_elements + max(first, second))
 
 
 def text_decoding_peak(
@@ -150,77 +172,97 @@ def text_decoding_peak(
 ) -> int:
     """Peak of `sampling.sample_texts`; arguments as `decoder.text_decoding`.
 
-    Caches are copied as a whole: images to prompts, prompts to rows, and rows that go on when others have ended
-    (`keep_below` of them), all of which may be the peak.
+    Keys and values of images are there once, those of prompts and of what is written for every row. The peak may be
+    when those of a group of images have been computed, when rows get more room, or when rows are copied that go on
+    while others have ended (`keep_below` of them).
     """
-    prefix, vocabulary = decoder.image_prefix, decoder.vocabulary
-    before = prefix + prompt_length
-    logits = (prompts + rows) * vocabulary
-    caches = max(
-        images * prefix + prompts * before,
-        prompts * before + rows * (before + _growth()),
-        rows * (1 + keep_below) * (before + tokens),
-    )
-    forward = max(images * prefix, prompts * prompt_length)
-    working = max(_working(decoder, forward, size) - size * rows * vocabulary, 0)
-    return int(size * (decoder.parameters + caches * decoder.position_elements + logits) + working)
+    prefix, each = decoder.image_prefix, prompts * prompt_length / images
+    together = decoder.texts_together(images=images, rows=rows, size=size)
+    seen, elements = prefix + each, decoder.position_elements
+    room = images * prefix + rows * (prompt_length + GROWTH)
+    run = together * seen * (elements + 2 * decoder.hidden_size)
+    run += _working(decoder, together * seen, 1) + together * each * seen
+    grown = math.ceil((tokens - 1) / GROWTH) * GROWTH
+    steps = images * prefix + rows * (2 * (prompt_length + grown) - (GROWTH if grown else 0))
+    kept = (1 + keep_below) * (images * prefix + rows * (prompt_length + grown))
+    start = max(room * elements * (together < images) + run, (room + together * seen) * elements)
+    then = (max(steps if grown > GROWTH else 0, kept) * elements) + 2 * rows * decoder.vocabulary
+    return _weights(decoder, decoder.vocabulary, size) + int(size * max(start, then))
 
 
-def _growth() -> int:
-    from hermesflow.models.sessions import GROWTH
+def _weights(decoder: Decoder, outputs: int, size: int) -> int:
+    """Weights without gradients, and their copies in oneDNN's layout, with a head of so many outputs."""
+    copied = decoder.layers * decoder.layer_weights + decoder.hidden_size * outputs
+    return size * (decoder.parameters + (copied if decoder.on_cpu and size == FLOAT else 0))
 
-    return GROWTH
 
-
-def _activations(decoder: Decoder, calls: list[Rows], *, precision: str, recomputed: bool, head: int) -> int:
-    """The worst of: the last logits; the backward pass of a layer, when the head's gradient is already there."""
-    stream = FLOAT if recomputed else 0
-    kept = sum(
-        decoder.layers * (stream * decoder.hidden_size * call.tokens if recomputed else _kept(decoder, call, precision))
-        + FLOAT * decoder.hidden_size * (call.tokens + call.rows * call.scored)  # final norm, and the head's input
-        + (FLOAT * decoder.position_elements * call.tokens if recomputed and call.prefixed else 0)
+def _scoring(decoder: Decoder, calls: Sequence[Call], size: int, logit: int) -> int:
+    """The widest call: on its way through a layer, or with its logits."""
+    hidden = decoder.hidden_size
+    peaks = [
+        max(
+            _working(decoder, call.tokens, size) + size * (2 * hidden * call.joined + call.masks),
+            size * hidden * (call.tokens + call.scored) + logit * _together(decoder, call),
+        )
         for call in calls
-    )
-    logits = [_logits(decoder, call) for call in calls]
-    held = _HELD_LOGIT * sum(logits[:-1])
-    widest = max(calls, key=lambda call: call.tokens)
-    layer = FLOAT * 2 * (decoder.hidden_size + decoder.intermediate_size) * widest.tokens + FLOAT * head
-    if recomputed:
-        layer += _kept(decoder, widest, precision)
-    return kept + held + max(_LOGIT * logits[-1], layer)
+    ]
+    return int(max(peaks))
 
 
-def _kept(decoder: Decoder, call: Rows, precision: str) -> int:
+def _activations(
+    decoder: Decoder, calls: Sequence[Call], *, precision: str, recomputed: bool, trained: int, head: int
+) -> int:
+    """The worst of: a call's logits; the backward pass of a layer, when the head's gradient is already there.
+
+    Calls go backward from the last to the first; behind the last all gradients are there.
+    """
+    hidden, inner, worst = decoder.hidden_size, decoder.intermediate_size, 0.0
+    again = decoder.on_cpu and precision == "no" and trained == decoder.parameters  # see kernels._GeluLinear
+    kept = [
+        decoder.layers * (FLOAT * hidden * call.tokens if recomputed else _kept(decoder, call, precision, again))
+        + FLOAT * hidden * (2 * call.tokens + call.scored)  # final norm, and the head's input
+        for call in calls
+    ]
+    logits = [_together(decoder, call) for call in calls]
+    held = [
+        FLOAT * own if own == decoder.vocabulary * call.scored else 0 for own, call in zip(logits, calls, strict=True)
+    ]
+    for i, call in enumerate(calls):
+        loss = logits[i] * (FLOAT if precision == "no" else _LOGIT) - held[i] + FLOAT * hidden * call.scored
+        layer = FLOAT * (4 * hidden + (3 if again else 2) * inner) * call.tokens - held[i]  # gradients of its states
+        if recomputed:
+            layer += _kept(decoder, call, precision, again)
+        known = FLOAT * trained if i + 1 < len(calls) else 0
+        worst = max(worst, sum(kept[: i + 1]) + sum(held[: i + 1]) + known + FLOAT * head + max(loss, layer))
+    return int(worst)
+
+
+def _kept(decoder: Decoder, call: Call, precision: str, again: bool) -> float:
     """Bytes that one layer keeps of a call.
 
     Per token, in float32: its input and normalised input, query and key before and after their norms and rotation,
-    value, attention's output (8 D), and the MLP before and after its activation (2 I). Under autocast norms are
-    float32, and the normalised input is cast once for each of four products. A row behind a prefix keeps keys and
-    values of both.
+    value, attention's output by itself and in its place (9 D), and the MLP before (with adapters on the CPU, its slope)
+    and after its activation (2 I), which may be computed `again` instead (I). Under autocast norms are float32, and the
+    normalised input is cast once for each of four products.
     """
     hidden, inner = decoder.hidden_size, decoder.intermediate_size
     if precision == "no":
-        per_token, size, own_keys = FLOAT * (8 * hidden + 2 * inner), FLOAT, 2 * FLOAT * hidden
+        per_token, size = FLOAT * (9 * hidden + (1 if again else 2) * inner), FLOAT
     else:
-        per_token, size, own_keys = 28 * hidden + 4 * inner, 2, 2 * 2 * hidden
+        per_token, size = 30 * hidden + 4 * inner, 2
     statistics = FLOAT * (2 + 5 * decoder.heads) * call.tokens  # of norms and soft-max
-    seen = call.prefix + call.length
-    masks = size * call.masks * call.length * seen
-    behind = call.rows * seen * 2 * size * hidden - call.tokens * own_keys if call.prefix else 0
-    return per_token * call.tokens + statistics + masks + behind
+    return per_token * call.tokens + statistics + size * (2 * hidden * call.joined + call.masks)
 
 
-def _seen_again(decoder: Decoder, call: Rows) -> int:
-    """Keys and values of a prefix gathered for every row, and once more joined with the row's own; one layer's."""
-    if not call.prefix:
-        return 0
-    return FLOAT * 2 * decoder.hidden_size * call.rows * (2 * call.prefix + call.length)
+def _working(decoder: Decoder, tokens: float, size: int) -> float:
+    """What a layer holds on its way without gradients.
+
+    Three states, and the MLP before and after its activation; or in attention its input before and after the norm,
+    query and key after theirs, their rotated part, both rotated, value, and output, in two layouts.
+    """
+    return size * tokens * max(3 * decoder.hidden_size + 2 * decoder.intermediate_size, 11 * decoder.hidden_size)
 
 
-def _working(decoder: Decoder, tokens: int, size: int) -> int:
-    """What a layer holds on its way without gradients: three states, and the MLP before and after its activation."""
-    return size * tokens * (3 * decoder.hidden_size + 2 * decoder.intermediate_size)
-
-
-def _logits(decoder: Decoder, call: Rows) -> int:
-    return call.rows * call.scored * decoder.vocabulary
+def _together(decoder: Decoder, call: Call) -> float:
+    """Logits that are there together."""
+    return decoder.vocabulary * min(call.scored, max(LOGITS // decoder.vocabulary, 1))

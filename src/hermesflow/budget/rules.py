@@ -10,12 +10,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hermesflow.budget.batches import FLOAT32, IMAGE_CALLS, TEXT_CALLS, Batches, Load
-from hermesflow.budget.decoder import Decoder, image_scoring, text_scoring
+from hermesflow.budget.batches import FLOAT32, Batches, Load
+from hermesflow.budget.decoder import FLOAT, Decoder, image_scoring, text_scoring
 from hermesflow.budget.disk import split_sizes
 from hermesflow.budget.lengths import Lengths, expected_masked
 from hermesflow.budget.machines import Pass
-from hermesflow.budget.memory import FLOAT, scoring_peak
+from hermesflow.budget.memory import image_calls, scoring_peak, text_calls
 from hermesflow.config import Config, has_judge
 from hermesflow.distributed import micro_batch_size
 from hermesflow.evaluation.generation import _ROWS as DRAWN_TOGETHER
@@ -106,19 +106,22 @@ class Rules:
         own, decoder, length = self.config.base_training, self.decoder, self.lengths
         if own is None:
             return Load([], 0, FLOAT32)
-        images = math.ceil(own.mmu_batch_size / own.texts_per_image)
-        texts, read = text_scoring(
-            decoder, images=images, rows=own.mmu_batch_size, length=length.text, scored=length.text - 2
-        )
-        masked = expected_masked("cosine", tokens=decoder.image_tokens, pairs=1)
-        drawn, seen = image_scoring(decoder, rows=own.t2i_batch_size, prompt_length=length.drawing, scored=masked)
-        drawing = own.steps - text_steps(own)
+        rows = own.mmu_batch_size
+        texts: dict[str, int] = {
+            "images": math.ceil(rows / own.texts_per_image),
+            "prompts": rows,
+            "prompt_length": 2,
+            "rows": rows,
+            "scored": length.text - 2,
+        }
+        drawn = {"prompts": own.t2i_batch_size, "prompt_length": length.drawing, "rows": own.t2i_batch_size}
+        masked = expected_masked("cosine", tokens=decoder.image_tokens)
         passes = [
-            self.batches.trained(texts, read, TEXT_CALLS).repeated(own.steps),
-            self.batches.trained(drawn, seen, IMAGE_CALLS).repeated(drawing),
+            self.batches.trained(text_scoring(decoder, **texts)).repeated(own.steps),
+            self.batches.trained(image_scoring(decoder, **drawn, scored=masked)).repeated(own.steps - text_steps(own)),
             Pass(own.steps, 0, OPTIMISER_BYTES * decoder.parameters),
         ]
-        calls = self.batches.calls(images, own.mmu_batch_size, own.t2i_batch_size, scored=length.text - 2)
+        calls = [*text_calls(decoder, **texts), *image_calls(decoder, **drawn, scored=decoder.image_tokens)]
         return Load(
             passes, self.batches.training_peak(calls, precision=FLOAT32, processes=1, accumulated=False), FLOAT32
         )
@@ -154,9 +157,8 @@ class Rules:
         """Log-probs of the parent on every row of training."""
         training = self.config.training_of(checkpoint)
         pairs = self.micro_batch(training)
-        texts, drawn = self.batches.pair_flops(training, pairs)
         batches = training.steps * training.batch_size / pairs
-        passes = [self.batches.scored(*texts, TEXT_CALLS), self.batches.scored(*drawn, IMAGE_CALLS)]
+        passes = [self.batches.scored(work) for work in self.batches.pair_scoring(training, pairs)]
         precision = self.config.runtime.precision
         peak = scoring_peak(self.decoder, self.batches.pair_calls(pairs, "pair"), precision=precision)
         return Load([one.repeated(batches) for one in passes], peak, precision)
@@ -166,14 +168,11 @@ class Rules:
         training, decoder = self.config.training_of(checkpoint), self.decoder
         pairs, processes = self.micro_batch(training), self.processes(training)
         objective = self.config.checkpoints[checkpoint].objective
-        texts, drawn = self.batches.pair_flops(training, pairs)
-        passes = []
-        for flops, calls, idle in ((texts, TEXT_CALLS, "generation"), (drawn, IMAGE_CALLS, "understanding")):
-            passes.append(
-                self.batches.scored(*flops, calls)
-                if objective == idle
-                else self.batches.trained(*flops, calls, dpo=True)
-            )
+        texts, drawn = self.batches.pair_scoring(training, pairs)
+        passes = [
+            self.batches.scored(work) if objective == idle else self.batches.trained(work, dpo=True)
+            for work, idle in ((texts, "generation"), (drawn, "understanding"))
+        ]
         batches = training.steps * training.batch_size / pairs
         trained = decoder.adapter_parameters(training.lora) if training.lora else decoder.parameters
         update = Pass(training.steps * processes, 0, OPTIMISER_BYTES * trained)

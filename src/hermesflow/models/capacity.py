@@ -1,13 +1,18 @@
-"""How many texts or images are decoded together: as many as have room for their keys and values."""
+"""How much runs together: as much as there is room for."""
 
 from __future__ import annotations
 
 SESSION_BYTES = 16_000_000_000
-"""Keys and values that the rows of one session may hold; copies of them can be there once more."""
+"""What the rows of one session may hold."""
+CPU_STATE_BYTES = 4 * 2**20
+"""The widest state of a layer for the tokens that run together."""
+STATE_BYTES = 512 * 2**20
+"""The same on a GPU, where it is only there to bound memory."""
+_FLOAT = 4
 
 
 def text_rows(*, layers: int, hidden_size: int, element_size: int, num_image_tokens: int, max_text_tokens: int) -> int:
-    """Texts written together: each holds an image, its prompt, and what is written.
+    """Texts written together: keys and values of an image of its own, of a prompt, and of what is written, for each.
 
     Args:
         layers: of the decoder.
@@ -20,7 +25,23 @@ def text_rows(*, layers: int, hidden_size: int, element_size: int, num_image_tok
     return max(SESSION_BYTES // (2 * layers * hidden_size * element_size * positions), 1)
 
 
-def image_rows(*, layers: int, hidden_size: int, element_size: int, num_image_tokens: int, max_text_tokens: int) -> int:
-    """Images drawn together: each holds its prompt and itself, twice where it is guided; arguments as `text_rows`."""
-    positions = 2 * (num_image_tokens + 2 + max_text_tokens + 1)
-    return max(SESSION_BYTES // (2 * layers * hidden_size * element_size * positions), 1)
+def image_rows(*, num_image_tokens: int, codebook_size: int) -> int:
+    """Images drawn together: logits over the codes, their soft-max and its running sums for each.
+
+    Args:
+        num_image_tokens: of an image.
+        codebook_size: number of codes.
+    """
+    return max(SESSION_BYTES // (3 * _FLOAT * num_image_tokens * codebook_size), 1)
+
+
+def tokens_together(*, intermediate_size: int, element_size: int, on_cpu: bool) -> int:
+    """Tokens that run through the decoder together: on the CPU their widest state stays in its cache.
+
+    Args:
+        intermediate_size: width of the widest state.
+        element_size: bytes of a number.
+        on_cpu: where they run.
+    """
+    room = CPU_STATE_BYTES if on_cpu else STATE_BYTES
+    return max(room // (intermediate_size * element_size), 1)

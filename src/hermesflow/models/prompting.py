@@ -1,11 +1,11 @@
 """From text and image codes to rows of token ids, in the layouts of Show-o.
 
-    t2i: [padding..] <|t2i|> sot text eot <|soi|> codes <|eoi|>
-    mmu: <|mmu|> <|soi|> codes <|eoi|> sot prompt completion eot [padding..]
+    t2i: <|t2i|> sot text eot <|soi|> codes <|eoi|>
+    mmu: <|mmu|> <|soi|> codes <|eoi|> sot prompt completion eot
 
 The vocabulary is the text tokenizer's, then [PAD], nine special tokens, the image codes, and the mask token last.
-Rows are padded to the longest row of the batch, not to the configured maximum: rotary positions are relative and
-nobody attends to padding, so the padded columns change nothing but the cost.
+The official code pads rows to the configured maximum; rotary positions are relative and nobody attends to padding, so
+here nothing is padded.
 Source: Show-o (arXiv 2408.12528) section 3.1.
 """
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -153,22 +153,16 @@ def load_text_tokenizer(path: Path, boundary_token: str) -> TextTokenizer:
     return TextTokenizer(backend, boundary_token)
 
 
-def generation_prompts(ids: TokenIds, texts: Sequence[Sequence[int]], *, max_text_tokens: int) -> tuple[Tensor, Tensor]:
-    """Left-padded prompts of text-to-image rows: `[padding..] <|t2i|> sot text eot`.
+def generation_prompts(ids: TokenIds, texts: Sequence[Sequence[int]], *, max_text_tokens: int) -> list[list[int]]:
+    """Prompts of text-to-image rows: `<|t2i|> sot text eot`.
 
     Args:
         ids: the vocabulary.
-        texts: B texts as token ids without boundary tokens; an empty one is the unconditional prompt.
+        texts: texts as token ids without boundary tokens; an empty one is the unconditional prompt.
         max_text_tokens: longest text with its boundary tokens; what is longer is cut and ends in eot all the same.
-
-    Returns:
-        (B, L) int64 token ids, and (B,) int64 number of padding tokens at the left.
     """
-    rows = []
-    for text in texts:
-        row = [ids.special("t2i"), ids.boundary, *text, ids.boundary]
-        rows.append(row if len(row) <= max_text_tokens + 1 else [*row[:max_text_tokens], ids.boundary])
-    return _pad_left(rows, ids.pad)
+    rows = [[ids.special("t2i"), ids.boundary, *text, ids.boundary] for text in texts]
+    return [row if len(row) <= max_text_tokens + 1 else [*row[:max_text_tokens], ids.boundary] for row in rows]
 
 
 def image_block(ids: TokenIds, codes: Tensor, masked: Tensor) -> Tensor:
@@ -196,57 +190,135 @@ def understanding_images(ids: TokenIds, codes: Tensor) -> Tensor:
     return torch.cat([task, image_block(ids, codes, torch.zeros_like(codes, dtype=torch.bool))], dim=1)
 
 
-def understanding_prompts(ids: TokenIds, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Left-padded `[padding..] sot prompt`, (B, L) int64, and the number of padding tokens, (B,) int64."""
-    return _pad_left([[ids.boundary, *prompt] for prompt in prompts], ids.pad)
+@dataclass
+class TextTree:
+    """All texts about one image in one sequence: each different prompt once, behind it what may follow it.
+
+    A token sees the tokens of its prompt and of its own completion that stand before it, and none of the others.
+    """
+
+    tokens: list[int]
+    positions: list[int]
+    """Column that the token would have in a row of its own, counted from the start of the text."""
+    prompts: list[int]
+    """Which of the image's prompts the token belongs to."""
+    branches: list[int]
+    """Which completion it belongs to; `TRUNK` for a prompt."""
+    ends: list[int]
+    """Place of the last token of each prompt, in the order in which they came."""
+
+    @staticmethod
+    def empty() -> TextTree:
+        """Of an image that nothing is said about yet."""
+        return TextTree([], [], [], [], [])
+
+    def grow(self, tokens: Sequence[int], *, start: int, prompt: int, branch: int) -> range:
+        """Append tokens whose first has column `start`; returns their places."""
+        first = len(self.tokens)
+        self.tokens += tokens
+        self.positions += range(start, start + len(tokens))
+        self.prompts += [prompt] * len(tokens)
+        self.branches += [branch] * len(tokens)
+        return range(first, len(self.tokens))
+
+
+TRUNK = -1
+_NOBODY = -2
+
+
+class Prompted(NamedTuple):
+    """Texts of I images that only have a beginning so far."""
+
+    trees: list[TextTree]
+    places: list[tuple[int, int]]
+    """Image of each text, and which of the image's prompts it starts with."""
+
+
+class Completed(NamedTuple):
+    """Texts of I images, and where their completions are scored."""
+
+    trees: list[TextTree]
+    places: list[list[int]]
+    """Of each text, the places in its image's tree whose outputs predict its tokens."""
+    targets: list[list[int]]
+    """Those tokens, the end token last."""
+
+
+def understanding_prompts(
+    ids: TokenIds, prompts: Sequence[Sequence[int]], owners: Sequence[int], *, images: int
+) -> Prompted:
+    """`sot prompt`, each different one of an image once.
+
+    Args:
+        ids: the vocabulary.
+        prompts: B prompts as token ids without boundary tokens.
+        owners: the image of each.
+        images: I, number of images.
+    """
+    trees = [TextTree.empty() for _ in range(images)]
+    known: dict[tuple[int, tuple[int, ...]], int] = {}
+    places = []
+    for owner, prompt in zip(owners, prompts, strict=True):
+        tree, key = trees[owner], (owner, tuple(prompt))
+        if key not in known:
+            known[key] = len(tree.ends)
+            tree.ends.append(tree.grow([ids.boundary, *prompt], start=0, prompt=known[key], branch=TRUNK)[-1])
+        places.append((owner, known[key]))
+    return Prompted(trees, places)
 
 
 def understanding_texts(
-    ids: TokenIds, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], *, max_text_tokens: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Right-padded `sot prompt completion eot [padding..]` and where the completion is scored.
+    ids: TokenIds,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    owners: Sequence[int],
+    *,
+    images: int,
+    max_text_tokens: int,
+) -> Completed:
+    """`sot prompt completion eot`, the completions of a prompt behind one copy of it.
+
+    The end token is scored, but not run: nothing follows it.
 
     Args:
         ids: the vocabulary.
         prompts: B prompts as token ids without boundary tokens.
         completions: B completions likewise.
-        max_text_tokens: longest row; what is longer is cut and ends in eot all the same.
-
-    Returns:
-        tokens (B, L) int64; places (B, K) int64, column whose output predicts the k-th scored token; targets (B, K)
-        int64; scored (B, K) bool, False where a row has fewer than K scored tokens. eot is scored.
+        owners: the image of each text.
+        images: I, number of images.
+        max_text_tokens: longest text; what is longer is cut and ends in eot all the same.
 
     Raises:
         DataError: a prompt leaves no room for its completion.
     """
-    rows, starts = [], []
-    for prompt, completion in zip(prompts, completions, strict=True):
-        row = [ids.boundary, *prompt, *completion, ids.boundary]
-        if len(row) > max_text_tokens:
-            row = [*row[: max_text_tokens - 1], ids.boundary]
-        if len(row) < len(prompt) + 2:
+    trees, starts = understanding_prompts(ids, prompts, owners, images=images)
+    places, targets = [], []
+    for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+        room = max_text_tokens - len(prompt) - 2
+        if room < 0:
             raise DataError(
                 f"A prompt of {len(prompt)} tokens leaves no room for a completion within {max_text_tokens} tokens; "
                 "shorten the question or raise language_model.max_text_tokens."
             )
-        rows.append(row)
-        starts.append(len(prompt))
-    tokens = _pad_right(rows, ids.pad)
-    counts = torch.tensor([len(row) - start - 1 for row, start in zip(rows, starts, strict=True)])
-    step = torch.arange(int(counts.max()) if rows else 0)
-    scored = step < counts[:, None]
-    places = torch.where(scored, torch.tensor(starts)[:, None] + step, 0)
-    return tokens, places, tokens.gather(1, places + 1), scored
+        owner, index = starts[row]
+        said, tree = list(completion[:room]), trees[owner]
+        own = tree.grow(said, start=1 + len(prompt), prompt=index, branch=row)
+        places.append([tree.ends[index], *own])
+        targets.append([*said, ids.boundary])
+    return Completed(trees, places, targets)
 
 
-def _pad_left(rows: Sequence[list[int]], pad: int) -> tuple[Tensor, Tensor]:
-    length = max(map(len, rows), default=0)
-    padding = [length - len(row) for row in rows]
-    tokens = [[pad] * missing + row for missing, row in zip(padding, rows, strict=True)]
-    return torch.tensor(tokens, dtype=torch.int64).reshape(len(rows), length), torch.tensor(padding, dtype=torch.int64)
+def tree_mask(trees: Sequence[TextTree]) -> Tensor:
+    """What the tokens of some trees, padded at the right, see of each other: (I, 1, n, n) bool, True = may attend."""
+    prompts = pad_right([tree.prompts for tree in trees], _NOBODY)
+    branches = pad_right([tree.branches for tree in trees], TRUNK)
+    own, trunk = branches[:, :, None] == branches[:, None, :], branches[:, None, :] == TRUNK
+    mask = (own | trunk) & (prompts[:, :, None] == prompts[:, None, :])
+    return mask.tril()[:, None]
 
 
-def _pad_right(rows: Sequence[list[int]], pad: int) -> Tensor:
+def pad_right(rows: Sequence[list[int]], pad: int) -> Tensor:
+    """Rows of one length, (N, L) int64."""
     length = max(map(len, rows), default=0)
     return torch.tensor([row + [pad] * (length - len(row)) for row in rows], dtype=torch.int64).reshape(
         len(rows), length

@@ -11,55 +11,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from hermesflow.models import attention, prompting
+from hermesflow.models import grouping, packing, prompting
+from hermesflow.models.packing import BlocksBehindPrompts, Forward, Layers, RowsBehindImages
 from hermesflow.models.prompting import TokenIds
 
-Forward = Callable[..., Tensor]
-"""forward(tokens (B, L), mask, positions=(B or 1, L), cache=KeyValues) -> hidden states (B, L, D)."""
-GROWTH = 16  # columns a cache grows by when it is full
-
-
-class KeyValues:
-    """Keys and values of every layer in buffers that are written in place.
-
-    A forward pass writes its block behind the first `length` columns and sees them and itself; the block becomes part
-    of the prefix only when `length` is raised. So an image block is computed again and again behind one prompt
-    without copying the prompt.
-    """
-
-    def __init__(self, layers: int, capacity: int) -> None:
-        self.length = 0
-        self._capacity = capacity
-        self._keys: list[Tensor | None] = [None] * layers
-        self._values: list[Tensor | None] = [None] * layers
-
-    def update(self, keys: Tensor, values: Tensor, layer: int, *_: object) -> tuple[Tensor, Tensor]:
-        """Write a block (B, H, L, d); returns prefix and block. transformers calls this by name."""
-        end = self.length + keys.shape[2]
-        return self._write(self._keys, keys, layer, end), self._write(self._values, values, layer, end)
-
-    def select(self, rows: Tensor, *, capacity: int) -> KeyValues:
-        """The prefix of the given rows, (K,) int64, with room for `capacity` columns."""
-        chosen = KeyValues(len(self._keys), capacity)
-        chosen.length = self.length
-        for source, target in ((self._keys, chosen._keys), (self._values, chosen._values)):
-            for layer, buffer in enumerate(source):
-                assert buffer is not None
-                grown = buffer.new_empty(len(rows), buffer.shape[1], capacity, buffer.shape[3])
-                grown[:, :, : self.length] = buffer[rows, :, : self.length]
-                target[layer] = grown
-        return chosen
-
-    def _write(self, buffers: list[Tensor | None], block: Tensor, layer: int, end: int) -> Tensor:
-        buffer = buffers[layer]
-        if buffer is None or buffer.shape[2] < end:
-            batch, heads, _, width = block.shape
-            grown = block.new_empty(batch, heads, max(self._capacity, end + GROWTH * (buffer is not None)), width)
-            if buffer is not None:
-                grown[:, :, : self.length] = buffer[:, :, : self.length]
-            buffers[layer] = buffer = grown
-        buffer[:, :, self.length : end] = block
-        return buffer[:, :, :end]
+GROWTH = 16  # columns that room is made for when there is none left
 
 
 def unique_rows(keys: Sequence[object]) -> tuple[list[int], list[int]]:
@@ -74,34 +30,41 @@ def unique_rows(keys: Sequence[object]) -> tuple[list[int], list[int]]:
 
 
 class _Prompts:
-    """Cached prompts of one side (conditional or unconditional): different ones computed once, then one per row."""
+    """Keys and values of the different prompts of one side (conditional or unconditional)."""
 
     def __init__(
-        self, forward: Forward, layers: int, tokens: Tensor, padding: Tensor, rows: Tensor, *, block_length: int
+        self, forward: Forward, prompts: Sequence[Sequence[int]], *, image_length: int, device: torch.device
     ) -> None:
-        length = tokens.shape[1]
-        place = torch.arange(length + block_length, device=tokens.device)[None]
-        mask = attention.generation_mask(padding, length, block_length)
-        own = KeyValues(layers, length + block_length)
-        forward(tokens, mask[:, :, :length, :length], positions=place[:, :length], cache=own)
-        own.length = length
-        self._forward, self._rows, self._positions = forward, rows, place[:, length:]
-        self._different = own, mask[:, :, length:]
-        self._every = own.select(rows, capacity=length + block_length), mask[rows, :, length:]
+        self._forward, self._image = forward, image_length
+        self._lengths, self._kept = torch.tensor([len(prompt) for prompt in prompts]), list[tuple[Tensor, Tensor]]()
+        nothing = torch.empty(len(prompts), 0, image_length, dtype=torch.int64, device=device)
+        packing.images_behind_prompts(forward, prompts, nothing, kept=self._kept)
 
-    def block(self, tokens: Tensor) -> Tensor:
-        """Hidden states of an image block behind every row's prompt, (B, L, D)."""
-        cache, mask = self._every
-        return self._forward(tokens, mask, positions=self._positions, cache=cache)
-
-    def same_block(self, tokens: Tensor) -> Tensor:
-        """The same where all rows hold the same block, (1, L): computed once per different prompt."""
-        cache, mask = self._different
-        return self._forward(tokens.expand(len(mask), -1), mask, positions=self._positions, cache=cache)[self._rows]
+    def blocks(self, tokens: Tensor, prompts: Tensor) -> Tensor:
+        """Hidden states of image blocks (B, L), block i behind prompt prompts[i] (on the CPU), (B, L, D)."""
+        lengths = self._lengths[prompts]
+        longest = int(lengths.max())  # columns that none of them needs are left out
+        kept = [(keys[:, :, :longest], values[:, :, :longest]) for keys, values in self._kept]
+        mask = packing.block_mask(lengths, longest, self._image, device=tokens.device)
+        positions = (lengths[:, None] + torch.arange(self._image)).to(tokens.device)
+        attend = BlocksBehindPrompts(kept, prompts.to(tokens.device), mask)
+        return self._forward(tokens, positions=positions, attend=attend)
 
 
 class ShowOImageSession:
-    """Draws B images; implements `unified.ImageSession`."""
+    """Draws B images; implements `unified.ImageSession`.
+
+    Args:
+        forward: the decoder.
+        head: logits over the codes.
+        ids: the vocabulary.
+        texts: B prompts as token ids.
+        guidance: w; 0 leaves the unconditional side out.
+        num_image_tokens: T.
+        max_text_tokens: longest prompt.
+        together: image blocks that run together.
+        device: where the model is.
+    """
 
     def __init__(
         self,
@@ -109,49 +72,72 @@ class ShowOImageSession:
         head: Callable[[Tensor], Tensor],
         ids: TokenIds,
         *,
-        layers: int,
         texts: Sequence[Sequence[int]],
         guidance: float,
         num_image_tokens: int,
         max_text_tokens: int,
+        together: int,
         device: torch.device,
     ) -> None:
         self._head, self._ids, self._guidance, self._device = head, ids, guidance, device
+        self._together, self._length = together, num_image_tokens + 2
         places, owners = unique_rows([tuple(text) for text in texts])
+        self._owners = torch.tensor(owners, dtype=torch.int64)
+        self._order = torch.tensor([len(texts[i]) for i in places])[self._owners].argsort(stable=True)
 
-        def prompts(texts: Sequence[Sequence[int]], rows: list[int]) -> _Prompts:
-            tokens, padding = prompting.generation_prompts(ids, texts, max_text_tokens=max_text_tokens)
-            return _Prompts(
-                forward,
-                layers,
-                tokens.to(device),
-                padding.to(device),
-                torch.tensor(rows, dtype=torch.int64, device=device),
-                block_length=num_image_tokens + 2,
-            )
+        def prompts(texts: Sequence[Sequence[int]]) -> _Prompts:
+            rows = prompting.generation_prompts(ids, texts, max_text_tokens=max_text_tokens)
+            return _Prompts(forward, rows, image_length=self._length, device=device)
 
         with torch.inference_mode():
-            self._conditional = prompts([texts[i] for i in places], owners)
-            self._unconditional = prompts([[]], [0] * len(texts)) if guidance > 0 else None
+            self._conditional = prompts([texts[i] for i in places])
+            self._unconditional = prompts([[]]) if guidance > 0 else None
 
     @torch.inference_mode()
     def logits(self, codes: Tensor, masked: Tensor) -> Tensor:
-        """Guided logits over the codes, (B, T, codebook_size); see `unified.ImageSession`."""
-        tokens = prompting.image_block(self._ids, codes.to(self._device), masked.to(self._device))
-        hidden = self._hidden(self._conditional, tokens, bool(masked.all()))
-        if self._unconditional is not None:
-            # the head is affine and the weights add up to one: guiding the states before it is guiding the logits
-            other = self._hidden(self._unconditional, tokens, bool(masked.all()))
-            hidden = torch.lerp(other.float(), hidden.float(), 1 + self._guidance).to(hidden.dtype)
-        return self._head(hidden)
+        """Guided logits over the codes at the M masked places, (M, codebook_size); see `unified.ImageSession`."""
+        codes, masked = codes.to(self._device), masked.to(self._device)
+        if masked.all():  # the same block behind every prompt
+            first = prompting.image_block(self._ids, codes[:1], masked[:1])
+            prompts = torch.arange(int(self._owners.max()) + 1)
+            guided = self._guided(first.expand(len(prompts), -1), prompts)
+            return self._head(guided)[self._owners.to(self._device)].flatten(0, 1)
+        tokens = prompting.image_block(self._ids, codes, masked)
+        found: list[Tensor] = [tokens] * len(tokens)
+        for rows in self._order.split(self._together):
+            own = rows.to(self._device)
+            counts = masked[own].sum(dim=1).tolist()
+            guided = self._guided(tokens[own], self._owners[rows])[masked[own]]
+            for row, part in zip(rows.tolist(), guided.split(counts), strict=True):
+                found[row] = part
+        return self._head(torch.cat(found))
 
-    def _hidden(self, prompts: _Prompts, tokens: Tensor, same: bool) -> Tensor:
-        hidden = prompts.same_block(tokens[:1]) if same else prompts.block(tokens)
-        return hidden[:, 1:-1]
+    def _guided(self, tokens: Tensor, prompts: Tensor) -> Tensor:
+        parts = []
+        for some, rows in zip(tokens.split(self._together), prompts.split(self._together), strict=True):
+            hidden = self._conditional.blocks(some, rows)
+            if self._unconditional is not None:
+                # the head is affine and the weights add up to one: guiding the states before it is guiding the logits
+                other = self._unconditional.blocks(some, torch.zeros_like(rows))
+                wide = torch.promote_types(hidden.dtype, torch.float32)
+                hidden = torch.lerp(other.to(wide), hidden.to(wide), 1 + self._guidance).to(hidden.dtype)
+            parts.append(hidden[:, 1:-1])
+        return torch.cat(parts)
 
 
 class ShowOTextSession:
-    """Writes N texts; implements `unified.TextSession`."""
+    """Writes N texts; implements `unified.TextSession`.
+
+    Args:
+        forward: the decoder.
+        head: logits over the vocabulary.
+        ids: the vocabulary.
+        codes: (I, T) int64 images.
+        owners: the image of each text.
+        prompts: the beginning of each text as token ids.
+        max_text_tokens: longest prompt, that sequences are grouped by.
+        together: tokens that run together.
+    """
 
     logits: Tensor
 
@@ -161,51 +147,81 @@ class ShowOTextSession:
         head: Callable[[Tensor], Tensor],
         ids: TokenIds,
         *,
-        layers: int,
         codes: Tensor,
         owners: Sequence[int],
         prompts: Sequence[Sequence[int]],
+        max_text_tokens: int,
+        together: int,
     ) -> None:
         self._forward, self._head = forward, head
-        device = codes.device
-        places, rows = unique_rows([(owner, tuple(prompt)) for owner, prompt in zip(owners, prompts, strict=True)])
-        text, padding = prompting.understanding_prompts(ids, [prompts[i] for i in places])
-        text, padding = text.to(device), padding.to(device)
-        images, length = codes.shape[1] + 3, text.shape[1]
+        different, places = unique_rows(owners)
+        self._device, images = codes.device, codes[torch.tensor([owners[i] for i in different], device=codes.device)]
+        asked = prompting.understanding_prompts(ids, prompts, places, images=len(images))
         with torch.inference_mode():
-            cache = self._prefill(prompting.understanding_images(ids, codes), layers)
-            cache = cache.select(torch.tensor([owners[i] for i in places], device=device), capacity=images + length)
-            place = images + (torch.arange(length, device=device) - padding[:, None]).clamp(min=0)
-            mask = attention.continuation_mask(padding, images, length)
-            hidden = forward(text, mask, positions=place, cache=cache)[:, -1]
-            cache.length += length
-            index = torch.tensor(rows, dtype=torch.int64, device=device)
-            self.logits = head(hidden)[index]
-            self._cache = cache.select(index, capacity=cache.length + GROWTH)
-            self._positions = place[index, -1:]
-            self._seen = mask[index, :, -1:]
+            self._prefill(ids, images, asked, together=together, max_text_tokens=max_text_tokens)
 
-    def _prefill(self, tokens: Tensor, layers: int) -> KeyValues:
-        cache = KeyValues(layers, tokens.shape[1])
-        mask = attention.understanding_mask(tokens.shape[1], 0, device=tokens.device)
-        self._forward(tokens, mask, positions=torch.arange(tokens.shape[1], device=tokens.device)[None], cache=cache)
-        cache.length = tokens.shape[1]
-        return cache
+    def _prefill(
+        self, ids: TokenIds, codes: Tensor, asked: prompting.Prompted, *, together: int, max_text_tokens: int
+    ) -> None:
+        trees, size, prefix = asked.trees, len(asked.places), codes.shape[1] + 3
+        owners = torch.tensor([image for image, _ in asked.places])
+        ends = torch.tensor([trees[image].ends[prompt] for image, prompt in asked.places])
+        lengths = 1 + torch.tensor([trees[i].positions[end] for i, end in zip(owners, ends.tolist(), strict=True)])
+        longest = int(lengths.max())
+        columns = ends[:, None] - torch.arange(longest - 1, -1, -1)  # of its tree; padded at the left
+        images: Layers = []
+        own: Layers = []
+        last: Tensor | None = None
+        for group in grouping.text_groups(
+            [len(tree.tokens) for tree in trees],
+            rows=size / len(codes),
+            image_tokens=codes.shape[1],
+            max_text_tokens=max_text_tokens,
+            together=together,
+        ):
+            kept: Layers = []
+            some = [trees[i] for i in group.tolist()]
+            hidden = packing.texts_behind_images(self._forward, ids, codes[group.to(self._device)], some, kept=kept)
+            starts = torch.zeros(len(codes), dtype=torch.int64)
+            starts[group] = torch.tensor(grouping.starts(some))
+            rows = torch.isin(owners, group).nonzero()[:, 0]
+            place = starts[owners[rows]]
+            text = (place[:, None] + columns[rows]).clamp_min(0).to(self._device)
+            if last is None:
+                last = hidden.new_empty(size, hidden.shape[1])
+                for pair in kept:
+                    heads, width = pair[0].shape[1], pair[0].shape[3]
+                    images.append(_room(pair, len(codes), heads, prefix, width))
+                    own.append(_room(pair, size, heads, longest + GROWTH, width))
+            last[rows.to(self._device)] = hidden[(place + ends[rows]).to(self._device)]
+            split = len(group) * prefix
+            for layer, pair in enumerate(kept):
+                for x, image, said in zip(pair, images[layer], own[layer], strict=True):
+                    image[group.to(self._device)] = x[0, :, :split].unflatten(1, (len(group), prefix)).transpose(0, 1)
+                    said[rows.to(self._device), :, :longest] = x[0, :, split:][:, text].transpose(0, 1)
+        assert last is not None
+        self.logits = self._head(last)
+        self._positions = (prefix + lengths - 1)[:, None].to(self._device)
+        padding = (torch.arange(longest) < (longest - lengths)[:, None]).to(self._device)
+        self._attend = RowsBehindImages(images, own, owners, padding, length=longest)
 
     @torch.inference_mode()
     def step(self, tokens: Tensor) -> Tensor:
         """Append one token per row, (N,) int64; returns the next logits (N, V)."""
+        self._attend.make_room(GROWTH)
         self._positions = self._positions + 1
-        self._seen = torch.cat([self._seen, self._seen.new_ones(len(tokens), 1, 1, 1)], dim=3)
-        tokens = tokens.to(self._positions.device)[:, None]
-        hidden = self._forward(tokens, self._seen, positions=self._positions, cache=self._cache)
-        self._cache.length += 1
+        hidden = self._forward(tokens.to(self._device)[:, None], positions=self._positions, attend=self._attend)
+        self._attend.length += 1
         self.logits = self._head(hidden[:, -1])
         return self.logits
 
     @torch.inference_mode()
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows only, (K,) int64."""
-        rows = rows.to(self._positions.device)
-        self._cache = self._cache.select(rows, capacity=self._cache.length + GROWTH)
-        self._positions, self._seen, self.logits = self._positions[rows], self._seen[rows], self.logits[rows]
+        self._attend = self._attend.of(rows.cpu())
+        rows = rows.to(self._device)
+        self._positions, self.logits = self._positions[rows], self.logits[rows]
+
+
+def _room(like: tuple[Tensor, Tensor], *shape: int) -> tuple[Tensor, Tensor]:
+    return like[0].new_empty(shape), like[1].new_empty(shape)

@@ -7,30 +7,30 @@ Source: Show-o (arXiv 2408.12528).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import PhiConfig, PhiForCausalLM
+from transformers import AttentionInterface, PhiConfig, PhiForCausalLM
 
 from hermesflow.artifacts import atomic, read_json, read_weights, write_json, write_weights
 from hermesflow.errors import ArtifactError
-from hermesflow.logps import sequence_logps
-from hermesflow.models import attention, capacity, prompting
+from hermesflow.logps import row_sums, token_logps
+from hermesflow.models import capacity, grouping, packing, prompting
+from hermesflow.models.kernels import Layout, linear, quicken
 from hermesflow.models.loading import fill, moved, without_weights
-from hermesflow.models.prefix import Continuation, SharedPrefix, after
 from hermesflow.models.prompting import TokenIds, Tokenizer
-from hermesflow.models.sessions import KeyValues, ShowOImageSession, ShowOTextSession
+from hermesflow.models.sessions import ShowOImageSession, ShowOTextSession
 from hermesflow.sections import LanguageModel, Precision
 
 DTYPES: dict[Precision, torch.dtype] = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_LENGTH_GROUPS = 2  # texts of a batch run in so many groups of like length (speed only)
+ATTENTION = "hermesflow"
+AttentionInterface.register(ATTENTION, packing.attention)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +73,8 @@ class ShowO(nn.Module):
         self.ids = TokenIds(tokenizer.size, shape.codebook_size, tokenizer.boundary)
         self.end_token = self.ids.boundary
         self.showo = PhiForCausalLM(_phi_config(shape, self.ids))
+        quicken(self.showo)
+        self._code_layout = Layout()
 
     @property
     def device(self) -> torch.device:
@@ -82,44 +84,44 @@ class ShowO(nn.Module):
     @property
     def text_rows(self) -> int:
         """Texts that one session has room for."""
-        return capacity.text_rows(**self._sizes)
+        names = ("layers", "hidden_size", "num_image_tokens", "max_text_tokens")
+        sizes = {name: getattr(self.shape, name) for name in names}
+        return capacity.text_rows(**sizes, element_size=self.showo.lm_head.weight.element_size())
 
     @property
     def image_rows(self) -> int:
         """Images that one session has room for."""
-        return capacity.image_rows(**self._sizes)
+        return capacity.image_rows(num_image_tokens=self.num_image_tokens, codebook_size=self.codebook_size)
 
     @property
-    def _sizes(self) -> dict[str, int]:
-        names = ("layers", "hidden_size", "num_image_tokens", "max_text_tokens")
-        sizes = {name: getattr(self.shape, name) for name in names}
-        return {**sizes, "element_size": self.showo.lm_head.weight.element_size()}
+    def _together(self) -> int:
+        return capacity.tokens_together(
+            intermediate_size=self.shape.intermediate_size,
+            element_size=self.showo.lm_head.weight.element_size(),
+            on_cpu=self.device.type == "cpu",
+        )
 
     def hidden(
         self,
         tokens: Tensor,
-        mask: Tensor,
+        mask: Tensor | None = None,
         *,
         positions: Tensor | None = None,
-        cache: KeyValues | SharedPrefix | Continuation | None = None,
+        attend: packing.Attend | None = None,
     ) -> Tensor:
         """Last hidden states, after the final norm.
 
         Args:
             tokens: (B, L) int64 token ids.
-            mask: boolean, broadcastable to (B, 1, L, cached + L), True = may attend.
+            mask: boolean, broadcastable to (B, 1, L, L), True = may attend.
             positions: (B or 1, L) int64 rotary positions; counted from 0 if None.
-            cache: keys and values of a prefix; written to.
+            attend: does the attention in the mask's stead.
 
         Returns:
             (B, L, D).
         """
         output = self.showo.model(
-            input_ids=tokens,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cast(Any, cache),
-            use_cache=False,
+            input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=False, attend=attend
         )
         return output.last_hidden_state
 
@@ -130,10 +132,16 @@ class ShowO(nn.Module):
     def code_head(self, hidden: Tensor) -> Tensor:
         """Logits over the image codes alone, (..., codebook_size)."""
         head, codes = self.showo.lm_head, slice(self.ids.first_code, self.ids.mask)
-        return F.linear(hidden, head.weight[codes], head.bias[codes])
+        return linear(hidden, head.weight[codes], head.bias[codes], self._code_layout)
 
     def image_logps(
-        self, captions: Sequence[str], codes: Tensor, masked: Tensor, *, boundaries: bool = False
+        self,
+        captions: Sequence[str],
+        codes: Tensor,
+        masked: Tensor,
+        *,
+        owners: Tensor | None = None,
+        boundaries: bool = False,
     ) -> Tensor:
         """Sum over the masked places of log p(code | caption, codes that are not masked), (B,) float32 nats.
 
@@ -141,15 +149,19 @@ class ShowO(nn.Module):
         alone. The two boundary tokens, which the official code scores too, are left out: they are no choice.
 
         Args:
-            captions: B captions.
+            captions: U captions; each is run once.
             codes: (B, T) int64.
             masked: (B, T) bool; these places hold the mask token in the input.
+            owners: (B,) int64, the caption of each row, as many rows for each; None is one caption per row.
             boundaries: score the two boundary tokens too, as the official code does.
         """
         codes, masked = codes.to(self.device), masked.to(self.device)
-        hidden, _ = self._image_hidden(captions, codes, masked)
         targets = prompting.image_block(self.ids, codes, torch.zeros_like(masked))
-        return self._logps_of(hidden, targets, F.pad(masked, (1, 1), value=boundaries))
+        scored, found = F.pad(masked, (1, 1), value=boundaries), []
+        for some in self._drawn(captions, codes, masked, owners):
+            own = scored[some.rows]
+            found.append((some.rows, row_sums(self._logps(some.blocks[own], targets[some.rows][own]), own)))
+        return _in_order(found)
 
     def image_row_logps(self, captions: Sequence[str], codes: Tensor, masked: Tensor) -> Tensor:
         """Sum of log p over caption, boundaries and masked codes, each predicted one place before it, (B,) nats.
@@ -157,14 +169,16 @@ class ShowO(nn.Module):
         No likelihood of anything: an image is not read left to right. The released code adds it to its caption term.
         """
         codes, masked = codes.to(self.device), masked.to(self.device)
-        block, before = self._image_hidden(captions, codes, masked)
-        prompts, _ = self._image_prompts(captions)
-        block_targets = prompting.image_block(self.ids, codes, torch.zeros_like(masked))
-        targets = torch.cat([prompts, block_targets], dim=1)
-        said = (prompts != self.ids.pad) & (prompts != self.ids.special("t2i"))
-        scored = torch.cat([said, F.pad(masked, (1, 1), value=True)], dim=1)
-        hidden = torch.cat([before, block], dim=1)
-        return self._logps_of(hidden[:, :-1], targets[:, 1:], scored[:, 1:])
+        block_targets, found = prompting.image_block(self.ids, codes, torch.zeros_like(masked)), []
+        for some in self._drawn(captions, codes, masked, None):
+            for row, prompt, said, drawn in zip(
+                some.rows.split(1), some.prompts, some.before, some.blocks, strict=True
+            ):
+                targets = torch.cat([torch.tensor(prompt, device=self.device), block_targets[row[0]]])[1:]
+                scored = torch.cat([masked.new_ones(len(prompt)), F.pad(masked[row[0]], (1, 1), value=True)])[1:]
+                hidden = torch.cat([said, drawn])[:-1]
+                found.append((row, self._logps(hidden[scored], targets[scored]).sum(dim=0, keepdim=True)))
+        return _in_order(found)
 
     def text_logps(
         self, codes: Tensor, prompts: Sequence[str], completions: Sequence[str], *, owners: Tensor | None = None
@@ -172,14 +186,16 @@ class ShowO(nn.Module):
         """Sum of log p over the tokens of each completion and its end token, (B,) float32 nats.
 
         Args:
-            codes: (I, T) int64 images; each is run once.
+            codes: (I, T) int64 images; each is run once, and so is each different prompt about it.
             prompts: B prompts, templates applied.
             completions: B completions.
             owners: (B,) int64, the image of each row; None is one image per row.
         """
         owners = torch.arange(len(codes)) if owners is None else owners
-        hidden, targets, scored = self._text_hidden(codes, owners, prompts, completions)
-        return sequence_logps(self.head(hidden), targets, scored)
+        found = []
+        for some in self._said(codes, owners, prompts, completions):
+            found.append((some.rows, row_sums(self._logps(some.hidden, some.targets), some.scored)))
+        return _in_order(found)
 
     def image_loss(self, captions: Sequence[str], codes: Tensor, masked: Tensor) -> Tensor:
         """Pre-training loss of drawing: mean cross-entropy of masked image tokens, nats per token.
@@ -190,9 +206,11 @@ class ShowO(nn.Module):
             masked: (B, T) bool.
         """
         codes, masked = codes.to(self.device), masked.to(self.device)
-        block, _ = self._image_hidden(captions, codes, masked)
-        drawn = block[:, 1:-1][masked]
-        return F.cross_entropy(self.head(drawn).float(), codes[masked] + self.ids.first_code)
+        found = []
+        for some in self._drawn(captions, codes, masked, None):
+            own = masked[some.rows]
+            found.append(self._logps(some.blocks[:, 1:-1][own], codes[some.rows][own] + self.ids.first_code).sum())
+        return -torch.stack(found).sum() / masked.sum()
 
     def text_loss(self, codes: Tensor, owners: Tensor, prompts: Sequence[str], completions: Sequence[str]) -> Tensor:
         """Pre-training loss of describing: mean over texts of their mean cross-entropy, nats per token.
@@ -205,10 +223,11 @@ class ShowO(nn.Module):
             prompts: B prompts, templates applied.
             completions: B completions.
         """
-        said, targets, scored = self._text_hidden(codes, owners, prompts, completions)
-        nats = F.cross_entropy(self.head(said[scored]).float(), targets[scored], reduction="none")
-        lengths = scored.sum(dim=1, keepdim=True).expand_as(scored)[scored]
-        return (nats / lengths).sum() / len(scored)
+        found = []
+        for some in self._said(codes, owners, prompts, completions):
+            lengths = some.scored.sum(dim=1, keepdim=True).expand_as(some.scored)[some.scored]
+            found.append((self._logps(some.hidden, some.targets) / lengths).sum())
+        return -torch.stack(found).sum() / len(prompts)
 
     def image_session(self, captions: Sequence[str], *, guidance: float) -> ShowOImageSession:
         """Start B images; guidance w > 0 also runs the empty prompt."""
@@ -216,11 +235,11 @@ class ShowO(nn.Module):
             self.hidden,
             self.code_head,
             self.ids,
-            layers=self.shape.layers,
             texts=self.tokenizer.encode(captions),
             guidance=guidance,
             num_image_tokens=self.num_image_tokens,
             max_text_tokens=self.shape.max_text_tokens,
+            together=max(self._together // (self.num_image_tokens + 2), 1),
             device=self.device,
         )
 
@@ -230,63 +249,48 @@ class ShowO(nn.Module):
             self.hidden,
             self.head,
             self.ids,
-            layers=self.shape.layers,
             codes=codes.to(self.device),
             owners=owners.tolist(),
             prompts=self.tokenizer.encode(prompts),
+            max_text_tokens=self.shape.max_text_tokens,
+            together=self._together,
         )
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """Text of sampled token ids; ids that are not text are left out."""
         return self.tokenizer.decode([i for i in ids if i < self.ids.text_vocab_size])
 
-    def _image_prompts(self, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        texts = self.tokenizer.encode(captions)
-        prompts, padding = prompting.generation_prompts(self.ids, texts, max_text_tokens=self.shape.max_text_tokens)
-        return prompts.to(self.device), padding.to(self.device)
-
-    def _image_hidden(self, captions: Sequence[str], codes: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:
-        """Last hidden states of the image block with its boundaries, (B, T + 2, D), and of the prompt before it."""
-        prompts, padding = self._image_prompts(captions)
-        tokens = torch.cat([prompts, prompting.image_block(self.ids, codes, masked)], dim=1)
-        mask = attention.generation_mask(padding, prompts.shape[1], codes.shape[1] + 2)
-        hidden = self.hidden(tokens, mask)
-        return hidden[:, prompts.shape[1] :], hidden[:, : prompts.shape[1]]
-
-    def _logps_of(self, hidden: Tensor, targets: Tensor, scored: Tensor) -> Tensor:
-        """Summed log-probs of the scored targets, (B,); the head runs at scored places alone."""
-        most = int(scored.sum(dim=1).max()) if len(scored) else 0
-        places = (~scored).int().argsort(dim=1, stable=True)[:, :most]
-        return sequence_logps(self.head(_at(hidden, places)), targets.gather(1, places), scored.gather(1, places))
-
-    def _text_hidden(
-        self, codes: Tensor, owners: Tensor, prompts: Sequence[str], completions: Sequence[str]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        codes, owners = codes.to(self.device), owners.to(self.device)
-        # the space keeps byte-pair tokens at the seam as they are when prompt and completion are one text
-        text, places, targets, scored = (
-            t.to(codes.device)
-            for t in prompting.understanding_texts(
-                self.ids,
-                self.tokenizer.encode(prompts),
-                self.tokenizer.encode([f" {completion}" for completion in completions]),
-                max_text_tokens=self.shape.max_text_tokens,
-            )
+    def _drawn(
+        self, captions: Sequence[str], codes: Tensor, masked: Tensor, owners: Tensor | None
+    ) -> Iterator[grouping.Drawn]:
+        return grouping.drawn(
+            self.hidden,
+            self.ids,
+            self.tokenizer.encode(captions),
+            codes,
+            masked,
+            owners,
+            max_text_tokens=self.shape.max_text_tokens,
+            together=self._together,
         )
-        images, prefix = prompting.understanding_images(self.ids, codes), SharedPrefix()
-        length = images.shape[1]
-        mask = attention.understanding_mask(length, text.shape[1], device=codes.device)
-        positions = torch.arange(length + text.shape[1], device=codes.device)[None]
-        before = self.hidden(images, mask[:, :, :length, :length], positions=positions[:, :length], cache=prefix)
-        lengths = (text != self.ids.pad).sum(dim=1)
-        order, found = lengths.argsort(stable=True), []
-        for rows in order.chunk(_LENGTH_GROUPS):  # short texts are not padded to the longest
-            end = length + int(lengths[rows].max())
-            short, seen = text[rows, : end - length], mask[:, :, length:end, :end]
-            own = prefix.continued_by(owners[rows])
-            hidden = self.hidden(short, seen, positions=positions[:, length:end], cache=own)
-            found.append(_at(after(before, hidden), places[rows].clamp_max(end - length - 1)))
-        return torch.cat(found)[order.argsort()], targets, scored
+
+    def _said(
+        self, codes: Tensor, owners: Tensor, prompts: Sequence[str], completions: Sequence[str]
+    ) -> Iterator[grouping.Said]:
+        return grouping.said(
+            self.hidden,
+            self.ids,
+            codes.to(self.device),
+            owners,
+            self.tokenizer.encode(prompts),
+            # the space keeps byte-pair tokens at the seam as they are when prompt and completion are one text
+            self.tokenizer.encode([f" {completion}" for completion in completions]),
+            max_text_tokens=self.shape.max_text_tokens,
+            together=self._together,
+        )
+
+    def _logps(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        return token_logps(hidden, targets, self.showo.lm_head)
 
 
 def recompute_activations(model: ShowO) -> None:
@@ -373,9 +377,13 @@ def _phi_config(shape: Shape, ids: TokenIds) -> PhiConfig:
         qk_layernorm=True,
         bos_token_id=ids.boundary,
         eos_token_id=ids.boundary,
-        attn_implementation="sdpa",  # type: ignore[call-arg]
+        attn_implementation=ATTENTION,  # type: ignore[call-arg]
     )
 
 
-def _at(hidden: Tensor, places: Tensor) -> Tensor:
-    return hidden.gather(1, places[:, :, None].expand(-1, -1, hidden.shape[2]))
+def _in_order(found: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Values by row, of parts (rows, values)."""
+    if not found:
+        return torch.zeros(0)
+    rows, values = (torch.cat(part) for part in zip(*found, strict=True))
+    return values[rows.argsort()]

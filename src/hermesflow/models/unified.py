@@ -26,14 +26,14 @@ class ImageSession(Protocol):
     """Images being drawn, one row each, from prompts whose keys and values are cached."""
 
     def logits(self, codes: Tensor, masked: Tensor) -> Tensor:
-        """Guided logits over the codes.
+        """Guided logits over the codes at the M places that are masked, row by row.
 
         Args:
             codes: (B, T) int64; not read where masked.
             masked: (B, T) bool.
 
         Returns:
-            (B, T, codebook_size) float: (1 + w) * conditional - w * unconditional.
+            (M, codebook_size) float: (1 + w) * conditional - w * unconditional.
         """
 
 
@@ -59,11 +59,18 @@ class UnifiedModel(Protocol):
         """Images that one session has room for."""
 
     def image_logps(
-        self, captions: Sequence[str], codes: Tensor, masked: Tensor, *, boundaries: bool = False
+        self,
+        captions: Sequence[str],
+        codes: Tensor,
+        masked: Tensor,
+        *,
+        owners: Tensor | None = None,
+        boundaries: bool = False,
     ) -> Tensor:
         """Log-probability of the masked codes given the caption and the codes that are not masked, (B,) nats.
 
-        With `boundaries` that of the tokens around the image too, a defect of the released code.
+        Row i is drawn from captions[owners[i]]; each caption has as many rows. With `boundaries` the tokens around the
+        image are scored too, a defect of the released code.
         """
 
     def image_row_logps(self, captions: Sequence[str], codes: Tensor, masked: Tensor) -> Tensor:

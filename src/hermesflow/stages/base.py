@@ -16,6 +16,7 @@ from hermesflow.models.showo import describe_model, save_model
 from hermesflow.pretraining import Example, batches, optimiser_of, train_step
 from hermesflow.progress import Progress
 from hermesflow.sections import Source
+from hermesflow.seeding import deterministic
 
 LOG_EVERY = 20  # steps between rows of history.csv
 
@@ -30,7 +31,7 @@ def run(config: Config, layout: Layout, *, seed: int) -> None:
     if config.weights.language_model is not None:
         take(config, layout, config.weights.language_model, seed=seed)
         return
-    torch.use_deterministic_algorithms(True)
+    deterministic()
     assert config.base_training is not None
     settings = config.base_training
     pairs = read_pairs(layout.data("base")).remove_columns("image")

@@ -10,6 +10,7 @@ from hermesflow.data.pairs import images_of, read_pairs
 from hermesflow.errors import DataError
 from hermesflow.evaluation.clip import retrieval_accuracy, save_clip, train_clip
 from hermesflow.progress import Progress
+from hermesflow.seeding import deterministic
 
 
 def run(config: Config, layout: Layout) -> None:
@@ -19,7 +20,7 @@ def run(config: Config, layout: Layout) -> None:
         DataError: split `base` is empty, as where the base model has released weights.
     """
     torch.set_num_threads(config.runtime.shard_threads)
-    torch.use_deterministic_algorithms(True)
+    deterministic()
     base, held_out = read_pairs(layout.data("base")), read_pairs(layout.data("gap"))
     if not len(base):
         raise DataError(

@@ -40,6 +40,7 @@ from hermesflow.progress import Progress
 from hermesflow.sampling import sample_texts
 from hermesflow.scoring import free_answers, nearest_choice
 from hermesflow.sections import Decoding
+from hermesflow.seeding import deterministic
 from hermesflow.sharding import check_ids
 
 SAMPLES_PER_KIND = 2  # prompts of each kind kept for the figure of samples
@@ -102,7 +103,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
         ArtifactError: an input is missing, truncated, or its ids are not those of the pairs.
     """
     torch.set_num_threads(config.runtime.shard_threads)
-    torch.use_deterministic_algorithms(True)
+    deterministic()
     device = torch.device(config.runtime.device)
     folder = layout.checkpoint(seed, checkpoint)
     model = load_model(folder / "model", device=device, precision=config.runtime.inference_precision).eval()

@@ -21,6 +21,7 @@ from hermesflow.models.conversion import converted, place
 from hermesflow.models.magvit import MagVitV2, Reconstruction, save_tokenizer, to_pixels
 from hermesflow.progress import Progress
 from hermesflow.sections import Source, TokenizerTraining
+from hermesflow.seeding import deterministic
 
 LOG_EVERY = 25  # steps between rows of history.csv
 WARMUP_SHARE = 0.1
@@ -33,7 +34,7 @@ def run(config: Config, layout: Layout) -> None:
         take(config, layout, config.weights.image_tokenizer)
         return
     assert config.tokenizer_training is not None
-    torch.use_deterministic_algorithms(True)
+    deterministic()
     settings, device = config.tokenizer_training, torch.device(config.runtime.device)
     images = images_of(read_pairs(layout.data("base")))
     tiles = different_tiles(images, config.image_tokenizer.tile_size)

@@ -1,7 +1,7 @@
 """Omni-attention masks of Show-o: text is causal, an image block is seen whole.
 
-All masks are boolean, True = may attend, for scaled_dot_product_attention. (The eager attention of transformers adds
-a boolean mask to the scores, which is silently wrong; the model therefore always runs SDPA.)
+What the packed attention of `hermesflow.models.packing` must come to, row by row. All masks are boolean, True = may
+attend, for scaled_dot_product_attention.
 Source: Show-o (arXiv 2408.12528) section 3.2, figure 3.
 """
 
@@ -44,20 +44,3 @@ def understanding_mask(image_length: int, text_length: int, *, device: torch.dev
     place = torch.arange(image_length + text_length, device=device)
     query, key = place[:, None], place[None, :]
     return ((key <= query) | (key < image_length))[None, None]
-
-
-def continuation_mask(padding: Tensor, prefix_length: int, text_length: int) -> Tensor:
-    """Mask of a causal text block `[padding, text]` after a cached prefix that is seen whole.
-
-    Args:
-        padding: (B,) int64, number of padding tokens at the left of the text block.
-        prefix_length: columns of the cached prefix.
-        text_length: columns of the text block, padding included.
-
-    Returns:
-        (B, 1, text_length, prefix_length + text_length) bool.
-    """
-    place = torch.arange(text_length, device=padding.device)
-    query, key = place[:, None], place[None, :]
-    text = (key <= query) & (key >= padding[:, None, None])
-    return torch.cat([text.new_ones(len(padding), text_length, prefix_length), text], dim=2)[:, None]

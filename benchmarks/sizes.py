@@ -1,0 +1,255 @@
+"""What is measured on: random models of two sizes, made-up texts, images, questions and pairs of fixed lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from hermesflow.artifacts import read_codes, write_codes
+from hermesflow.budget.decoder import Decoder
+from hermesflow.homologous import HomologousPairs
+from hermesflow.models.prompting import TokenIds, word_tokenizer
+from hermesflow.models.showo import Shape, ShowO
+from hermesflow.preferences import CAPTION_COLUMNS, IMAGE_COLUMNS
+from hermesflow.sections import Decoding, ImageSampling, Training
+from hermesflow.seeding import generator
+
+_OTHERS = {"partial_rotary_factor": 0.5, "rope_theta": 10_000.0, "layer_norm_eps": 1e-5}
+_GAIN = 1.5  # of the weights, times one over the root of what goes in
+_SHARPNESS = 2.0  # of queries and of keys: rows attend to a few places, so that what stands where plays a part
+_EMBEDDING = 2.0  # or all tokens look alike behind some layers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """A model and how much work it gets."""
+
+    shape: Shape
+    words: int
+    """Text vocabulary."""
+    new_tokens: int
+    """Of a caption."""
+    answer_tokens: int
+    steps: int
+    """Of MaskGIT."""
+    measured_steps: int
+    """Of those, how many our path takes where not all are taken (as a shorter decoding)."""
+    captions: int
+    """Of one image."""
+    together: int
+    """Images that are described together."""
+    images: int
+    prompts: int
+    """Different captions that images are drawn from."""
+    prompt_words: tuple[int, int]
+    """Their lengths, from shortest to longest."""
+    questions: int
+    question_words: tuple[int, int]
+    choices: int
+    """Of a question; their lengths are 1 to 4 words."""
+    pairs: int
+    pair_words: tuple[int, int]
+    """Lengths of the captions of preference pairs."""
+
+    @property
+    def decoder(self) -> Decoder:
+        """What FLOPs are counted of."""
+        shape = self.shape
+        return Decoder(
+            hidden_size=shape.hidden_size,
+            layers=shape.layers,
+            heads=shape.heads,
+            intermediate_size=shape.intermediate_size,
+            vocabulary=TokenIds(self.words, shape.codebook_size, 0).vocab_size,
+            codes=shape.codebook_size,
+            image_tokens=shape.num_image_tokens,
+            max_text_tokens=shape.max_text_tokens,
+            on_cpu=True,
+        )
+
+
+SIZES = {
+    "medium": Size(
+        shape=Shape(
+            hidden_size=512,
+            layers=8,
+            heads=8,
+            intermediate_size=2048,
+            max_text_tokens=128,
+            num_image_tokens=256,
+            codebook_size=8192,
+            **_OTHERS,
+        ),
+        words=8192,
+        new_tokens=100,
+        answer_tokens=16,
+        steps=50,
+        measured_steps=3,
+        captions=10,
+        together=8,
+        images=16,
+        prompts=4,
+        prompt_words=(20, 100),
+        questions=8,
+        question_words=(6, 20),
+        choices=4,
+        pairs=4,
+        pair_words=(40, 90),
+    ),
+    "tiny": Size(
+        shape=Shape(
+            hidden_size=64,
+            layers=2,
+            heads=2,
+            intermediate_size=128,
+            max_text_tokens=32,
+            num_image_tokens=16,
+            codebook_size=64,
+            **_OTHERS,
+        ),
+        words=120,
+        new_tokens=8,
+        answer_tokens=4,
+        steps=5,
+        measured_steps=3,
+        captions=4,
+        together=2,
+        images=4,
+        prompts=2,
+        prompt_words=(3, 20),
+        questions=3,
+        question_words=(3, 9),
+        choices=4,
+        pairs=2,
+        pair_words=(6, 15),
+    ),
+}
+"""`medium` is what issue 5 has its bars for; `tiny` is for tests."""
+
+DECODINGS = [Decoding(top_k=1, temperature=1.0)]
+DECODINGS += [Decoding(top_k=k, temperature=heat) for k in (2, 3, 4) for heat in (0.1, 0.7, 2.0)]
+"""The paper's ten, as in config/showo.yaml."""
+TRAINING = Training(
+    steps=3000,
+    batch_size=4,
+    learning_rate=2e-5,
+    weight_decay=0.01,
+    warmup_steps=150,
+    max_grad_norm=1.0,
+    beta=0.2,
+    checkpoint_every=500,
+)
+_PROMPT_WORDS = 12  # of the caption prompt; the released one has 13 tokens
+
+
+def drawing(steps: int, *, guidance: float = 5.0) -> ImageSampling:
+    """The paper's settings with so many steps."""
+    return ImageSampling(n=16, steps=steps, guidance=guidance, temperature=1.0, temperature_schedule="linear")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question of which no answer is right: that plays no part in what it costs."""
+
+    question: str
+    choices: tuple[str, ...]
+    answer: str = ""
+
+
+class WordEncoder:
+    """Stands for the sentence encoder, which is no part of what is measured: random vectors of words, added up."""
+
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Unit vectors, (N, 16) float32."""
+        sums = [sum(torch.randn(16, generator=generator("word", word)) for word in text.split()) for text in texts]
+        return torch.nn.functional.normalize(torch.stack(sums), dim=1)
+
+
+def random_model(size: Size) -> ShowO:
+    """A float32 model with the same random weights every time, large enough that a wrong mask or position shows.
+
+    No text ends early, and texts are told as token ids, so that ids that are no words can be compared.
+    """
+    tokenizer = word_tokenizer([f"w{k}" for k in range(size.words - 2)])
+    model = ShowO(size.shape, tokenizer, caption_prompt=text(_PROMPT_WORDS), question_template="w1 {} w2")
+    stream = generator("bench", "weights")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=stream)
+            if parameter.ndim == 1:
+                parameter.add_(noise, alpha=0.1)
+                if name.endswith(("q_layernorm.weight", "k_layernorm.weight")):
+                    parameter.mul_(_SHARPNESS)
+            elif "embed_tokens" in name:
+                parameter.copy_(noise).mul_(_EMBEDDING)
+            else:
+                parameter.copy_(noise).mul_(_GAIN / parameter.shape[1] ** 0.5)
+    model.end_token = -1
+    model.detokenize = lambda ids: " ".join(map(str, ids))  # type: ignore[method-assign]
+    return model.eval()
+
+
+def text(words: int, *names: str | int, vocabulary: int = 100) -> str:
+    """A made-up text of so many words, the same for the same names."""
+    drawn = torch.randint(vocabulary, (words,), generator=generator("bench", "text", words, *names))
+    return " ".join(f"w{k}" for k in drawn.tolist())
+
+
+def lengths(count: int, shortest_longest: tuple[int, int]) -> list[int]:
+    """So many lengths, evenly from the shortest to the longest."""
+    return torch.linspace(*shortest_longest, count).round().int().tolist()
+
+
+def images(size: Size, count: int) -> Tensor:
+    """Random codes, (count, T)."""
+    return torch.randint(
+        size.shape.codebook_size, (count, size.shape.num_image_tokens), generator=generator("bench", "images")
+    )
+
+
+def decodings(count: int) -> list[Decoding]:
+    """The first greedy, the others drawn; from the start again where there are more than ten."""
+    return [DECODINGS[k % len(DECODINGS)] for k in range(count)]
+
+
+def prompts(size: Size, count: int) -> list[str]:
+    """Captions of `count` images, each of the different ones as often."""
+    different = [text(words, "prompt") for words in lengths(size.prompts, size.prompt_words)]
+    return [different[k * len(different) // count] for k in range(count)]
+
+
+def questions(size: Size) -> list[Asked]:
+    """Questions of different lengths, the choices of each of 1 to 4 words."""
+    return [
+        Asked(text(words, "question"), tuple(text(1 + k % 4, "choice", k, words) for k in range(size.choices)))
+        for words in lengths(size.questions, size.question_words)
+    ]
+
+
+def generators(count: int) -> list[torch.Generator]:
+    """New generators of so many rows, the same every time."""
+    return [generator("bench", "row", k) for k in range(count)]
+
+
+def homologous(size: Size, count: int, *, folder: Path | None = None) -> HomologousPairs:
+    """So many preference pairs; the tokens of real images are in a file of `folder`, memory-mapped, or in memory."""
+    names = [f"pair-{k}" for k in range(count)]
+    real, chosen, rejected = np.asarray(images(size, 3 * count), dtype=np.uint16).reshape(3, count, -1)
+    if folder:
+        write_codes(folder / "codes.npy", names, real[:, None])
+        real = read_codes(folder / "codes.npy")[1][:, 0]
+    some = lengths(2 * size.pairs, size.pair_words)
+    # pairs of about one cost, few or many: a short caption goes with a long one
+    ends = [(some[k % len(some)], some[-1 - k % len(some)]) for k in range(count)]
+    texts = [[text(words, name, side) for side, words in enumerate(ends[k])] for k, name in enumerate(names)]
+    records = [[name, *texts[k], 1.0, 0.0, chosen[k], rejected[k], 1.0, 0.0] for k, name in enumerate(names)]
+    captions = {name: text(some[(3 * k + 3) % len(some)], name, "caption") for k, name in enumerate(names)}
+    table = pd.DataFrame(records, columns=[*CAPTION_COLUMNS, *IMAGE_COLUMNS[1:]])
+    codes = dict(zip(names, real, strict=True))
+    return HomologousPairs(table, captions=captions, codes=codes, seed=0, iteration=1, mask_schedule="cosine")

@@ -1,0 +1,333 @@
+"""Attention of packed sequences: a beginning that several rows share stands once, what follows it behind it.
+
+    texts about images:  <image> <image> .. | prompt completion completion, prompt completion, ..
+    images from texts:   <prompt> <prompt> .. | image, image, ..
+
+All of it is one sequence without padding. Each part attends to what it may see and to nothing else; padding and masks
+are within attention alone, where texts of different lengths meet. Exact, not an approximation: in Show-o nothing that
+is shared sees what follows it.
+Source: Show-o (arXiv 2408.12528) section 3.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from hermesflow.models import prompting
+from hermesflow.models.prompting import TextTree, TokenIds
+
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""attend(layer, query, key, value), each (B, H, L, d) -> attention's output, (B, L, H, d)."""
+Layers = list[tuple[Tensor, Tensor]]
+"""Keys and values of every layer, (B, H, L, d) each."""
+
+
+class Forward(Protocol):
+    """Runs a decoder."""
+
+    def __call__(self, tokens: Tensor, *, positions: Tensor, attend: Attend) -> Tensor:
+        """Hidden states (B, L, D) of tokens (B, L) at rotary positions (B or 1, L)."""
+
+
+def attention(
+    module: object,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    *,
+    attend: Attend | None = None,
+    **_: object,
+) -> tuple[Tensor, None]:
+    """Attention of a transformers model: by `attend` where one is given, else under a boolean mask.
+
+    (transformers' eager attention adds a boolean mask to the scores, which is silently wrong.)
+    """
+    if attend is None:
+        return scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2), None
+    layer: Any = module
+    return attend(layer.layer_idx, query, key, value), None
+
+
+class Ragged:
+    """Sequences of different lengths: end to end (N tokens), or as a batch padded at the right (I, n).
+
+    Args:
+        lengths: of the I sequences.
+        device: where they are.
+    """
+
+    def __init__(self, lengths: Sequence[int], *, device: torch.device) -> None:
+        self.lengths, self.longest = torch.tensor(lengths), max(lengths)
+        self.starts = torch.tensor(ends_before(lengths))
+        self.device, self.even = device, min(lengths) == self.longest
+        column = torch.arange(self.longest)
+        valid = column < self.lengths[:, None]
+        self._padding = (~valid).flatten().to(device)
+        self._pad = torch.where(valid, self.starts[:, None] + column, 0).flatten().to(device)
+        self._unpad = valid.flatten().nonzero()[:, 0].to(device)
+
+    def pad(self, x: Tensor) -> Tensor:
+        """(1, H, N, d) to (I, H, n, d); whatever stands at padding takes no part in gradients."""
+        heads = x[0] if self.even else _Take.apply(x[0], 1, self._pad, self._unpad, None)
+        return heads.unflatten(1, (len(self.lengths), self.longest)).transpose(0, 1)
+
+    def unpad(self, x: Tensor) -> Tensor:
+        """Attention's output (I, H, n, d) to (N, H, d)."""
+        tokens = x.transpose(1, 2).flatten(0, 1)
+        return tokens if self.even else _Take.apply(tokens, 0, self._unpad, self._pad, self._padding)
+
+
+class _Take(torch.autograd.Function):
+    """Entries by their index, none of them twice where it counts; the gradient is taken back the same way."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dim: int, index: Tensor, back: Tensor, nothing: Tensor | None) -> Tensor:
+        ctx.dim, ctx.back, ctx.nothing = dim, back, nothing
+        return x.index_select(dim, index)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
+        gradient = gradients[0].index_select(ctx.dim, ctx.back)
+        if ctx.nothing is not None:
+            gradient[ctx.nothing] = 0
+        return gradient, None, None, None, None
+
+
+class TextsBehindImages:
+    """Images, all of one length, and behind all of them the texts about each.
+
+    Args:
+        images: I, number of images.
+        image_length: columns of an image.
+        texts: the texts about each image.
+        mask: (I, 1, n, n) bool, what texts see of texts.
+        kept: keys and values of all layers are added to it where one is given.
+    """
+
+    def __init__(
+        self, images: int, image_length: int, texts: Ragged, mask: Tensor, *, kept: Layers | None = None
+    ) -> None:
+        self._shape, self._texts, self._kept = (images, image_length), texts, kept
+        self._mask = torch.cat([mask.new_ones(1).expand(*mask.shape[:3], image_length), mask], dim=3)
+
+    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """See `Attend`."""
+        if self._kept is not None:
+            self._kept.append((key, value))
+        end = self._shape[0] * self._shape[1]
+        images = [x[0, :, :end].unflatten(1, self._shape).transpose(0, 1) for x in (query, key, value)]
+        texts = [self._texts.pad(x[:, :, end:]) for x in (query, key, value)]
+        keys, values = (torch.cat(pair, dim=2) for pair in list(zip(images, texts, strict=True))[1:])
+        of_images = scaled_dot_product_attention(*images)
+        of_texts = scaled_dot_product_attention(texts[0], keys, values, attn_mask=self._mask)
+        return torch.cat([of_images.transpose(1, 2).flatten(0, 1), self._texts.unpad(of_texts)])[None]
+
+
+class ImagesBehindPrompts:
+    """Prompts, and behind all of them the images that are drawn from each, all of one length.
+
+    Args:
+        prompts: U prompts.
+        images: C, images of each prompt; 0 is prompts alone.
+        image_length: columns of an image.
+        kept: keys and values of the prompts in all layers, padded, are added to it where one is given.
+    """
+
+    def __init__(self, prompts: Ragged, images: int, image_length: int, *, kept: Layers | None = None) -> None:
+        self._prompts, self._shape, self._kept = prompts, (len(prompts.lengths), images, image_length), kept
+        self._mask = block_mask(prompts.lengths, prompts.longest, image_length, device=prompts.device)
+
+    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """See `Attend`."""
+        end = int(self._prompts.lengths.sum())
+        prompts = [self._prompts.pad(x[:, :, :end]) for x in (query, key, value)]
+        if self._kept is not None:
+            self._kept.append((prompts[1], prompts[2]))
+        # what is padded at the right is behind all that counts
+        said, keys, values = prompts
+        found = [self._prompts.unpad(scaled_dot_product_attention(said, keys, values, is_causal=True))]
+        if self._shape[1]:
+            blocks = [x[0, :, end:].unflatten(1, self._shape).transpose(0, 1) for x in (query, key, value)]
+            of_blocks = [self._block(prompts, [x[:, :, i] for x in blocks]) for i in range(self._shape[1])]
+            found.append(torch.stack(of_blocks, dim=1).flatten(0, 2))
+        return torch.cat(found)[None]
+
+    def _block(self, prompts: Sequence[Tensor], block: Sequence[Tensor]) -> Tensor:
+        keys, values = (torch.cat(pair, dim=2) for pair in list(zip(prompts, block, strict=True))[1:])
+        return scaled_dot_product_attention(block[0], keys, values, attn_mask=self._mask).transpose(1, 2)
+
+
+class BlocksBehindPrompts:
+    """Images that are drawn again and again behind prompts whose keys and values are known.
+
+    Args:
+        prompts: keys and values of U prompts, padded at the right.
+        rows: (B,) int64, the prompt of each image.
+        mask: of `block_mask`, of the same rows.
+    """
+
+    def __init__(self, prompts: Layers, rows: Tensor, mask: Tensor | None) -> None:
+        self._prompts, self._rows, self._mask = prompts, rows, mask
+
+    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """See `Attend`."""
+        prompt_keys, prompt_values = self._prompts[layer]
+        keys = torch.cat([prompt_keys[self._rows], key], dim=2)
+        values = torch.cat([prompt_values[self._rows], value], dim=2)
+        return scaled_dot_product_attention(query, keys, values, attn_mask=self._mask).transpose(1, 2)
+
+
+class RowsBehindImages:
+    """One token per row behind the row's own text and the image it is about, whose keys and values are known.
+
+    The rows of an image meet its keys and values in one product, so these are there once and are read once.
+
+    Args:
+        images: keys and values of I images.
+        own: of N rows, (N, H, room, d); written to.
+        owners: (N,) int64 on the CPU, the image of each row.
+        padding: (N, columns) bool, which of the first columns of `own` are padding.
+        length: columns of `own` that are filled.
+    """
+
+    def __init__(self, images: Layers, own: Layers, owners: Tensor, padding: Tensor, *, length: int) -> None:
+        self.length = length
+        self._images, self._own, self._owners, self._padding = images, own, owners, padding
+        counts = owners.bincount(minlength=len(images[0][0]))
+        rows, order = torch.arange(len(owners)), owners.argsort(stable=True)
+        slot = torch.empty_like(owners)
+        slot[order] = rows - (counts.cumsum(0) - counts)[owners[order]]  # its place among the rows of its image
+        grid = torch.zeros(len(counts), int(counts.max()), dtype=torch.int64)
+        grid[owners, slot] = rows
+        self._even = bool((counts == counts[0]).all() and (order == rows).all())
+        self._grid, self._place = grid.to(padding.device), (owners.to(padding.device), slot.to(padding.device))
+
+    def of(self, rows: Tensor) -> RowsBehindImages:
+        """The same of some rows, (K,) int64 on the CPU; images that none of them is about are dropped."""
+        left, owners = self._owners[rows].unique(return_inverse=True)
+        images = self._images if len(left) == len(self._grid) else _selected(self._images, left)
+        padding = self._padding[rows.to(self._padding.device)]
+        return RowsBehindImages(images, _selected(self._own, rows), owners, padding, length=self.length)
+
+    def make_room(self, columns: int) -> None:
+        """See to it that there is room for a token; adds so many columns where there is none."""
+        if self.length == self._own[0][0].shape[2]:
+            self._own = [(_wider(keys, columns), _wider(values, columns)) for keys, values in self._own]
+
+    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """See `Attend`."""
+        image_keys, image_values = self._images[layer]
+        own_keys, own_values = self._own[layer]
+        end = self.length + 1
+        own_keys[:, :, self.length : end], own_values[:, :, self.length : end] = key, value
+        image = torch.matmul(self._gathered(query[:, :, 0]), image_keys.transpose(2, 3))  # (I, H, R, P)
+        own = torch.matmul(query, own_keys[:, :, :end].transpose(2, 3))[:, :, 0]  # (N, H, end)
+        own[:, :, : self._padding.shape[1]].masked_fill_(self._padding[:, None], -torch.inf)
+        scores = torch.cat([self._scattered(image), own], dim=2) * query.shape[3] ** -0.5
+        weights = scores.softmax(dim=2, dtype=torch.float32).to(query.dtype)
+        split = image_keys.shape[2]
+        seen = torch.matmul(self._gathered(weights[:, :, :split]), image_values)  # (I, H, R, d)
+        said = torch.matmul(weights[:, :, None, split:], own_values[:, :, :end])  # (N, H, 1, d)
+        return (said[:, :, 0] + self._scattered(seen))[:, None]
+
+    def _gathered(self, rows: Tensor) -> Tensor:
+        """(N, H, x) by image, (I, H, R, x)."""
+        grid = rows.unflatten(0, self._grid.shape) if self._even else rows[self._grid]
+        return grid.transpose(1, 2)
+
+    def _scattered(self, grid: Tensor) -> Tensor:
+        """(I, H, R, x) by row, (N, H, x)."""
+        by_slot = grid.transpose(1, 2)
+        return by_slot.flatten(0, 1) if self._even else by_slot[self._place]
+
+
+def texts_behind_images(
+    forward: Forward,
+    ids: TokenIds,
+    codes: Tensor,
+    trees: Sequence[TextTree],
+    *,
+    kept: Layers | None = None,
+) -> Tensor:
+    """Hidden states of the texts about some images, one tree after the other, (N, D).
+
+    Args:
+        forward: the decoder.
+        ids: the vocabulary.
+        codes: (I, T) int64 images.
+        trees: the texts about each.
+        kept: keys and values of all layers are added to it where one is given, images before texts.
+    """
+    images, device = prompting.understanding_images(ids, codes), codes.device
+    length = images.shape[1]
+    tokens = torch.tensor([token for tree in trees for token in tree.tokens], device=device)
+    places = torch.tensor([length + place for tree in trees for place in tree.positions], device=device)
+    texts = Ragged([len(tree.tokens) for tree in trees], device=device)
+    attend = TextsBehindImages(len(codes), length, texts, prompting.tree_mask(trees).to(device), kept=kept)
+    before = torch.arange(length, device=device).repeat(len(codes))
+    positions = torch.cat([before, places])[None]
+    return forward(torch.cat([images.flatten(), tokens])[None], positions=positions, attend=attend)[0, images.numel() :]
+
+
+def images_behind_prompts(
+    forward: Forward, prompts: Sequence[Sequence[int]], blocks: Tensor, *, kept: Layers | None = None
+) -> tuple[Tensor, Tensor]:
+    """Hidden states of prompts, one after the other, (N, D), and of the images behind them, (U, C, L, D).
+
+    Args:
+        forward: the decoder.
+        prompts: U prompts as token ids.
+        blocks: (U, C, L) int64 token ids, C images for each; C = 0 is prompts alone.
+        kept: keys and values of the prompts in all layers, padded, are added to it where one is given.
+    """
+    device, length = blocks.device, blocks.shape[2]
+    said = Ragged([len(prompt) for prompt in prompts], device=device)
+    tokens = torch.tensor([token for prompt in prompts for token in prompt], device=device)
+    before = [torch.arange(len(prompt)) for prompt in prompts]
+    places = (said.lengths[:, None] + torch.arange(length)).repeat_interleave(blocks.shape[1], dim=0)
+    attend = ImagesBehindPrompts(said, blocks.shape[1], length, kept=kept)
+    positions = torch.cat([*before, places.flatten()]).to(device)[None]
+    hidden = forward(torch.cat([tokens, blocks.flatten()])[None], positions=positions, attend=attend)[0]
+    return hidden[: len(tokens)], hidden[len(tokens) :].unflatten(0, blocks.shape)
+
+
+def block_mask(lengths: Tensor, prompt_length: int, image_length: int, *, device: torch.device) -> Tensor | None:
+    """What an image sees of its prompt, padded at the right, and of itself.
+
+    Args:
+        lengths: (B,) int64 on the CPU, of the prompts.
+        prompt_length: columns of a prompt, padding included.
+        image_length: columns of the image.
+        device: where the mask goes.
+
+    Returns:
+        (B, 1, 1, P + L) bool, or None (all of it) where no prompt is padded.
+    """
+    if bool((lengths == prompt_length).all()):
+        return None
+    place = torch.arange(prompt_length + image_length)
+    return ((place < lengths[:, None]) | (place >= prompt_length))[:, None, None].to(device)
+
+
+def ends_before(lengths: Sequence[int]) -> list[int]:
+    """Where sequences begin that stand end to end."""
+    return [0, *accumulate(lengths)][:-1]
+
+
+def _selected(layers: Layers, rows: Tensor) -> Layers:
+    rows = rows.to(layers[0][0].device)
+    return [(keys[rows], values[rows]) for keys, values in layers]
+
+
+def _wider(buffer: Tensor, columns: int) -> Tensor:
+    batch, heads, length, width = buffer.shape
+    grown = buffer.new_empty(batch, heads, length + columns, width)
+    grown[:, :, :length] = buffer
+    return grown
