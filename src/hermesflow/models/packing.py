@@ -75,7 +75,8 @@ class Ragged:
 
     def pad(self, x: Tensor) -> Tensor:
         """(1, H, N, d) to (I, H, n, d); whatever stands at padding takes no part in gradients."""
-        heads = x[0] if self.even else _Take.apply(x[0], 1, self._pad, self._unpad, None)
+        # a copy in any case: a part of x would keep all of it
+        heads = x[0].clone() if self.even else _Take.apply(x[0], 1, self._pad, self._unpad, None)
         return heads.unflatten(1, (len(self.lengths), self.longest)).transpose(0, 1)
 
     def unpad(self, x: Tensor) -> Tensor:
@@ -125,7 +126,9 @@ class TextsBehindImages:
         images = [x[0, :, :end].unflatten(1, self._shape).transpose(0, 1) for x in (query, key, value)]
         texts = [self._texts.pad(x[:, :, end:]) for x in (query, key, value)]
         keys, values = (torch.cat(pair, dim=2) for pair in list(zip(images, texts, strict=True))[1:])
-        of_images = scaled_dot_product_attention(*images)
+        # what is kept for the gradient is kept once: images are seen in the same copies
+        length = self._shape[1]
+        of_images = scaled_dot_product_attention(images[0], keys[:, :, :length], values[:, :, :length])
         of_texts = scaled_dot_product_attention(texts[0], keys, values, attn_mask=self._mask)
         return torch.cat([of_images.transpose(1, 2).flatten(0, 1), self._texts.unpad(of_texts)])[None]
 
