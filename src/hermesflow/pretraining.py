@@ -88,6 +88,7 @@ def optimiser_of(
         [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": kept, "weight_decay": 0.0}],
         lr=settings.learning_rate,
         betas=(0.9, settings.beta2),
+        fused=True,
     )
     first = text_steps(settings)
     return optimiser, torch.optim.lr_scheduler.LambdaLR(
