@@ -18,6 +18,7 @@ from torch import Tensor
 from hermesflow.models.unified import UnifiedModel
 from hermesflow.sections import Decoding, ImageSampling
 
+_BLOCK = 64  # codes whose weights are added up before one is drawn
 KEEP_BELOW = 0.75  # rows that ended are dropped when fewer than this share are left
 
 
@@ -219,9 +220,22 @@ def inverse_cdf(weights: Tensor, uniforms: Tensor) -> Tensor:
     Returns:
         (...) int64 in [0, C); never an entry of weight 0.
     """
-    cumulative = weights.cumsum(dim=-1)
-    target = uniforms[..., None] * cumulative[..., -1:]
-    place = torch.searchsorted(cumulative, target, right=True)[..., 0]
+    if weights.shape[-1] % _BLOCK:
+        cumulative = weights.cumsum(dim=-1)
+        return _place_of(cumulative, uniforms * cumulative[..., -1])
+    # a block first, then an entry of it: running sums are slow
+    blocks = weights.unflatten(-1, (-1, _BLOCK))
+    cumulative = blocks.sum(dim=-1).cumsum(dim=-1)
+    target = uniforms * cumulative[..., -1]
+    block = _place_of(cumulative, target)
+    before = torch.nn.functional.pad(cumulative, (1, 0)).gather(-1, block[..., None])[..., 0]
+    chosen = blocks.gather(-2, block[..., None, None].expand(*block.shape, 1, _BLOCK))[..., 0, :]
+    return block * _BLOCK + _place_of(chosen.cumsum(dim=-1), target - before)
+
+
+def _place_of(cumulative: Tensor, target: Tensor) -> Tensor:
+    """The entry whose share of the running sums (..., C) the target (...) falls into."""
+    place = torch.searchsorted(cumulative, target[..., None], right=True)[..., 0]
     # rounding may put the target on the total: then the last entry that has weight
     last = torch.searchsorted(cumulative, cumulative[..., -1:].contiguous())[..., 0]
     return torch.minimum(place, last)
