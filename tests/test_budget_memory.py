@@ -44,7 +44,6 @@ def planned(work, name):
             adapters=0,
             processes=1,
             accumulated=False,
-            fused=False,
         ).total
     if work.startswith("draw"):
         guided = "guided" in work

@@ -157,7 +157,6 @@ class Batches:
             adapters=self.decoder.adapter_parameters(lora) if lora else 0,
             processes=processes,
             accumulated=accumulated,
-            fused=self.config.runtime.device != "cpu",
         ).total
 
     def scored(self, work: Scored, *, size: int = FLOAT) -> Pass:

@@ -53,7 +53,7 @@ def image_calls(
 ) -> list[Call]:
     """Calls of `ShowO.image_logps`; arguments as `decoder.image_scoring`."""
     each, block = rows / prompts, decoder.image_block
-    tokens, joined = prompt_length + each * block, each * (prompt_length + block)
+    tokens, joined = prompt_length + each * block, prompt_length + each * (prompt_length + block)
     own = Call(tokens=tokens, joined=joined, masks=0, scored=each * scored)
     return _groups(own, prompts, decoder.drawn_together(prompts=prompts, rows=rows, size=size))
 
@@ -74,7 +74,7 @@ class Peak:
     activations: int
     """With logits, half-size weights and compiled kernels."""
     gradients: int
-    """At the end of the backward pass, when activations are gone; with what the optimiser needs besides."""
+    """At the end of the backward pass, when activations are gone; the optimiser, one kernel, needs nothing besides."""
     gradients_held: bool
     """Gradients of earlier micro batches are there during the pass."""
 
@@ -94,7 +94,6 @@ def training_peak(
     adapters: int,
     processes: int,
     accumulated: bool,
-    fused: bool,
 ) -> Peak:
     """Peak of one process that trains with AdamW, from its second step on.
 
@@ -106,8 +105,6 @@ def training_peak(
         adapters: parameters of low-rank adapters; 0 trains all weights.
         processes: that share the batch (data parallel).
         accumulated: a step has more than one micro batch.
-        fused: the optimiser works on all tensors at once (torch's default on GPUs), which takes a copy of a moment;
-            one by one it takes three copies of the largest tensor.
     """
     trained = adapters or decoder.parameters
     half = 0 if precision == "no" else 2 * decoder.parameters
@@ -121,7 +118,7 @@ def training_peak(
         moments=2 * FLOAT * trained,
         buckets=FLOAT * trained if processes > 1 else 0,
         activations=half + kernels + activations,
-        gradients=FLOAT * (trained + (trained if fused else 3 * largest)),
+        gradients=FLOAT * trained,
         gradients_held=accumulated,
     )
 
@@ -240,16 +237,16 @@ def _activations(
 def _kept(decoder: Decoder, call: Call, precision: str, again: bool) -> float:
     """Bytes that one layer keeps of a call.
 
-    Per token, in float32: its input and normalised input, query and key before and after their norms and rotation,
-    value, attention's output by itself and in its place (9 D), and the MLP before (with adapters on the CPU, its slope)
-    and after its activation (2 I), which may be computed `again` instead (I). Under autocast norms are float32, and the
-    normalised input is cast once for each of four products.
+    Per token, in float32: its input and normalised input, query and key before their norms, the query behind its norm
+    and rotation, attention's output by itself and in its place (7 D), and the MLP before (with adapters on the CPU, its
+    slope) and after its activation (2 I), which may be computed `again` instead (I). Keys and values are kept where
+    they are joined. Under autocast norms are float32, and the normalised input is cast once for each of four products.
     """
     hidden, inner = decoder.hidden_size, decoder.intermediate_size
     if precision == "no":
-        per_token, size = FLOAT * (9 * hidden + (1 if again else 2) * inner), FLOAT
+        per_token, size = FLOAT * (7 * hidden + (1 if again else 2) * inner), FLOAT
     else:
-        per_token, size = 30 * hidden + 4 * inner, 2
+        per_token, size = 26 * hidden + 4 * inner, 2
     statistics = FLOAT * (2 + 5 * decoder.heads) * call.tokens  # of norms and soft-max
     return per_token * call.tokens + statistics + size * (2 * hidden * call.joined + call.masks)
 
