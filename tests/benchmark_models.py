@@ -28,7 +28,7 @@ ITS_OWN_NAMES = {"motorcycle": "motorbike", "tv": "tvmonitor", "tv remote": "rem
 
 
 def save_detector(folder: Path, labels=None) -> Path:
-    """Mask2Former over 80 objects."""
+    """Mask2Former over 80 objects that takes everything for cats."""
     from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
     from transformers.models.mask2former.image_processing_pil_mask2former import Mask2FormerImageProcessorPil
 
@@ -47,6 +47,7 @@ def save_detector(folder: Path, labels=None) -> Path:
                 label2id={name: i for i, name in enumerate(names)},
             )
         )
+    model.class_predictor.bias.data[OBJECTS.index("cat")] += 10  # what it sees is a cat
     model.save_pretrained(folder)
     Mask2FormerImageProcessorPil(size={"height": 384, "width": 384}).save_pretrained(folder)
     return folder

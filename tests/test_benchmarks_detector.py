@@ -97,16 +97,25 @@ def test_crop_without_a_mask_is_the_box():
 
 def test_colour_is_the_nearest_mean_of_three_prompts(clip):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
-    objects = [Detection((0, 0, 30, 20), 1.0), Detection((30, 20, 60, 40), 1.0)]
-    said = ColorClassifier(clip).colors(image, "cup", objects)
-    for one, color in zip(objects, said, strict=True):
-        seen = clip.image_vectors([image.crop(one.box)])[0]
+    one, seen = Detection((0, 0, 30, 20), 1.0), clip.image_vectors([image.crop((0, 0, 30, 20))])[0]
+    classifier = ColorClassifier(clip)
+    for name in OBJECTS[:20]:
         cosines = []
-        for name in COLORS:
-            texts = [f"a photo of a {name} cup", f"a photo of a {name}-colored cup", f"a photo of a {name} object"]
-            mean = clip.text_vectors(texts).sum(dim=0) / 3
+        for color in COLORS:
+            texts = [f"a photo of a {color} {name}", f"a photo of a {color}-colored {name}"]
+            mean = clip.text_vectors([*texts, f"a photo of a {color} object"]).sum(dim=0) / 3
             cosines.append(float(seen @ (mean / mean.norm())))
-        assert color == COLORS[int(np.argmax(cosines))]
+        assert classifier.colors(image, name, [one]) == [COLORS[int(np.argmax(cosines))]]
+
+
+def test_every_object_gets_its_own_colour(clip):
+    image = Image.new("RGB", (60, 40))
+    image.paste(Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)))
+    boxes = [Detection((0, 0, 30, 40), 1.0), Detection((30, 0, 60, 40), 1.0)]
+    classifier = ColorClassifier(clip)
+    together = {name: classifier.colors(image, name, boxes) for name in OBJECTS[:20]}
+    assert together == {name: [classifier.colors(image, name, [one])[0] for one in boxes] for name in together}
+    assert any(first != second for first, second in together.values())
 
 
 def test_vectors_have_length_one_and_are_those_of_the_model(clip):

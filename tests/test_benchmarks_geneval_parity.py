@@ -1,8 +1,13 @@
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from hermesflow.benchmarks.geneval_parity import agreement, read_results, regraded
+from benchmark_models import save_clip, save_detector
+from hermesflow.benchmarks.geneval_detector import ColorClassifier, Detector
+from hermesflow.benchmarks.geneval_parity import agreement, grade_folder, read_results, regraded
+from hermesflow.benchmarks.pretrained import PretrainedClip
 from hermesflow.errors import DataError
 
 CAT = {"tag": "counting", "include": [{"class": "cat", "count": 2}], "exclude": [{"class": "cat", "count": 3}]}
@@ -91,3 +96,45 @@ def test_a_broken_line_is_named(tmp_path, broken):
     path = write(tmp_path / "results.jsonl", line(0, 1, correct=True), broken)
     with pytest.raises(DataError, match="line 2"):
         read_results(path)
+
+
+@pytest.fixture(scope="module")
+def judges(tmp_path_factory):
+    detector = Detector(str(save_detector(tmp_path_factory.mktemp("detector"))))
+    return detector, ColorClassifier(PretrainedClip(str(save_clip(tmp_path_factory.mktemp("clip")))))
+
+
+def drawn(folder, *prompts):
+    """Images in the original's layout."""
+    noise = np.random.default_rng(0)
+    for number, metadata in enumerate(prompts):
+        samples = folder / f"{number:05d}" / "samples"
+        samples.mkdir(parents=True)
+        (folder / f"{number:05d}" / "metadata.jsonl").write_text(json.dumps({**metadata, "prompt": "a photo"}))
+        for image in range(2):
+            pixels = noise.integers(0, 256, (40, 48, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(samples / f"{image:04d}.png")
+    return folder
+
+
+def single(name, **more):
+    return {"tag": "single_object", "include": [{"class": name, "count": 1, **more}]}
+
+
+def test_images_in_the_original_layout_are_graded(tmp_path, judges):
+    table = grade_folder(drawn(tmp_path, single("cat"), single("bench"), single("cat", color="red")), *judges)
+    assert list(zip(table["prompt"], table["image"], strict=True)) == [(p, i) for p in range(3) for i in range(2)]
+    assert list(table["accepted"][:4]) == [True, True, False, False]  # this detector takes everything for cats
+    for row in table.itertuples():
+        boxes = json.loads(row.detections)
+        assert set(boxes) == {"cat"} and all(score > 0.3 for *_, score in boxes["cat"])
+    for right, reason in zip(table["accepted"][4:], table["reason"][4:], strict=True):
+        assert right == (reason == "") and (right or reason.startswith("expected red cat>=1, found 0 red; and 1 "))
+
+
+def test_a_folder_without_images_or_with_a_broken_one_is_named(tmp_path, judges):
+    with pytest.raises(DataError, match="no images"):
+        grade_folder(tmp_path, *judges)
+    (drawn(tmp_path, single("cat")) / "00000" / "samples" / "0001.png").write_bytes(b"\x89PNG")
+    with pytest.raises(DataError, match=r"0001\.png"):
+        grade_folder(tmp_path, *judges)

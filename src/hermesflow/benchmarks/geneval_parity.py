@@ -6,11 +6,13 @@ docs/geneval.md says how to make both sides.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from PIL import Image
 
 from hermesflow.benchmarks.geneval import (
     KINDS,
@@ -18,13 +20,53 @@ from hermesflow.benchmarks.geneval import (
     Detection,
     Metadata,
     grade,
+    image_row,
+    images_table,
     metadata_of,
+    read_metadata,
 )
+from hermesflow.benchmarks.geneval_detector import ColorClassifier, Detector
 from hermesflow.errors import DataError
 from hermesflow.evaluation.statistics import GENEVAL_KINDS
 
 RESULT_COLUMNS = ("prompt", "image", "kind", "caption", "accepted", "reason", "metadata", "details")
 AGREEMENT_COLUMNS = ("kind", "images", "agreement", "ours", "theirs", "only_ours", "only_theirs")
+
+
+def grade_folder(folder: Path, detector: Detector, classifier: ColorClassifier) -> pd.DataFrame:
+    """Grade images that lie as the original wants them: `00012/metadata.jsonl` and `00012/samples/0003.png`.
+
+    Args:
+        folder: what evaluate_images.py is given.
+        detector: finds objects.
+        classifier: tells their colours.
+
+    Returns:
+        One row per image, in order of prompt and image: `geneval.TABLE_COLUMNS`.
+
+    Raises:
+        DataError: no images, or a prompt or image that cannot be read.
+    """
+    rows = []
+    for place in sorted(path for path in folder.glob("*") if path.is_dir() and path.name.isdigit()):
+        (metadata, *more) = read_metadata(place / "metadata.jsonl")
+        if more:
+            raise DataError(f"{place / 'metadata.jsonl'}: holds several prompts. Keep the one of this folder.")
+        for number, image in _samples(place / "samples"):
+            colour_of = partial(classifier.colors, image)
+            rows.append(image_row(int(place.name), number, metadata, detector.detect(image), colour_of))
+    if not rows:
+        raise DataError(f"{folder}: holds no images like 00000/samples/0000.png. Name the folder of the images.")
+    return images_table(rows)
+
+
+def _samples(folder: Path) -> Iterator[tuple[int, Image.Image]]:
+    for path in sorted(path for path in folder.glob("*.png") if path.stem.isdigit()):
+        try:
+            with Image.open(path) as opened:
+                yield int(path.stem), opened.convert("RGB")
+        except (OSError, SyntaxError, ValueError) as error:
+            raise DataError(f"{path}: cannot be read ({error}). Draw the image anew.") from error
 
 
 def read_results(path: Path) -> pd.DataFrame:

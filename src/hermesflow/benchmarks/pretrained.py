@@ -22,16 +22,6 @@ from hermesflow.sections import Source
 _TOGETHER = 32  # images or texts per forward pass
 
 
-def source_folder(source: str | Source) -> Path:
-    """Folder with a model's files; those of a source are fetched first and compared with their sha256.
-
-    Raises:
-        ConfigError: not pinned.
-        FetchError: a file cannot be had, or is not the pinned one.
-    """
-    return hub.fetch(source) if isinstance(source, Source) else Path(source)
-
-
 def read_pretrained(kind: str, source: str | Source, *, role: str, **options: Any) -> Any:
     """Call `from_pretrained` of a class of transformers on local files.
 
@@ -42,12 +32,12 @@ def read_pretrained(kind: str, source: str | Source, *, role: str, **options: An
         options: passed on; weights must be asked for with `use_safetensors=True`.
 
     Raises:
-        ConfigError: it cannot be read, or its weights are not in safetensors form.
-        FetchError: a source cannot be had.
+        ConfigError: it cannot be read, is not pinned, or its weights are not in safetensors form.
+        FetchError: a file of a source cannot be had, or is not the pinned one.
     """
     import transformers
 
-    folder = source_folder(source)
+    folder = hub.fetch(source) if isinstance(source, Source) else Path(source)
     try:
         return getattr(transformers, kind).from_pretrained(folder, local_files_only=True, **options)
     except (OSError, ValueError, ImportError, KeyError) as error:  # transformers' errors
