@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional as F
 
 from benchmark_models import ITS_OWN_NAMES, save_clip, save_detector
 from hermesflow.benchmarks.geneval import COLORS, Detection
@@ -68,6 +69,19 @@ def test_detections_have_the_size_of_the_image(detector):
         left, top, right, bottom = one.box
         assert 0 <= left < right <= 60 and 0 <= top < bottom <= 40
         assert one.mask[int(top) : int(bottom), int(left) : int(right)].sum() == one.mask.sum()
+
+
+def test_masks_grow_to_what_the_network_saw_and_then_to_the_image(detector):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    batch = detector._processor(image, return_tensors="pt")
+    with torch.inference_mode():
+        seen = detector._model(**batch)
+    grown = F.interpolate(seen.masks_queries_logits, size=(800, 1216), mode="bilinear", align_corners=False)
+    grown = F.interpolate(grown, size=(40, 60), mode="bilinear", align_corners=False)
+    expected = instances(seen.class_queries_logits[0], grown[0], detector.names)["cat"]
+    found = detector.detect(image)["cat"]
+    assert [one.score for one in found] == pytest.approx([one.score for one in expected])
+    assert [one.box for one in found] == [one.box for one in expected]
 
 
 def test_an_image_is_seen_with_its_shorter_side_at_800(detector):

@@ -212,16 +212,22 @@ def test_units_want_the_order_of_the_features():
     ]  # fmt: skip
 
 
+def known_weights():
+    """pytorch-fid's names with weights that can be made anywhere; no counters of batches, and a classifier."""
+    generator, tensors = np.random.default_rng(0), {}
+    for name, value in Inception().state_dict().items():
+        if name.endswith("conv.weight"):
+            drawn = generator.standard_normal(value.shape, dtype=np.float32)
+            tensors[name] = torch.from_numpy(drawn * np.float32((2 / value[0].numel()) ** 0.5))
+        elif not name.endswith("num_batches_tracked"):
+            tensors[name] = value
+    return tensors | {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}
+
+
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """Random weights in pytorch-fid's file: with the classifier it has, and without counters of batches."""
     folder = tmp_path_factory.mktemp("inception")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        tensors = Inception().state_dict()
-    tensors = {name: value for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
-    tensors |= {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}
-    torch.save(tensors, folder / "inception.pth")
+    torch.save(known_weights(), folder / "inception.pth")
     return folder
 
 
@@ -229,14 +235,15 @@ def source(path):
     return Source(folder=str(path.parent), files={path.name: sha256(path)})
 
 
-def test_released_weights_are_read_and_give_2048_features(weights):
+def test_features_are_those_of_torch_fidelity(weights):
     model = load_inception(source(weights / "inception.pth"))
-    kept = torch.load(weights / "inception.pth", weights_only=True)
-    assert torch.equal(
-        model.Mixed_7c.state_dict()["branch3x3_2b.conv.weight"], kept["Mixed_7c.branch3x3_2b.conv.weight"]
-    )
-    found = features(model, [np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)])
-    assert found.shape == (1, 2048) and np.isfinite(found).all() and found.std() > 0
+    image = np.random.default_rng(1).integers(0, 256, (3, 299, 299), dtype=np.uint8)
+    found = features(model, [image.transpose(1, 2, 0)])
+    assert found.shape == (1, 2048)
+    # what torch-fidelity 0.4.0 gives with this file for this image: means of the last block's four paths, last feature
+    paths = np.split(found[0], [320, 1088, 1856])
+    np.testing.assert_allclose([path.mean() for path in paths], [0.77784, 0.66799, 0.60877, 0.98583], rtol=1e-3)
+    assert found[0, -1] == pytest.approx(0.4312, rel=1e-2)
 
 
 def test_the_network_has_the_parameters_of_inception_v3():
