@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from hermesflow.benchmarks.geneval_detector import OBJECTS
+from hermesflow.benchmarks.geneval import OBJECTS
 
 WORDS = [
     "[PAD]",

@@ -189,6 +189,7 @@ def test_figures_from_file_to_table_cell(tmp_path):
         (LINES["position"].replace('["left of", 0]', '["left of", 1]'), "earlier"),
         (LINES["position"].replace('["left of", 0]', '["near", 0]'), "near"),
         (LINES["single_object"].replace('"count": 1', '"count": 0'), "count"),
+        (LINES["single_object"].replace('"bench"', '"unicorn"', 1), "unicorn"),
         (LINES["single_object"].replace('"prompt"', '"text"'), "prompt"),
     ],
 )

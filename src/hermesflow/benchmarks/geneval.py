@@ -25,6 +25,17 @@ from hermesflow.evaluation.statistics import GENEVAL_KINDS
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 """GenEval's own names of the six kinds, in the order of `GENEVAL_KINDS`."""
 KINDS = dict(zip(TAGS, GENEVAL_KINDS, strict=True))
+OBJECTS = (
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
+    "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant",
+    "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard",
+    "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle",
+    "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange", "broccoli",
+    "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed", "dining table", "toilet",
+    "tv", "laptop", "computer mouse", "tv remote", "computer keyboard", "cell phone", "microwave", "oven", "toaster",
+    "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
+)  # fmt: skip
+"""GenEval's names of the 80 COCO objects."""
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 RELATIONS = ("left of", "right of", "above", "below")
 CONFIDENCE = 0.3
@@ -132,8 +143,10 @@ def metadata_of(row: Mapping[str, Any]) -> Metadata:
 
 def _clause(clause: Mapping[str, Any], before: int) -> Clause:
     count, color, position = clause["count"], clause.get("color"), clause.get("position")
-    if not isinstance(clause["class"], str) or type(count) is not int or count < 1:
-        raise ValueError(f"{clause} needs a class and a count of 1 or more")
+    if clause["class"] not in OBJECTS:
+        raise ValueError(f"class {clause['class']!r} is none of GenEval's 80 objects")
+    if type(count) is not int or count < 1:
+        raise ValueError(f"{clause} needs a count of 1 or more")
     if color is not None and color not in COLORS:
         raise ValueError(f"color {color!r} is none of {', '.join(COLORS)}")
     if position is None:

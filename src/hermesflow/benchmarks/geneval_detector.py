@@ -16,22 +16,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from hermesflow.benchmarks.geneval import COLORS, Detection
+from hermesflow.benchmarks.geneval import COLORS, OBJECTS, Detection
 from hermesflow.benchmarks.pretrained import PretrainedClip, read_pretrained
 from hermesflow.errors import ConfigError
 from hermesflow.sections import Source
 
-OBJECTS = (
-    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
-    "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant",
-    "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard",
-    "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle",
-    "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange", "broccoli",
-    "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed", "dining table", "toilet",
-    "tv", "laptop", "computer mouse", "tv remote", "computer keyboard", "cell phone", "microwave", "oven", "toaster",
-    "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
-)  # fmt: skip
-"""GenEval's names of the 80 COCO objects."""
 OTHER_NAMES = {
     "motorbike": "motorcycle",
     "aeroplane": "airplane",
