@@ -16,7 +16,7 @@ LAYERS = (
     ("losses", "logps", "models.*"),
     ("data.*", "sampling", "encoders", "scoring", "sharding", "preferences", "official.*"),
     ("homologous", "adapters", "distributed", "interruption", "training_state", "train", "pretraining"),
-    ("evaluation.*", "report.*", "tracking", "delivery", "spool"),
+    ("evaluation.*", "benchmarks.*", "report.*", "tracking", "delivery", "spool"),
     ("stages.*",),
     ("budget.*",),
     ("provenance", "pipeline", "publishing", "running", "launching", "config_reference", "fetching", "cli", "__main__"),

@@ -1,0 +1,226 @@
+"""DPG-Bench: long prompts, a tree of yes/no questions on each, answered by a VQA model about four images a prompt.
+
+A question counts if it and all it depends on are answered "yes". An image's figure is the share of its questions that
+count, a prompt's the mean of its images, the benchmark's the mean of the prompts. Category figures are shares of "yes"
+without the dependency rule, as the released script prints them.
+
+Other than the released script: the first row of the file is not skipped, a prompt that cannot be graded stops the
+grading instead of being left out, and category figures are over all images of a prompt and not its last alone.
+
+Source: Hu et al. 2024 (ELLA, DPG-Bench, arXiv 2403.05135), dpg_bench/compute_dpg_bench.py of its repository; Cho et al.
+2024 (Davidsonian scene graph).
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import pandas as pd
+from PIL import Image
+
+from hermesflow.errors import DataError
+from hermesflow.evaluation.generation import DENSE
+from hermesflow.evaluation.understanding import units_table
+
+CSV_COLUMNS = (
+    "item_id", "text", "keywords", "proposition_id", "dependency", "category_broad", "category_detailed", "tuple",
+    "question_natural_language",
+)  # fmt: skip
+TABLE_COLUMNS = ("id", "image", "question", "category", "detail", "answer", "right", "credited")
+IMAGES_PER_PROMPT = 4
+_NO_PARENT = 0  # what `dependency` says of a question that depends on none
+
+
+@dataclass(frozen=True)
+class Question:
+    """One node of a prompt's tree."""
+
+    number: int
+    """proposition_id."""
+    text: str
+    parents: tuple[int, ...]
+    """Numbers of the questions it depends on."""
+    category: str
+    """Broad category: entity, attribute, relation, global or other."""
+    detail: str
+    """Detailed category, e.g. whole; may be empty."""
+
+
+@dataclass(frozen=True)
+class DensePrompt:
+    """One prompt and its questions, in the order of the file."""
+
+    id: str
+    text: str
+    questions: tuple[Question, ...]
+
+
+class VqaJudge(Protocol):
+    """Whatever answers questions about an image."""
+
+    def answer(self, image: Image.Image, questions: Sequence[str]) -> Sequence[str]:
+        """One short answer per question."""
+
+
+def read_prompts(path: Path) -> list[DensePrompt]:
+    """Read DPG-Bench's own file.
+
+    Args:
+        path: dpg_bench.csv, one row per question: CSV_COLUMNS.
+
+    Raises:
+        DataError: unreadable, a column is missing, or a row that cannot be understood.
+    """
+    texts: dict[str, str] = {}
+    questions: dict[str, dict[int, Question]] = {}
+    for number, row in _rows(path):
+        key, text = row["item_id"], row["text"]
+        try:
+            question = _question(row)
+        except ValueError as error:
+            raise DataError(f"{path}, line {number}, prompt {key}: {error}. Correct the line.") from error
+        if not key or texts.setdefault(key, text) != text:
+            raise DataError(f"{path}, line {number}, prompt {key!r}: has no item_id, or another text than before.")
+        if question.number in questions.setdefault(key, {}):
+            raise DataError(f"{path}, line {number}, prompt {key}: question {question.number} is there twice.")
+        questions[key][question.number] = question
+    if not texts:
+        raise DataError(f"{path}: holds no questions. Take dpg_bench/dpg_bench.csv of the original repository.")
+    for key, tree in questions.items():
+        for question in tree.values():
+            if lost := set(question.parents) - tree.keys():
+                raise DataError(
+                    f"{path}, prompt {key}: question {question.number} depends on {sorted(lost)}, which the prompt "
+                    "does not have. Correct `dependency`, or add the question."
+                )
+    return [DensePrompt(key, text, tuple(questions[key].values())) for key, text in texts.items()]
+
+
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            if missing := set(CSV_COLUMNS) - set(reader.fieldnames or ()):
+                raise DataError(f"{path}: columns {sorted(missing)} are missing. Take the original dpg_bench.csv.")
+            for row in reader:
+                yield reader.line_num, {name: (row[name] or "").strip() for name in CSV_COLUMNS}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read ({error}). Take dpg_bench.csv of the original repository.") from error
+
+
+def _question(row: Mapping[str, str]) -> Question:
+    if not row["question_natural_language"] or not row["category_broad"]:
+        raise ValueError("question or broad category is empty")
+    parents = {int(number) for number in row["dependency"].split(",")} - {_NO_PARENT}
+    return Question(
+        int(row["proposition_id"]),
+        row["question_natural_language"],
+        tuple(sorted(parents)),
+        row["category_broad"],
+        row["category_detailed"],
+    )
+
+
+def cut_grid(grid: Image.Image) -> list[Image.Image]:
+    """The four images of a 2 x 2 grid: upper left, upper right, lower left, lower right.
+
+    Raises:
+        DataError: an odd width or height.
+    """
+    width, height = grid.width // 2, grid.height // 2
+    if grid.width % 2 or grid.height % 2 or not width or not height:
+        raise DataError(f"a grid of {grid.width} x {grid.height} pixels is not 2 x 2 images of one size. Draw it anew.")
+    corners = [(left, top) for top in (0, height) for left in (0, width)]
+    return [grid.crop((left, top, left + width, top + height)) for left, top in corners]
+
+
+def read_grid(folder: Path, prompt: str) -> list[Image.Image]:
+    """The four images of a prompt from a folder of grids `{item_id}.png`, the original's layout.
+
+    Raises:
+        DataError: the grid is missing, unreadable or of an odd size.
+    """
+    path = folder / f"{prompt}.png"
+    try:
+        with Image.open(path) as opened:
+            grid = opened.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{path}: the grid of prompt {prompt} cannot be read ({error}). Draw it anew.") from error
+    try:
+        return cut_grid(grid)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def credited(questions: Sequence[Question], yes: Mapping[int, bool]) -> dict[int, bool]:
+    """Which questions count: answered "yes", as is everything they depend on, near or far.
+
+    Where parents stand before their children, this is what the released script does while going down the file; a
+    child above its parent is treated like any other here.
+
+    Args:
+        questions: of one prompt.
+        yes: answer by question number.
+    """
+    parents = {question.number: question.parents for question in questions}
+
+    def needed(number: int) -> set[int]:
+        found, waiting = {number}, [number]
+        while waiting:
+            new = set(parents[waiting.pop()]) - found
+            found |= new
+            waiting += new
+        return found
+
+    return {number: all(yes[one] for one in needed(number)) for number in parents}
+
+
+def is_yes(answer: str) -> bool:
+    """Whether an answer is "yes", in whatever case and with whatever full stop."""
+    return answer.strip().strip(".,! ").lower() == "yes"
+
+
+def grade(prompt: DensePrompt, images: Sequence[Image.Image], judge: VqaJudge) -> pd.DataFrame:
+    """Ask all questions of a prompt about each of its images.
+
+    Args:
+        prompt: the prompt.
+        images: the images drawn from it, N >= 1.
+        judge: the VQA model.
+
+    Returns:
+        One row per image and question: TABLE_COLUMNS. `right`: answered "yes"; `credited`: with the dependency rule.
+
+    Raises:
+        DataError: no image, or another number of answers than questions.
+    """
+    if not images:
+        raise DataError(f"prompt {prompt.id}: no image was drawn. Draw {IMAGES_PER_PROMPT}.")
+    rows = []
+    for number, image in enumerate(images):
+        answers = list(judge.answer(image, [question.text for question in prompt.questions]))
+        if len(answers) != len(prompt.questions):
+            raise DataError(f"prompt {prompt.id}: the judge gave {len(answers)} for {len(prompt.questions)} questions.")
+        yes = {q.number: is_yes(answer) for q, answer in zip(prompt.questions, answers, strict=True)}
+        counts = credited(prompt.questions, yes)
+        for q, answer in zip(prompt.questions, answers, strict=True):
+            row = (prompt.id, number, q.text, q.category, q.detail, answer, yes[q.number], counts[q.number])
+            rows.append(row)
+    return pd.DataFrame(rows, columns=list(TABLE_COLUMNS))
+
+
+def dpg_units(table: pd.DataFrame) -> pd.DataFrame:
+    """The bootstrap's units: per prompt its score (`dpg`, 0 to 1), and "yes" answers per category (`dpg/entity`, ...).
+
+    Args:
+        table: TABLE_COLUMNS of all prompts.
+    """
+    images = table.groupby(["id", "image"], sort=True)["credited"].mean()
+    rows = [("dpg", DENSE, key, score, 1) for key, score in images.groupby(level="id").mean().items()]
+    sums = table.groupby(["category", "id"], sort=True)["right"].agg(["sum", "count"])
+    rows += [(f"dpg/{category}", DENSE, key, yes, count) for (category, key), yes, count in sums.itertuples()]
+    return units_table(rows)

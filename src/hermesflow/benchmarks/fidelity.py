@@ -1,0 +1,230 @@
+"""Frechet distance to real COCO images and CLIP score of images drawn from a fixed list of their captions.
+
+Protocol: one image for each caption of the list (30,000 of val2014), at the resolution the model draws; each is scaled
+to 299 x 299 by antialiased bicubic interpolation in float, not rounded, and cut off at 0 and 255 (clean-fid's `clean`
+mode); features are Inception's 2048 (`inception`). Figures made with another scaling cannot be compared with these:
+the reference statistics must have been made the same way. CLIP score is 100 * max(cosine, 0), the caption cut to CLIP's
+77 tokens, the image scaled and cut by CLIP's own processor (`pretrained.PretrainedClip`).
+
+Source: Heusel et al. 2017 (Frechet distance); Parmar et al. 2022 (clean-fid); Hessel et al. 2021 (CLIPScore).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor
+
+from hermesflow.artifacts import atomic
+from hermesflow.benchmarks.inception import SIDE
+from hermesflow.benchmarks.pretrained import PretrainedClip
+from hermesflow.errors import DataError
+from hermesflow.evaluation import generation
+from hermesflow.evaluation.statistics import frechet_distance
+
+_TOGETHER = 32  # images per forward pass
+
+
+@dataclass(frozen=True)
+class Caption:
+    """What one image is drawn from."""
+
+    image_id: int
+    """COCO's id of the real image."""
+    caption: str
+
+    @property
+    def key(self) -> str:
+        """The id as COCO's file names have it; keys sort as the ids do."""
+        return f"{self.image_id:012d}"
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """Moments of features."""
+
+    mean: np.ndarray
+    """(D,) float64."""
+    covariance: np.ndarray
+    """(D, D) float64, of a sample (divided by one less than its size)."""
+
+
+class FeatureExtractor(Protocol):
+    """What the Frechet distance sees with: (N, 3, 299, 299) float images, 0 to 255, to (N, D) features."""
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Features of images."""
+
+
+def read_captions(path: Path) -> list[Caption]:
+    """Read the list of captions, in order of the image ids.
+
+    Args:
+        path: `.csv` with the columns image_id and caption, or `.json` with a list of objects of these two.
+
+    Raises:
+        DataError: unreadable, a record of another form, or an image that has two captions.
+    """
+    found: dict[int, Caption] = {}
+    for number, row in _records(path):
+        try:
+            caption = Caption(int(row["image_id"]), str(row["caption"] or "").strip())
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{path}, record {number}: needs image_id (a number) and caption ({type(error).__name__}: {error}). "
+                "Correct the record."
+            ) from error
+        if not caption.caption or caption.image_id < 0:
+            raise DataError(f"{path}, record {number}: the caption is empty or the id negative. Correct the record.")
+        if caption.image_id in found:
+            raise DataError(
+                f"{path}, record {number}: image {caption.image_id} has a caption already. One image is drawn for each "
+                "real one, so keep one caption of each; COCO's own annotation file has five."
+            )
+        found[caption.image_id] = caption
+    if not found:
+        raise DataError(f"{path}: holds no captions. Name the list of 30,000 captions of val2014.")
+    return [found[image_id] for image_id in sorted(found)]
+
+
+def _records(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            if path.suffix == ".json":
+                rows: Any = json.load(file)
+            else:
+                rows = list(csv.DictReader(file))
+    except (OSError, ValueError, csv.Error) as error:
+        raise DataError(
+            f"{path}: cannot be read ({error}). Name a CSV or JSON file of image_id and caption."
+        ) from error
+    if not isinstance(rows, list):
+        raise DataError(f"{path}: must be a list of objects with image_id and caption. Write it as one.")
+    yield from enumerate(rows, start=1)
+
+
+def read_reference(path: Path) -> Gaussian:
+    """Read reference statistics in the format of pytorch-fid and clean-fid.
+
+    Args:
+        path: `.npz` with the arrays mu (D,) and sigma (D, D).
+
+    Raises:
+        DataError: unreadable, without these arrays, or with arrays that are no moments.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            mean, covariance = (np.asarray(arrays[name], dtype=np.float64) for name in ("mu", "sigma"))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(
+            f"{path}: cannot be read as reference statistics ({error}). Make the npz with mu and sigma by pytorch-fid "
+            "(--save-stats) or clean-fid, or by `write_reference`."
+        ) from error
+    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+        raise DataError(f"{path}: mu is {mean.shape} and sigma {covariance.shape}; (D,) and (D, D) are needed.")
+    if not np.isfinite(mean).all() or not np.allclose(covariance, covariance.T, rtol=1e-4, atol=1e-6):
+        raise DataError(f"{path}: mu or sigma is not finite, or sigma not symmetric. Make the statistics again.")
+    return Gaussian(mean, covariance)
+
+
+def write_reference(path: Path, gaussian: Gaussian) -> None:
+    """Write statistics of real images in the format of pytorch-fid and clean-fid."""
+    with atomic(path) as temporary:
+        np.savez(temporary, mu=gaussian.mean, sigma=gaussian.covariance)
+
+
+def moments(features: np.ndarray) -> Gaussian:
+    """Mean and covariance of (N, D) features."""
+    wide = features.astype(np.float64)
+    return Gaussian(wide.mean(axis=0), np.atleast_2d(np.cov(wide, rowvar=False)))
+
+
+def stand_in(reference: Gaussian) -> np.ndarray:
+    """Rows with exactly the moments of a reference, to take the place of its features.
+
+    The distance sees nothing of the real features but their moments. With these rows as `real` the existing distance
+    and its bootstrap over prompts (`evaluation.statistics`) serve a reference that is known by its moments alone.
+
+    Returns:
+        (2 D, D) float64: mean +- sqrt((2 D - 1) / 2) times the rows of the symmetric root of the covariance.
+    """
+    values, vectors = np.linalg.eigh(reference.covariance)
+    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+    apart = np.sqrt((2 * len(root) - 1) / 2) * root
+    return reference.mean + np.concatenate([apart, -apart])
+
+
+def distance(features: np.ndarray, reference: Gaussian) -> float:
+    """Frechet distance of drawn images' features (N, D) to reference statistics, by torchmetrics.
+
+    Raises:
+        DataError: the statistics are of another extractor.
+    """
+    if features.shape[1] != len(reference.mean):
+        raise DataError(
+            f"the reference statistics have {len(reference.mean)} features and the drawn images {features.shape[1]}. "
+            "Make both with one extractor."
+        )
+    return frechet_distance(features.astype(np.float64), stand_in(reference))
+
+
+def scaled(image: np.ndarray) -> np.ndarray:
+    """Scale one image to 299 x 299 as clean-fid does.
+
+    Args:
+        image: (H, W, 3) uint8.
+
+    Returns:
+        (3, 299, 299) float32, 0 to 255: bicubic with antialiasing, channel by channel in float, not rounded.
+    """
+    channels = [Image.fromarray(image[:, :, channel].astype(np.float32)) for channel in range(3)]
+    sides = [np.asarray(one.resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for one in channels]
+    return np.stack(sides).clip(0, 255)
+
+
+@torch.inference_mode()
+def features(extractor: FeatureExtractor, images: Sequence[np.ndarray], *, device: str = "cpu") -> np.ndarray:
+    """Features for the Frechet distance, (N, D) float32, of N >= 1 images (H, W, 3) uint8, in their order."""
+    parts = []
+    for start in range(0, len(images), _TOGETHER):
+        together = np.stack([scaled(image) for image in images[start : start + _TOGETHER]])
+        parts.append(extractor(torch.from_numpy(together).to(device)).float().cpu().numpy())
+    return np.concatenate(parts)
+
+
+def clip_scores(clip: PretrainedClip, images: Sequence[np.ndarray], captions: Sequence[str]) -> np.ndarray:
+    """100 * max(cosine, 0) of each image (H, W, 3) uint8 with its caption, (N,) float64.
+
+    Source: Hessel et al. 2021 (CLIPScore), with the scale of 100 that torchmetrics and the paper use.
+    """
+    if len(images) != len(captions):
+        raise DataError(f"{len(images)} images for {len(captions)} captions. Draw one image from each caption.")
+    seen = clip.image_vectors([Image.fromarray(image) for image in images]).double()
+    said = clip.text_vectors(captions).double()
+    return 100 * (seen * said).sum(dim=1).clamp(min=0).numpy()
+
+
+def fidelity_units(captions: Sequence[Caption], scores: Sequence[float]) -> pd.DataFrame:
+    """The bootstrap's units: one row per caption, with its image's CLIP score.
+
+    Args:
+        captions: in order of their ids, as `read_captions` gives them; rows of features go in this order too.
+        scores: one per caption.
+
+    Raises:
+        DataError: another order, in which features would be paired with the wrong prompts.
+    """
+    keys = [caption.key for caption in captions]
+    if keys != sorted(set(keys)):
+        raise DataError("captions are not in order of different image ids. Keep the order of `read_captions`.")
+    return generation.fidelity_units(keys, scores)

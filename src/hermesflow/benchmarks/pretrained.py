@@ -1,0 +1,84 @@
+"""Released models the benchmarks judge with: read from a folder or a pinned source, never as a pickle.
+
+Images go through transformers' PIL processors (antialiased), whatever else is installed, so that a figure does not
+depend on whether torchvision is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from hermesflow import hub
+from hermesflow.errors import ConfigError
+from hermesflow.sections import Source
+
+_TOGETHER = 32  # images or texts per forward pass
+
+
+def read_pretrained(kind: str, source: str | Source, *, role: str, **options: Any) -> Any:
+    """Call `from_pretrained` of a class of transformers on local files.
+
+    Args:
+        kind: name of the class.
+        source: a folder, or a source.
+        role: what the model is for, in words for an error.
+        options: passed on; weights must be asked for with `use_safetensors=True`.
+
+    Raises:
+        ConfigError: it cannot be read, is not pinned, or its weights are not in safetensors form.
+        FetchError: a file of a source cannot be had, or is not the pinned one.
+    """
+    import transformers
+
+    folder = hub.fetch(source) if isinstance(source, Source) else Path(source)
+    try:
+        return getattr(transformers, kind).from_pretrained(folder, local_files_only=True, **options)
+    except (OSError, ValueError, ImportError, KeyError) as error:  # transformers' errors
+        raise ConfigError(
+            f"{folder}: cannot be read as {role} ({kind}): {' '.join(str(error).split())[:400]} It must hold the "
+            "configuration, processor and safetensors weights of a released model."
+        ) from error
+
+
+class PretrainedClip:
+    """A released CLIP: images and texts to vectors of one space.
+
+    Images are scaled and cut as the model's own processor says (openai/clip-vit-large-patch14: shorter side to 224 by
+    antialiased bicubic, the middle 224 x 224). Texts are cut to the model's context (77 tokens with both end tokens).
+    """
+
+    def __init__(self, source: str | Source, *, device: str = "cpu") -> None:
+        role = "the CLIP model"
+        self.model = read_pretrained("CLIPModel", source, role=role, use_safetensors=True).to(device).eval()
+        self._processor = read_pretrained("AutoImageProcessor", source, role=role, backend="pil")
+        self._tokenizer = read_pretrained("AutoTokenizer", source, role=role)
+        self.max_tokens = int(self.model.config.text_config.max_position_embeddings)
+
+    @torch.inference_mode()
+    def image_vectors(self, images: Sequence[Image.Image]) -> Tensor:
+        """Unit vectors (N, D) float32 on the CPU of N >= 1 images of any size."""
+        return torch.cat([self._of_images(images[i : i + _TOGETHER]) for i in range(0, len(images), _TOGETHER)])
+
+    @torch.inference_mode()
+    def text_vectors(self, texts: Sequence[str]) -> Tensor:
+        """Unit vectors (N, D) float32 on the CPU of N >= 1 texts."""
+        return torch.cat([self._of_texts(texts[i : i + _TOGETHER]) for i in range(0, len(texts), _TOGETHER)])
+
+    def _of_images(self, images: Sequence[Image.Image]) -> Tensor:
+        pixels = self._processor([image.convert("RGB") for image in images], return_tensors="pt")["pixel_values"]
+        hidden = self.model.vision_model(pixel_values=pixels.to(self.model.device)).pooler_output
+        return F.normalize(self.model.visual_projection(hidden), dim=-1).float().cpu()
+
+    def _of_texts(self, texts: Sequence[str]) -> Tensor:
+        batch = self._tokenizer(
+            list(texts), padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
+        ).to(self.model.device)
+        hidden = self.model.text_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        return F.normalize(self.model.text_projection(hidden.pooler_output), dim=-1).float().cpu()

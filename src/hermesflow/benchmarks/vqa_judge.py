@@ -1,0 +1,61 @@
+"""A VQA model of transformers as DPG-Bench's judge: BLIP or ViLT (AutoModelForVisualQuestionAnswering).
+
+The original judge, mPLUG-large (damo/mplug_visual-question-answering_coco_large_en), is released for modelscope alone;
+figures by another judge are not those of the paper, so the judge's name belongs beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+
+from hermesflow.benchmarks.pretrained import read_pretrained
+from hermesflow.sections import Source
+
+_TOGETHER = 32  # questions per forward pass
+_ANSWER_TOKENS = 10
+
+
+class TransformersVqa:
+    """A visual-question-answering model: one that writes answers (BLIP) or one that chooses among them (ViLT).
+
+    Questions are cut to what the model's tokenizer takes (ViLT: 40 tokens).
+
+    Raises:
+        ConfigError: it cannot be read, or is no such model.
+        FetchError: a source cannot be had.
+    """
+
+    def __init__(self, source: str | Source, *, device: str = "cpu") -> None:
+        kind, role = "AutoModelForVisualQuestionAnswering", "the VQA judge"
+        self._model = read_pretrained(kind, source, role=role, use_safetensors=True).to(device).eval()
+        self._processor = read_pretrained("AutoProcessor", source, role=role, backend="pil")
+
+    @torch.inference_mode()
+    def answer(self, image: Image.Image, questions: Sequence[str]) -> list[str]:
+        """The likeliest answer to each question, nothing drawn at random; it does not depend on the other questions.
+
+        Questions of one length go together, because BLIP's decoder attends to padding.
+        """
+        places: dict[int, list[int]] = {}
+        for place, ids in enumerate(self._processor.tokenizer(list(questions))["input_ids"]):
+            places.setdefault(len(ids), []).append(place)
+        answers = [""] * len(questions)
+        for alike in places.values():
+            for start in range(0, len(alike), _TOGETHER):
+                some = alike[start : start + _TOGETHER]
+                said = self._answer(image.convert("RGB"), [questions[place] for place in some])
+                for place, one in zip(some, said, strict=True):
+                    answers[place] = one
+        return answers
+
+    def _answer(self, image: Image.Image, questions: list[str]) -> list[str]:
+        batch = self._processor(
+            images=[image] * len(questions), text=questions, truncation=True, padding=True, return_tensors="pt"
+        ).to(self._model.device)
+        if self._model.can_generate():
+            written = self._model.generate(**batch, do_sample=False, num_beams=1, max_new_tokens=_ANSWER_TOKENS)
+            return [text.strip() for text in self._processor.batch_decode(written, skip_special_tokens=True)]
+        return [self._model.config.id2label[best] for best in self._model(**batch).logits.argmax(dim=-1).tolist()]

@@ -1,0 +1,306 @@
+import dataclasses
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from benchmark_models import save_clip
+from hermesflow.artifacts import sha256
+from hermesflow.benchmarks.fidelity import (
+    Caption,
+    Gaussian,
+    clip_scores,
+    distance,
+    features,
+    fidelity_units,
+    moments,
+    read_captions,
+    read_reference,
+    scaled,
+    stand_in,
+    write_reference,
+)
+from hermesflow.benchmarks.inception import Inception, _Mixed, _Step, load_inception
+from hermesflow.benchmarks.pretrained import PretrainedClip
+from hermesflow.errors import ArtifactError, ConfigError, DataError, FetchError
+from hermesflow.evaluation.statistics import Evaluated, estimate
+from hermesflow.sections import Source
+
+
+def test_captions_of_both_formats_in_order_of_ids(tmp_path):
+    (tmp_path / "a.csv").write_text('image_id,caption\n74,"A cat, red."\n9,A dog\n')
+    (tmp_path / "a.json").write_text(
+        '[{"image_id": 74, "caption": "A cat, red."}, {"image_id": 9, "caption": "A dog"}]'
+    )
+    for name in ("a.csv", "a.json"):
+        assert read_captions(tmp_path / name) == [Caption(9, "A dog"), Caption(74, "A cat, red.")]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("image_id,caption\n9,A dog\n9,Another dog\n", "record 2: image 9 has a caption already"),
+        ("image_id,caption\nnine,A dog\n", "record 1"),
+        ("image_id,caption\n9,\n", "record 1"),
+        ("id,caption\n9,A dog\n", "image_id"),
+        ("image_id,caption\n", "no captions"),
+    ],
+)
+def test_a_broken_list_of_captions_is_named(tmp_path, text, said):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(DataError, match=said):
+        read_captions(tmp_path / "a.csv")
+
+
+def test_cocos_own_annotations_are_no_list(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps({"annotations": []}))
+    with pytest.raises(DataError, match="must be a list"):
+        read_captions(tmp_path / "a.json")
+
+
+def test_the_same_caption_of_two_images_is_two_prompts(tmp_path):
+    (tmp_path / "a.csv").write_text("image_id,caption\n1,A dog\n2,A dog\n")
+    assert len(read_captions(tmp_path / "a.csv")) == 2
+
+
+def test_distance_of_known_gaussians():
+    # one feature: rows 0 and 2 have mean 1 and variance 2; the reference has mean 4 and variance 8
+    # (1 - 4) ** 2 + (sqrt(2) - sqrt(8)) ** 2 = 9 + 2 = 11
+    one = Gaussian(np.array([4.0]), np.array([[8.0]]))
+    assert distance(np.array([[0.0], [2.0]]), one) == pytest.approx(11)
+    # two features: rows (+-1, +-1) have mean 0 and covariance 4/3 I; the reference mean (1, 0), covariance 12 I
+    # 1 + 2 * (sqrt(4/3) - sqrt(12)) ** 2 = 1 + 2 * (4/3 + 12 - 8) = 1 + 32/3
+    rows = np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    two = Gaussian(np.array([1.0, 0.0]), 12 * np.eye(2))
+    assert distance(rows, two) == pytest.approx(1 + 32 / 3)
+
+
+def test_distance_to_its_own_moments_is_none():
+    rows = np.random.default_rng(0).normal(size=(50, 4)) @ np.array([[1, 2, 0, 0], [0, 1, 0, 0], [0, 0, 3, 1], [1] * 4])
+    assert distance(rows, moments(rows)) == pytest.approx(0, abs=1e-6)
+
+
+def test_rows_that_stand_in_have_the_moments():
+    reference = Gaussian(np.array([1.0, -2.0, 0.5]), np.array([[4.0, 1.0, 0.0], [1.0, 2.0, 0.3], [0.0, 0.3, 1.0]]))
+    rows = stand_in(reference)
+    assert rows.shape == (6, 3)
+    np.testing.assert_allclose(rows.mean(axis=0), reference.mean)
+    np.testing.assert_allclose(np.cov(rows, rowvar=False), reference.covariance, atol=1e-12)
+
+
+def test_features_of_another_extractor_are_refused():
+    with pytest.raises(DataError, match="2 features and the drawn images 3"):
+        distance(np.zeros((4, 3)), Gaussian(np.zeros(2), np.eye(2)))
+
+
+def test_reference_statistics_in_the_known_format(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(20, 3))
+    np.savez(tmp_path / "pytorch_fid.npz", mu=rows.mean(axis=0), sigma=np.cov(rows, rowvar=False))
+    write_reference(tmp_path / "ours.npz", moments(rows))
+    theirs, ours = (read_reference(tmp_path / name) for name in ("pytorch_fid.npz", "ours.npz"))
+    np.testing.assert_allclose(ours.mean, theirs.mean)
+    np.testing.assert_allclose(ours.covariance, theirs.covariance)
+    with np.load(tmp_path / "ours.npz") as arrays:
+        assert sorted(arrays) == ["mu", "sigma"]
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"mu": np.zeros(2)},
+        {"mu": np.zeros(2), "sigma": np.eye(3)},
+        {"mu": np.zeros(2), "sigma": np.array([[1.0, 5.0], [0.0, 1.0]])},
+        {"mu": np.array([0.0, np.nan]), "sigma": np.eye(2)},
+        {"mu": np.array([{}], dtype=object), "sigma": np.eye(1)},  # would be unpickled
+    ],
+)
+def test_broken_statistics_are_named(tmp_path, arrays):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(DataError, match=r"a\.npz"):
+        read_reference(tmp_path / "a.npz")
+
+
+def test_a_file_that_is_no_npz_is_named(tmp_path):
+    (tmp_path / "a.npz").write_bytes(b"PK\x03\x04 broken")
+    for name in ("a.npz", "missing.npz"):
+        with pytest.raises(DataError, match=name):
+            read_reference(tmp_path / name)
+
+
+def test_scaling_is_antialiased_and_not_rounded():
+    stripes = np.zeros((598, 598, 3), dtype=np.uint8)
+    stripes[:, ::2] = 255
+    small = scaled(stripes)
+    assert small.shape == (3, 299, 299) and small.dtype == np.float32
+    # a filter without antialiasing would leave black or white; every pixel averages both
+    assert np.abs(small[:, :, 4:-4] - 127.5).max() < 1
+    ramp = np.repeat(np.arange(100, dtype=np.uint8)[None, :, None], 100, axis=0).repeat(3, axis=2)
+    assert len(np.unique(scaled(ramp)[0, 0])) > 256 or not np.array_equal(scaled(ramp), scaled(ramp).round())
+
+
+def test_scaling_is_cut_off_at_the_ends_of_the_range():
+    edge = np.zeros((20, 20, 3), dtype=np.uint8)
+    edge[:, 10:] = 255
+    assert scaled(edge).min() == 0 and scaled(edge).max() == 255  # bicubic overshoots on both sides
+
+
+def test_an_image_of_299_is_left_as_it_is():
+    image = np.random.default_rng(0).integers(0, 256, (299, 299, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(scaled(image), image.transpose(2, 0, 1))
+
+
+def test_features_go_in_the_order_of_the_images():
+    images = [np.full((8, 8, 3), value, dtype=np.uint8) for value in range(70)]
+    found = features(lambda batch: batch.mean(dim=(2, 3)), images)
+    np.testing.assert_allclose(found, np.repeat(np.arange(70)[:, None], 3, axis=1), atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return PretrainedClip(str(save_clip(tmp_path_factory.mktemp("clip"))))
+
+
+def test_clip_score_is_a_hundred_times_the_cosine():
+    class Known:
+        def image_vectors(self, images):
+            return torch.tensor([[1.0, 0.0]] * len(images))
+
+        def text_vectors(self, texts):
+            return torch.tensor([[0.6, 0.8], [-1.0, 0.0], [1.0, 0.0]])
+
+    images = [np.zeros((8, 8, 3), dtype=np.uint8)] * 3
+    np.testing.assert_allclose(clip_scores(Known(), images, ["a", "b", "c"]), [60, 0, 100], rtol=1e-6)
+
+
+def test_clip_score_of_a_real_model(clip):
+    images = list(np.random.default_rng(0).integers(0, 256, (5, 40, 48, 3), dtype=np.uint8))
+    captions = [f"a cat {i}" for i in range(5)]
+    with torch.inference_mode():
+        pixels = clip._processor([Image.fromarray(one) for one in images], return_tensors="pt")["pixel_values"]
+        whole = clip.model(pixel_values=pixels, **clip._tokenizer(captions, return_tensors="pt"))
+    cosines = torch.cosine_similarity(whole.image_embeds, whole.text_embeds)
+    assert cosines.max() - cosines.min() > 0.1
+    np.testing.assert_allclose(clip_scores(clip, images, captions), 100 * cosines.clamp(min=0), atol=1e-3)
+
+
+def test_as_many_captions_as_images(clip):
+    with pytest.raises(DataError, match="1 images for 2 captions"):
+        clip_scores(clip, [np.zeros((8, 8, 3), dtype=np.uint8)], ["a", "b"])
+
+
+def test_bootstrap_over_prompts_by_reference_statistics():
+    generator = np.random.default_rng(0)
+    captions = [Caption(i, "a dog") for i in range(40)]
+    real, drawn = generator.normal(size=(200, 2)), generator.normal(1, 1, size=(40, 2))
+    units = fidelity_units(captions, list(range(40)))
+    by_moments = estimate(Evaluated(units, drawn, stand_in(moments(real))), resamples=20)
+    by_features = estimate(Evaluated(units, drawn, real), resamples=20)
+    assert by_moments.metrics == ("clip_score", "fid") and by_moments.values[0] == pytest.approx(19.5)
+    np.testing.assert_allclose(by_moments.values, by_features.values)
+    np.testing.assert_allclose(by_moments.replicates, by_features.replicates)
+    assert by_moments.values[1] == pytest.approx(distance(drawn, moments(real)))
+
+
+def test_units_want_the_order_of_the_features():
+    with pytest.raises(DataError, match="order"):
+        fidelity_units([Caption(10, "a"), Caption(9, "b")], [1.0, 2.0])
+    assert list(fidelity_units([Caption(9, "b"), Caption(10, "a")], [1.0, 2.0])["id"]) == [
+        "000000000009", "000000000010",
+    ]  # fmt: skip
+
+
+def known_weights():
+    """pytorch-fid's names with weights that can be made anywhere; no counters of batches, and a classifier."""
+    generator, tensors = np.random.default_rng(0), {}
+    for name, value in Inception().state_dict().items():
+        if name.endswith("conv.weight"):
+            drawn = generator.standard_normal(value.shape, dtype=np.float32)
+            tensors[name] = torch.from_numpy(drawn * np.float32((2 / value[0].numel()) ** 0.5))
+        elif not name.endswith("num_batches_tracked"):
+            tensors[name] = value
+    return tensors | {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inception")
+    torch.save(known_weights(), folder / "inception.pth")
+    return folder
+
+
+def source(path):
+    return Source(folder=str(path.parent), files={path.name: sha256(path)})
+
+
+def test_features_are_those_of_torch_fidelity(weights):
+    model = load_inception(source(weights / "inception.pth"))
+    image = np.random.default_rng(1).integers(0, 256, (3, 299, 299), dtype=np.uint8)
+    found = features(model, [image.transpose(1, 2, 0)])
+    assert found.shape == (1, 2048)
+    # what torch-fidelity 0.4.0 gives with this file for this image: means of the last block's four paths, last feature
+    paths = np.split(found[0], [320, 1088, 1856])
+    np.testing.assert_allclose([path.mean() for path in paths], [0.77784, 0.66799, 0.60877, 0.98583], rtol=1e-3)
+    assert found[0, -1] == pytest.approx(0.4312, rel=1e-2)
+
+
+def test_the_network_has_the_parameters_of_inception_v3():
+    # torchvision's inception_v3 has 23,834,568 without the auxiliary head, 2,049,000 of them in its classifier
+    assert sum(value.numel() for value in Inception().parameters()) == 23_834_568 - 2_049_000
+
+
+def test_padding_is_no_part_of_the_mean():
+    block = _Mixed(1, [[_Step("same", 1)]], pool="mean", pooled=1).eval()
+    for name in ("same", "branch_pool"):
+        convolution = block.get_submodule(name)
+        torch.nn.init.ones_(convolution.conv.weight)
+    whole = block(torch.ones(1, 1, 3, 3))
+    # the mean of ones is one at the corners too; the normalisation divides by sqrt(1 + 0.001)
+    torch.testing.assert_close(whole, torch.full((1, 2, 3, 3), 1 / 1.001**0.5))
+
+
+def test_weights_need_a_checksum_and_the_right_one(weights):
+    pinned = source(weights / "inception.pth")
+    with pytest.raises(ConfigError, match="sha256"):
+        load_inception(dataclasses.replace(pinned, files={"inception.pth": None}))
+    with pytest.raises(FetchError, match="pins"):
+        load_inception(dataclasses.replace(pinned, files={"inception.pth": "0" * 64}))
+
+
+class Harmful:
+    def __reduce__(self):
+        return print, ("unpickled",)
+
+
+def test_a_pickle_is_not_run(tmp_path, capsys):
+    torch.save({"conv": Harmful()}, tmp_path / "inception.pth")
+    with pytest.raises(ArtifactError, match=r"inception\.pth.*tensors alone"):
+        load_inception(source(tmp_path / "inception.pth"))
+    assert "unpickled" not in capsys.readouterr().out
+
+
+def test_weights_of_another_network_are_refused(tmp_path):
+    torch.save({"layer.weight": torch.zeros(2)}, tmp_path / "a.pth")
+    with pytest.raises(ArtifactError, match="pytorch-fid"):
+        load_inception(source(tmp_path / "a.pth"))
+
+
+def test_from_the_caption_list_to_the_table_cell(tmp_path, clip):
+    (tmp_path / "captions.csv").write_text("image_id,caption\n" + "".join(f"{i},cat {i}\n" for i in range(12)))
+    captions = read_captions(tmp_path / "captions.csv")
+    generator = np.random.default_rng(0)
+    images = list(generator.integers(0, 256, (12, 16, 16, 3), dtype=np.uint8))
+
+    def extractor(batch):
+        return torch.stack([batch[:, 0].mean(dim=(1, 2)), batch[:, 1].std(dim=(1, 2))], dim=1)
+
+    write_reference(tmp_path / "val2014.npz", moments(generator.normal(100, 20, size=(50, 2))))
+    reference = read_reference(tmp_path / "val2014.npz")
+    drawn, scores = features(extractor, images), clip_scores(clip, images, [one.caption for one in captions])
+    units = fidelity_units(captions, list(scores))
+    found = estimate(Evaluated(units, drawn, stand_in(reference)), resamples=0)
+    values = dict(zip(found.metrics, found.values, strict=True))
+    assert values["fid"] == pytest.approx(distance(drawn, reference))
+    assert values["clip_score"] == pytest.approx(pd.Series(scores).mean())
