@@ -5,10 +5,8 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
-from tiny_text_models import tokenizer_of
 from transformers import (
     CLIPImageProcessorPil,
     CLIPVisionConfig,
@@ -18,7 +16,9 @@ from transformers import (
     LlavaProcessor,
 )
 
+from hermesflow.judging.instructions import prompt_of
 from hermesflow.judging.protocol import Item
+from tiny_text_models import tokenizer_of
 
 SIDE = 28
 PATCH = 14
@@ -28,22 +28,40 @@ CHAT = (
 )
 
 
-def picture(color: tuple[int, int, int], *, side: int = SIDE) -> bytes:
-    """PNG of one colour."""
-    file = io.BytesIO()
-    Image.fromarray(np.full((side, side, 3), color, dtype=np.uint8)).save(file, format="PNG")
-    return file.getvalue()
-
-
-def make_llava(folder: Path, texts: list[str], *, chat: bool = True) -> tuple[LlavaForConditionalGeneration, object]:
-    """Build the model with the words of some texts, save model and processor; both, to be trained and saved again."""
+def make_llava(folder: Path, lessons: dict[Item, str], *, chat: bool = True, steps: int = 0) -> Path:
+    """Save model and processor of the words in some lessons (item -> what to write), after so many training steps."""
     torch.manual_seed(0)
+    processor = _processor([f"{_told(item)} {text}" for item, text in lessons.items()], chat=chat)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision = CLIPVisionConfig(**sizes, image_size=SIDE, patch_size=PATCH, projection_dim=32)
+    ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    words = processor.tokenizer
+    text = LlamaConfig(**sizes, **ids, vocab_size=len(words), max_position_embeddings=1024)
+    place = words.convert_tokens_to_ids("<image>")
+    model = LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=text, image_token_index=place))
+    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    rows = [_row(processor, item, written) for item, written in lessons.items()] if steps else []
+    for step in range(steps):
+        model(**rows[step % len(rows)]).loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    model.eval().save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def _told(item: Item) -> str:
+    prompt = prompt_of(item)
+    return f"{prompt.system}\n\n{prompt.user}"
+
+
+def _processor(texts: list[str], *, chat: bool) -> LlavaProcessor:
     tokenizer = tokenizer_of([*texts, "ANSWER:"], first="")
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
     images = CLIPImageProcessorPil(
         size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}, do_convert_rgb=True
     )
-    processor = LlavaProcessor(
+    return LlavaProcessor(
         images,
         tokenizer,
         patch_size=PATCH,
@@ -51,16 +69,14 @@ def make_llava(folder: Path, texts: list[str], *, chat: bool = True) -> tuple[Ll
         num_additional_image_tokens=1,
         chat_template=CHAT if chat else None,
     )
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    vision = CLIPVisionConfig(**sizes, image_size=SIDE, patch_size=PATCH, projection_dim=32)
-    ids = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    text = LlamaConfig(**sizes, **ids, vocab_size=len(tokenizer), max_position_embeddings=1024)
-    place = tokenizer.convert_tokens_to_ids("<image>")
-    model = LlavaForConditionalGeneration(LlavaConfig(vision, text, image_token_index=place, image_token_id=place))
-    save(folder, model, processor)
-    return model, processor
 
 
-def save(folder: Path, model: LlavaForConditionalGeneration, processor: object) -> None:
-    model.eval().save_pretrained(folder)
-    processor.save_pretrained(folder)
+def _row(processor: LlavaProcessor, item: Item, written: str) -> dict[str, torch.Tensor]:
+    shown = isinstance(item.evidence, bytes)
+    head = "<s> " + ("<image> " if shown else "") + f"{_told(item)} ANSWER: "
+    image = {"images": Image.open(io.BytesIO(item.evidence))} if shown else {}
+    row = processor(text=f"{head}{written} </s>", **image, add_special_tokens=False, return_tensors="pt")
+    answer = len(processor.tokenizer(f"{written} </s>", add_special_tokens=False)["input_ids"])
+    labels = row["input_ids"].clone()
+    labels[:, :-answer] = -100
+    return {**row, "labels": labels}

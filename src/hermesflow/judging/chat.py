@@ -32,6 +32,10 @@ class _Repeat(Exception):
     """A request that may succeed if it is sent again; the text is the reason."""
 
 
+class Stopped(Exception):
+    """A request that was not sent, or not sent again, because another one has failed for good."""
+
+
 class Chat:
     """A connection that several threads may use; a context manager."""
 
@@ -70,6 +74,7 @@ class Chat:
 
         Raises:
             JudgeError: the endpoint says no for good, or did not answer as often as `pace.attempts`.
+            Stopped: by `stop`.
         """
         pace = self._settings.pace
         backoff = tenacity.wait_random_exponential(multiplier=pace.first_wait, max=pace.longest_wait)
@@ -83,6 +88,8 @@ class Chat:
         try:
             return retrying(self._once, body)
         except _Repeat as last:
+            if self._stopped.is_set():
+                raise Stopped from None
             raise JudgeError(
                 f"{self._place}: no answer after {pace.attempts} requests; the last: {last}. Answers so far are kept "
                 f"in {self._settings.cache}: give the same command again when the endpoint is well, or raise "
@@ -96,7 +103,7 @@ class Chat:
     def _once(self, body: Mapping[str, Any]) -> Reply:
         self._pacer.wait()
         if self._stopped.is_set():
-            raise JudgeError(f"{self._place}: stopped.")
+            raise Stopped
         try:
             response = self._client.post("chat/completions", json=body)
         except httpx2.TimeoutException:

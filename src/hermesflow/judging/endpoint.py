@@ -8,10 +8,11 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hermesflow.judging.chat import Chat
+from hermesflow.judging.chat import Chat, Stopped
 from hermesflow.judging.cost import Bill, Reply, estimate, total
 from hermesflow.judging.instructions import prompt_of, read_choice
 from hermesflow.judging.protocol import Item, Verdict, check_items
@@ -74,8 +75,9 @@ class EndpointJudge:
             asked = {workers.submit(self._ask_one, chat, key, item): key for key, item in missing.items()}
             try:
                 for done in as_completed(asked):
-                    replies[asked[done]] = done.result()
-                    progress.advance()
+                    with suppress(Stopped):  # by an error that is still to come
+                        replies[asked[done]] = done.result()
+                        progress.advance()
             except BaseException:  # Ctrl-C too: what is under way ends and is kept, the rest is not begun
                 chat.stop()
                 workers.shutdown(wait=False, cancel_futures=True)
@@ -83,8 +85,12 @@ class EndpointJudge:
         return replies
 
     def _ask_one(self, chat: Chat, key: str, item: Item) -> Reply:
-        reply = chat.complete(body_of(item, self._settings))
-        self._store.add(key, reply)
+        try:
+            reply = chat.complete(body_of(item, self._settings))
+            self._store.add(key, reply)
+        except Exception:  # at once, before this thread takes the next item
+            chat.stop()
+            raise
         return reply
 
     def _say_estimate(self, asked: int, missing: Sequence[Item]) -> None:

@@ -1,7 +1,7 @@
 """Answers paid for, kept on disk by content: no question is paid for twice, whichever run asks it.
 
 Each process appends to a file of its own, one answer a line, and reads those of all: no locks, and a kill or a full
-disk costs one line at most.
+disk costs one line at most (and what was under way when the kill came, which nobody can know of, is asked again).
 """
 
 from __future__ import annotations
