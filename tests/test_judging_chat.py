@@ -112,6 +112,12 @@ def test_a_timeout_is_repeated(server, tmp_path):
     assert len(server.requests) == 2
 
 
+def test_silence_is_told(server, tmp_path):
+    server.stall_at = 1
+    with pytest.raises(JudgeError, match=r"nothing came within 0.2 s"):
+        asked(server.settings(tmp_path, pace={"timeout": 0.2, "attempts": 1}))
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -216,6 +222,18 @@ def test_requests_begin_no_faster_than_the_limit(server, tmp_path):
 def test_stopping_ends_all_waits(server, tmp_path):
     server.accident(429, {"Retry-After": "60"})
     with Chat(server.settings(tmp_path)) as chat:
+        threading.Timer(0.3, chat.stop).start()
+        began = time.monotonic()
+        with pytest.raises(Stopped):
+            chat.complete(BODY)
+    assert time.monotonic() - began < 5
+    assert len(server.requests) == 1
+
+
+def test_stopping_ends_the_wait_before_a_repeat(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("random.uniform", lambda low, high: high)
+    server.accident(500)
+    with Chat(server.settings(tmp_path, pace={"first_wait": 60.0})) as chat:
         threading.Timer(0.3, chat.stop).start()
         began = time.monotonic()
         with pytest.raises(Stopped):

@@ -1,4 +1,5 @@
 import base64
+import concurrent.futures
 import errno
 import json
 import os
@@ -13,6 +14,7 @@ from pydantic import TypeAdapter
 
 from chat_server import MODEL, ChatServer, error, picture
 from hermesflow.errors import DataError, JudgeError
+from hermesflow.judging.chat import Stopped
 from hermesflow.judging.endpoint import EndpointJudge, body_of, key_of
 from hermesflow.judging.instructions import OF_IMAGE
 from hermesflow.judging.protocol import Item
@@ -122,6 +124,18 @@ def test_the_error_of_one_thread_ends_the_others_and_is_told(server, tmp_path):
     EndpointJudge(server.settings(tmp_path)).judge(numbered(30))
     assert kept > 0
     assert len(server.paid) == len(set(server.paid)) == 30
+
+
+def test_the_reason_is_told_whichever_thread_ends_first(server, tmp_path, monkeypatch):
+    def stopped_first(futures):
+        done = concurrent.futures.wait(futures).done
+        return sorted(done, key=lambda future: not isinstance(future.exception(), Stopped))
+
+    monkeypatch.setattr("hermesflow.judging.endpoint.as_completed", stopped_first)
+    server.accident(401, {}, error("who are you"))
+    with pytest.raises(JudgeError, match="401"):
+        EndpointJudge(server.settings(tmp_path)).judge(numbered(3))
+    assert len(server.requests) == 1
 
 
 def test_a_broken_item_is_found_before_anything_is_paid_for(server, tmp_path):

@@ -80,7 +80,7 @@ class Chat:
         backoff = tenacity.wait_random_exponential(multiplier=pace.first_wait, max=pace.longest_wait)
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(_Repeat),
-            stop=tenacity.stop_after_attempt(pace.attempts) | tenacity.stop_when_event_set(self._stopped),
+            stop=tenacity.stop_after_attempt(pace.attempts),
             wait=backoff,  # a wait that the endpoint asks for is the pacer's: it holds all threads
             sleep=tenacity.sleep_using_event(self._stopped),
             reraise=True,
@@ -88,8 +88,6 @@ class Chat:
         try:
             return retrying(self._once, body)
         except _Repeat as last:
-            if self._stopped.is_set():
-                raise Stopped from None
             raise JudgeError(
                 f"{self._place}: no answer after {pace.attempts} requests; the last: {last}. Answers so far are kept "
                 f"in {self._settings.cache}: give the same command again when the endpoint is well, or raise "

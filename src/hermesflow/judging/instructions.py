@@ -93,7 +93,7 @@ class _Pairs(list[tuple[str, object]]):
 
 
 def _match(said: object, choices: Sequence[str]) -> str | None:
-    if isinstance(said, (int, float)) and not isinstance(said, bool):
+    if isinstance(said, (int, float)):
         said = str(said)
     if not isinstance(said, str):
         return None
