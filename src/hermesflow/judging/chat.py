@@ -166,8 +166,8 @@ class Chat:
             )
         if status == 403:
             return (
-                f"{told} The key in {own.key_variable} (judge.key_variable) may not use this model from here: give "
-                "its project access, or name another judge.model."
+                f"{told} The key that judge.key_variable ({own.key_variable}) names may not use this model from here: "
+                "give its project access, or name another judge.model."
             )
         if status == 404:
             return (
