@@ -11,12 +11,12 @@ import pytest
 from hermesflow import provenance
 
 LAYERS = (
-    ("errors", "sections", "data_sections", "config", "artifacts", "seeding", "progress", "hub"),
+    ("errors", "sections", "data_sections", "judging.settings", "config", "artifacts", "seeding", "progress", "hub"),
     ("masking", "models.prompting"),
     ("losses", "logps", "models.*"),
     ("data.*", "sampling", "encoders", "scoring", "sharding", "preferences", "official.*"),
     ("homologous", "adapters", "distributed", "interruption", "training_state", "train", "pretraining"),
-    ("evaluation.*", "benchmarks.*", "report.*", "tracking", "delivery", "spool"),
+    ("evaluation.*", "benchmarks.*", "judging.*", "report.*", "tracking", "delivery", "spool"),
     ("stages.*",),
     ("budget.*",),
     ("provenance", "pipeline", "publishing", "running", "launching", "config_reference", "fetching", "cli", "__main__"),

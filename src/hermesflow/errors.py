@@ -24,6 +24,10 @@ class FetchError(HermesflowError):
     """Something cannot be had from the hub, or is not what the config pins."""
 
 
+class JudgeError(HermesflowError):
+    """An outside judge cannot be asked, or does not answer."""
+
+
 class ArtifactError(HermesflowError):
     """An artifact of an earlier step is missing, truncated or of another kind."""
 

@@ -1,0 +1,229 @@
+"""An OpenAI-compatible chat-completions endpoint over HTTP: repeats, waits, and errors that name what to mend.
+
+The key is read from the environment, sent in one header, and appears nowhere else: what the endpoint says is stripped
+of it before it is quoted.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Mapping
+from typing import Any, Self
+
+import httpx2
+import tenacity
+
+from hermesflow.errors import ConfigError, JudgeError
+from hermesflow.judging.cost import Reply
+from hermesflow.judging.pacing import Pacer, retry_after
+from hermesflow.judging.settings import Endpoint
+
+_REPEATED = (408, 409, 425, 429)
+_OUT_OF_CREDIT = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
+_REFUSALS = ("content_filter", "content_policy_violation", "moderation_blocked")
+"""Codes of an error 400 that says no to what is in the image or the text."""
+_QUOTED = 300  # characters of what the endpoint says that an error repeats
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class _Repeat(Exception):
+    """A request that may succeed if it is sent again; the text is the reason."""
+
+
+class Stopped(Exception):
+    """A request that was not sent, or not sent again, because another one has failed for good."""
+
+
+class Chat:
+    """A connection that several threads may use; a context manager."""
+
+    def __init__(self, settings: Endpoint) -> None:
+        """Read the key.
+
+        Raises:
+            ConfigError: no key, or an address that is none.
+        """
+        self._settings = settings
+        self._key = _key_of(settings)
+        self._stopped = threading.Event()
+        self._pacer = Pacer(settings.pace.requests_per_minute, sleep=self._stopped.wait)
+        self._client = httpx2.Client(
+            base_url=_address_of(settings),
+            headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
+            timeout=settings.pace.timeout,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        self._client.close()
+
+    def stop(self) -> None:
+        """End all waiting, of all threads; nothing is sent any more."""
+        self._stopped.set()
+
+    def complete(self, body: Mapping[str, Any]) -> Reply:
+        """Send one request, again where that may help.
+
+        Args:
+            body: of the request, as the protocol has it.
+
+        Raises:
+            JudgeError: the endpoint says no for good, or did not answer as often as `pace.attempts`.
+            Stopped: by `stop`.
+        """
+        pace = self._settings.pace
+        backoff = tenacity.wait_random_exponential(multiplier=pace.first_wait, max=pace.longest_wait)
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(_Repeat),
+            stop=tenacity.stop_after_attempt(pace.attempts),
+            wait=backoff,  # a wait that the endpoint asks for is the pacer's: it holds all threads
+            sleep=tenacity.sleep_using_event(self._stopped),
+            reraise=True,
+        )
+        try:
+            return retrying(self._once, body)
+        except _Repeat as last:
+            raise JudgeError(
+                f"{self._place}: no answer after {pace.attempts} requests; the last: {last}. Answers so far are kept "
+                f"in {self._settings.cache}: give the same command again when the endpoint is well, or raise "
+                "judge.pace.attempts; if it never answers, correct judge.base_url."
+            ) from None
+
+    @property
+    def _place(self) -> str:
+        return f"judge {self._settings.model} at {self._settings.base_url}"
+
+    def _once(self, body: Mapping[str, Any]) -> Reply:
+        self._pacer.wait()
+        if self._stopped.is_set():
+            raise Stopped
+        try:
+            response = self._client.post("chat/completions", json=body)
+        except httpx2.TimeoutException:
+            raise _Repeat(f"nothing came within {self._settings.pace.timeout:g} s") from None
+        except (httpx2.TransportError, httpx2.DecodingError) as error:
+            raise _Repeat(self._clean(f"{type(error).__name__}: {error}")) from None
+        if response.status_code == 200:
+            return self._read(response)
+        return self._refused(response)
+
+    def _read(self, response: httpx2.Response) -> Reply:
+        try:
+            answer = response.json()
+            choice, usage = answer["choices"][0], answer.get("usage") or {}
+            message = choice["message"]
+            text, refusal = message.get("content") or "", message.get("refusal") or ""
+            if not isinstance(text, str) or not isinstance(refusal, str):
+                raise TypeError("content is not a text")
+            refused = bool(refusal) or choice.get("finish_reason") == "content_filter"
+            model = str(answer.get("model") or self._settings.model)
+            return Reply(refusal or text, refused, model, _count(usage, "prompt"), _count(usage, "completion"))
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+            raise _Repeat(f"HTTP 200 without a chat completion: {self._clean(response.text)!r}") from None
+
+    def _refused(self, response: httpx2.Response) -> Reply:
+        """A refusal where the content is the reason.
+
+        Raises:
+            _Repeat: the endpoint may answer later.
+            JudgeError: it will not.
+        """
+        status, (code, said) = response.status_code, self._error_of(response)
+        if status == 400 and code in _REFUSALS:
+            return Reply(said, True, self._settings.model, 0, 0)
+        told = f"HTTP {status}: {said}"
+        if status in _REPEATED or status >= 500:
+            if code in _OUT_OF_CREDIT:
+                raise JudgeError(f"{self._place}: {told} The account has no credit left: add some. {self._again}")
+            after = retry_after(response.headers.get("Retry-After"))
+            if after is not None and after > self._settings.pace.longest_wait:
+                raise JudgeError(
+                    f"{self._place}: {told} It asks to wait {after:.0f} s, more than judge.pace.longest_wait "
+                    f"({self._settings.pace.longest_wait:g} s): raise that, or come back then. {self._again}"
+                )
+            if after is not None:
+                self._pacer.hold(after)
+            raise _Repeat(told)
+        raise JudgeError(f"{self._place}: {self._mend(status, told)} {self._again}")
+
+    @property
+    def _again(self) -> str:
+        return f"Answers so far are kept in {self._settings.cache}; the same command goes on with the rest."
+
+    def _mend(self, status: int, told: str) -> str:
+        own = self._settings
+        if status == 401:  # its text is not quoted: endpoints repeat parts of the key there
+            if own.key_variable is None:
+                return "HTTP 401: it wants a key. Name its environment variable in judge.key_variable."
+            return (
+                f"HTTP 401: it does not know the key. Set {own.key_variable} (judge.key_variable) to a valid one, or "
+                "correct judge.base_url if the key is another endpoint's."
+            )
+        if status == 403:
+            return (
+                f"{told} The key that judge.key_variable ({own.key_variable}) names may not use this model from here: "
+                "give its project access, or name another judge.model."
+            )
+        if status == 404:
+            return (
+                f"{told} There is no such model (judge.model: {own.model}) or no such address: judge.base_url is what "
+                "comes before /chat/completions and mostly ends in /v1."
+            )
+        return f"{told} Correct what it complains about in section judge of the config."
+
+    def _error_of(self, response: httpx2.Response) -> tuple[str, str]:
+        """Code and text of an error, the key taken out; the body's beginning where it is not as the protocol has it."""
+        try:
+            error = response.json()["error"]
+            code, said = error.get("code") or error.get("type"), error.get("message")
+        except (ValueError, KeyError, TypeError, AttributeError):
+            code, said = None, response.text
+        return str(code), self._clean(str(said)) or "(no text)"
+
+    def _clean(self, text: str) -> str:
+        """One short line without the key."""
+        hidden = text.replace(self._key, "(key)") if self._key else text
+        return " ".join(hidden.split())[:_QUOTED]
+
+
+def _count(usage: Mapping[str, Any], kind: str) -> int | None:
+    count = usage.get(f"{kind}_tokens")
+    return count if isinstance(count, int) else None
+
+
+def _key_of(settings: Endpoint) -> str | None:
+    name = settings.key_variable
+    if name is None:
+        return None
+    if not _VARIABLE.fullmatch(name):
+        raise ConfigError(
+            "judge.key_variable: this is no name of an environment variable (it is not repeated here: it may be the "
+            "key itself). Put the key into a variable, OPENAI_API_KEY for example, and its name into the config."
+        )
+    key = os.environ.get(name, "").strip()
+    if not key:
+        raise ConfigError(
+            f"judge.key_variable: the environment variable {name} is not set. Set it to the key of "
+            f"{settings.base_url}, or let judge.key_variable be null where none is needed."
+        )
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise ConfigError(f"judge.key_variable: what is in {name} has characters that no key has. Copy it again.")
+    return key
+
+
+def _address_of(settings: Endpoint) -> str:
+    try:
+        url = httpx2.URL(settings.base_url)
+    except httpx2.InvalidURL:
+        url = httpx2.URL("")
+    if url.scheme not in ("http", "https") or not url.host or url.userinfo or url.query:
+        raise ConfigError(
+            "judge.base_url: must be an http or https address without user, password or query, for example "
+            "https://api.openai.com/v1. A key belongs into the variable that judge.key_variable names."
+        )
+    return settings.base_url

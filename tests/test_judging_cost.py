@@ -1,0 +1,35 @@
+import math
+
+import pytest
+
+from hermesflow.judging.cost import Reply, estimate, total
+from hermesflow.judging.instructions import OF_IMAGE, OF_TEXT
+from hermesflow.judging.protocol import Item
+from hermesflow.judging.settings import Prices
+
+PRICES = Prices(input=2.5, output=10.0, image_tokens=255)
+
+
+def test_total_by_hand():
+    replies = [Reply("", False, "m", 1000, 20), Reply("", True, "m", 3000, 0)]
+    bill = total(replies, PRICES)
+    assert (bill.answers, bill.prompt_tokens, bill.completion_tokens, bill.unmetered) == (2, 4000, 20, 0)
+    assert bill.dollars == pytest.approx(0.0102)  # 4000 * 2.5 / 1e6 + 20 * 10 / 1e6
+
+
+def test_answers_without_tokens_are_counted_apart():
+    bill = total([Reply("", False, "m", None, None), Reply("", False, "m", 400_000, 0)], PRICES)
+    assert (bill.answers, bill.unmetered, bill.dollars) == (2, 1, 1.0)
+
+
+def test_estimate_by_hand():
+    items = [Item("a", b"png", "what ?", ("x", "y"), "x"), Item("a", "an x", "what ?", ("x", "y"), "x")]
+    of_image = math.ceil((len(OF_IMAGE) + len("Question: what ?\nChoices:\n- x\n- y")) / 4) + 255
+    of_text = math.ceil((len(OF_TEXT) + len('Question: what ?\nChoices:\n- x\n- y\nThe answer to be read: "an x"')) / 4)
+    bill = estimate(items, PRICES, max_tokens=50)
+    assert (bill.answers, bill.prompt_tokens, bill.completion_tokens) == (2, of_image + of_text, 100)
+    assert bill.dollars == pytest.approx((of_image + of_text) * 2.5e-6 + 100 * 10e-6)
+
+
+def test_nothing_to_ask_costs_nothing():
+    assert estimate([], PRICES, max_tokens=50).dollars == total([], PRICES).dollars == 0

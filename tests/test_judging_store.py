@@ -1,0 +1,45 @@
+import pytest
+
+from hermesflow.errors import ConfigError
+from hermesflow.judging.cost import Reply
+from hermesflow.judging.store import AnswerStore
+
+REPLY = Reply('{"choice": "rötlich"}', False, "m", 10, None)
+
+
+def test_replies_come_back_as_they_were_kept(tmp_path):
+    store = AnswerStore(tmp_path / "cache")
+    assert store.read() == {}
+    with store.writing():
+        store.add("k", REPLY)
+        assert AnswerStore(tmp_path / "cache").read() == {"k": REPLY}  # at once, for other processes too
+
+
+def test_what_a_kill_cut_short_spoils_no_other_line(tmp_path):
+    store = AnswerStore(tmp_path)
+    with store.writing():
+        store.add("a", REPLY)
+        store.add("b", REPLY)
+    (path,) = tmp_path.iterdir()
+    path.write_text(path.read_text()[:-9])
+    assert store.read() == {"a": REPLY}
+    with path.open("a") as file:
+        file.write('\n[1]\n{"key": "x"}\n{"key": "x", "reply": {}}')
+    with store.writing():
+        store.add("c", REPLY)
+    assert store.read() == {"a": REPLY, "c": REPLY}
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_anything_is_paid_for(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"judge\.cache"), AnswerStore(tmp_path / "file" / "cache").writing():
+        pytest.fail("nothing may be asked")
+
+
+def test_processes_write_to_files_of_their_own(tmp_path):
+    first, second = AnswerStore(tmp_path), AnswerStore(tmp_path)
+    with first.writing(), second.writing():
+        first.add("a", REPLY)
+        second.add("b", REPLY)
+    assert len(list(tmp_path.iterdir())) == 2
+    assert set(first.read()) == {"a", "b"}
