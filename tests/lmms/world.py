@@ -133,7 +133,9 @@ def flickr(folder, rows):
         for shown, captions in rows
     ]
     write_task(folder, "flickr30k_test", "flickr30k/flickr30k_test.yaml", "test", made, {**features, "image": Image()})
-    write_task(folder, "flickr30k_karpathy", TASKS / "flickr30k_karpathy.yaml", "test", made, {**features, "image": Image()})
+    write_task(
+        folder, "flickr30k_karpathy", TASKS / "flickr30k_karpathy.yaml", "test", made, {**features, "image": Image()}
+    )
 
 
 def vqav2(folder, rows):
@@ -152,7 +154,8 @@ def vqav2(folder, rows):
                 "question_type": "what",
                 "multiple_choice_answer": (answers or [None])[0],
                 "answers": [
-                    {"answer": a, "answer_confidence": "yes", "answer_id": i} for i, a in enumerate(answers or [], start=1)
+                    {"answer": a, "answer_confidence": "yes", "answer_id": i}
+                    for i, a in enumerate(answers or [], start=1)
                 ]
                 or None,
                 "image_id": shown,
@@ -181,7 +184,9 @@ def gqa(folder, rows):
         for key, shown, answer in rows
     ]
     images = [{"id": f"n{shown}", "image": encoded(shown)} for shown in sorted({row[1] for row in rows})]
-    Dataset.from_list(images, features=Features({"id": STRING, "image": Image()})).to_parquet(folder / "gqa_images.parquet")
+    Dataset.from_list(images, features=Features({"id": STRING, "image": Image()})).to_parquet(
+        folder / "gqa_images.parquet"
+    )
     write_task(folder, "gqa", "gqa/gqa.yaml", "testdev", made, features, process_docs=None)
     (folder / "gqa_join.py").write_text(
         "from pathlib import Path\n"

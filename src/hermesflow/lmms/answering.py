@@ -226,4 +226,3 @@ def _forced(
         if step + 1 < longest:
             logits = session.step(now)
     return list(zip(nats.tolist(), greedy.tolist(), strict=True))
-

@@ -49,8 +49,9 @@ def read_test_names(path: Path) -> set[str]:
         images = json.loads(path.read_text())["images"]
         names = {str(image["filename"]) for image in images if image["split"] == "test"}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not Karpathy's split file ({error!r}). Take dataset_flickr30k.json itself.") from error
+        raise DataError(
+            f"{path}: not Karpathy's split file ({error!r}). Take dataset_flickr30k.json itself."
+        ) from error
     if not names:
         raise DataError(f"{path}: no image is in the split `test`. Take Karpathy's dataset_flickr30k.json itself.")
     return names
-

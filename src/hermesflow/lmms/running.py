@@ -70,6 +70,7 @@ def command(evaluation: Evaluation, output: Path, *, python: Path = PYTHON) -> l
         "--device": evaluation.device,
         "--output_path": str(output),
         "--include_path": str(evaluation.include),
+        "--process_docs_parallel": "1",  # MMMU guesses what it cannot read: in threads, not twice alike
         "--verbosity": "DEBUG",  # else lmms-eval swallows errors and ends with status 0
     }
     return [str(python), "-m", "lmms_eval", *(part for pair in options.items() for part in pair), "--log_samples"]
