@@ -7,16 +7,19 @@ import lmms_eval.tasks
 import torch
 import yaml
 from datasets import Dataset, Features, Image, Sequence, Value
-from PIL import Image as Pictures
+from PIL import Image as Images
 
+from hermesflow.lmms.answering import Pictures, Stopping, answers, likelihoods
 from hermesflow.lmms.running import TASKS
-from hermesflow.models.magvit import MagVitV2, save_tokenizer
+from hermesflow.models.magvit import MagVitV2, load_tokenizer, save_tokenizer
 from hermesflow.models.prompting import word_tokenizer
-from hermesflow.models.showo import Shape, ShowO, save_model
+from hermesflow.models.showo import Shape, ShowO, load_model, save_model
 from hermesflow.sections import ImageTokenizer
 
 SHIPPED = Path(lmms_eval.tasks.__file__).parent
 STRING = Value("string")
+SHORT = "\nAnswer the question using a single word or phrase."
+"""What the tasks put behind a question."""
 TOKENIZER = ImageTokenizer(
     channels=8,
     encoder_multipliers=(1, 2),
@@ -47,7 +50,7 @@ SHAPE = Shape(
 def picture(number):
     """A picture unlike all others, wider than high."""
     noise = torch.randint(256, (30, 40, 3), generator=torch.Generator().manual_seed(number), dtype=torch.uint8)
-    return Pictures.fromarray(noise.numpy())
+    return Images.fromarray(noise.numpy())
 
 
 def encoded(number):
@@ -57,7 +60,7 @@ def encoded(number):
 
 
 def checkpoint(folder):
-    """Random weights, large enough that answers differ from picture to picture."""
+    """Random weights, large enough that answers differ from picture to picture; most begin with yes or no."""
     generator = torch.Generator().manual_seed(0)
     model = ShowO(SHAPE, word_tokenizer(WORDS), caption_prompt="a dog", question_template="a {} red")
     tokenizer = MagVitV2(TOKENIZER)
@@ -65,8 +68,28 @@ def checkpoint(folder):
         for parameter in [*model.parameters(), *tokenizer.parameters()]:
             noise = torch.randn(parameter.shape, generator=generator)
             parameter.copy_(noise * 0.3 if parameter.ndim > 1 else parameter + noise * 0.1)
+        yes_and_no = [row[0] for row in model.tokenizer.encode(WORDS[:4])]
+        model.showo.lm_head.bias[yes_and_no] += 1.5
     save_model(model, folder / "model")
     save_tokenizer(tokenizer, folder / "tokenizer")
+
+
+class Oracle:
+    """What the checkpoint says, asked without lmms-eval."""
+
+    def __init__(self, folder):
+        self.model = load_model(folder / "model", device="cpu")
+        self.pictures = Pictures(load_tokenizer(folder / "tokenizer", device="cpu"), SIDE)
+
+    def says(self, number, question, tokens=16):
+        (digest,) = self.pictures.add([picture(number)])
+        return answers(self.model, self.pictures.codes, [digest], [question], Stopping(tokens, ("\n\n",)))[0]
+
+    def nats(self, number, question, texts):
+        (digest,) = self.pictures.add([picture(number)])
+        count = len(texts)
+        asked = [digest] * count, [question] * count, texts
+        return [one for one, _ in likelihoods(self.model, self.model.tokenizer, self.pictures.codes, *asked)]
 
 
 def write_task(folder, name, shipped, split, rows, features, **changes):
@@ -199,6 +222,28 @@ def gqa(folder, rows):
     )
     path = folder / "gqa.yaml"
     path.write_text(path.read_text().replace("process_docs: null", "process_docs: !function gqa_join.join"))
+
+
+def choice(folder, rows):
+    """Rows of (picture, question, choices, place of the right one): a task by likelihood, which lmms-eval has too."""
+    features = {"question": STRING, "choices": Sequence(STRING), "label": Value("int64"), "image": Image()}
+    made = [
+        {"image": encoded(shown), "question": question, "choices": choices, "label": label}
+        for shown, question, choices, label in rows
+    ]
+    Dataset.from_list(made, features=Features(features)).to_parquet(folder / "choice.parquet")
+    (folder / "choice.yaml").write_text(
+        "task: choice_local\n"
+        "dataset_path: parquet\n"
+        "dataset_kwargs: {data_files: {test: choice.parquet}}\n"
+        "test_split: test\n"
+        "output_type: multiple_choice\n"
+        "doc_to_visual: !function lmms_eval.tasks.vqav2.utils.vqav2_doc_to_visual\n"
+        "doc_to_text: question\n"
+        "doc_to_choice: choices\n"
+        "doc_to_target: label\n"
+        "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n"
+    )
 
 
 def mmmu(folder, rows):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from lmms_eval.api.instance import Instance
+from lmms_eval.api.instance import GenerationResult, Instance
 from lmms_eval.api.model import lmms
 from PIL import Image
 
@@ -82,13 +82,16 @@ class HermesFlow(lmms):
                 progress.advance(len(rows))
         return texts
 
-    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: list[Instance]) -> list[GenerationResult]:
         """(loss, greedy) of each continuation: its NEGATIVE log-probability in nats, for lmms-eval takes the least.
 
-        Source: lmms-eval 0.7.3, `ConfigurableTask.process_results` (its docstring of the model says otherwise).
+        The pair stands where a text should: whatever is no text, lmms-eval's evaluator turns into one.
+
+        Source: lmms-eval 0.7.3, `ConfigurableTask.process_results` (its docstring of the model says otherwise) and
+        `unwrap_generation_output`.
         """
         shown = self._look(requests)
-        found: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
+        found: dict[int, tuple[float, bool]] = {}
         for rows in by_picture(shown, together=self._batch_size):
             some = likelihoods(
                 self._model,
@@ -98,9 +101,8 @@ class HermesFlow(lmms):
                 [requests[i].args[0] for i in rows],
                 [self._continuation(requests[i]) for i in rows],
             )
-            for i, (nats, greedy) in zip(rows, some, strict=True):
-                found[i] = (-nats, greedy)
-        return found
+            found |= {i: (-nats, greedy) for i, (nats, greedy) in zip(rows, some, strict=True)}
+        return [GenerationResult(found[i]) for i in range(len(requests))]
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
         """Not for Show-o, which sees one picture and answers once."""
