@@ -5,12 +5,13 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from hermesflow.artifacts import read_table
 from hermesflow.errors import ArtifactError, ConfigError
-from hermesflow.evaluation.statistics import MME_FULL, UNIT_COLUMNS
+from hermesflow.evaluation.statistics import MME_FULL, UNIT_COLUMNS, Evaluated, estimate
 from hermesflow.lmms import karpathy, results
 from hermesflow.lmms.answering import pixel_digest, pope_reading
 from hermesflow.lmms.running import BENCHMARKS, Evaluation, evaluate
@@ -172,6 +173,13 @@ def test_rows_are_what_the_bootstrap_takes(units):
     questions = units[units["metric"] == "pope/random/accuracy"].set_index("id")["denominator"]
     shown = {pixel_digest(world.picture(number)): count for number, count in ((1, 2), (2, 2), (3, 1))}
     assert questions.to_dict() == shown  # one row per picture, not per question
+
+
+def test_the_bootstrap_gives_the_same_figures(units, figures):
+    nothing = np.zeros((0, 1))
+    found = estimate(Evaluated(units, nothing, nothing), resamples=10)
+    assert dict(zip(found.metrics, found.values, strict=True)) == pytest.approx(figures)
+    assert found.replicates.std(axis=0)[found.metrics.index("pope/accuracy")] > 0
 
 
 def test_answers_are_the_models_own(run, oracle):
