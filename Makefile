@@ -11,7 +11,11 @@ RICH := $(shell test -t 2 && echo --logger rich)
 SEEDS ?= 0,1,2
 COMMA := ,
 
-.PHONY: help setup demo smoke paper report ui test test-cluster test-faults lint bench full-size dvc restore
+# lmms-eval wants other versions than constraints.txt (workflow/envs/lmms-eval.txt), so it has an environment of its own.
+LMMS ?= .venv-lmms
+LMMS_EVAL = lmms-eval==0.7.3
+
+.PHONY: help setup lmms demo smoke paper report ui test test-lmms test-cluster test-faults lint bench full-size dvc restore
 
 help:
 	@echo "make demo     set up, run the whole paper at micro scale, write results/micro/report.html"
@@ -19,6 +23,7 @@ help:
 	@echo "make paper    seeds $(SEEDS), then docs/results/micro/"
 	@echo "make ui       MLflow on the runs        make report   the HTML report again"
 	@echo "make test     set up and run the tests  make lint     style and types"
+	@echo "make lmms     set up lmms-eval          make test-lmms  run the tests that need it"
 	@echo "make test-cluster  the smoke DAG through a real Slurm on this machine; make test-faults with accidents"
 	@echo "make bench    hot paths against their limits  make dvc      regenerate dvc.yaml, schema, config/README.md"
 	@echo "make full-size  one Pair-DPO step and two drawing steps of 1.3B on the CPU: 22 GiB of memory, some minutes"
@@ -32,6 +37,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+lmms: $(LMMS)/.installed
+$(LMMS)/.installed: workflow/envs/lmms-eval.txt constraints.txt pyproject.toml
+	test -x $(LMMS)/bin/python || $(PYTHON) -m venv $(LMMS)
+	$(LMMS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r $<
+	$(LMMS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(LMMS_EVAL) -e .
 	touch $@
 
 demo: setup
@@ -58,6 +70,9 @@ ui: setup
 
 test: $(VENV)/.installed-dev
 	$(RUN) OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test-lmms: $(LMMS)/.installed
+	OMP_NUM_THREADS=1 $(LMMS)/bin/python -m pytest -m lmms tests/lmms
 
 # A Slurm of its own on this machine: root, slurm-wlm and munge (tests/cluster/install.sh).
 test-cluster test-faults: $(VENV)/.installed-dev

@@ -36,6 +36,13 @@ COLUMNS = (
 
 POPE_SPLITS = ("random", "popular", "adversarial")
 MME_TASKS = ("existence", "count", "position", "color")
+MME_FULL = {
+    "perception": (
+        *MME_TASKS, "posters", "celebrity", "scene", "landmark", "artwork", "OCR",
+    ),
+    "cognition": ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning"),
+}  # fmt: skip
+"""Categories of the real MME; those of the micro world are MME_TASKS."""
 GENEVAL_KINDS = ("single_object", "two_objects", "counting", "colors", "position", "color_attribution")
 PROTOCOLS = ("paper", "same-judge", "self")
 FIDELITY_POOL = "fid"
@@ -44,9 +51,14 @@ FIDELITY_POOL = "fid"
 
 def _compositions() -> dict[str, dict[str, float]]:
     table: dict[str, dict[str, float]] = {}
-    for figure in ("accuracy", "f1"):
+    for figure in ("accuracy", "precision", "recall", "f1", "yes_ratio"):
         table[f"pope/{figure}"] = {f"pope/{split}/{figure}": 1 / len(POPE_SPLITS) for split in POPE_SPLITS}
     table["mme/total"] = {f"mme/{task}": 1.0 for task in MME_TASKS}
+    for skill, categories in MME_FULL.items():
+        halves = ("accuracy", "accuracy_plus")
+        table[f"mme/{skill}"] = {f"mme/{category}/{half}": 1.0 for category in categories for half in halves}
+        for half in halves:
+            table[f"mme/{skill}/{half}"] = {f"mme/{c}/{half}": 1 / len(categories) for c in categories}
     table["geneval/overall"] = {f"geneval/{kind}": 1 / len(GENEVAL_KINDS) for kind in GENEVAL_KINDS}
     for protocol in PROTOCOLS:
         stem = f"gap/{protocol}"

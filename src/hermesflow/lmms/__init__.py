@@ -1,0 +1,18 @@
+"""Real understanding benchmarks through lmms-eval, which runs in an environment of its own (workflow/envs).
+
+lmms-eval finds the model by the entry point `lmms_eval.models` of this package: `lmms_eval --model hermesflow`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+MODEL = "hermesflow"
+"""Name of the model on lmms-eval's command line."""
+
+
+def manifest() -> Any:
+    """The model as lmms-eval's registry wants it described, a `ModelManifest`."""
+    from lmms_eval.models.registry_v2 import ModelManifest
+
+    return ModelManifest(model_id=MODEL, simple_class_path="hermesflow.lmms.plugin.HermesFlow")

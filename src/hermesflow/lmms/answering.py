@@ -1,0 +1,228 @@
+"""Answers of a unified model to questions about pictures: each picture is coded once and run once per batch.
+
+Nothing here knows lmms-eval; `plugin` translates its requests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from hermesflow.data.images import fit_image
+from hermesflow.errors import DataError
+from hermesflow.evaluation.understanding import yes_or_no
+from hermesflow.models.magvit import BATCH_PIXELS, MagVitV2, to_pixels
+from hermesflow.models.unified import UnifiedModel
+from hermesflow.sampling import of_session, sample_texts, sessions
+from hermesflow.sections import Decoding
+
+GREEDY = Decoding(top_k=1, temperature=1.0)
+
+
+class Encoding(Protocol):
+    """What likelihoods need of a text tokenizer."""
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids per text, without boundary tokens."""
+
+
+@dataclass(frozen=True)
+class Stopping:
+    """When an answer ends, apart from its end token."""
+
+    max_new_tokens: int
+    until: tuple[str, ...] = ()
+    """An answer is cut before the first of these texts that it holds."""
+
+    @staticmethod
+    def of(settings: Mapping[str, object], *, otherwise: int) -> Stopping:
+        """Read a task's `generation_kwargs`.
+
+        Args:
+            settings: as the task has them.
+            otherwise: new tokens where the task names no number.
+
+        Raises:
+            DataError: the task asks for sampling or for beams.
+        """
+        hot = settings.get("do_sample") and settings.get("temperature", 1.0)
+        if hot or settings.get("num_beams", 1) not in (None, 1):
+            raise DataError(
+                f"generation_kwargs: {dict(settings)} ask for sampling or beams, but benchmarks are answered greedily. "
+                "Set do_sample: false and num_beams: 1 in the task or by --gen_kwargs."
+            )
+        until = settings.get("until") or ()
+        texts = (until,) if isinstance(until, str) else tuple(str(text) for text in until)  # type: ignore[attr-defined]
+        return Stopping(int(settings.get("max_new_tokens") or otherwise), texts)  # type: ignore[call-overload]
+
+    def cut(self, text: str) -> str:
+        """The text before the first of `until`."""
+        places = [place for stop in self.until if stop and (place := text.find(stop)) >= 0]
+        return text[: min(places)] if places else text
+
+
+@dataclass
+class Pictures:
+    """Image tokens of pictures by digest of their pixels; equal pictures are coded once."""
+
+    tokenizer: MagVitV2
+    image_size: int
+    codes: dict[str, Tensor] = field(default_factory=dict)
+    """Digest of the pixels -> (T,) int32 codes on the CPU."""
+
+    def add(self, pictures: Iterable[Image.Image]) -> list[str]:
+        """Digests of pictures, in their order; new ones are cut to a square, scaled and coded.
+
+        Raises:
+            DataError: a picture cannot be decoded.
+        """
+        digests, new = [], {}
+        for picture in pictures:
+            image = picture.convert("RGB")
+            digest = pixel_digest(image)
+            digests.append(digest)
+            if digest not in self.codes:
+                new[digest] = image
+            if len(new) * self.image_size**2 >= BATCH_PIXELS:
+                self._encode(new)
+                new = {}
+        if new:
+            self._encode(new)
+        return digests
+
+    @torch.inference_mode()
+    def _encode(self, images: Mapping[str, Image.Image]) -> None:
+        rows = np.stack([square(image, self.image_size) for image in images.values()])
+        device = next(self.tokenizer.parameters()).device
+        codes = self.tokenizer.encode(to_pixels(rows).to(device)).cpu().int()
+        self.codes.update(zip(images, codes, strict=True))
+
+
+def pixel_digest(image: Image.Image) -> str:
+    """Hex digest of size and pixels of an RGB image: the same image in two records has one."""
+    head = f"{image.width}x{image.height}:".encode()
+    return hashlib.sha256(head + image.tobytes()).hexdigest()[:16]
+
+
+def square(image: Image.Image, image_size: int) -> np.ndarray:
+    """The pixels the model sees, (image_size, image_size, 3) uint8: prepared as all other people's images are."""
+    file = io.BytesIO()
+    image.save(file, format="PNG", compress_level=0)
+    with Image.open(io.BytesIO(fit_image(file.getvalue(), image_size))) as fitted:
+        return np.asarray(fitted)
+
+
+def by_picture(owners: Sequence[str], *, together: int) -> list[list[int]]:
+    """Places of questions in batches of at most `together` pictures, all questions about one picture in one batch."""
+    places: dict[str, list[int]] = {}
+    for place, owner in enumerate(owners):
+        places.setdefault(owner, []).append(place)
+    groups = list(places.values())
+    return [
+        [place for group in groups[start : start + together] for place in group]
+        for start in range(0, len(groups), together)
+    ]
+
+
+def answers(
+    model: UnifiedModel, codes: Mapping[str, Tensor], owners: Sequence[str], questions: Sequence[str], stop: Stopping
+) -> list[str]:
+    """One greedy answer per question.
+
+    Args:
+        model: the model that answers.
+        codes: picture -> (T,) image codes.
+        owners: N pictures, one per question.
+        questions: N questions, without the model's own template.
+        stop: when an answer ends.
+
+    Returns:
+        N texts without blanks around them.
+    """
+    images, rows = _stacked(codes, owners, model.device)
+    texts = sample_texts(
+        model,
+        images,
+        rows,
+        [model.question_template.format(question) for question in questions],
+        decodings=[GREEDY] * len(questions),
+        max_new_tokens=stop.max_new_tokens,
+        generators=[torch.Generator()] * len(questions),  # greedy: its numbers decide nothing
+    )
+    return [stop.cut(text).strip() for text in texts]
+
+
+@torch.inference_mode()
+def likelihoods(
+    model: UnifiedModel,
+    tokenizer: Encoding,
+    codes: Mapping[str, Tensor],
+    owners: Sequence[str],
+    questions: Sequence[str],
+    continuations: Sequence[str],
+) -> list[tuple[float, bool]]:
+    """Log-probability of each continuation, its end token left out, and whether greedy decoding would begin with it.
+
+    Args:
+        model: the model that answers.
+        tokenizer: of the model.
+        codes: picture -> (T,) image codes.
+        owners: N pictures, one per question.
+        questions: N questions, without the model's own template.
+        continuations: N texts.
+
+    Returns:
+        N pairs of summed nats and whether every token is the likeliest.
+    """
+    images, rows = _stacked(codes, owners, model.device)
+    prompts = [model.question_template.format(question) for question in questions]
+    tokens = tokenizer.encode([f" {text.strip()}" for text in continuations])
+    found: list[tuple[float, bool]] = []
+    for part in sessions(len(prompts), model.text_rows):
+        own, places = of_session(images, rows, part)
+        found += _forced(model, own, places, prompts[part], tokens[part])
+    return found
+
+
+def pope_reading(answer: str) -> str:
+    """`yes` or `no`: POPE's reading of a free answer, which takes its first sentence alone.
+
+    lmms-eval's POPE compares the whole answer with `yes` and `no`, so that "Yes." would count as wrong; its other
+    tasks read answers themselves.
+
+    Source: Li et al. 2023 (POPE), evaluate.py of the release.
+    """
+    return yes_or_no(answer.partition(".")[0])
+
+
+def _stacked(codes: Mapping[str, Tensor], owners: Sequence[str], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Codes of the different pictures, (I, T) int64, and the place of each question's among them, (N,)."""
+    places = {owner: i for i, owner in enumerate(dict.fromkeys(owners))}
+    images = torch.stack([codes[owner] for owner in places]).long().to(device)
+    return images, torch.tensor([places[owner] for owner in owners])
+
+
+def _forced(
+    model: UnifiedModel, codes: Tensor, owners: Tensor, prompts: Sequence[str], tokens: Sequence[Sequence[int]]
+) -> list[tuple[float, bool]]:
+    session = model.text_session(codes, owners, prompts)
+    logits = session.logits
+    nats, greedy = torch.zeros(len(prompts), dtype=torch.float64), torch.ones(len(prompts), dtype=torch.bool)
+    longest = max(map(len, tokens))
+    for step in range(longest):
+        inside = torch.tensor([step < len(row) for row in tokens])
+        now = torch.tensor([row[step] if step < len(row) else model.end_token for row in tokens])
+        logps = logits.float().log_softmax(dim=1).cpu()
+        nats += torch.where(inside, logps.gather(1, now[:, None])[:, 0], 0.0)
+        greedy &= ~inside | (logps.argmax(dim=1) == now)
+        if step + 1 < longest:
+            logits = session.step(now)
+    return list(zip(nats.tolist(), greedy.tolist(), strict=True))

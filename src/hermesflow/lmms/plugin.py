@@ -1,0 +1,142 @@
+"""The model of lmms-eval's registry: a checkpoint of this package. Imported where lmms-eval is installed."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from lmms_eval.api.instance import GenerationResult, Instance
+from lmms_eval.api.model import lmms
+from PIL import Image
+
+from hermesflow.artifacts import write_table
+from hermesflow.errors import ConfigError, DataError
+from hermesflow.lmms.answering import Pictures, Stopping, answers, by_picture, likelihoods, pope_reading
+from hermesflow.models.magvit import load_tokenizer
+from hermesflow.models.showo import DTYPES, load_model
+from hermesflow.progress import Progress
+
+IMAGE_COLUMNS = ("task", "doc_id", "image")
+OTHERWISE = 128  # new tokens where a task names no number
+POPE = "pope"
+
+
+class HermesFlow(lmms):
+    """A Show-o checkpoint with its image tokenizer.
+
+    Args:
+        pretrained: folder of the checkpoint, as `showo.save_model` writes it.
+        tokenizer: folder of the image tokenizer, as `magvit.save_tokenizer` writes it.
+        images: parquet file that says which picture each record shows (IMAGE_COLUMNS, a digest of the pixels);
+            lmms-eval's own files do not, and intervals resample pictures. None writes no file.
+        precision: `no` (float32), `bf16` or `fp16`.
+        device: torch device, of lmms-eval's `--device`.
+        batch_size: pictures answered about together, of lmms-eval's `--batch_size`.
+
+    Raises:
+        ConfigError: an argument is not one of these, or has a wrong value.
+        ArtifactError: a folder does not hold what it should.
+    """
+
+    def __init__(
+        self,
+        pretrained: str,
+        tokenizer: str,
+        images: str | None = None,
+        precision: str = "no",
+        device: str | None = None,
+        batch_size: int | str = 1,
+        **others: object,
+    ) -> None:
+        super().__init__()
+        others.pop("max_batch_size", None)
+        if others or precision not in DTYPES or not str(batch_size).isdecimal() or int(batch_size) < 1:
+            raise ConfigError(
+                f"--model_args: {others or ''} precision={precision}, --batch_size {batch_size}: give pretrained, "
+                f"tokenizer, images, precision (one of {list(DTYPES)}) and a batch size of at least 1."
+            )
+        place = torch.device(device or "cpu")
+        self._model = load_model(Path(pretrained), device=place, precision=precision)
+        image_tokenizer = load_tokenizer(Path(tokenizer), device=place)
+        side = round(self._model.num_image_tokens**0.5) * image_tokenizer.token_size
+        self._pictures = Pictures(image_tokenizer, side)
+        self._batch_size, self._images = int(batch_size), None if images is None else Path(images)
+        self._shown: dict[tuple[str, int], str] = {}
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        """A greedy answer per request; those of POPE are read as its released code reads them."""
+        shown = self._look(requests)
+        texts = [""] * len(requests)
+        progress = Progress(len(requests), "lmms-eval: answer", "question")
+        for stop, places in self._by_settings(requests).items():
+            for batch in by_picture([shown[i] for i in places], together=self._batch_size):
+                rows = [places[i] for i in batch]
+                questions = [requests[i].args[0] for i in rows]
+                said = answers(self._model, self._pictures.codes, [shown[i] for i in rows], questions, stop)
+                for i, text in zip(rows, said, strict=True):
+                    texts[i] = pope_reading(text) if requests[i].args[4].startswith(POPE) else text
+                progress.advance(len(rows))
+        return texts
+
+    def loglikelihood(self, requests: list[Instance]) -> list[GenerationResult]:
+        """(loss, greedy) of each continuation: its NEGATIVE log-probability in nats, for lmms-eval takes the least.
+
+        The pair stands where a text should: whatever is no text, lmms-eval's evaluator turns into one.
+
+        Source: lmms-eval 0.7.3, `ConfigurableTask.process_results` (its docstring of the model says otherwise) and
+        `unwrap_generation_output`.
+        """
+        shown = self._look(requests)
+        found: dict[int, tuple[float, bool]] = {}
+        for rows in by_picture(shown, together=self._batch_size):
+            some = likelihoods(
+                self._model,
+                self._model.tokenizer,
+                self._pictures.codes,
+                [shown[i] for i in rows],
+                [requests[i].args[0] for i in rows],
+                [self._continuation(requests[i]) for i in rows],
+            )
+            found |= {i: (-nats, greedy) for i, (nats, greedy) in zip(rows, some, strict=True)}
+        return [GenerationResult(found[i]) for i in range(len(requests))]
+
+    def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
+        """Not for Show-o, which sees one picture and answers once."""
+        raise NotImplementedError("Show-o answers once: choose a task of output_type generate_until")
+
+    def _look(self, requests: Sequence[Instance]) -> list[str]:
+        """The picture of each request, coded; `images` is written anew with them."""
+        shown = self._pictures.add(self._visual(request) for request in requests)
+        for request, digest in zip(requests, shown, strict=True):
+            _, _, _, doc_id, task, _ = request.args
+            self._shown[task, doc_id] = digest
+        if self._images is not None:
+            rows = [(task, doc_id, digest) for (task, doc_id), digest in self._shown.items()]
+            write_table(self._images, pd.DataFrame(rows, columns=list(IMAGE_COLUMNS)))
+        return shown
+
+    def _visual(self, request: Instance) -> Image.Image:
+        """The one picture that Show-o can look at: the first, where MMMU has more."""
+        _, _, visuals_of, doc_id, task, split = request.args
+        visuals = visuals_of(self.task_dict[task][split][doc_id])
+        if not visuals or not isinstance(visuals[0], Image.Image):
+            raise DataError(f"task {task}, record {doc_id}: shows no image. Leave the task out: Show-o needs one.")
+        return visuals[0]
+
+    def _continuation(self, request: Instance) -> str:
+        """The text itself, or what it is in the record."""
+        _, continuation, _, doc_id, task, split = request.args
+        text = continuation(self.task_dict[task][split][doc_id]) if callable(continuation) else continuation
+        return str(text)
+
+    def _by_settings(self, requests: Sequence[Instance]) -> dict[Stopping, list[int]]:
+        """Places of requests by when their answers end."""
+        found: dict[Stopping, list[int]] = defaultdict(list)
+        for place, request in enumerate(requests):
+            settings: dict[str, Any] = request.args[1]
+            found[Stopping.of(settings, otherwise=OTHERWISE)].append(place)
+        return found
