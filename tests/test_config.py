@@ -172,6 +172,19 @@ def test_the_paper_s_loss_is_the_default_and_one_key_away(write):
     assert config.training_of("pair-2").chosen_nll_weight == 0
 
 
+def test_a_reference_is_shared_by_all_that_rest_on_the_same():
+    config = load_config(ROOT / "config" / "micro.yaml")
+    shared = {name: config.reference_of(name) for name in config.checkpoints if config.reference_of(name) != name}
+    assert shared == {"und-1": "pair-1", "gen-1": "pair-1", "dpo-1": "pair-1"}
+
+
+@pytest.mark.parametrize(("key", "value"), [("candidates", 2), ("steps", 3), ("mode", "official")])
+def test_what_a_reference_rests_on_is_not_shared(write, key, value):
+    for changed, to, shared in (("training.beta", 0.3, True), (f"checkpoints.gen-1.{key}", value, False)):
+        config = load_config(write(changed, to))
+        assert (config.reference_of("gen-1") == config.reference_of("pair-1")) == shared
+
+
 def test_tree():
     config = load_config(SMOKE)
     assert config.sampled_checkpoints() == ("base", "pair-1")

@@ -53,7 +53,7 @@ def layout(world, tmp_path) -> Layout:
 
 def trained(config: Config, layout: Layout, checkpoint: str = CHECKPOINT) -> pd.DataFrame:
     """Run both stages; the history."""
-    reference.run(config, layout, seed=0, checkpoint=checkpoint)
+    reference.run(config, layout, seed=0, checkpoint=config.reference_of(checkpoint))
     train.run(config, layout, seed=0, checkpoint=checkpoint)
     return pd.read_csv(model_folder(layout, checkpoint) / "history.csv")
 

@@ -90,6 +90,15 @@ class Config:
             return frozenset(mode)
         return frozenset(get_args(Defect)) if mode == "official" else frozenset()
 
+    def reference_of(self, checkpoint: str) -> str:
+        """The first checkpoint with the same reference on the same pairs: its log-probs are this one's too."""
+
+        def rests_on(name: str) -> tuple[object, ...]:
+            own = self.checkpoints[name]
+            return own.parent, own.candidates, self.training_of(name).steps, self.defects_of(name)
+
+        return next(name for name in self.checkpoints if rests_on(name) == rests_on(checkpoint))
+
     def sampled_checkpoints(self) -> tuple[str, ...]:
         """Checkpoints that somebody grows from, base first: the ones to sample from."""
         parents = [c.parent for c in self.checkpoints.values()]

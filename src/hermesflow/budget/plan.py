@@ -60,7 +60,13 @@ def places(config: Config) -> list[tuple[str, str | None, int]]:
     for name in config.sampled_checkpoints():
         found += [(rule, name, seeds * (shards if rule in SCATTERED else 1)) for rule in SAMPLED]
     found.append(("agreement", BASE, seeds))
-    found += [(rule, name, seeds) for name in config.checkpoints for rule in TRAINED]
+    shared = [name for name in config.checkpoints if config.reference_of(name) != name]
+    found += [
+        (rule, name, seeds)
+        for name in config.checkpoints
+        for rule in TRAINED
+        if rule != "reference" or name not in shared
+    ]
     found += [("evaluate", name, seeds) for name in (BASE, *config.checkpoints)]
     return [*found, ("report", None, 1)]
 
