@@ -1,11 +1,15 @@
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
 from PIL import Image
+from transformers.utils import is_torchvision_available
 
-from benchmark_models import save_blip, save_qwen3_vl
+from benchmark_models import save_qwen3_vl
 from hermesflow.benchmarks.answer_probability import TransformersAnswerProbability, first_tokens
+from hermesflow.benchmarks.pretrained import read_processor
 from hermesflow.errors import ConfigError, FetchError
 from hermesflow.sections import Source
 
@@ -61,7 +65,8 @@ def test_image_and_question_reach_the_model(judge):
     assert judge.probability(RED, ASKED.replace("cats", "dogs"), FORMS) != pytest.approx(on_red, rel=1e-3)
 
 
-def test_images_of_other_modes_are_converted(judge):
+def test_images_of_other_modes_are_converted(judge, monkeypatch):
+    monkeypatch.setattr(judge._processor.image_processor, "do_convert_rgb", False)  # not every processor does it
     assert judge.probability(RED.convert("RGBA"), ASKED, FORMS) == judge.probability(RED, ASKED, FORMS)
 
 
@@ -88,7 +93,8 @@ def test_a_tokenizer_that_puts_blanks_before_digits_is_refused():
 
     pieces = ["<unk>", "<s>", "</s>", "▁", "2", "3", "t", "w", "o", "tw", "two", "▁two"]
     merges = [("t", "w"), ("tw", "o"), ("▁", "two")]
-    llama = LlamaTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=merges)
+    llama = LlamaTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=merges, add_bos_token=True)
+    assert llama.convert_ids_to_tokens(llama.encode("two")) == ["<s>", "▁two"]
     assert llama.convert_ids_to_tokens(first_tokens(llama, ["two"])) == ["▁two"]
     with pytest.raises(ConfigError, match=r"begins '2' with a blank.*byte-level"):
         first_tokens(llama, ["two", "2"])
@@ -105,8 +111,19 @@ def test_a_model_that_cannot_be_asked_is_named(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(ConfigError, match=rf"{tmp_path}: cannot be read as the VQA model"):
         TransformersAnswerProbability(str(tmp_path))
-    with pytest.raises(ConfigError, match="VQA model"):
-        TransformersAnswerProbability(str(save_blip(tmp_path / "blip")))
+
+
+WITH_TORCHVISION = pytest.mark.skipif(is_torchvision_available(), reason="torchvision is here")
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [("BertConfig", "BertConfig"), pytest.param("Mistral3Config", "Torchvision", marks=WITH_TORCHVISION)],
+)
+def test_a_model_whose_processor_cannot_be_had_is_named(named, said):
+    model = SimpleNamespace(config=getattr(transformers, named)())
+    with pytest.raises(ConfigError, match=f"folder: the judge is a SimpleNamespace.*{said}"):
+        read_processor(model, "folder", role="the judge")
 
 
 def test_pickled_weights_are_not_read(tmp_path):

@@ -68,11 +68,14 @@ def read_processor(model: Any, source: str | Source, *, role: str) -> Any:
 
     try:
         kind: Any = PROCESSOR_MAPPING[type(model.config)]
-    except KeyError as error:
-        name = type(model).__name__
-        raise ConfigError(f"{source}: {role} is a {name}, which has no processor of images and texts.") from error
-    parts = [part for part in kind.get_attributes() if "video" not in part]
-    own = type(kind.__name__, (kind,), {"get_attributes": classmethod(lambda _: parts)})
+        parts = kind.get_attributes()
+    except (KeyError, ImportError) as error:
+        raise ConfigError(
+            f"{source}: {role} is a {type(model).__name__}, whose processor cannot be had here: "
+            f"{' '.join(str(error).split())[:400]} Name another model, Qwen3-VL for example."
+        ) from error
+    kept = parts[:-1] if parts[-1] == "video_processor" else parts  # arguments go by place
+    own = type(kind.__name__, (kind,), {"get_attributes": classmethod(lambda _: kept)})
     return read_pretrained(own, source, role=role, backend="pil")
 
 
