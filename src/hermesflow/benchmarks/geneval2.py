@@ -37,13 +37,7 @@ LICENCE = (
     "4.0 (https://creativecommons.org/licenses/by-nc/4.0/), for non-commercial use alone."
 )
 _COUNTING = "How many"  # how questions begin whose answer is a number
-_DIGITS = dict(
-    zip(
-        ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
-        map(str, range(1, 11)),
-        strict=True,
-    )
-)
+_NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _ROUNDING = 1e-6  # a sum of float32 probabilities may exceed 1 by less
 
 
@@ -65,9 +59,10 @@ class Question:
     @property
     def forms(self) -> tuple[str, ...]:
         """Texts that are the right answer: word and digit, large and small, with and without a blank before them."""
-        words = (self.answer, self.answer.capitalize()) if self.text.startswith(_COUNTING) else ("Yes", "yes")
-        digit = (_DIGITS[self.answer],) if self.text.startswith(_COUNTING) else ()
-        return tuple(f"{blank}{word}" for word in (*words, *digit) for blank in ("", " "))
+        words: tuple[str, ...] = (self.answer, self.answer.lower())  # Yes
+        if self.text.startswith(_COUNTING):
+            words = (self.answer, self.answer.capitalize(), str(_NUMBERS.index(self.answer) + 1))
+        return tuple(f"{blank}{word}" for word in words for blank in ("", " "))
 
 
 @dataclass(frozen=True)
@@ -138,7 +133,7 @@ def _prompt(row: Mapping[str, Any]) -> Prompt:
 def _question(text: str, answer: str, skill: str) -> Question:
     if skill not in SKILLS:
         raise ValueError(f"skill {skill!r} is none of {', '.join(SKILLS)}")
-    right = tuple(_DIGITS) if text.startswith(_COUNTING) else ("Yes",)
+    right = _NUMBERS if text.startswith(_COUNTING) else ("Yes",)
     if answer not in right:
         raise ValueError(f"the answer to {text!r} is {answer!r}, none of {', '.join(right)}")
     return Question(text, answer, skill)
