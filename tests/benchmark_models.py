@@ -1,5 +1,6 @@
 """Tiny models with random weights of the classes the benchmarks judge with, saved as released models are."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -116,6 +117,76 @@ def save_vilt(folder: Path) -> Path:
     model.save_pretrained(folder)
     ViltProcessor(ViltImageProcessorPil(size={"shortest_edge": 32}), _tokenizer(40)).save_pretrained(folder)
     return folder
+
+
+QWEN_MARKS = [
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+]
+QWEN_CHAT = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def save_qwen3_vl(folder: Path, *, chat: bool = True) -> Path:
+    """Qwen3-VL over bytes and the words yes and two, its files laid out as on the hub."""
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    words = _qwen_tokenizer(chat=chat)
+    places = {mark: words.convert_tokens_to_ids(mark) for mark in QWEN_MARKS}
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2], "mrope_interleaved": True}
+    shared = {"hidden_size": 32, "intermediate_size": 32}
+    heads = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
+    eyes = {
+        "depth": 2,
+        "num_heads": 2,
+        "patch_size": 16,
+        "num_position_embeddings": 16,
+        "deepstack_visual_indexes": [0],
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Qwen3VLForConditionalGeneration(
+            Qwen3VLConfig(
+                text_config={**shared, **heads, "vocab_size": len(words), "rope_parameters": rope},
+                vision_config={**shared, **eyes, "out_hidden_size": 32, "initializer_range": 0.2},
+                image_token_id=places["<|image_pad|>"],
+                video_token_id=places["<|video_pad|>"],
+                vision_start_token_id=places["<|vision_start|>"],
+                vision_end_token_id=places["<|vision_end|>"],
+            )
+        )
+        model.lm_head.weight.data.normal_()  # probabilities that differ
+    model.generation_config.repetition_penalty = 5.0  # as nobody would: it must not count
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+    images = Qwen2VLImageProcessorPil(patch_size=16, size={"shortest_edge": 32 * 32, "longest_edge": 64 * 64}).to_dict()
+    videos = {"video_processor_type": "Qwen3VLVideoProcessor", "processor_class": "Qwen3VLProcessor"}
+    images |= {"image_processor_type": "Qwen2VLImageProcessorFast", "processor_class": "Qwen3VLProcessor"}
+    (folder / "preprocessor_config.json").write_text(json.dumps(images))
+    (folder / "video_preprocessor_config.json").write_text(json.dumps(videos))
+    return folder
+
+
+def _qwen_tokenizer(*, chat):
+    from tokenizers.pre_tokenizers import ByteLevel
+    from transformers import Qwen2Tokenizer
+
+    words = ("Yes", "yes", "two", "Two")
+    merges = [(word[:end], word[end]) for word in words for end in range(1, len(word))] + [("Ġ", w) for w in words]
+    pieces = dict.fromkeys([*sorted(ByteLevel.alphabet()), *("".join(merge) for merge in merges)])
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
+    tokenizer = Qwen2Tokenizer(vocab=vocabulary, merges=merges, extra_special_tokens=QWEN_MARKS[1:])
+    tokenizer.chat_template = QWEN_CHAT if chat else None
+    return tokenizer
 
 
 def _tokenizer(longest=None):

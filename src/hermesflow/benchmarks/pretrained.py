@@ -22,11 +22,11 @@ from hermesflow.sections import Source
 _TOGETHER = 32  # images or texts per forward pass
 
 
-def read_pretrained(kind: str, source: str | Source, *, role: str, **options: Any) -> Any:
+def read_pretrained(kind: str | type, source: str | Source, *, role: str, **options: Any) -> Any:
     """Call `from_pretrained` of a class of transformers on local files.
 
     Args:
-        kind: name of the class.
+        kind: the class, or its name.
         source: a folder, or a source.
         role: what the model is for, in words for an error.
         options: passed on; weights must be asked for with `use_safetensors=True`.
@@ -38,13 +38,45 @@ def read_pretrained(kind: str, source: str | Source, *, role: str, **options: An
     import transformers
 
     folder = hub.fetch(source) if isinstance(source, Source) else Path(source)
+    name = kind if isinstance(kind, str) else kind.__name__
+    reader: Any = getattr(transformers, kind) if isinstance(kind, str) else kind
     try:
-        return getattr(transformers, kind).from_pretrained(folder, local_files_only=True, **options)
+        return reader.from_pretrained(folder, local_files_only=True, **options)
     except (OSError, ValueError, ImportError, KeyError) as error:  # transformers' errors
         raise ConfigError(
-            f"{folder}: cannot be read as {role} ({kind}): {' '.join(str(error).split())[:400]} It must hold the "
+            f"{folder}: cannot be read as {role} ({name}): {' '.join(str(error).split())[:400]} It must hold the "
             "configuration, processor and safetensors weights of a released model."
         ) from error
+
+
+def read_processor(model: Any, source: str | Source, *, role: str) -> Any:
+    """The processor of an image-text-to-text model, for images and texts alone.
+
+    Processors of models that also see videos (Qwen-VL's) have a part for them that only exists with torchvision; it
+    is left out.
+
+    Args:
+        model: the model, read from the same source.
+        source: a folder, or a source.
+        role: what the model is for, in words for an error.
+
+    Raises:
+        ConfigError: it cannot be read, or there is none for this kind of model.
+        FetchError: a file of a source cannot be had, or is not the pinned one.
+    """
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+
+    try:
+        kind: Any = PROCESSOR_MAPPING[type(model.config)]
+        parts = kind.get_attributes()
+    except (KeyError, ImportError) as error:
+        raise ConfigError(
+            f"{source}: {role} is a {type(model).__name__}, whose processor cannot be had here: "
+            f"{' '.join(str(error).split())[:400]} Name another model, Qwen3-VL for example."
+        ) from error
+    kept = parts[:-1] if parts[-1] == "video_processor" else parts  # arguments go by place
+    own = type(kind.__name__, (kind,), {"get_attributes": classmethod(lambda _: kept)})
+    return read_pretrained(own, source, role=role, backend="pil")
 
 
 class PretrainedClip:

@@ -1,0 +1,235 @@
+"""GenEval 2: composed prompts, a question on each of their parts, and Soft-TIFA over a VQA model's probabilities.
+
+A question's figure is the probability that the model's answer begins with the right word. An image's are their
+arithmetic mean (AM, right for single parts) and their geometric mean (GM, right for the whole prompt); the benchmark's
+are means over the prompts. Skills are means over questions, atomicities means of GM over prompts, as the released
+analysis prints them, times 100 there.
+
+The data is licensed for non-commercial use alone, so it is not shipped, and the licence is printed when it is read.
+The model is in `answer_probability`; docs/geneval2.md has what differs from the released evaluation.
+
+Source: Kamath et al. 2025 (GenEval 2, arXiv 2512.16853), and evaluation.py of its repository.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from hermesflow.errors import DataError
+from hermesflow.evaluation.understanding import units_table
+
+SKILLS = ("object", "attribute", "count", "position", "verb")
+POOL = "geneval2"
+TABLE_COLUMNS = ("prompt", "image", "caption", "atoms", "question", "answer", "skill", "probability")
+LICENCE = (
+    "GenEval 2 (https://github.com/facebookresearch/GenEval2): its prompts and questions are licensed under CC BY-NC "
+    "4.0 (https://creativecommons.org/licenses/by-nc/4.0/), for non-commercial use alone."
+)
+_COUNTING = "How many"  # how questions begin whose answer is a number
+_NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_ROUNDING = 1e-6  # a sum of float32 probabilities may exceed 1 by less
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked about one part of a prompt."""
+
+    text: str
+    answer: str
+    """A number word where the question begins with "How many", "Yes" elsewhere."""
+    skill: str
+    """One of SKILLS."""
+
+    @property
+    def asked(self) -> str:
+        """The text that the model reads."""
+        return f"{self.text} Answer in one word."
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """Texts that are the right answer: word and digit, large and small, with and without a blank before them."""
+        words: tuple[str, ...] = (self.answer, self.answer.lower())  # Yes
+        if self.text.startswith(_COUNTING):
+            words = (self.answer, self.answer.capitalize(), str(_NUMBERS.index(self.answer) + 1))
+        return tuple(f"{blank}{word}" for word in words for blank in ("", " "))
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One line of geneval2_data.jsonl."""
+
+    text: str
+    atom_count: int
+    """Atomicity: parts of the prompt, 3 to 10 in the released file; "a" is no part, though its number is asked for."""
+    questions: tuple[Question, ...]
+
+
+class AnswerProbability(Protocol):
+    """Whatever says how likely answers to a question about an image are."""
+
+    def probability(self, image: Image.Image, question: str, answers: Sequence[str]) -> float:
+        """Probability (0 to 1) that the answer begins with the first token of one of some texts."""
+
+
+def read_prompts(path: Path) -> list[Prompt]:
+    """Read GenEval 2's own file, one JSON object a line, and print its licence to stderr once per process.
+
+    Args:
+        path: geneval2_data.jsonl.
+
+    Raises:
+        DataError: unreadable, or a line that says something else than GenEval 2's lines do.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}). Name geneval2_data.jsonl of GenEval 2.") from error
+    found = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            found.append(_prompt(json.loads(line)))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise DataError(
+                f"{path}, line {number}: is not a line of GenEval 2's geneval2_data.jsonl "
+                f"({type(error).__name__}: {error}). Take the file of the original repository, or correct the line."
+            ) from error
+    if not found:
+        raise DataError(f"{path}: holds no prompts. Take geneval2_data.jsonl of the original repository.")
+    print_licence()
+    return found
+
+
+@cache
+def print_licence() -> None:
+    """Print LICENCE to stderr, the first time it is called."""
+    print(LICENCE, file=sys.stderr, flush=True)
+
+
+def _prompt(row: Mapping[str, Any]) -> Prompt:
+    asked, skills, count = row["vqa_list"], row["skills"], row["atom_count"]
+    if not isinstance(row["prompt"], str) or not row["prompt"] or not asked:
+        raise ValueError("`prompt` or `vqa_list` is empty")
+    if type(count) is not int or count < 1:
+        raise ValueError(f"atom_count {count!r} is no number of 1 or more")
+    if len(asked) != len(skills):
+        raise ValueError(f"{len(asked)} questions, but {len(skills)} skills")
+    pairs = zip(asked, skills, strict=True)
+    return Prompt(row["prompt"], count, tuple(_question(text, answer, skill) for (text, answer), skill in pairs))
+
+
+def _question(text: str, answer: str, skill: str) -> Question:
+    if skill not in SKILLS:
+        raise ValueError(f"skill {skill!r} is none of {', '.join(SKILLS)}")
+    right = _NUMBERS if text.startswith(_COUNTING) else ("Yes",)
+    if answer not in right:
+        raise ValueError(f"the answer to {text!r} is {answer!r}, none of {', '.join(right)}")
+    return Question(text, answer, skill)
+
+
+def soft_tifa(probabilities: Sequence[float]) -> tuple[float, float]:
+    """Arithmetic and geometric mean of the probabilities of one image's right answers.
+
+    Args:
+        probabilities: one per question, 0 to 1, at least one. Nothing is added to zeros: one of them makes GM 0.
+
+    Returns:
+        Soft-TIFA AM and GM, 0 to 1.
+    """
+    from scipy.stats import gmean
+
+    return float(np.mean(probabilities)), float(gmean(probabilities))
+
+
+def grade(number: int, prompt: Prompt, images: Sequence[Image.Image], judge: AnswerProbability) -> pd.DataFrame:
+    """Ask all questions of a prompt about each of its images.
+
+    Args:
+        number: of the prompt in the file, from 0.
+        prompt: the prompt.
+        images: the images drawn from it, N >= 1 (the original draws one).
+        judge: the VQA model.
+
+    Returns:
+        One row per image and question: TABLE_COLUMNS.
+
+    Raises:
+        DataError: no image, or a probability that is none.
+    """
+    if not images:
+        raise DataError(f"prompt {number} ({prompt.text!r}): no image was drawn. Draw one or more.")
+    scores = [[judge.probability(image, q.asked, q.forms) for q in prompt.questions] for image in images]
+    return _table(number, prompt, scores)
+
+
+def read_scores(path: Path, prompts: Sequence[Prompt]) -> pd.DataFrame:
+    """Read the file that the released evaluation writes, to hold the figures here against the original's.
+
+    Args:
+        path: its `--output_file`: a JSON list with the list of probabilities of each prompt.
+        prompts: of the benchmark data that it was given.
+
+    Returns:
+        TABLE_COLUMNS, one image per prompt.
+
+    Raises:
+        DataError: unreadable, or not the scores of these prompts.
+    """
+    try:
+        scores = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read ({error}). Name the output file of GenEval 2's evaluation.") from error
+    if not isinstance(scores, list) or len(scores) != len(prompts):
+        raise DataError(f"{path}: is not a list of {len(prompts)} lists. Name the scores of these very prompts.")
+    try:
+        return pd.concat([_table(i, prompt, [scores[i]]) for i, prompt in enumerate(prompts)], ignore_index=True)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def _table(number: int, prompt: Prompt, scores: Sequence[Sequence[float]]) -> pd.DataFrame:
+    rows = []
+    for image, probabilities in enumerate(scores):
+        if not isinstance(probabilities, list) or len(probabilities) != len(prompt.questions):
+            raise DataError(
+                f"prompt {number} ({prompt.text!r}): there must be {len(prompt.questions)} probabilities, one for "
+                "each question. Evaluate it with the same geneval2_data.jsonl, by soft_tifa_am or soft_tifa_gm."
+            )
+        for q, p in zip(prompt.questions, probabilities, strict=True):
+            if not isinstance(p, int | float) or not math.isfinite(p) or not 0 <= p <= 1 + _ROUNDING:
+                raise DataError(f"prompt {number}, {q.text!r}: {p!r} is no probability. The VQA model is broken.")
+            rows.append((number, image, prompt.text, prompt.atom_count, q.text, q.answer, q.skill, float(p)))
+    return pd.DataFrame(rows, columns=list(TABLE_COLUMNS))
+
+
+def geneval2_units(table: pd.DataFrame) -> pd.DataFrame:
+    """The bootstrap's units, one per prompt and metric, all figures 0 to 1.
+
+    `geneval2/am` and `geneval2/gm` are means over the prompts (a prompt's is the mean of its images),
+    `geneval2/atomicity/{n}` is GM of the prompts of that atomicity, `geneval2/skill/{skill}` the mean over all its
+    questions.
+
+    Args:
+        table: TABLE_COLUMNS of all prompts.
+    """
+    rows: list[tuple[str, str, str, float, int]] = []
+    for (number, atoms), own in table.groupby(["prompt", "atoms"], sort=True):
+        key = f"{number:04d}"
+        am, gm = np.mean([soft_tifa(list(image)) for _, image in own.groupby("image")["probability"]], axis=0)
+        rows += [("geneval2/am", POOL, key, am, 1), ("geneval2/gm", POOL, key, gm, 1)]
+        rows.append((f"geneval2/atomicity/{atoms}", POOL, key, gm, 1))
+        sums = own.groupby("skill", sort=True)["probability"].agg(["sum", "count"])
+        rows += [(f"geneval2/skill/{skill}", POOL, key, total, count) for skill, total, count in sums.itertuples()]
+    return units_table(rows)
