@@ -68,7 +68,7 @@ def make_world(folder: Path, judge: AnyJudge | None = None) -> tuple[Config, Lay
 
 
 def sections(folder: Path, judge: AnyJudge) -> Benchmarks:
-    """The section `benchmarks`; its files but for the reference statistics are there."""
+    """The section `benchmarks`, with all its files."""
     write_files(folder)
     clip = str(save_clip(folder / "clip"))
     inception = folder / "inception" / "inception.safetensors"
@@ -92,11 +92,12 @@ def sections(folder: Path, judge: AnyJudge) -> Benchmarks:
 
 
 def write_files(folder: Path) -> None:
-    """evaluation_metadata.jsonl, dpg_bench.csv and a list of captions."""
+    """evaluation_metadata.jsonl, dpg_bench.csv, a list of captions and reference statistics."""
     (folder / "g.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in GENEVAL))
     with (folder / "dpg_bench.csv").open("w", newline="") as file:
         csv.writer(file).writerows([CSV_COLUMNS, *DPG])
     rows = "".join(f"{key},{caption}\n" for key, caption in CAPTIONS.items())
+    np.savez(folder / "reference.npz", mu=np.zeros(2048), sigma=np.eye(2048))
     (folder / "captions.csv").write_text(f"image_id,caption\n{rows}")
 
 

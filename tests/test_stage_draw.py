@@ -131,6 +131,14 @@ def test_a_missing_file_is_named_with_its_key_and_origin(world):
         run(other, layout)
 
 
+def test_missing_reference_statistics_are_told_before_anything_is_drawn(world):
+    config, layout = world
+    coco = replace(config.benchmarks.coco, reference="nowhere.npz")
+    other = replace(config, benchmarks=replace(config.benchmarks, coco=coco))
+    with pytest.raises(DataError, match=r"nowhere\.npz.*benchmarks\.coco\.reference.*docs/dpg-and-coco"):
+        draw.run(other, layout, seed=0, checkpoint="base", benchmark="coco")
+
+
 def test_a_benchmark_that_the_config_leaves_out_is_refused(world):
     config, layout = world
     for own in (None, replace(config.benchmarks, geneval=None)):

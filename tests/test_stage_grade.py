@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,16 +11,20 @@ import torch
 from benchmark_world import CAPTIONS, DPG, GENEVAL, draw_all, make_world
 from chat_server import MODEL, TOKENS, ChatServer
 from hermesflow.artifacts import read_codes, read_json, write_codes
+from hermesflow.benchmark_sections import Gap
 from hermesflow.benchmarks import fidelity
 from hermesflow.benchmarks.fidelity import Gaussian, moments, write_reference
 from hermesflow.benchmarks.inception import load_inception
 from hermesflow.benchmarks.pretrained import PretrainedClip
 from hermesflow.data.pairs import read_pairs
-from hermesflow.errors import ArtifactError, DataError
+from hermesflow.errors import ArtifactError
 from hermesflow.evaluation import generation
 from hermesflow.evaluation.statistics import UNIT_COLUMNS, Evaluated, point_values
+from hermesflow.judging.protocol import Item
+from hermesflow.judging.settings import LocalVlm
 from hermesflow.models.magvit import load_tokenizer
 from hermesflow.stages import grade
+from tiny_vlm import make_llava
 
 SHIFT = 3.0
 
@@ -159,9 +164,17 @@ def test_images_of_other_prompts_than_the_file_has_now_are_refused(world):
         grade.run(config, layout, seed=1, checkpoint="base", benchmark="coco")
 
 
-def test_missing_reference_statistics_are_named_with_their_key(world):
+def test_a_local_judge_grades_too(world, tmp_path):
+    """An untrained one names no choice, which counts as wrong."""
     config, layout, _ = world
-    coco = replace(config.benchmarks.coco, reference="nowhere.npz")
-    other = replace(config, benchmarks=replace(config.benchmarks, coco=coco))
-    with pytest.raises(DataError, match=r"nowhere\.npz.*benchmarks\.coco\.reference.*docs/dpg-and-coco"):
-        grade.run(other, layout, seed=0, checkpoint="base", benchmark="coco")
+    questions = [q for row in read_pairs(layout.data("gap")) for q in row["questions"]]
+    items = [Item("a", "seen", q["question"], tuple(q["choices"]), q["answer"]) for q in questions]
+    vlm = make_llava(tmp_path / "vlm", dict.fromkeys(items, "nothing"))
+    judge = LocalVlm(kind="local", model=str(vlm), dtype="float32", max_new_tokens=2)
+    other = replace(config, benchmarks=replace(config.benchmarks, gap=Gap(judge=judge)))
+    shutil.copytree(layout.checkpoint(0, "base"), layout.checkpoint(2, "base"))
+    grade.run(other, layout, seed=2, checkpoint="base", benchmark="gap")
+    told = read_json(layout.benchmark(2, "base", "gap") / "facts.json")
+    assert told["scorers"]["judge"] == str(vlm) and "cost" not in told
+    assert told["verdicts"]["drawn"]["unreadable"] == told["questions"] == len(questions)
+    assert pd.read_parquet(layout.benchmark(2, "base", "gap") / "rows.parquet")["generation"].sum() == 0

@@ -60,6 +60,7 @@ def read_prompts(benchmarks: Benchmarks | None, layout: Layout, benchmark: str) 
         dense = dpg.read_prompts(there(own.prompts, "dpg.prompts"))
         return Prompts(benchmark, tuple(p.id for p in dense), tuple(p.text for p in dense), own.images)
     if benchmark == "coco":
+        there(own.reference, "coco.reference")  # now, and not after 30,000 images are drawn
         captions = fidelity.read_captions(there(own.captions, "coco.captions"))
         return Prompts(benchmark, tuple(c.key for c in captions), tuple(c.caption for c in captions), 1)
     pairs = read_pairs(layout.data("gap")).remove_columns("image")

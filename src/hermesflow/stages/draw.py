@@ -35,7 +35,8 @@ def run(
         ArtifactError: no such checkpoint.
     """
     torch.set_num_threads(config.runtime.shard_threads)
-    deterministic()
+    if config.runtime.device == "cpu":  # on a GPU torch refuses what has no such version: cuBLAS, cumsum
+        deterministic()
     prompts = read_prompts(config.benchmarks, layout, benchmark)
     batches = shard_batches(prompts.ids, batch=prompts.batch, shard=shard, shards=shards)
     folder, runtime = layout.checkpoint(seed, checkpoint) / "model", config.runtime

@@ -80,7 +80,8 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
         ArtifactError: an input is missing, truncated, or its ids are not those of the pairs.
     """
     torch.set_num_threads(config.runtime.shard_threads)
-    deterministic()
+    if config.runtime.device == "cpu":  # on a GPU torch refuses what has no such version: cuBLAS, cumsum
+        deterministic()
     device = torch.device(config.runtime.device)
     folder = layout.checkpoint(seed, checkpoint)
     model = load_model(folder / "model", device=device, precision=config.runtime.inference_precision).eval()

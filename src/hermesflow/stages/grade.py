@@ -65,7 +65,8 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, benchmark
         JudgeError: the judge does not answer.
     """
     torch.set_num_threads(config.runtime.shard_threads)
-    deterministic()
+    if config.runtime.device == "cpu":  # on a GPU torch refuses what has no such version: cuBLAS, cumsum
+        deterministic()
     prompts = read_prompts(config.benchmarks, layout, benchmark)
     folder = layout.benchmark(seed, checkpoint, benchmark)
     drawn = read_drawn(layout, prompts, seed=seed, checkpoint=checkpoint, device=torch.device(config.runtime.device))
