@@ -197,6 +197,31 @@ def test_pin_prints_lines_that_fetch_accepts(world):
     assert "nothing.txt" in told and "deep/weights.bin" in told
 
 
+def test_models_of_benchmarks_are_pinned_and_fetched(world):
+    open_source = {"repo": REPO, "files": {"tokenizer.json": None}}
+    plain = yaml.safe_load(SMOKE.read_text())
+    plain["benchmarks"] = {
+        "geneval": {"prompts": "g.jsonl", "detector": dict(open_source), "clip": "a/folder"},
+        "gap": {"judge": {"kind": "local", "model": dict(open_source)}},
+    }
+    file = world.folder / "mine.yaml"
+
+    def fetch(*options):
+        file.write_text(yaml.safe_dump(plain))
+        command = [sys.executable, "-m", "hermesflow", "fetch", "--config", str(file), *options]
+        environment = world.hub.environment(world.cache)
+        return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+    assert "not all pinned" in world.told(fetch())
+    pinned = yaml.safe_load(fetch("--pin").stdout)["benchmarks"]
+    expected = {"repo": REPO, "revision": world.commit, "files": sums({"tokenizer.json": FILES["tokenizer.json"]})}
+    assert pinned == {"geneval": {"detector": expected}, "gap": {"judge": {"model": expected}}}
+    plain["benchmarks"]["geneval"]["detector"] = pinned["geneval"]["detector"]
+    plain["benchmarks"]["gap"]["judge"]["model"] = pinned["gap"]["judge"]["model"]
+    keys = [line.partition(": ")[0] for line in fetch().stdout.splitlines()]
+    assert keys == ["benchmarks.geneval.detector", "benchmarks.gap.judge.model"]
+
+
 def test_a_cache_that_takes_no_more_is_named(world):
     code = (
         "import resource, runpy, signal; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)); "

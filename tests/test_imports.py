@@ -11,7 +11,10 @@ import pytest
 from hermesflow import provenance
 
 LAYERS = (
-    ("errors", "sections", "data_sections", "judging.settings", "config", "artifacts", "seeding", "progress", "hub"),
+    (
+        *("errors", "sections", "data_sections", "judging.settings", "benchmark_sections", "config", "artifacts"),
+        *("seeding", "progress", "hub"),
+    ),
     ("masking", "models.prompting"),
     ("losses", "logps", "models.*"),
     ("data.*", "sampling", "encoders", "scoring", "sharding", "preferences", "official.*"),

@@ -13,7 +13,7 @@ from hermesflow.data.judge import answer, read_image
 from hermesflow.data.microworld import Question
 from hermesflow.data.pairs import images_of, read_pairs
 from hermesflow.errors import ArtifactError
-from hermesflow.evaluation import statistics
+from hermesflow.evaluation import held_out, statistics
 from hermesflow.models.building import new_model
 from hermesflow.models.magvit import MagVitV2, save_tokenizer
 from hermesflow.models.showo import save_model
@@ -164,7 +164,7 @@ def test_a_faultless_model_gets_full_marks(world, monkeypatch):
     monkeypatch.setattr(evaluate, "load_model", lambda folder, device, precision: oracle)
     monkeypatch.setattr(evaluate.generation, "sample_images", oracle.sample_images)
     monkeypatch.setattr(evaluate.generation, "decode", oracle.decode)
-    monkeypatch.setattr(evaluate, "free_answers", oracle.free_answers)
+    monkeypatch.setattr(held_out, "free_answers", oracle.free_answers)
     monkeypatch.setattr(evaluate, "sample_texts", oracle.sample_texts)
     for step, split in (("_understand", "understanding"), ("_ask_gap", "gap")):
         own = getattr(evaluate, step)
@@ -198,4 +198,4 @@ def test_tokens_of_other_pairs_are_refused(tmp_path, world):
     other.data("gap").write_bytes(layout.data("gap").read_bytes())
     write_codes(other.codes("gap"), ["stranger", *ids[1:]], codes)
     with pytest.raises(ArtifactError, match="gap"):
-        evaluate._real(other, "gap")
+        held_out.read_split(other, "gap")
