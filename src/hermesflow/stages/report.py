@@ -16,6 +16,7 @@ from hermesflow.errors import ArtifactError
 from hermesflow.evaluation.statistics import summarise
 from hermesflow.report import audit, formatting, tables
 from hermesflow.report.answer import answer, summary_of
+from hermesflow.report.lookup import Figures
 from hermesflow.report.roles import candidate_sweep, pair_chain
 
 T = TypeVar("T")
@@ -92,7 +93,7 @@ def write_figures(config: Config, layout: Layout, summary: pd.DataFrame, seeds: 
     from hermesflow.report import figures
 
     folder = layout.report / "figures"
-    known = tables.Figures(summary)
+    known = Figures(summary)
     shown = known.kept((BASE, *pair_chain(config)))
     quoted = read_table(PAPER_TABLES / "table4_gap.csv", ["model", "understanding", "generation", "gap"])
     figures.save(figures.gap_figure(known, shown, quoted), folder / "fig2b_gap.png")
