@@ -1,7 +1,7 @@
 """What made the figures of real benchmarks: `facts.json` of their folders, as one line per benchmark.
 
 Figures of one table must have been made alike, so protocol, scorers and number of items may not differ between
-checkpoints and seeds. Whatever else a folder notes (counts, prices, the model that answered) may, and the line says how.
+checkpoints and seeds. Whatever else a folder notes (counts, prices, the model that answered) may; the line says how.
 """
 
 from __future__ import annotations
@@ -107,6 +107,8 @@ def _noted(key: str, values: Sequence[Any]) -> str:
 def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
     if isinstance(value, list):
         return ", ".join(map(_text, value)) or "none"
     return "none" if value is None else str(value)

@@ -35,8 +35,8 @@ HELD_OUT = (
 )
 UNDERSTANDING_REAL = (
     "MME (paper) is perception; CIDEr (paper) is of all Flickr30k images, as in Show-o; VQA (paper) is VQAv2 test, "
-    "ours is val. The paper's Show-o row mixes checkpoints: POPE 80.0 is that of the VQ-only model, others are those of the "
-    "model with CLIP-ViT."
+    "ours is val. The paper's Show-o row mixes checkpoints: POPE 80.0 is that of the VQ-only model, others are those "
+    "of the model with CLIP-ViT."
 )
 GENERATION_REAL = (
     "DPG figures compare by one VQA judge alone, and ours is not the paper's unless it is named below; independent "
