@@ -138,7 +138,7 @@ REAL = Columns(
     ),
     generation=(*_KINDS, _DENSE),
     fidelity=(
-        Column("fid", "FID, COCO-30K", "fid", digits=2, section=_COCO, benchmark="coco"),
+        Column("fid", "COCO-30K FID", "fid", digits=2, section=_COCO, benchmark="coco"),
         Column("clip_score", "CLIP score", "clip_score", digits=2, section=_COCO, benchmark="coco"),
     ),
     ablation=(

@@ -26,8 +26,8 @@ MICRO_GAP = (
     "against a judge's answers on drawn images. `same-judge`: both sides are graded by the judge by one rule."
 )
 QUOTED_REAL = (
-    "Columns marked (paper) are quoted from HermesFlow (arXiv 2502.12148) and stand beside our own measurement of the "
-    "released weights (`base`); docs/benchmarks.md says which of them can be compared."
+    "Columns marked (paper) are quoted from HermesFlow (arXiv 2502.12148) and stand beside our own measurement of "
+    "`base`; docs/benchmarks.md says which of them can be compared."
 )
 HELD_OUT = (
     "Held-out pairs: captions and questions of the config's own data; answers are mapped to the nearest choice. The "
@@ -104,7 +104,7 @@ def unmeasured(columns: Sequence[Column], figures: Figures) -> tuple[str, ...]:
     missing: dict[str, list[str]] = {}
     for column in columns:
         if column.section and not figures.measured(column.metric):
-            missing.setdefault(column.section, []).append(column.title)
+            missing.setdefault(column.section, []).append(f'"{column.title}"')
     if not missing:
         return ()
     parts = [f"`{section}` fills {', '.join(titles)}" for section, titles in missing.items()]
