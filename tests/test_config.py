@@ -85,8 +85,9 @@ def test_the_paper_s_scale_has_the_paper_s_figures():
 def test_nothing_of_the_paper_s_scale_is_fetched_without_pins():
     config = load_config(ROOT / "config" / "showo.yaml")
     sources = sources_of(config)
-    with pytest.raises(FetchError, match=r"unifiedqa.*no such file. Correct `folder`"):
-        hub.fetch(sources.pop("data.questions.checker"))
+    for key, file in (("data.questions.checker", "unifiedqa"), ("benchmarks.coco.inception", "pt_inception")):
+        with pytest.raises(FetchError, match=rf"{file}.*no such file. Correct `folder`"):
+            hub.fetch(sources.pop(key))
     for source in sources.values():
         with pytest.raises(ConfigError, match=rf"{source.repo}: .* not all pinned: run `hermesflow fetch --pin"):
             hub.fetch(source)

@@ -71,6 +71,10 @@ class Layout:
         """Folder of one checkpoint of one seed: candidates, scores, preferences, model, evaluation."""
         return self.root / f"seed{seed}" / checkpoint
 
+    def benchmark(self, seed: int, checkpoint: str, benchmark: str) -> Path:
+        """Folder of one real benchmark of one checkpoint of one seed."""
+        return self.checkpoint(seed, checkpoint) / "benchmarks" / benchmark
+
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:

@@ -28,11 +28,12 @@ class Stage:
 
     help: str
     takes: tuple[str, ...] = ()
-    """Which of seed, checkpoint, shard, shards, seeds it is given."""
+    """Which of seed, checkpoint, benchmark, shard, shards, seeds it is given."""
 
 
 _SHARD = ("seed", "checkpoint", "shard", "shards")
 _CHECKPOINT = ("seed", "checkpoint")
+_BENCHMARK = (*_CHECKPOINT, "benchmark")
 STAGES: dict[str, Stage] = {
     "data": Stage("homologous pairs of every split"),
     "tokenizer": Stage("train the image tokenizer, or take released weights"),
@@ -49,6 +50,10 @@ STAGES: dict[str, Stage] = {
     "reference": Stage("log-probs under the reference model", _CHECKPOINT),
     "train": Stage("Pair-DPO", _CHECKPOINT),
     "evaluate": Stage("benchmarks of one checkpoint", _CHECKPOINT),
+    "draw": Stage("images of one benchmark's prompts as tokens, one shard", (*_BENCHMARK, "shard", "shards")),
+    "gather_drawn": Stage("join the shards of a benchmark's images", (*_BENCHMARK, "shards")),
+    "grade": Stage("grade a benchmark's images", _BENCHMARK),
+    "understand": Stage("a benchmark of understanding, through lmms-eval", _BENCHMARK),
     "report": Stage("tables, figures and the answer", ("seeds",)),
 }
 LAUNCHED = ("reference", "train")
@@ -146,6 +151,8 @@ def _add_option(command: argparse.ArgumentParser, option: str, *, required: bool
         command.add_argument("--seeds", type=_count, nargs="+", required=required, help="run seeds")
     elif option == "checkpoint":
         command.add_argument("--checkpoint", required=required, help="a name in `checkpoints`, or base")
+    elif option == "benchmark":
+        command.add_argument("--benchmark", required=required, help="a name in `benchmarks`, or a column of it")
     else:
         kind = _positive if option == "shards" else _count
         command.add_argument(f"--{option}", type=kind, required=required)

@@ -16,6 +16,7 @@ from typing import Annotated, Any, get_args
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
+from hermesflow.benchmark_sections import Benchmarks
 from hermesflow.data_sections import AnyData, RealData
 from hermesflow.errors import ConfigError
 from hermesflow.sections import (
@@ -62,6 +63,8 @@ class Config:
     training: Training
     checkpoints: dict[str, Checkpoint]
     evaluation: Evaluation
+    benchmarks: Benchmarks | None = None
+    """Real benchmarks; none if left out. See its own table below."""
     runtime: Runtime
 
     @property
@@ -152,6 +155,8 @@ def _one(error: Any) -> str:
     parts = [str(part) for part in error["loc"]]
     if parts[:1] == ["data"]:
         del parts[1:2]  # which source's class refused the key is no part of the key
+    if parts[:3] == ["benchmarks", "gap", "judge"]:
+        del parts[3:4]  # nor is which judge's
     key = ".".join(parts) or "(whole file)"
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"unknown key `{key}`: remove it or correct its spelling"

@@ -8,8 +8,10 @@ from typing import Any
 import yaml
 
 from hermesflow import hub
+from hermesflow.benchmark_sections import Benchmarks
 from hermesflow.config import Config, as_plain
 from hermesflow.data_sections import RealData
+from hermesflow.judging.settings import LocalVlm
 from hermesflow.sections import Source
 
 
@@ -26,7 +28,20 @@ def sources_of(config: Config) -> dict[str, Source]:
         "scoring.encoder.source": config.scoring.encoder.source,
         "scoring.choice_encoder.source": choices.source if choices else None,
     }
+    named |= _benchmark_models(config.benchmarks) if config.benchmarks else {}
     return {key: source for key, source in named.items() if isinstance(source, Source)}
+
+
+def _benchmark_models(own: Benchmarks) -> dict[str, str | Source | None]:
+    judge = own.gap.judge if own.gap else None
+    return {
+        "benchmarks.geneval.detector": own.geneval.detector if own.geneval else None,
+        "benchmarks.geneval.clip": own.geneval.clip if own.geneval else None,
+        "benchmarks.dpg.judge": own.dpg.judge if own.dpg else None,
+        "benchmarks.coco.inception": own.coco.inception if own.coco else None,
+        "benchmarks.coco.clip": own.coco.clip if own.coco else None,
+        "benchmarks.gap.judge.model": judge.model if isinstance(judge, LocalVlm) else None,
+    }
 
 
 def fetch_all(config: Config) -> dict[str, Path]:

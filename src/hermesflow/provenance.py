@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hermesflow.benchmark_sections import section_of
 from hermesflow.config import BASE, Config, as_plain
 
 PACKAGE = "hermesflow"
@@ -46,24 +47,43 @@ READS: dict[str, tuple[str, ...]] = {
         *("data.gap_pairs", "evaluation", "scoring"),
         *("sampling.images", "sampling.captions.max_new_tokens"),
     ),
-    "report": ("name", "seeds", "checkpoints", "evaluation.bootstrap", "evaluation.confidence", "sampling"),
+    "draw": ("sampling.images", "benchmark.prompts", "benchmark.captions", "benchmark.images"),
+    "gather_drawn": ("benchmark.prompts", "benchmark.captions", "benchmark.images"),
+    "grade": ("benchmark", "scoring"),
+    "understand": ("benchmark.karpathy", "benchmark.tasks"),
+    "report": (
+        "benchmark",
+        "name",
+        "seeds",
+        "checkpoints",
+        "evaluation.bootstrap",
+        "evaluation.confidence",
+        "sampling",
+    ),
 }
-"""Config keys each stage reads; `checkpoint` stands for the checkpoint's own entry in the tree. `runtime` is left out:
-it changes how a step runs, not what it makes. Of a model on disk nothing is read from the config."""
+"""Config keys each stage reads; `checkpoint` stands for the checkpoint's own entry in the tree, `benchmark` for the
+benchmark's own section, or for all of `benchmarks` where a stage is given none. `runtime` is left out: it changes how a
+step runs, not what it makes. Of a model on disk nothing is read from the config."""
 
 
-def reads(stage: str, checkpoint: str | None = None) -> list[str]:
-    """Dotted keys of the config file that a stage reads, for one checkpoint where it works on one (base has no own)."""
+def reads(stage: str, checkpoint: str | None = None, benchmark: str | None = None) -> list[str]:
+    """Dotted keys of the config file that a stage reads, for one checkpoint where it works on one (base has no own).
+
+    Likewise for one benchmark.
+    """
     own = f"checkpoints.{checkpoint}"
     known = [key for key in READS[stage] if checkpoint != BASE or not _is_own(key)]
     keys = [own + key.removeprefix("checkpoint") if _is_own(key) else key for key in known]
-    return sorted(keys)
+    return sorted({_of_benchmark(key, benchmark) for key in keys})
 
 
-def params_of(config: Config, stage: str, checkpoint: str | None = None) -> dict[str, Any]:
-    """The values behind `reads`, as plain JSON types."""
+def params_of(
+    config: Config, stage: str, checkpoint: str | None = None, benchmark: str | None = None
+) -> dict[str, Any]:
+    """The values behind `reads`, as plain JSON types; a config without benchmarks has none of theirs."""
     plain = as_plain(config)
-    return {key: _look_up(plain, key) for key in reads(stage, checkpoint)}
+    keys = [key for key in reads(stage, checkpoint, benchmark) if config.benchmarks or not _is_benchmarks(key)]
+    return {key: _look_up(plain, key) for key in keys}
 
 
 @cache
@@ -117,9 +137,21 @@ def _is_own(key: str) -> bool:
     return key == "checkpoint" or key.startswith("checkpoint.")
 
 
+def _of_benchmark(key: str, benchmark: str | None) -> str:
+    head, dot, rest = key.partition(".")
+    if head != "benchmark":
+        return key
+    return "benchmarks" if benchmark is None else f"benchmarks.{section_of(benchmark)}{dot}{rest}"
+
+
+def _is_benchmarks(key: str) -> bool:
+    return key.partition(".")[0] == "benchmarks"
+
+
 def _look_up(plain: Any, key: str) -> Any:
+    """The value of a key; None where the benchmark has no such key."""
     for part in key.split("."):
-        plain = plain[part]
+        plain = plain.get(part) if _is_benchmarks(key) else plain[part]
     return plain
 
 

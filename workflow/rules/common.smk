@@ -25,6 +25,7 @@ ADAPTER = ADAPTER if CONFIG.training.lora else []
 # Files that only pairs of real images leave; none for the micro world.
 REAL_DATA = multiext(f"{ROOT}/data/", "questions.csv", "selection.json")
 REAL_DATA = REAL_DATA if CONFIG.data.source in ("journeydb", "folder") else []
+BENCHMARK_FILES = ("units.parquet", "values.json", "facts.json", "rows.parquet", "manifest.json")
 
 
 wildcard_constraints:
@@ -43,7 +44,7 @@ def settings(stage):
     """The values of the config keys a stage reads, for the checkpoint of a job."""
 
     def of(wildcards):
-        read = provenance.params_of(CONFIG, stage, wildcards.get("checkpoint"))
+        read = provenance.params_of(CONFIG, stage, wildcards.get("checkpoint"), wildcards.get("benchmark"))
         return json.dumps(read, sort_keys=True)
 
     return of

@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from hermesflow import provenance, spool
+from hermesflow.benchmark_sections import COLUMNS, DRAWN
 from hermesflow.config import BASE, load_config
 from hermesflow.errors import ConfigError
 from hermesflow.pipeline import check_mirror, is_mirror

@@ -4,9 +4,9 @@ def model(folder):
     return multiext(f"{folder}/model/", "model.safetensors", "config.json", "tokenizer.json")
 
 
-def shards_of(pattern):
-    """One file of every shard of a checkpoint; seed and checkpoint stay wildcards."""
-    return [pattern.replace("{shard}", str(k)).replace("{shards}", str(SHARDS)) for k in range(SHARDS)]
+def shards_of(pattern, shards=SHARDS):
+    """One file of every shard of a checkpoint; seed, checkpoint and benchmark stay wildcards."""
+    return [pattern.replace("{shard}", str(k)).replace("{shards}", str(shards)) for k in range(shards)]
 
 
 def tokens(path):
@@ -36,6 +36,35 @@ def smaller_images(wildcards):
     if "smaller_images" not in CONFIG.defects_of(wildcards.checkpoint):
         return []
     return [f"{ROOT}/data/pairs.parquet", *multiext(f"{ROOT}/tokenizer/", "model.safetensors", "config.json")]
+
+
+def draw_shards(benchmark):
+    """Shards a benchmark's images are drawn in: COCO's are 30,000, those of the others a few thousand."""
+    return SHARDS if benchmark == "coco" else 1
+
+
+def already(*paths):
+    """Those files of other people that are there: a dry run does without them, and a job says where to get them."""
+    return [path for path in paths if Path(path).is_file()]
+
+
+def benchmark_prompts(wildcards):
+    """What the prompts of a benchmark are read from."""
+    if wildcards.benchmark == "gap":
+        return [f"{ROOT}/data/gap.parquet"]
+    own = getattr(CONFIG.benchmarks, wildcards.benchmark)
+    return already(own.captions if wildcards.benchmark == "coco" else own.prompts)
+
+
+def fid_reference(wildcards):
+    """The reference statistics of the Frechet distance."""
+    return already(CONFIG.benchmarks.coco.reference) if wildcards.benchmark == "coco" else []
+
+
+def of_benchmarks(*names):
+    """The same files of every benchmark the config has, all checkpoints and seeds."""
+    wanted = (*CONFIG.benchmarks.drawn, *CONFIG.benchmarks.columns) if CONFIG.benchmarks else ()
+    return of_all(CHECKPOINTS, *(f"benchmarks/{own}/{name}" for own in wanted for name in names))
 
 
 def shown(path, category):

@@ -43,6 +43,7 @@ rule report:
             *("evaluation/units.parquet", "evaluation/features.safetensors", "evaluation/metrics.json"),
             *("evaluation/samples.npy", "evaluation/samples.json"),
         ),
+        benchmarks=of_benchmarks("units.parquet", "values.json", "facts.json"),
         quoted=expand("config/paper_tables/{table}.csv", table=PAPER_TABLES),
     output:
         tables(PAPER_TABLES, ("md", "tex"), "Tables"),

@@ -47,6 +47,16 @@ def read_pretrained(kind: str, source: str | Source, *, role: str, **options: An
         ) from error
 
 
+def name_of(source: str | Source) -> str:
+    """What tables call a model: repository and revision, or its folder with the sha256 of the first file pinned."""
+    if isinstance(source, str):
+        return source
+    if source.folder is None:
+        return f"{source.repo}@{source.revision}"
+    pinned = next((pin for pin in source.files.values() if pin), None)
+    return f"{source.folder} (sha256 {pinned})" if pinned else source.folder
+
+
 class PretrainedClip:
     """A released CLIP: images and texts to vectors of one space.
 

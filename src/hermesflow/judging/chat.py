@@ -91,7 +91,7 @@ class Chat:
             raise JudgeError(
                 f"{self._place}: no answer after {pace.attempts} requests; the last: {last}. Answers so far are kept "
                 f"in {self._settings.cache}: give the same command again when the endpoint is well, or raise "
-                "judge.pace.attempts; if it never answers, correct judge.base_url."
+                "benchmarks.gap.judge.pace.attempts; if it never answers, correct benchmarks.gap.judge.base_url."
             ) from None
 
     @property
@@ -143,7 +143,8 @@ class Chat:
             after = retry_after(response.headers.get("Retry-After"))
             if after is not None and after > self._settings.pace.longest_wait:
                 raise JudgeError(
-                    f"{self._place}: {told} It asks to wait {after:.0f} s, more than judge.pace.longest_wait "
+                    f"{self._place}: {told} It asks to wait {after:.0f} s, more than "
+                    f"benchmarks.gap.judge.pace.longest_wait "
                     f"({self._settings.pace.longest_wait:g} s): raise that, or come back then. {self._again}"
                 )
             if after is not None:
@@ -159,19 +160,20 @@ class Chat:
         own = self._settings
         if status == 401:  # its text is not quoted: endpoints repeat parts of the key there
             if own.key_variable is None:
-                return "HTTP 401: it wants a key. Name its environment variable in judge.key_variable."
+                return "HTTP 401: it wants a key. Name its environment variable in benchmarks.gap.judge.key_variable."
             return (
-                f"HTTP 401: it does not know the key. Set {own.key_variable} (judge.key_variable) to a valid one, or "
-                "correct judge.base_url if the key is another endpoint's."
+                f"HTTP 401: it does not know the key. Set {own.key_variable} (benchmarks.gap.judge.key_variable) to a "
+                "valid one, or correct benchmarks.gap.judge.base_url if the key is another endpoint's."
             )
         if status == 403:
             return (
-                f"{told} The key that judge.key_variable ({own.key_variable}) names may not use this model from here: "
-                "give its project access, or name another judge.model."
+                f"{told} The key that benchmarks.gap.judge.key_variable ({own.key_variable}) names may not use this "
+                "model from here: give its project access, or name another benchmarks.gap.judge.model."
             )
         if status == 404:
             return (
-                f"{told} There is no such model (judge.model: {own.model}) or no such address: judge.base_url is what "
+                f"{told} There is no such model (benchmarks.gap.judge.model: {own.model}) or no such address: "
+                "benchmarks.gap.judge.base_url is what "
                 "comes before /chat/completions and mostly ends in /v1."
             )
         return f"{told} Correct what it complains about in section judge of the config."
@@ -202,17 +204,20 @@ def _key_of(settings: Endpoint) -> str | None:
         return None
     if not _VARIABLE.fullmatch(name):
         raise ConfigError(
-            "judge.key_variable: this is no name of an environment variable (it is not repeated here: it may be the "
-            "key itself). Put the key into a variable, OPENAI_API_KEY for example, and its name into the config."
+            "benchmarks.gap.judge.key_variable: this is no name of an environment variable (it is not repeated here: "
+            "it may be the key itself). Put the key into a variable, OPENAI_API_KEY for example, and its name into the "
+            "config."
         )
     key = os.environ.get(name, "").strip()
     if not key:
         raise ConfigError(
-            f"judge.key_variable: the environment variable {name} is not set. Set it to the key of "
-            f"{settings.base_url}, or let judge.key_variable be null where none is needed."
+            f"benchmarks.gap.judge.key_variable: the environment variable {name} is not set. Set it to the key of "
+            f"{settings.base_url}, or let benchmarks.gap.judge.key_variable be null where none is needed."
         )
     if not key.isascii() or not key.isprintable() or " " in key:
-        raise ConfigError(f"judge.key_variable: what is in {name} has characters that no key has. Copy it again.")
+        raise ConfigError(
+            f"benchmarks.gap.judge.key_variable: what is in {name} has characters that no key has. Copy it again."
+        )
     return key
 
 
@@ -223,7 +228,8 @@ def _address_of(settings: Endpoint) -> str:
         url = httpx2.URL("")
     if url.scheme not in ("http", "https") or not url.host or url.userinfo or url.query:
         raise ConfigError(
-            "judge.base_url: must be an http or https address without user, password or query, for example "
-            "https://api.openai.com/v1. A key belongs into the variable that judge.key_variable names."
+            "benchmarks.gap.judge.base_url: must be an http or https address without user, password or query, for "
+            "example https://api.openai.com/v1. A key belongs into the variable that "
+            "benchmarks.gap.judge.key_variable names."
         )
     return settings.base_url

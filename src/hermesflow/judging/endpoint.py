@@ -31,6 +31,8 @@ class EndpointJudge:
         self._store = AnswerStore(Path(settings.cache))
         self.models: tuple[str, ...] = ()
         """Models that gave the verdicts of the last call, as the endpoint names them."""
+        self.bill: Bill | None = None
+        """What the verdicts of the last call cost, whichever run paid for them."""
 
     @property
     def name(self) -> str:
@@ -54,7 +56,8 @@ class EndpointJudge:
         self._say_estimate(len(set(keys)), list(missing.values()))
         new = self._ask(missing) if missing else {}
         used = {key: new.get(key) or known[key] for key in keys}
-        self._say_total(total(used.values(), self._settings.prices), total(new.values(), self._settings.prices))
+        self.bill = total(used.values(), self._settings.prices)
+        self._say_total(self.bill, total(new.values(), self._settings.prices))
         self.models = tuple(sorted({reply.model for reply in used.values()}))
         return [verdict_of(item, used[key]) for key, item in zip(keys, items, strict=True)]
 

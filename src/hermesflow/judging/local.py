@@ -97,12 +97,12 @@ def _load(settings: LocalVlm, *, device: str) -> tuple[Any, Any]:
         )
     except (OSError, ValueError, ImportError) as error:  # transformers' errors; a format may want another library
         raise ConfigError(
-            f"judge.model: {_name(source)} cannot be read: {' '.join(str(error).split())[:400]} It must be a folder, "
-            "or repo, revision and files on the hub, with a processor and safetensors weights of an "
+            f"benchmarks.gap.judge.model: {_name(source)} cannot be read: {' '.join(str(error).split())[:400]} It must "
+            "be a folder, or repo, revision and files on the hub, with a processor and safetensors weights of an "
             "image-text-to-text model."
         ) from error
     if not getattr(processor, "chat_template", None):
-        raise ConfigError(f"judge.model: {_name(source)} has no chat template. Name an instruct model.")
+        raise ConfigError(f"benchmarks.gap.judge.model: {_name(source)} has no chat template. Name an instruct model.")
     return processor, model.to(device).eval()
 
 

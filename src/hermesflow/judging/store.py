@@ -54,7 +54,8 @@ class AnswerStore:
             self._file = (self._folder / name).open("a")
         except OSError as error:
             raise ConfigError(
-                f"judge.cache: {self._folder} cannot be written ({error.strerror}). Make it writable or name another."
+                f"benchmarks.gap.judge.cache: {self._folder} cannot be written ({error.strerror}). Make it writable or "
+                "name another."
             ) from error
         try:
             yield

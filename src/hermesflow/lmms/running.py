@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "mmmu": ("mmmu_val",),
 }
 """Tasks of each column of the paper's Table 1."""
+KARPATHY_TASK = "flickr30k_karpathy"
 IMAGES = "images.parquet"
 _LOG = "lmms_eval.log"
 _TAIL = 20  # lines of the log in an error
@@ -76,7 +77,9 @@ def command(evaluation: Evaluation, output: Path, *, python: Path = PYTHON) -> l
     return [str(python), "-m", "lmms_eval", *(part for pair in options.items() for part in pair), "--log_samples"]
 
 
-def evaluate(evaluation: Evaluation, output: Path, *, python: Path = PYTHON) -> None:
+def evaluate(
+    evaluation: Evaluation, output: Path, *, python: Path = PYTHON, environment: Mapping[str, str] | None = None
+) -> None:
     """Run lmms-eval; `output` appears, or is replaced, when all of it is there.
 
     Args:
@@ -84,6 +87,7 @@ def evaluate(evaluation: Evaluation, output: Path, *, python: Path = PYTHON) -> 
         output: folder of its results (`{date}_results.json` and `{date}_samples_{task}.jsonl` in a folder that is
             named after the checkpoint), `images.parquet`, `submissions` and the log.
         python: interpreter of the environment with lmms-eval.
+        environment: variables of its process; None is this one's.
 
     Raises:
         ConfigError: there is no such environment.
@@ -96,7 +100,9 @@ def evaluate(evaluation: Evaluation, output: Path, *, python: Path = PYTHON) -> 
     work.mkdir(parents=True)
     log = work / _LOG
     with log.open("w") as file:
-        done = subprocess.run(command(evaluation, work, python=python), stdout=file, stderr=subprocess.STDOUT)
+        done = subprocess.run(
+            command(evaluation, work, python=python), stdout=file, stderr=subprocess.STDOUT, env=environment
+        )
     if done.returncode or len(list(work.glob("*/*_results.json"))) != 1:
         kept = output.with_name(f"{output.name}.log")
         os.replace(log, kept)

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from hermesflow.artifacts import (
     Layout,
-    read_codes,
     write_codes,
     write_json,
     write_manifest,
@@ -27,45 +26,23 @@ from hermesflow.artifacts import (
 from hermesflow.config import Config, as_plain
 from hermesflow.data.captions import parse_caption
 from hermesflow.data.judge import accepts, read_images
-from hermesflow.data.pairs import images_of, read_pairs
-from hermesflow.data.questions import Question
+from hermesflow.data.pairs import read_pairs
 from hermesflow.data.scenes import Scene
 from hermesflow.encoders import SentenceEncoder, load_encoder
 from hermesflow.evaluation import clip, gap, generation, self_judged, statistics, understanding
 from hermesflow.evaluation.generation import DENSE, Request
+from hermesflow.evaluation.held_out import Split, answer, ask, questions_of, read_split
 from hermesflow.models.magvit import load_tokenizer
 from hermesflow.models.showo import load_model
 from hermesflow.models.unified import UnifiedModel
 from hermesflow.progress import Progress
 from hermesflow.sampling import sample_texts
-from hermesflow.scoring import free_answers, nearest_choice
+from hermesflow.scoring import nearest_choice
 from hermesflow.sections import Decoding
 from hermesflow.seeding import deterministic
-from hermesflow.sharding import check_ids
 
 SAMPLES_PER_KIND = 2  # prompts of each kind kept for the figure of samples
 OWN_SAMPLES = 14  # prompts kept where they have no kinds
-
-
-@dataclass(frozen=True)
-class Split:
-    """Real pairs and the image tokens of their images."""
-
-    rows: list[dict[str, Any]]
-    images: np.ndarray
-    """(N, H, W, 3) uint8."""
-    codes: Tensor
-    """(N, T) int64."""
-
-    @property
-    def ids(self) -> list[str]:
-        """Pair ids in the order of rows, images and codes."""
-        return [row["id"] for row in self.rows]
-
-    @property
-    def captions(self) -> dict[str, str]:
-        """Captions by id."""
-        return {row["id"]: row["caption"] for row in self.rows}
 
 
 @dataclass(frozen=True)
@@ -107,7 +84,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
     device = torch.device(config.runtime.device)
     folder = layout.checkpoint(seed, checkpoint)
     model = load_model(folder / "model", device=device, precision=config.runtime.inference_precision).eval()
-    real, held_out = _real(layout, "understanding"), _real(layout, "gap")
+    real, held_out = read_split(layout, "understanding"), read_split(layout, "gap")
     prompts = list(read_pairs(layout.data("prompts")).remove_columns("image"))
     inputs = [layout.data(split) for split in ("understanding", "gap", "prompts")]
     inputs += [folder / "model" / "model.safetensors", layout.tokenizer / "model.safetensors"]
@@ -172,7 +149,7 @@ def _by_itself(
     progress = Progress(len(requests), f"evaluate {checkpoint}, seed {seed}: draw", "image")
     codes = generation.draw(model, requests, settings=config.sampling.images, seed=seed, progress=progress.advance)
     encoder = load_encoder(config.scoring.choice_encoder or config.scoring.encoder, device=config.runtime.device)
-    asked, about = _questions(held_out), _questions(real)
+    asked, about = questions_of(held_out), questions_of(real)
     on_real = _choose(config, model, encoder, held_out.codes, held_out, asked)
     on_drawn = _choose(config, model, encoder, codes[: len(held_out.rows)], held_out, asked)
     table = self_judged.gap_table(asked, real=on_real, drawn=on_drawn)
@@ -186,14 +163,6 @@ def _by_itself(
     return Measured(tables, units, features, [row["id"] for row in shown], codes[len(held_out.rows) :])
 
 
-def _questions(split: Split) -> list[gap.Asked]:
-    return [
-        gap.Asked(row["id"], Question(q["question"], tuple(q["choices"]), q["answer"], q["kind"]))
-        for row in split.rows
-        for q in row["questions"]
-    ]
-
-
 def _choose(
     config: Config,
     model: UnifiedModel,
@@ -203,23 +172,7 @@ def _choose(
     asked: Sequence[gap.Asked],
 ) -> list[str]:
     """The choices nearest to the model's free answers about images in the order of a split."""
-    return nearest_choice(_ask(config, model, codes, split, asked), [one.question.choices for one in asked], encoder)
-
-
-def _ask(config: Config, model: UnifiedModel, codes: Tensor, split: Split, asked: Sequence[gap.Asked]) -> list[str]:
-    """The model's free answers about images in the order of a split."""
-    place = {key: i for i, key in enumerate(split.ids)}
-    owners = torch.tensor([place[one.id] for one in asked], dtype=torch.long)
-    return _answer(config, model, codes, owners, [one.question.question for one in asked])
-
-
-def _real(layout: Layout, split: str) -> Split:
-    pairs = read_pairs(layout.data(split))
-    ids, codes = read_codes(layout.codes(split))
-    check_ids(layout.codes(split), ids, list(pairs["id"]))
-    place = {key: i for i, key in enumerate(ids)}
-    ordered = codes[[place[key] for key in pairs["id"]], 0].astype(np.int64)
-    return Split(list(pairs.remove_columns("image")), images_of(pairs), torch.from_numpy(ordered))
+    return nearest_choice(ask(config, model, codes, split, asked), [one.question.choices for one in asked], encoder)
 
 
 def _draw(
@@ -248,7 +201,7 @@ def _understand(config: Config, model: UnifiedModel, real: Split) -> tuple[pd.Da
     items = understanding.items_of(real.rows)
     place = {key: i for i, key in enumerate(real.ids)}
     owners = torch.tensor([place[item.id] for item in items], dtype=torch.long)
-    said = _answer(config, model, real.codes, owners, [item.question for item in items])
+    said = answer(config, model, real.codes, owners, [item.question for item in items])
     return understanding.grade(items, said), _captions(real, _describe(config, model, real.codes), normal=str)
 
 
@@ -262,8 +215,8 @@ def _captions(real: Split, texts: Sequence[str], *, normal: Callable[[str], str]
 
 
 def _ask_gap(config: Config, model: UnifiedModel, held_out: Split, drawn: Drawn) -> pd.DataFrame:
-    asked = _questions(held_out)
-    free = _ask(config, model, held_out.codes, held_out, asked)
+    asked = questions_of(held_out)
+    free = ask(config, model, held_out.codes, held_out, asked)
     encoder = load_encoder(config.scoring.choice_encoder or config.scoring.encoder, device=config.runtime.device)
     nearest = nearest_choice(free, [one.question.choices for one in asked], encoder)
     seen = {drawn.requests[i].id: drawn.scenes[i] for i in drawn.of(held_out.ids)}
@@ -295,24 +248,6 @@ def _grade_prompts(kinds: dict[str, str], drawn: Drawn) -> tuple[pd.DataFrame, p
     )
     dense = [row for row in rows if kinds[row[0].id] == DENSE]
     return images, generation.dense_table([r for r, _ in dense], [scene for _, scene in dense])
-
-
-def _answer(config: Config, model: UnifiedModel, codes: Tensor, owners: Tensor, questions: Sequence[str]) -> list[str]:
-    """Free answers, images in batches."""
-    answers = [""] * len(questions)
-    size = config.scoring.batch_images
-    for start in range(0, len(codes), size):
-        rows = ((owners >= start) & (owners < start + size)).nonzero()[:, 0].tolist()
-        said = free_answers(
-            model,
-            codes[start : start + size].to(config.runtime.device),
-            owners[rows] - start,
-            [questions[i] for i in rows],
-            max_answer_tokens=config.scoring.max_answer_tokens,
-        )
-        for i, text in zip(rows, said, strict=True):
-            answers[i] = text
-    return answers
 
 
 def _describe(config: Config, model: UnifiedModel, codes: Tensor) -> list[str]:

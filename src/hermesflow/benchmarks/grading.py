@@ -1,0 +1,153 @@
+"""Grading of a benchmark's drawn images: rows, units of the bootstrap, and facts for the notes of the tables.
+
+Images are decoded from their tokens a few at a time: 30,000 of 512 pixels would take 24 GB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor
+
+from hermesflow.artifacts import Layout, read_codes
+from hermesflow.benchmarks import dpg, fidelity, geneval
+from hermesflow.benchmarks.drawing import Prompts
+from hermesflow.benchmarks.fidelity import Caption, FeatureExtractor, Gaussian
+from hermesflow.benchmarks.geneval import Detection, Metadata
+from hermesflow.benchmarks.pretrained import PretrainedClip
+from hermesflow.errors import ArtifactError
+from hermesflow.evaluation import generation
+
+_TOGETHER = 32  # prompts whose images are decoded and scored together
+
+Advance = Callable[[int], None]
+"""Told how many more images are graded."""
+
+
+class Detects(Protocol):
+    """What finds objects (`geneval_detector.Detector`)."""
+
+    def detect(self, image: Image.Image) -> dict[str, list[Detection]]:
+        """Objects by class."""
+
+
+class NamesColors(Protocol):
+    """What tells colours (`geneval_detector.ColorClassifier`)."""
+
+    def colors(self, image: Image.Image, name: str, objects: Sequence[Detection]) -> list[str]:
+        """One colour per object."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Images of a benchmark as tokens, and how to see them."""
+
+    codes: np.ndarray
+    """(N, n, T) uint16: n images of each of N prompts, in the order of the benchmark."""
+    decode: Callable[[Tensor], np.ndarray]
+    """(M, T) int64 codes to (M, H, W, 3) uint8 images."""
+
+    def of(self, start: int, stop: int) -> np.ndarray:
+        """All images of prompts `start` to `stop` - 1, (M, H, W, 3) uint8."""
+        codes = self.codes[start:stop].astype(np.int64)
+        return self.decode(torch.from_numpy(codes.reshape(-1, codes.shape[-1])))
+
+
+@dataclass(frozen=True)
+class Graded:
+    """What a benchmark leaves of one checkpoint."""
+
+    rows: pd.DataFrame
+    units: pd.DataFrame
+    """UNIT_COLUMNS."""
+    protocol: str
+    """What was done, in words for a table's notes."""
+    values: dict[str, float] = field(default_factory=dict)
+    """Figures that have no units."""
+    notes: dict[str, Any] = field(default_factory=dict)
+    """What else the tables say, as plain JSON data."""
+
+
+def read_drawn(layout: Layout, prompts: Prompts, *, seed: int, checkpoint: str, device: torch.device) -> Drawn:
+    """The tokens of a benchmark's images and the image tokenizer.
+
+    Raises:
+        ArtifactError: missing, truncated, or of other prompts than the benchmark's file has now.
+    """
+    from hermesflow.models.magvit import load_tokenizer
+
+    path = layout.benchmark(seed, checkpoint, prompts.benchmark) / "images.npy"
+    ids, codes = read_codes(path)
+    if ids != list(prompts.ids) or codes.shape[1] != prompts.images:
+        raise ArtifactError(
+            f"{path}: holds {codes.shape[1]} images of {len(ids)} prompts, and not {prompts.images} of each of the "
+            f"{len(prompts.ids)} prompts that {prompts.benchmark} has. Delete it and run snakemake again to draw anew."
+        )
+    tokenizer = load_tokenizer(layout.tokenizer, device=device).eval()
+    return Drawn(codes, partial(generation.decode, tokenizer))
+
+
+def grade_geneval(
+    prompts: Sequence[Metadata], drawn: Drawn, detector: Detects, classifier: NamesColors, advance: Advance
+) -> Graded:
+    """GenEval's verdict on every image."""
+    rows = []
+    for number, metadata in enumerate(prompts):
+        for k, pixels in enumerate(images := drawn.of(number, number + 1)):
+            image = Image.fromarray(pixels)
+            rows.append(
+                geneval.image_row(number, k, metadata, detector.detect(image), partial(classifier.colors, image))
+            )
+        advance(len(images))
+    table = geneval.images_table(rows)
+    protocol = f"GenEval, {len(prompts):,} prompts x {drawn.codes.shape[1]} images; the original's thresholds and rules"
+    return Graded(table, generation.geneval_units(table), protocol)
+
+
+def grade_dpg(prompts: Sequence[dpg.DensePrompt], drawn: Drawn, judge: dpg.VqaJudge, advance: Advance) -> Graded:
+    """DPG-Bench's questions about every image."""
+    tables = []
+    for number, prompt in enumerate(prompts):
+        images = drawn.of(number, number + 1)
+        tables.append(dpg.grade(prompt, [Image.fromarray(pixels) for pixels in images], judge))
+        advance(len(images))
+    table = pd.concat(tables, ignore_index=True)
+    protocol = f"DPG-Bench, {len(prompts):,} prompts x {drawn.codes.shape[1]} images; children of a no count 0"
+    notes = {"questions": sum(len(prompt.questions) for prompt in prompts)}
+    return Graded(table, dpg.dpg_units(table), protocol, notes=notes)
+
+
+def grade_coco(
+    captions: Sequence[Caption],
+    drawn: Drawn,
+    extractor: FeatureExtractor,
+    reference: Gaussian,
+    clip: PretrainedClip,
+    advance: Advance,
+    *,
+    device: str = "cpu",
+) -> Graded:
+    """Frechet distance of all images, and CLIP score of each."""
+    scores, seen, size = [], [], (0, 0)
+    for start in range(0, len(captions), _TOGETHER):
+        some = captions[start : start + _TOGETHER]
+        images = drawn.of(start, start + len(some))
+        size = images.shape[1:3]
+        seen.append(fidelity.features(extractor, list(images), device=device))
+        scores.append(fidelity.clip_scores(clip, list(images), [one.caption for one in some]))
+        advance(len(some))
+    found = np.concatenate(scores)
+    columns = {"id": [one.key for one in captions], "caption": [one.caption for one in captions], "clip_score": found}
+    protocol = (
+        f"one image of {size[0]} x {size[1]} pixels for each of {len(captions):,} captions; FID: antialiased bicubic "
+        "to 299 x 299 in float (clean-fid), no interval; CLIP score: 100 max(cosine, 0), captions cut to 77 tokens"
+    )
+    values = {"fid": fidelity.distance(np.concatenate(seen), reference)}
+    return Graded(pd.DataFrame(columns), fidelity.fidelity_units(captions, found.tolist()), protocol, values)

@@ -1,0 +1,97 @@
+"""Held-out real pairs with the image tokens of their images, and what a model answers about images in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hermesflow.artifacts import Layout, read_codes
+from hermesflow.config import Config
+from hermesflow.data.pairs import images_of, read_pairs
+from hermesflow.data.questions import Question
+from hermesflow.evaluation.gap import Asked
+from hermesflow.models.unified import UnifiedModel
+from hermesflow.scoring import free_answers
+from hermesflow.sharding import check_ids
+
+
+@dataclass(frozen=True)
+class Split:
+    """Real pairs and the image tokens of their images."""
+
+    rows: list[dict[str, Any]]
+    images: np.ndarray
+    """(N, H, W, 3) uint8."""
+    codes: Tensor
+    """(N, T) int64."""
+
+    @property
+    def ids(self) -> list[str]:
+        """Pair ids in the order of rows, images and codes."""
+        return [row["id"] for row in self.rows]
+
+    @property
+    def captions(self) -> dict[str, str]:
+        """Captions by id."""
+        return {row["id"]: row["caption"] for row in self.rows}
+
+
+def read_split(layout: Layout, split: str) -> Split:
+    """Read pairs and tokens of a split.
+
+    Raises:
+        ArtifactError: an input is missing, truncated, or its ids are not those of the pairs.
+    """
+    pairs = read_pairs(layout.data(split))
+    ids, codes = read_codes(layout.codes(split))
+    check_ids(layout.codes(split), ids, list(pairs["id"]))
+    place = {key: i for i, key in enumerate(ids)}
+    ordered = codes[[place[key] for key in pairs["id"]], 0].astype(np.int64)
+    return Split(list(pairs.remove_columns("image")), images_of(pairs), torch.from_numpy(ordered))
+
+
+def questions_of(split: Split) -> list[Asked]:
+    """Every question about every pair, in their order."""
+    return [
+        Asked(row["id"], Question(q["question"], tuple(q["choices"]), q["answer"], q["kind"]))
+        for row in split.rows
+        for q in row["questions"]
+    ]
+
+
+def ask(config: Config, model: UnifiedModel, codes: Tensor, split: Split, asked: Sequence[Asked]) -> list[str]:
+    """The model's free answers about images in the order of a split: (N, T) codes, Q questions to Q texts."""
+    place = {key: i for i, key in enumerate(split.ids)}
+    owners = torch.tensor([place[one.id] for one in asked], dtype=torch.long)
+    return answer(config, model, codes, owners, [one.question.question for one in asked])
+
+
+def answer(config: Config, model: UnifiedModel, codes: Tensor, owners: Tensor, questions: Sequence[str]) -> list[str]:
+    """Free answers, images in batches.
+
+    Args:
+        config: batch and length of answers are read.
+        model: who answers.
+        codes: (N, T) int64.
+        owners: (Q,) int64, the image of each question.
+        questions: Q texts.
+    """
+    answers = [""] * len(questions)
+    size = config.scoring.batch_images
+    for start in range(0, len(codes), size):
+        rows = ((owners >= start) & (owners < start + size)).nonzero()[:, 0].tolist()
+        said = free_answers(
+            model,
+            codes[start : start + size].to(config.runtime.device),
+            owners[rows] - start,
+            [questions[i] for i in rows],
+            max_answer_tokens=config.scoring.max_answer_tokens,
+        )
+        for i, text in zip(rows, said, strict=True):
+            answers[i] = text
+    return answers

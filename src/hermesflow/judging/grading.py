@@ -1,0 +1,62 @@
+"""The gap of one checkpoint on real images, from the model's answers to the judge's verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from hermesflow.benchmarks.grading import Graded
+from hermesflow.evaluation.gap import Asked, gap_units
+from hermesflow.judging.endpoint import EndpointJudge
+from hermesflow.judging.gap import ask, gap_table, judge_facts
+from hermesflow.judging.local import LocalJudge
+from hermesflow.judging.protocol import Judge
+from hermesflow.judging.settings import AnyJudge, Endpoint
+
+
+def judge_of(settings: AnyJudge, *, device: str) -> EndpointJudge | LocalJudge:
+    """The judge that a config names.
+
+    Raises:
+        ConfigError: a local one cannot be read.
+        FetchError: a source cannot be had.
+    """
+    return EndpointJudge(settings) if isinstance(settings, Endpoint) else LocalJudge(settings, device=device)
+
+
+def grade_gap(
+    judge: Judge,
+    asked: Sequence[Asked],
+    captions: Mapping[str, str],
+    *,
+    free: Sequence[str],
+    nearest: Sequence[str],
+    real: Mapping[str, bytes],
+    drawn: Mapping[str, bytes],
+) -> Graded:
+    """Both protocols of the gap.
+
+    Args:
+        judge: who looks at the images.
+        asked: Q questions.
+        captions: by pair id; pairs of one caption are one unit.
+        free: Q free answers of the model on the real image.
+        nearest: Q choices nearest to them.
+        real: id -> PNG of the real image.
+        drawn: id -> PNG of the image drawn from its caption.
+
+    Raises:
+        DataError: an image is missing, or a question cannot be asked.
+        JudgeError: the judge does not answer.
+    """
+    judged = ask(judge, asked, free=free, real=real, drawn=drawn)
+    table = gap_table(asked, free=free, nearest=nearest, judged=judged)
+    notes: dict[str, Any] = {"questions": len(asked), "verdicts": judge_facts(asked, judged)}
+    if isinstance(judge, EndpointJudge):
+        notes |= {"models": list(judge.models), "cost": asdict(judge.bill) if judge.bill else {}}
+    protocol = (
+        f"{len(asked):,} questions about {len(captions):,} held-out pairs, one image drawn for each; paper: own "
+        "answers on real images, the judge's on drawn ones; same-judge: the judge reads both"
+    )
+    return Graded(table, gap_units(table, captions), protocol, notes=notes)

@@ -1,0 +1,74 @@
+"""Stage `draw`: the images of one benchmark's prompts as tokens, one shard.
+
+A killed job goes on from its last whole batch: each lies in a folder named after what it was drawn from.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hermesflow.artifacts import Layout, digest_of, read_codes, sha256, write_codes
+from hermesflow.benchmarks.drawing import Prompts, read_prompts
+from hermesflow.config import Config, as_plain
+from hermesflow.errors import ArtifactError
+from hermesflow.evaluation import generation
+from hermesflow.models.showo import load_model
+from hermesflow.models.unified import UnifiedModel
+from hermesflow.progress import Progress
+from hermesflow.sections import ImageSampling
+from hermesflow.seeding import deterministic
+from hermesflow.sharding import shard_batches, shard_folder
+
+
+def run(
+    config: Config, layout: Layout, *, seed: int, checkpoint: str, benchmark: str, shard: int = 0, shards: int = 1
+) -> None:
+    """Write `benchmarks/{benchmark}/shards/{shard}-of-{shards}/images.npy` of one checkpoint.
+
+    Raises:
+        ConfigError: the config has no such benchmark.
+        DataError: the benchmark's file is missing or is not the benchmark's.
+        ArtifactError: no such checkpoint.
+    """
+    torch.set_num_threads(config.runtime.shard_threads)
+    deterministic()
+    prompts = read_prompts(config.benchmarks, layout, benchmark)
+    batches = shard_batches(prompts.ids, batch=prompts.batch, shard=shard, shards=shards)
+    folder, runtime = layout.checkpoint(seed, checkpoint) / "model", config.runtime
+    model = load_model(folder, device=runtime.device, precision=runtime.inference_precision).eval()
+    out = shard_folder(layout.benchmark(seed, checkpoint, benchmark), shard=shard, shards=shards)
+    settings = config.sampling.images
+    origin = [as_plain(settings), prompts.texts, prompts.images, sha256(folder / "model.safetensors")]
+    parts = out / f"parts-{digest_of(origin)}"
+    what = f"draw {benchmark} by {checkpoint}, seed {seed}, shard {shard} of {shards}"
+    progress = Progress(sum(map(len, batches)) * prompts.images, what, "image")
+    drawn: list[np.ndarray] = []
+    for number, batch in enumerate(batches):
+        path = parts / f"{number}.npy"
+        is_there = path.with_suffix(".json").exists()  # written last
+        drawn.append(_kept(path, batch) if is_there else _draw(model, prompts, batch, settings, seed, path))
+        progress.advance(len(batch) * prompts.images)
+    empty = np.zeros((0, prompts.images, model.num_image_tokens))
+    write_codes(out / "images.npy", [id_ for batch in batches for id_ in batch], np.concatenate([empty, *drawn]))
+    for old in out.glob("parts-*"):
+        shutil.rmtree(old)
+
+
+def _draw(
+    model: UnifiedModel, prompts: Prompts, ids: list[str], settings: ImageSampling, seed: int, path: Path
+) -> np.ndarray:
+    codes = generation.draw(model, prompts.requests(ids), settings=settings, seed=seed).numpy()
+    together = codes.reshape(len(ids), prompts.images, -1)
+    write_codes(path, ids, together)
+    return together
+
+
+def _kept(path: Path, expected: list[str]) -> np.ndarray:
+    ids, codes = read_codes(path)
+    if ids != expected:
+        raise ArtifactError(f"{path}: holds other prompts than those of its batch. Delete its folder and draw again.")
+    return codes

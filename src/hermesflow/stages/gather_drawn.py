@@ -1,0 +1,38 @@
+"""Stage `gather_drawn`: the shards of the images of one benchmark as one store of tokens, in the benchmark's order."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hermesflow.artifacts import Layout, read_codes, write_codes
+from hermesflow.benchmarks.drawing import read_prompts
+from hermesflow.config import Config
+from hermesflow.sharding import check_ids, shard_folder, shard_ids
+
+
+def run(
+    config: Config, layout: Layout, *, seed: int, checkpoint: str, benchmark: str, shards: int | None = None
+) -> None:
+    """Write `benchmarks/{benchmark}/images.npy`, (prompts, images of each, tokens).
+
+    Args:
+        config: the experiment.
+        layout: where it lies.
+        seed: run seed.
+        checkpoint: who drew.
+        benchmark: whose prompts.
+        shards: number of shards they were drawn in; `runtime.shards` if None.
+
+    Raises:
+        ArtifactError: a shard is missing or truncated, or lacks or repeats a prompt.
+    """
+    shards = shards or config.runtime.shards
+    prompts = read_prompts(config.benchmarks, layout, benchmark)
+    folder = layout.benchmark(seed, checkpoint, benchmark)
+    code_of: dict[str, np.ndarray] = {}
+    for shard in range(shards):
+        path = shard_folder(folder, shard=shard, shards=shards) / "images.npy"
+        found, codes = read_codes(path)
+        check_ids(path, found, shard_ids(prompts.ids, batch=prompts.batch, shard=shard, shards=shards))
+        code_of.update(zip(found, codes, strict=True))
+    write_codes(folder / "images.npy", prompts.ids, np.stack([code_of[id_] for id_ in prompts.ids]))

@@ -1,0 +1,142 @@
+"""Stage `grade`: one benchmark's verdict on the images a checkpoint drew for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from hermesflow.artifacts import Layout, write_json, write_manifest, write_table
+from hermesflow.benchmark_sections import Benchmarks
+from hermesflow.benchmarks import dpg, fidelity, geneval
+from hermesflow.benchmarks.drawing import Prompts, read_prompts, there
+from hermesflow.benchmarks.geneval_detector import ColorClassifier, Detector
+from hermesflow.benchmarks.grading import Drawn, Graded, grade_coco, grade_dpg, grade_geneval, read_drawn
+from hermesflow.benchmarks.inception import load_inception
+from hermesflow.benchmarks.pretrained import PretrainedClip, name_of
+from hermesflow.benchmarks.vqa_judge import TransformersVqa
+from hermesflow.config import Config, as_plain
+from hermesflow.encoders import load_encoder
+from hermesflow.evaluation.held_out import ask, questions_of, read_split
+from hermesflow.evaluation.statistics import UNITS
+from hermesflow.judging.grading import grade_gap, judge_of
+from hermesflow.judging.protocol import png_bytes
+from hermesflow.models.showo import load_model
+from hermesflow.progress import Progress
+from hermesflow.scoring import nearest_choice
+from hermesflow.sections import Source
+from hermesflow.seeding import deterministic
+
+
+@dataclass(frozen=True)
+class Job:
+    """One benchmark of one checkpoint."""
+
+    config: Config
+    layout: Layout
+    model: Path
+    """Folder of the checkpoint's weights."""
+    prompts: Prompts
+    drawn: Drawn
+    progress: Progress
+
+    @property
+    def own(self) -> Benchmarks:
+        """The section `benchmarks`."""
+        assert self.config.benchmarks is not None
+        return self.config.benchmarks
+
+    @property
+    def device(self) -> str:
+        """Where scorers run."""
+        return self.config.runtime.device
+
+
+def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, benchmark: str) -> None:
+    """Write units, values, facts, rows and manifest of `benchmarks/{benchmark}` of one checkpoint.
+
+    Raises:
+        ConfigError: the config has no such benchmark, or a scorer cannot be read.
+        DataError: the benchmark's file is missing or is not the benchmark's.
+        FetchError: a scorer cannot be had.
+        ArtifactError: the images are missing, or of other prompts.
+        JudgeError: the judge does not answer.
+    """
+    torch.set_num_threads(config.runtime.shard_threads)
+    deterministic()
+    prompts = read_prompts(config.benchmarks, layout, benchmark)
+    folder = layout.benchmark(seed, checkpoint, benchmark)
+    drawn = read_drawn(layout, prompts, seed=seed, checkpoint=checkpoint, device=torch.device(config.runtime.device))
+    what = f"grade {benchmark} of {checkpoint}, seed {seed}"
+    progress = Progress(len(prompts.ids) * prompts.images, what, "image")
+    model = layout.checkpoint(seed, checkpoint) / "model"
+    job = Job(config, layout, model, prompts, drawn, progress)
+    graded = {"geneval": _geneval, "dpg": _dpg, "coco": _coco, "gap": _gap}[benchmark](job)
+    section = getattr(job.own, benchmark)
+    facts = {"protocol": graded.protocol, "items": len(prompts.ids), "images": prompts.images, **graded.notes}
+    write_table(folder / "rows.parquet", graded.rows)
+    write_table(folder / UNITS, graded.units)
+    write_json(folder / "values.json", graded.values)
+    write_json(folder / "facts.json", {**facts, "scorers": _scorers(job, benchmark)})
+    inputs = [folder / "images.npy", model / "model.safetensors", layout.tokenizer / "model.safetensors"]
+    files = [Path(path) for key in ("prompts", "captions", "reference") if (path := getattr(section, key, None))]
+    inputs += files or [layout.data("gap")]
+    write_manifest(folder, config={benchmark: as_plain(section)}, inputs=inputs, seed=seed)
+
+
+def _geneval(job: Job) -> Graded:
+    own = job.own.geneval
+    assert own is not None
+    classifier = ColorClassifier(PretrainedClip(own.clip, device=job.device))
+    detector, prompts = Detector(own.detector, device=job.device), geneval.read_metadata(Path(own.prompts))
+    return grade_geneval(prompts, job.drawn, detector, classifier, job.progress.advance)
+
+
+def _dpg(job: Job) -> Graded:
+    own = job.own.dpg
+    assert own is not None
+    judge = TransformersVqa(own.judge, device=job.device)
+    return grade_dpg(dpg.read_prompts(Path(own.prompts)), job.drawn, judge, job.progress.advance)
+
+
+def _coco(job: Job) -> Graded:
+    own = job.own.coco
+    assert own is not None
+    reference = fidelity.read_reference(there(own.reference, "coco.reference"))
+    extractor, clip = load_inception(own.inception, device=job.device), PretrainedClip(own.clip, device=job.device)
+    captions = fidelity.read_captions(Path(own.captions))
+    return grade_coco(captions, job.drawn, extractor, reference, clip, job.progress.advance, device=job.device)
+
+
+def _gap(job: Job) -> Graded:
+    own, config, runtime = job.own.gap, job.config, job.config.runtime
+    assert own is not None
+    split = read_split(job.layout, "gap")
+    asked = questions_of(split)
+    model = load_model(job.model, device=runtime.device, precision=runtime.inference_precision).eval()
+    free = ask(config, model, split.codes, split, asked)
+    del model  # a local judge needs the room
+    encoder = load_encoder(config.scoring.choice_encoder or config.scoring.encoder, device=runtime.device)
+    nearest = nearest_choice(free, [one.question.choices for one in asked], encoder)
+    real = {id_: png_bytes(image) for id_, image in zip(split.ids, split.images, strict=True)}
+    drawn = {id_: png_bytes(job.drawn.of(i, i + 1)[0]) for i, id_ in enumerate(job.prompts.ids)}
+    judge = judge_of(own.judge, device=runtime.device)
+    return grade_gap(judge, asked, split.captions, free=free, nearest=nearest, real=real, drawn=drawn)
+
+
+def _scorers(job: Job, benchmark: str) -> dict[str, str]:
+    """What graded, by role: repository and revision, or the model an endpoint was asked for."""
+    own, scoring = job.own, job.config.scoring
+    named: Mapping[str, str | Source] = {}
+    if benchmark == "geneval" and own.geneval:
+        named = {"detector": own.geneval.detector, "clip": own.geneval.clip}
+    elif benchmark == "dpg" and own.dpg:
+        named = {"judge": own.dpg.judge}
+    elif benchmark == "coco" and own.coco:
+        named = {"inception": own.coco.inception, "clip": own.coco.clip}
+    elif own.gap:
+        choices = (scoring.choice_encoder or scoring.encoder).source
+        named = {"judge": own.gap.judge.model, "nearest choice": choices}
+    return {role: name_of(source) for role, source in named.items()}

@@ -1,0 +1,73 @@
+"""Stage `understand`: one column of Table 1 through lmms-eval, which runs and is read in its own environment."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+from hermesflow.artifacts import Layout, write_manifest
+from hermesflow.benchmark_sections import Understanding
+from hermesflow.config import Config, as_plain
+from hermesflow.errors import ArtifactError, ConfigError, DataError
+from hermesflow.lmms.karpathy import SPLITS
+from hermesflow.lmms.results import LOCAL
+from hermesflow.lmms.running import BENCHMARKS, KARPATHY_TASK, TASKS, Evaluation, evaluate
+
+
+def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, benchmark: str) -> None:
+    """Write `benchmarks/{benchmark}` of one checkpoint: lmms-eval's files in `lmms`, units, rows, values and facts.
+
+    Raises:
+        ConfigError: the config has no such column, or there is no such environment.
+        DataError: Karpathy's splits are missing.
+        ArtifactError: lmms-eval ended with an error, or its files are not what they should be.
+    """
+    own = config.benchmarks.understanding if config.benchmarks else None
+    if own is None or benchmark not in own.columns:
+        raise ConfigError(f"--benchmark {benchmark}: is not in benchmarks.understanding.columns of the config.")
+    folder, model = layout.benchmark(seed, checkpoint, benchmark), layout.checkpoint(seed, checkpoint) / "model"
+    evaluation = Evaluation(
+        model=model,
+        tokenizer=layout.tokenizer,
+        tasks=tasks_of(own, benchmark),
+        device=config.runtime.device,
+        precision=config.runtime.inference_precision,
+        batch_size=own.batch_size,
+        include=Path(own.tasks) if own.tasks else TASKS,
+    )
+    python, environment = Path(own.python), environment_of(own, benchmark)
+    evaluate(evaluation, folder / "lmms", python=python, environment=environment)
+    command = [str(python), "-m", "hermesflow.lmms.summary", str(folder / "lmms"), str(folder)]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=environment)
+    if done.returncode:
+        raise ArtifactError(f"{folder / 'lmms'}: cannot be read. {done.stderr.strip()[-2000:]}")
+    inputs = [model / "model.safetensors", layout.tokenizer / "model.safetensors"]
+    settings = {"understanding": as_plain(own), "tasks": list(evaluation.tasks)}
+    write_manifest(folder, config=settings, inputs=inputs, seed=seed)
+
+
+def tasks_of(own: Understanding, benchmark: str) -> list[str]:
+    """lmms-eval's tasks of a column: local copies where the config names a folder of them."""
+    named = [task for task in BENCHMARKS[benchmark] if own.karpathy or task != KARPATHY_TASK]
+    return [f"{task}{LOCAL}" if own.tasks else task for task in named]
+
+
+def environment_of(own: Understanding, benchmark: str) -> dict[str, str]:
+    """Variables of lmms-eval's processes.
+
+    Raises:
+        DataError: Karpathy's splits are asked for and missing.
+    """
+    environment = dict(os.environ)
+    if own.cache:
+        environment["HF_HOME"] = str(Path(own.cache).absolute())
+    if own.karpathy and KARPATHY_TASK in BENCHMARKS[benchmark]:
+        path = Path(own.karpathy)
+        if not path.is_file():
+            raise DataError(
+                f"{path}: no such file (benchmarks.understanding.karpathy). Take dataset_flickr30k.json of Karpathy's "
+                "caption_datasets.zip, or set the key to null to leave his split out."
+            )
+        environment[SPLITS] = str(path.absolute())
+    return environment

@@ -1,0 +1,59 @@
+# Real benchmarks of one checkpoint: verdicts on what it drew, and its answers through lmms-eval.
+rule grade:
+    input:
+        images=tokens(f"{BENCH}/images"),
+        prompts=benchmark_prompts,
+        reference=fid_reference,
+        real=lambda w: tokens(f"{ROOT}/codes/gap") if w.benchmark == "gap" else [],
+        tokenizer=multiext(f"{ROOT}/tokenizer/", "model.safetensors", "config.json"),
+        model=model(NODE),
+    output:
+        multiext(f"{BENCH}/", *BENCHMARK_FILES),
+    log:
+        f"{ROOT}/logs/grade-{{benchmark}}-seed{{seed}}-{{checkpoint}}.log",
+    benchmark:
+        f"{ROOT}/benchmarks/grade-{{benchmark}}-seed{{seed}}-{{checkpoint}}.tsv"
+    wildcard_constraints:
+        benchmark="|".join(DRAWN),
+    threads: CONFIG.runtime.shard_threads
+    resources:
+        mem_mb=memory(8000),
+        runtime=growing(720),
+        gpu=GPU,
+        judge=lambda w: int(w.benchmark == "gap"),  # one at a time: an endpoint's pace is that of one process
+    params:
+        settings=settings("grade"),
+        code=code("grade"),
+    message:
+        "Grade {wildcards.benchmark} of {wildcards.checkpoint} (seed {wildcards.seed})"
+    shell:
+        "{STEP} grade --config {CONFIG_FILE} --threads {threads}"
+        " --seed {wildcards.seed} --checkpoint {wildcards.checkpoint} --benchmark {wildcards.benchmark} 2>&1 | tee {log}"
+
+
+rule understand:
+    input:
+        tokenizer=multiext(f"{ROOT}/tokenizer/", "model.safetensors", "config.json"),
+        model=model(NODE),
+    output:
+        multiext(f"{BENCH}/", *BENCHMARK_FILES),
+        directory(f"{BENCH}/lmms"),
+    log:
+        f"{ROOT}/logs/understand-{{benchmark}}-seed{{seed}}-{{checkpoint}}.log",
+    benchmark:
+        f"{ROOT}/benchmarks/understand-{{benchmark}}-seed{{seed}}-{{checkpoint}}.tsv"
+    wildcard_constraints:
+        benchmark="|".join(COLUMNS),
+    threads: CONFIG.runtime.shard_threads
+    resources:
+        mem_mb=memory(8000),
+        runtime=growing(1440),
+        gpu=GPU,
+    params:
+        settings=settings("understand"),
+        code=code("understand"),
+    message:
+        "Benchmark {wildcards.benchmark} of {wildcards.checkpoint} (seed {wildcards.seed})"
+    shell:
+        "{STEP} understand --config {CONFIG_FILE} --threads {threads}"
+        " --seed {wildcards.seed} --checkpoint {wildcards.checkpoint} --benchmark {wildcards.benchmark} 2>&1 | tee {log}"
