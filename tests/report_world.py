@@ -64,10 +64,11 @@ REAL_GAPS = {"base": (0.52, 0.43), "pair-1": (0.53, 0.47), "pair-2": (0.53, 0.48
 
 
 def own_metrics_of(understanding: float, generation: float) -> dict[str, float]:
-    """What an evaluation measures on real pairs, without any judge."""
+    """What an evaluation measures on real pairs, without any judge: the model is too pleased with what it draws."""
+    pleased = 2 * generation - 0.41
     return {
         **{"vqa": understanding, "cider": 0.9, "gap/self/understanding": understanding},
-        **{"gap/self/generation": generation + 0.02, "gap/self/gap": understanding - generation - 0.02},
+        **{"gap/self/generation": pleased, "gap/self/gap": understanding - pleased},
     }
 
 

@@ -231,7 +231,8 @@ def test_units_of_benchmarks_stand_beside_those_of_the_evaluation(tmp_path):
 
 def test_figures_without_units_are_means_over_seeds_without_intervals(tmp_path):
     fids = {"base": {0: 20.0, 1: 24.0}, "pair": {0: 18.0, 1: 20.0}}
-    folders = {n: {s: write(tmp_path / n / str(s), units("vqa", [1, 0])) for s in (0, 1)} for n in fids}
+    own = [units("gap/self/understanding", [1, 0]), units("gap/self/generation", [0, 0])]
+    folders = {n: {s: write(tmp_path / n / str(s), *own) for s in (0, 1)} for n in fids}
     benchmarks = {
         n: {s: [benchmark(tmp_path / n / f"coco{s}", values={"fid": fid})] for s, fid in by_seed.items()}
         for n, by_seed in fids.items()
@@ -241,7 +242,7 @@ def test_figures_without_units_are_means_over_seeds_without_intervals(tmp_path):
     pair = table.loc[("pair", "fid")]
     assert (pair["value"], pair["delta"], pair["items"], pair["seeds"]) == (19, -3, 0, 2)  # (-2 - 4) / 2
     assert pair[["low", "high", "delta_low", "delta_high"]].isna().all()
-    assert table.loc[("pair", "vqa")].notna().all()
+    assert table.loc[("pair", "gap/self/gap")].notna().all()  # what has no interval spreads to nothing else
 
 
 def test_image_text_score_of_a_benchmark_needs_no_features(tmp_path):
