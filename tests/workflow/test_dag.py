@@ -7,12 +7,16 @@ import sys
 import pytest
 import yaml
 
+from hermesflow.benchmark_sections import COLUMNS, DRAWN
 from hermesflow.cli import LAUNCHED, STAGES
-from hermesflow.pipeline import GATHERED_BY, dvc_yaml, is_mirror
+from hermesflow.config import load_config
+from hermesflow.pipeline import GATHERED_BY, dvc_yaml, is_mirror, stages_of
 
 from .conftest import REPOSITORY
 
 RULES = REPOSITORY / "workflow" / "rules"
+SHOWO = REPOSITORY / "config" / "showo.yaml"
+BENCHMARKS = {"draw", "gather_drawn", "grade", "understand"}
 
 
 def blocks():
@@ -110,7 +114,66 @@ def test_the_paper_s_scale_is_the_whole_dag(fresh):
     sampled = {"sample": 3 * 3 * 8, "gather_candidates": 3 * 3, "score": 3 * 3 * 8, "gather_scores": 3 * 3}
     trained = dict.fromkeys(("prefer", "reference", "train"), 3 * 8)
     expected = {**once, "base": 3, **sampled, "agreement": 3, **trained, "evaluate": 3 * 9, "all": 1}
+    each = 3 * 9 * len(DRAWN)
+    expected |= {"draw": 3 * 9 * (len(DRAWN) - 1 + 8), "gather_drawn": each, "grade": each}
+    expected["understand"] = 3 * 9 * len(COLUMNS)
     assert counts == {**expected, "total": sum(expected.values())}
+
+
+@pytest.fixture(scope="module")
+def paper_jobs(fresh):
+    out = fresh.run(sys.executable, "workflow/scripts/jobs.py", "config/showo.yaml")
+    return [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+
+
+def test_the_paper_s_scale_has_every_benchmark_of_every_checkpoint_and_seed(paper_jobs):
+    config = load_config(SHOWO)
+    expected = {
+        f"results/showo/seed{seed}/{checkpoint}/benchmarks/{benchmark}/{name}"
+        for seed in (0, 1, 2)
+        for checkpoint in ("base", *config.checkpoints)
+        for benchmark in ("geneval", "dpg", "coco", "gap", "pope", "mme", "flickr30k", "vqav2", "gqa", "mmmu")
+        for name in ("units.parquet", "values.json", "facts.json")
+    }
+    (report,) = [job for job in paper_jobs if job["rule"] == "report"]
+    assert len(expected) == 3 * 9 * 10 * 3
+    assert {path for path in report["input"] if "/benchmarks/" in path} == expected
+    made = {path for job in paper_jobs if job["rule"] in ("grade", "understand") for path in job["output"]}
+    assert expected < made
+
+
+def test_the_file_of_prompts_is_an_input_where_it_is_there(fresh):
+    prompts = fresh.root / "data" / "geneval" / "evaluation_metadata.jsonl"
+    prompts.parent.mkdir(parents=True)
+    prompts.write_text("")
+    out = fresh.run(sys.executable, "workflow/scripts/jobs.py", "config/showo.yaml")
+    prompts.unlink()
+    jobs = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    readers = {
+        (job["rule"], job["wildcards"]["benchmark"])
+        for job in jobs
+        if "data/geneval/evaluation_metadata.jsonl" in job["input"]
+    }
+    assert readers == {(rule, "geneval") for rule in ("draw", "gather_drawn", "grade")}
+
+
+def test_a_benchmark_is_a_stage_of_dvc_with_its_own_section_alone(paper_jobs):
+    config = load_config(SHOWO)
+    some = [job for job in paper_jobs if job["rule"] in BENCHMARKS and job["wildcards"]["seed"] == "1"]
+    stages = stages_of([job for job in some if job["wildcards"]["checkpoint"] == "pair-2"], config, SHOWO)
+    drawn = stages["gather_drawn-seed1-pair-2-coco"]
+    assert "--allowed-rules draw gather_drawn -- results/showo/seed1/pair-2/benchmarks/coco/" in drawn["cmd"]
+    assert drawn["params"] == [{"config/showo.yaml": ["benchmarks.coco.captions", "sampling.images"]}]
+    (params,) = stages["grade-seed1-pair-2-gap"]["params"]
+    assert params == {"config/showo.yaml": ["benchmarks.gap", "scoring"]}
+    assert "results/showo/seed1/pair-2/benchmarks/vqav2/lmms" in stages["understand-seed1-pair-2-vqav2"]["outs"]
+
+
+def test_one_job_at_a_time_asks_the_judge():
+    for name in ("default", "slurm"):
+        profile = yaml.safe_load((REPOSITORY / "workflow" / "profiles" / name / "config.yaml").read_text())
+        assert profile["resources"] == ["judge=1"]
+    assert 'judge=lambda w: int(w.benchmark == "gap")' in blocks()["grade"]
 
 
 def test_the_paper_s_scale_trains_through_accelerate(fresh):
@@ -190,7 +253,9 @@ def test_real_images_add_no_rule_but_the_files_another_site_needs(fresh):
     (fresh.root / "config" / "real.yaml").write_text(yaml.safe_dump(plain))
     out = fresh.run(sys.executable, "workflow/scripts/jobs.py", "config/real.yaml")
     jobs = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
-    assert {job["rule"] for job in jobs} == {"all", *STAGES} - {"clip"}  # the extractor is the micro world's
+    assert {job["rule"] for job in jobs} == {"all", *STAGES} - {
+        "clip"
+    } - BENCHMARKS  # the extractor is the micro world's
     (data,) = [job for job in jobs if job["rule"] == "data"]
     assert data["input"] == ["config/theirs.json"]
     folder = "results/tiny/data"
