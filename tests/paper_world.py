@@ -59,6 +59,7 @@ def small_config(folder: Path) -> dict[str, Any]:
     plain = lay_over(yaml.safe_load(SHOWO.read_text()), SIZES)
     lay_over(plain, {"data": {"questions": {**QUESTIONS, "checker": {"folder": str(folder / "checker")}}}})
     plain["checkpoints"] = {"pair-1": plain["checkpoints"]["pair-1"]}
+    plain["benchmarks"] = None
     return plain
 
 
