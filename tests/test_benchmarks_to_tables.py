@@ -65,7 +65,7 @@ def test_gap(tables, graded):
     assert rows.loc[["paper", "same-judge"], "generation"].tolist() == pytest.approx([first, first], abs=1e-6)
     assert rows.loc["self", "gap"] == 1
     (line,) = (note for note in tables["table4_gap"].notes if note.startswith("gap: "))
-    assert "judge gpt-4o" in line and f"questions {len(questions)}" in line and "cost/dollars 0." in line
+    assert "judge gpt-4o" in line and f"questions {len(questions)}" in line and "dollars 0." in line
 
 
 def test_understanding_is_empty_and_says_why(tables):

@@ -31,19 +31,19 @@ def test_a_line_names_protocol_scorers_items_and_seeds(tmp_path):
 
 
 def test_what_else_was_noted_is_told_once_where_all_agree(tmp_path):
-    noted = GAP | {"questions": 3000, "verdicts": {"real": {"accuracy": 0.91234}}, "models": ["a", "b"]}
+    noted = GAP | {"questions": 3000, "verdicts": {"real": {"accuracy": 0.91234, "refused": 2}}, "models": ["a", "b"]}
     line = benchmark_lines(folders(tmp_path, noted, noted))["gap"]
-    assert line.endswith("run seeds 0; models a, b; questions 3,000; verdicts/real/accuracy 0.9123.")
+    assert line.endswith("run seeds 0; models a, b; questions 3,000; verdicts/real: accuracy 0.9123, refused 2.")
 
 
 def test_numbers_that_differ_are_told_from_least_to_most(tmp_path):
     found = folders(tmp_path, *(GAP | {"cost": {"dollars": d}} for d in (1.5, 0.25, 1.0)))
-    assert "; cost/dollars 0.25 to 1.5." in benchmark_lines(found)["gap"]
+    assert "; cost: dollars 0.25 to 1.5." in benchmark_lines(found)["gap"]
 
 
 def test_words_that_differ_are_counted(tmp_path):
     found = folders(tmp_path, *(GAP | {"models": [m]} for m in ("new", "old", "old")))
-    assert "; models differs: old (2 of 3 runs), new (1 of 3 runs)." in benchmark_lines(found)["gap"]
+    assert "; models differs: old (2 of 3 runs) and new (1 of 3 runs)." in benchmark_lines(found)["gap"]
 
 
 @pytest.mark.parametrize(

@@ -76,9 +76,17 @@ def _line(name: str, by_folder: Mapping[Path, Facts], seeds: Sequence[int]) -> s
     if facts.scorers:
         parts.append("by " + ", ".join(f"{what} {scorer}" for what, scorer in facts.scorers.items()))
     parts += [f"{facts.items:,} items", f"run seeds {', '.join(map(str, seeds))}"]
-    keys = dict.fromkeys(key for one in by_folder.values() for key in one.more)
-    parts += [_noted(key, [one.more.get(key) for one in by_folder.values()]) for key in keys]
-    return f"{name}: {'; '.join(parts)}."
+    return f"{name}: {'; '.join([*parts, *_notes([one.more for one in by_folder.values()])])}."
+
+
+def _notes(noted: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What else the folders noted: plain facts one by one, those of one stem together."""
+    plain: list[str] = []
+    groups: dict[str, list[str]] = {}
+    for key in dict.fromkeys(key for one in noted for key in one):
+        stem, _, leaf = key.rpartition("/")
+        (groups.setdefault(stem, []) if stem else plain).append(_noted(leaf, [one.get(key) for one in noted]))
+    return plain + [f"{stem}: {', '.join(texts)}" for stem, texts in groups.items()]
 
 
 def _check_alike(by_folder: Mapping[Path, Facts]) -> None:
@@ -101,7 +109,7 @@ def _noted(key: str, values: Sequence[Any]) -> str:
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         return f"{key} {_text(min(values))} to {_text(max(values))}"
     counts = Counter(texts).most_common()
-    return f"{key} differs: " + ", ".join(f"{text} ({count} of {len(texts)} runs)" for text, count in counts)
+    return f"{key} differs: " + " and ".join(f"{text} ({count} of {len(texts)} runs)" for text, count in counts)
 
 
 def _text(value: Any) -> str:
