@@ -81,6 +81,29 @@ def test_reference_table(tmp_path):
     assert 0.3 * planned(CONFIG, "reference", "pair-1") < size(tmp_path) < planned(CONFIG, "reference", "pair-1")
 
 
+def test_files_of_benchmarks_are_those_that_snakemake_lists():
+    command = [sys.executable, "workflow/scripts/jobs.py", "config/showo.yaml"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    jobs = [job for line in done.stdout.splitlines() if "benchmark" in (job := json.loads(line))["wildcards"]]
+    config = load_config(ROOT / "config" / "showo.yaml")
+    found, files = Counter(), Counter()
+    for job in jobs:
+        found[job["rule"], job["wildcards"]["checkpoint"]] += 1
+        files[job["rule"]] += len(job["output"]) + disk.JOB_FILES
+    rules = {"draw", "gather_drawn", "grade", "understand"}
+    assert set(files) == rules
+    assert {(rule, own): n for rule, own, n in plan.places(config) if rule in rules} == dict(found)
+    assert files == {
+        rule: disk.files_of(config, rule, sum(n for (r, _), n in found.items() if r == rule)) for rule in rules
+    }
+
+
+def test_images_of_benchmarks_are_kept_as_tokens():
+    """(553 x 4 + 1065 x 4 + 30,000 + 1,000) images of 1,024 tokens of two bytes, beside ids."""
+    tokens = (553 * 4 + 1065 * 4 + 30_000 + 1_000) * 1024 * 2
+    assert tokens < planned(load_config(ROOT / "config" / "showo.yaml"), "gather_drawn") < 1.02 * tokens
+
+
 def test_files_of_every_rule_are_those_that_snakemake_lists(tmp_path):
     """At the paper's numbers of seeds and shards, no rule writes more than 1,000 files."""
     raw = yaml.safe_load(MICRO.read_text())

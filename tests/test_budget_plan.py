@@ -1,6 +1,7 @@
 """The plan: time, bounds, and what the command prints."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,12 +9,13 @@ import pytest
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+import benchmark_world
 from hermesflow import cli
-from hermesflow.budget import table
+from hermesflow.budget import benchmarks, table
 from hermesflow.budget.decoder import Decoder, text_decoding
 from hermesflow.budget.lengths import Lengths, expected_masked
 from hermesflow.budget.machines import BANDWIDTH_UTILISATION, Pass, machine_of, total
-from hermesflow.budget.plan import added, plan
+from hermesflow.budget.plan import added, places, plan
 from hermesflow.budget.rules import Rules
 from hermesflow.config import load_config
 from hermesflow.errors import ConfigError
@@ -104,6 +106,60 @@ def test_stages_do_at_most_what_is_planned(tmp_path, monkeypatch):
     gather_candidates.run(config, layout, seed=0, checkpoint="base", shards=1)
     scored = counted(score)
     assert scored <= total(rules.score().passes, "flops") < 10 * scored
+
+
+def test_drawing_for_benchmarks_does_at_most_what_is_planned(tmp_path, monkeypatch):
+    config, layout = benchmark_world.make_world(tmp_path)
+    own = config.benchmarks
+    config = replace(config, benchmarks=replace(own, dpg=None, coco=None, gap=None, understanding=None))
+    monkeypatch.setitem(benchmarks.PROMPTS, "geneval", len(benchmark_world.GENEVAL))
+    monkeypatch.setattr(kernels, "by_onednn", lambda x: False)  # its products are not counted
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        benchmark_world.draw_all(config, layout, "geneval")
+    drawn = counter.get_total_flops()
+    assert drawn <= total(Rules(config, Lengths.of(config), gpus=1).draw().passes, "flops") < 2 * drawn
+
+
+def test_benchmarks_are_counted_for_every_checkpoint_and_seed():
+    config = load_config(FOLDER / "showo.yaml")
+    jobs = Counter()
+    for rule, _, count in places(config):
+        jobs[rule] += count
+    assert jobs["draw"] == 3 * 9 * (3 + 8) and jobs["grade"] == 3 * 9 * 4 and jobs["understand"] == 3 * 9 * 6
+    lines = [line for line in lines_of(config) if line.rule in ("draw", "grade", "understand")]
+    assert len(lines) == 3 * 9 and all(line.flops > 0 and line.gpu_hours > 0 for line in lines)
+
+
+def test_images_of_benchmarks_cost_what_as_many_candidates_do():
+    """FLOPs per image: COCO's, each with a prompt of its own, against one candidate for each of a batch of prompts."""
+    config = load_config(FOLDER / "showo.yaml")
+    one = replace(config.sampling.images, n=1)
+    coco = replace(config.benchmarks, geneval=None, dpg=None, gap=None, understanding=None)
+    config = replace(config, benchmarks=coco, sampling=replace(config.sampling, images=one, batch_pairs=250))
+    rules = Rules(config, Lengths.of(config), gpus=1)
+    passes, _ = rules.batches.drawn(250, 250)
+    assert total(rules.draw().passes, "flops") / 30_000 == pytest.approx(total(passes, "flops") / 250)
+
+
+def test_questions_of_benchmarks_are_those_published():
+    config = load_config(FOLDER / "showo.yaml")
+    # POPE, MME, Flickr30k, its Karpathy split, VQAv2 val and test, GQA, MMMU
+    assert sum(t.questions for t in benchmarks.tasks_of(config)) == (
+        3 * 3_000 + 2_374 + 31_783 + 1_000 + 214_354 + 447_793 + 12_578 + 900
+    )
+    understanding = replace(config.benchmarks.understanding, columns=("flickr30k",), karpathy=None)
+    other = replace(config, benchmarks=replace(config.benchmarks, understanding=understanding))
+    assert [t.questions for t in benchmarks.tasks_of(other)] == [31_783]
+    assert benchmarks.tasks_of(MICRO) == [] and benchmarks.drawings(MICRO) == {}
+
+
+def test_the_plan_says_how_large_benchmarks_are(capsys):
+    assert cli.main(["plan", "--config", str(FOLDER / "showo.yaml")]) == 0
+    out = capsys.readouterr().out
+    assert "geneval 2,212 images, dpg 4,260 images, coco 30,000 images, gap 1,000 images" in out
+    assert "models that grade benchmarks" in out and "understanding 719,782 questions in 10 tasks" in out
+    assert cli.main(["plan", "--config", str(FOLDER / "micro.yaml")]) == 0
+    assert "benchmarks are of their published sizes" not in capsys.readouterr().out
 
 
 def test_training_takes_the_gpus_that_can_share_its_batch():

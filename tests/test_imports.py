@@ -11,7 +11,18 @@ import pytest
 from hermesflow import provenance
 
 LAYERS = (
-    ("errors", "sections", "data_sections", "judging.settings", "config", "artifacts", "seeding", "progress", "hub"),
+    (
+        "errors",
+        "sections",
+        "data_sections",
+        "benchmark_sections",
+        "judging.settings",
+        "config",
+        "artifacts",
+        "seeding",
+        "progress",
+        "hub",
+    ),
     ("masking", "models.prompting"),
     ("losses", "logps", "models.*"),
     ("data.*", "sampling", "encoders", "scoring", "sharding", "preferences", "official.*"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from hermesflow import provenance, spool
+from hermesflow import benchmark_sections, provenance, spool
 from hermesflow.benchmark_sections import COLUMNS, DRAWN
 from hermesflow.config import BASE, load_config
 from hermesflow.errors import ConfigError

@@ -39,8 +39,8 @@ def smaller_images(wildcards):
 
 
 def draw_shards(benchmark):
-    """Shards a benchmark's images are drawn in: COCO's are 30,000, those of the others a few thousand."""
-    return SHARDS if benchmark == "coco" else 1
+    """Shards a benchmark's images are drawn in."""
+    return benchmark_sections.shards_of(benchmark, SHARDS)
 
 
 def already(*paths):

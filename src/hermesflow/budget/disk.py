@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hermesflow.budget import pixels
+from hermesflow.budget.benchmarks import drawings, tasks_of
 from hermesflow.budget.decoder import Decoder
 from hermesflow.budget.lengths import Lengths
 from hermesflow.config import Config, has_judge
@@ -24,6 +25,8 @@ HEADER = 4096
 """Of each file, with its manifest."""
 _REPORT_BYTES = 5_000_000  # some thirty tables and five figures
 _ANSWER_BYTES = 160
+SAMPLE_BYTES = 2000
+"""A question in lmms-eval's files: its record without the picture, the answer and the settings."""
 OUTPUTS = {
     "data": 7,
     "tokenizer": 4,
@@ -40,6 +43,10 @@ OUTPUTS = {
     "reference": 1,
     "train": 5,
     "evaluate": 11,
+    "draw": 2,
+    "gather_drawn": 2,
+    "grade": 5,
+    "understand": 6,
     "report": 32,
 }
 """Files of one job of each rule, as Snakemake lists them (`tests/test_budget_disk.py` asks it)."""
@@ -77,7 +84,7 @@ def disk_of(config: Config, rule: str, checkpoint: str | None, decoder: Decoder,
     """Bytes that one checkpoint's jobs of a rule leave for one seed; of all shards where it is scattered."""
     pairs = config.data.pairs
     model = 4 * decoder.parameters + HEADER
-    if rule == "sample":
+    if rule in ("sample", "draw"):
         return 0  # see `transient_bytes`
     if rule == "gather_candidates":
         return candidates_bytes(config, 1)
@@ -98,6 +105,9 @@ def disk_of(config: Config, rule: str, checkpoint: str | None, decoder: Decoder,
         "base": model,
         "prefer": 2 * _preferences(config),
         "evaluate": _evaluation(config, lengths),
+        "gather_drawn": _drawn(config),
+        "grade": sum(_ANSWER_BYTES * 2 * one.total + HEADER for one in drawings(config).values()),
+        "understand": sum(SAMPLE_BYTES * task.questions + HEADER for task in tasks_of(config)),
         "report": _REPORT_BYTES,
     }
     return sizes.get(rule, HEADER)
@@ -107,6 +117,8 @@ def transient_bytes(config: Config, rule: str, decoder: Decoder) -> int:
     """Bytes that are there while a rule runs: shards until they are gathered, states of a training."""
     if rule == "sample":
         return candidates_bytes(config, config.runtime.shards)
+    if rule == "draw":
+        return 2 * _drawn(config)  # batches and the shard made of them
     return state_bytes(config, decoder) if rule == "train" else 0
 
 
@@ -131,6 +143,10 @@ def candidates_bytes(config: Config, files: int) -> int:
 def _pairs(config: Config, lengths: Lengths) -> int:
     words = config.language_model.max_text_tokens * TOKEN_BYTES * (1 + 2 * lengths.questions)
     return sum(split_sizes(config).values()) * (3 * config.data.image_size**2 + words + ID_BYTES) + HEADER
+
+
+def _drawn(config: Config) -> int:
+    return sum(token_store(one.prompts, one.images, config.num_image_tokens) for one in drawings(config).values())
 
 
 def _preferences(config: Config) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from hermesflow.benchmark_sections import shards_of
 from hermesflow.budget.decoder import Decoder
 from hermesflow.budget.disk import disk_of, files_of, transient_bytes
 from hermesflow.budget.lengths import Lengths
@@ -28,6 +29,12 @@ BOUNDS = (
     "memory of float32 work was checked against measured peaks on a CPU; mixed precision was not, nor was any GPU",
     "disk takes images of pairs at their raw size, an upper bound of their PNG files",
 )
+BENCHMARK_BOUNDS = (
+    "benchmarks are of their published sizes ({sizes}) and answers as long as lmms-eval's tasks allow",
+    "models that grade benchmarks (detector, CLIP, Inception, VQA model, local judge) are not counted, neither their "
+    "FLOPs nor their memory; what an endpoint costs is said before it is asked",
+)
+"""Where a config has real benchmarks."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,14 @@ def places(config: Config) -> list[tuple[str, str | None, int]]:
     found.append(("agreement", BASE, seeds))
     found += [(rule, name, seeds) for name in config.checkpoints for rule in TRAINED]
     found += [("evaluate", name, seeds) for name in (BASE, *config.checkpoints)]
+    if own := config.benchmarks:
+        counts = {
+            "draw": sum(shards_of(benchmark, shards) for benchmark in own.drawn),
+            **dict.fromkeys(("gather_drawn", "grade"), len(own.drawn)),
+            "understand": len(own.columns),
+        }
+        names = (BASE, *config.checkpoints)
+        found += [(rule, name, seeds * count) for rule, count in counts.items() if count for name in names]
     return [*found, ("report", None, 1)]
 
 

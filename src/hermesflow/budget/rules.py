@@ -1,7 +1,7 @@
 """What every rule lets the models do, and the memory it takes.
 
-Not counted, for they are small beside the decoder: sentence encoders, the image-text extractor, the judge, and what
-other models do for stage `data`.
+Not counted, for they are small beside the decoder: sentence encoders, the image-text extractor, the judge, what other
+models do for stage `data`, and models that grade real benchmarks.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hermesflow.budget.batches import FLOAT32, Batches, Load
+from hermesflow.budget.benchmarks import drawings, tasks_of
 from hermesflow.budget.decoder import FLOAT, Decoder, image_scoring, text_scoring
 from hermesflow.budget.disk import split_sizes
 from hermesflow.budget.lengths import Lengths, expected_masked
@@ -65,6 +66,9 @@ class Rules:
             "score": self.score,
             "agreement": self.agreement,
             "evaluate": self.evaluate,
+            "draw": self.draw,
+            "grade": self.grade,
+            "understand": self.understand,
         }
         if rule in plain:
             return plain[rule]()
@@ -214,6 +218,48 @@ class Rules:
             passes += [one.repeated(count / together) for one in texts]
             peaks.append(peak)
         return Load(passes, max(peaks), self.batches.precision)
+
+    def draw(self) -> Load:
+        """Images of all prompts of the benchmarks."""
+        passes: list[Pass] = []
+        peaks = [0.0]
+        for one in drawings(self.config).values():
+            drawn, peak = self.batches.drawn(one.together * one.images, one.together)
+            passes += [each.repeated(one.prompts / one.together) for each in drawn]
+            peaks.append(peak)
+        return Load(passes, max(peaks), self.batches.precision)
+
+    def grade(self) -> Load:
+        """Pixels of these images and, for the gap, answers about real ones; the graders themselves are not counted."""
+        own, length = drawings(self.config), self.lengths
+        together = max(BATCH_PIXELS // self.config.data.image_size**2, 1)
+        passes = self.batches.pixels()[1].passes(sum(one.total for one in own.values()), together=together)
+        peaks: list[float] = [self.batches.pixel_peak(together)]
+        if "gap" in own:
+            pairs = own["gap"].prompts
+            together = min(self.config.scoring.batch_images, pairs)
+            texts, peak = self._answered(together, length.questions, length.answer - 1)
+            passes += [one.repeated(pairs / together) for one in texts]
+            peaks.append(peak)
+        return Load(passes, max(peaks), self.batches.precision)
+
+    def understand(self) -> Load:
+        """Codes of the pictures of lmms-eval's tasks, and an answer to every question."""
+        own = self.config.benchmarks and self.config.benchmarks.understanding
+        together = max(BATCH_PIXELS // self.config.data.image_size**2, 1)
+        passes: list[Pass] = []
+        peaks: list[float] = [self.batches.size * self.decoder.parameters + self.batches.pixel_peak(together)]
+        for task in tasks_of(self.config) if own else []:
+            passes += self.batches.pixels()[0].passes(task.pictures, together=together)
+            size = min(own.batch_size, task.pictures) if own else 1
+            texts, peak = self._answered(size, task.each, task.tokens)
+            passes += [one.repeated(task.questions / (size * task.each)) for one in texts]
+            peaks.append(peak)
+        return Load(passes, max(peaks), self.batches.precision)
+
+    def _answered(self, images: int, each: int, tokens: int) -> tuple[list[Pass], float]:
+        """Passes and peak of answers to so many questions about each of some images."""
+        return self.batches.written(images, images * each, self.lengths.asking, images * each, tokens)
 
     def processes(self, training: Training) -> int:
         """GPUs that can share the batch of a step."""

@@ -9,10 +9,11 @@ from typing import Any
 
 from tabulate import tabulate
 
+from hermesflow.budget.benchmarks import drawings, tasks_of
 from hermesflow.budget.decoder import Decoder
 from hermesflow.budget.lengths import Lengths
 from hermesflow.budget.machines import BANDWIDTH_UTILISATION, Machine, machine_of
-from hermesflow.budget.plan import BOUNDS, Line, added, by_rule, plan
+from hermesflow.budget.plan import BENCHMARK_BOUNDS, BOUNDS, Line, added, by_rule, plan
 from hermesflow.config import Config
 
 GB = 1e9
@@ -25,6 +26,9 @@ _MENDS = {
     "agreement": "lower scoring.batch_images, down to sampling.images.n",
     "reference": "lower training.micro_batch_size",
     "train": "lower training.micro_batch_size, or set runtime.activation_checkpointing or training.lora",
+    "draw": "images are drawn in batches that no key changes",
+    "grade": "lower scoring.batch_images",
+    "understand": "lower benchmarks.understanding.batch_size",
     "evaluate": "lower scoring.batch_images; but images are drawn in batches that no key changes",
 }
 _UNITS = ("", " k", " M", " G", " T", " P", " E", " Z")
@@ -123,8 +127,17 @@ def _bounds(config: Config, lengths: Lengths, utilisation: float) -> list[str]:
         "inference": _NAMES[config.runtime.inference_precision],
         "utilisation": utilisation,
         "bandwidth": BANDWIDTH_UTILISATION,
+        "sizes": _sizes(config),
     }
-    return [text.format(**known) for text in BOUNDS]
+    bounds = [*BOUNDS, *(BENCHMARK_BOUNDS if config.benchmarks else ())]
+    return [text.format(**known) for text in bounds]
+
+
+def _sizes(config: Config) -> str:
+    drawn = [f"{name} {one.total:,} images" for name, one in drawings(config).items()]
+    tasks = tasks_of(config)
+    asked = f"understanding {sum(task.questions for task in tasks):,} questions in {len(tasks)} tasks"
+    return ", ".join([*drawn, *([asked] if tasks else [])])
 
 
 def _grid(first: str, columns: Sequence[Sequence[Line]], machines: Sequence[Machine]) -> str:

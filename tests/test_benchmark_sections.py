@@ -1,0 +1,75 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hermesflow.benchmark_sections import COLUMNS, DRAWN, Benchmarks, Understanding
+from hermesflow.config import load_config
+from hermesflow.errors import ConfigError
+from hermesflow.fetching import sources_of
+
+SHOWO = Path(__file__).parents[1] / "config" / "showo.yaml"
+
+
+@pytest.fixture
+def write(tmp_path):
+    """config/showo.yaml with other benchmarks."""
+
+    def writes(change):
+        plain = yaml.safe_load(SHOWO.read_text())
+        change(plain["benchmarks"])
+        (tmp_path / "mine.yaml").write_text(yaml.safe_dump(plain))
+        return tmp_path / "mine.yaml"
+
+    return writes
+
+
+def test_the_paper_s_scale_has_them_all():
+    own = load_config(SHOWO).benchmarks
+    assert own.drawn == DRAWN and own.columns == COLUMNS
+
+
+def test_the_micro_world_has_none():
+    assert load_config(SHOWO.with_name("micro.yaml")).benchmarks is None
+
+
+def test_a_section_that_is_left_out_is_no_benchmark(write):
+    own = load_config(write(lambda plain: [plain.pop(key) for key in ("dpg", "gap", "understanding")])).benchmarks
+    assert own.drawn == ("geneval", "coco") and own.columns == ()
+
+
+def test_columns_are_in_the_order_of_the_table():
+    own = Benchmarks(understanding=Understanding(batch_size=1, columns=("mmmu", "pope")))
+    assert own.columns == ("pope", "mmmu")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda p: p["geneval"].update(colour=1), r"unknown key `benchmarks\.geneval\.colour`"),
+        (lambda p: p["dpg"].update(images=0), r"`benchmarks\.dpg\.images`: .*greater than 0"),
+        (lambda p: p["coco"].pop("reference"), r"`benchmarks\.coco\.reference`"),
+        (lambda p: p["understanding"].update(columns=["seed"]), r"`benchmarks\.understanding\.columns\.0`: .*'pope'"),
+        (lambda p: p["understanding"].update(columns=[]), r"`benchmarks\.understanding\.columns`: .*at least 1"),
+        (lambda p: p["gap"]["judge"].update(kind="oracle"), r"`benchmarks\.gap\.judge`: .*'endpoint'"),
+        (lambda p: p["gap"]["judge"]["pace"].update(concurrency=0), r"`benchmarks\.gap\.judge\.pace\.concurrency`"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named(write, change, told):
+    with pytest.raises(ConfigError, match=told):
+        load_config(write(change))
+
+
+def test_every_released_model_is_fetched_and_pinned(write):
+    local = {"kind": "local", "model": {"repo": "owner/judge", "files": {"model.safetensors": None}}}
+    sources = sources_of(load_config(write(lambda plain: plain.update(gap={"judge": local}))))
+    named = {key.removeprefix("benchmarks."): source for key, source in sources.items() if "benchmarks." in key}
+    assert set(named) == {
+        "geneval.detector",
+        "geneval.clip",
+        "dpg.judge",
+        "coco.inception",
+        "coco.clip",
+        "gap.judge.model",
+    }
+    assert named["gap.judge.model"].repo == "owner/judge"

@@ -1,0 +1,61 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hermesflow.artifacts import Layout
+from hermesflow.benchmark_sections import COLUMNS, Benchmarks, Understanding
+from hermesflow.config import load_config
+from hermesflow.errors import ConfigError, DataError
+from hermesflow.lmms.karpathy import SPLITS
+from hermesflow.lmms.running import BENCHMARKS
+from hermesflow.stages import understand
+
+CONFIG = load_config(Path(__file__).parents[1] / "config" / "smoke.yaml")
+OWN = Understanding(batch_size=2, python="nowhere/python")
+
+
+def run(own, benchmark):
+    config = replace(CONFIG, benchmarks=Benchmarks(understanding=own))
+    understand.run(config, Layout(Path("results")), seed=0, checkpoint="base", benchmark=benchmark)
+
+
+def test_every_column_has_its_tasks():
+    assert set(COLUMNS) == set(BENCHMARKS)
+    assert understand.tasks_of(OWN, "pope") == ["pope_random", "pope_pop", "pope_adv"]
+
+
+def test_local_tasks_take_the_place_of_the_shipped_ones():
+    assert understand.tasks_of(replace(OWN, tasks="tasks"), "mme") == ["mme_local"]
+
+
+def test_karpathys_split_needs_its_file(tmp_path):
+    assert understand.tasks_of(OWN, "flickr30k") == ["flickr30k_test"]
+    (tmp_path / "splits.json").write_text("{}")
+    own = replace(OWN, karpathy=str(tmp_path / "splits.json"))
+    assert understand.tasks_of(own, "flickr30k") == ["flickr30k_test", "flickr30k_karpathy"]
+    assert understand.environment_of(own, "flickr30k")[SPLITS] == str(tmp_path / "splits.json")
+    assert SPLITS not in understand.environment_of(own, "gqa")
+
+
+def test_missing_splits_are_named_with_their_key_and_origin():
+    with pytest.raises(DataError, match=r"nowhere\.json.*benchmarks\.understanding\.karpathy.*caption_datasets\.zip"):
+        run(replace(OWN, karpathy="nowhere.json"), "flickr30k")
+
+
+def test_data_sets_lie_where_the_config_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HOME", "/elsewhere")
+    assert understand.environment_of(OWN, "gqa")["HF_HOME"] == "/elsewhere"
+    assert understand.environment_of(replace(OWN, cache="here"), "gqa")["HF_HOME"] == str(tmp_path / "here")
+
+
+def test_without_the_environment_it_says_how_to_make_it():
+    with pytest.raises(ConfigError, match=r"nowhere/python.*make lmms"):
+        run(OWN, "gqa")
+
+
+def test_a_column_that_the_config_leaves_out_is_refused():
+    for own in (None, replace(OWN, columns=("mme",))):
+        with pytest.raises(ConfigError, match=r"gqa: is not in benchmarks\.understanding\.columns"):
+            run(own, "gqa")
