@@ -8,7 +8,7 @@ import pytest
 
 from hermesflow.errors import ConfigError
 from hermesflow.report.answer import TOLERANCE, answer, claims, summary_of, verdict_above, verdict_below
-from hermesflow.report.tables import Figures
+from hermesflow.report.lookup import Figures
 from report_world import GAPS, make_summary, micro
 
 

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from hermesflow.report import figures, grids
+from hermesflow.report.lookup import Figures
 from hermesflow.report.roles import candidate_sweep
-from hermesflow.report.tables import Figures
 from report_world import GAPS, PAPER_TABLES, make_summary, micro
 
 CHAIN = ("base", "pair-1", "pair-2", "pair-3")

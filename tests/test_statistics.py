@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from hermesflow.artifacts import write_table, write_weights
+from hermesflow.artifacts import write_json, write_table, write_weights
 from hermesflow.errors import ArtifactError
 from hermesflow.evaluation import statistics
 from hermesflow.evaluation.statistics import (
@@ -201,3 +201,87 @@ def test_missing_features_are_named(tmp_path):
     (folder / statistics.FEATURES).unlink()
     with pytest.raises(ArtifactError, match=r"features\.safetensors"):
         summarise({"base": {0: folder}}, resamples=5, confidence=0.95)
+
+
+def benchmark(folder: Path, *tables: pd.DataFrame, values=None) -> Path:
+    rows = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(UNIT_COLUMNS))
+    write_table(folder / statistics.UNITS, rows)
+    write_json(folder / statistics.VALUES, values or {})
+    return folder
+
+
+def beside(tmp_path: Path, **found: list[Path]) -> tuple[dict, dict]:
+    """Evaluation folders of one seed with one metric, and the benchmarks beside them."""
+    own = {name: {0: write(tmp_path / name / "evaluation", units("vqa", [1, 0]))} for name in found}
+    return own, {name: {0: folders} for name, folders in found.items()}
+
+
+def test_units_of_benchmarks_stand_beside_those_of_the_evaluation(tmp_path):
+    folders, benchmarks = beside(
+        tmp_path,
+        base=[benchmark(tmp_path / "a", units("gqa", [1, 0, 1, 1], pool="gqa"))],
+        pair=[benchmark(tmp_path / "b", units("gqa", [1, 1, 1, 1], pool="gqa"))],
+    )
+    table = summarise(folders, benchmarks, resamples=50, confidence=0.95).set_index(["checkpoint", "metric"])
+    assert table.loc[("base", "gqa"), "value"] == 0.75
+    assert table.loc[("pair", "gqa"), "delta"] == 0.25
+    assert table.loc[("pair", "gqa"), "items"] == 4 and table.loc[("pair", "vqa"), "items"] == 2
+    assert table.loc[("pair", "vqa"), "delta"] == 0
+
+
+def test_figures_without_units_are_means_over_seeds_without_intervals(tmp_path):
+    fids = {"base": {0: 20.0, 1: 24.0}, "pair": {0: 18.0, 1: 20.0}}
+    own = [units("gap/self/understanding", [1, 0]), units("gap/self/generation", [0, 0])]
+    folders = {n: {s: write(tmp_path / n / str(s), *own) for s in (0, 1)} for n in fids}
+    benchmarks = {
+        n: {s: [benchmark(tmp_path / n / f"coco{s}", values={"fid": fid})] for s, fid in by_seed.items()}
+        for n, by_seed in fids.items()
+    }
+    table = summarise(folders, benchmarks, resamples=50, confidence=0.95).set_index(["checkpoint", "metric"])
+    assert table.loc[("base", "fid"), "value"] == 22  # (20 + 24) / 2
+    pair = table.loc[("pair", "fid")]
+    assert (pair["value"], pair["delta"], pair["items"], pair["seeds"]) == (19, -3, 0, 2)  # (-2 - 4) / 2
+    assert pair[["low", "high", "delta_low", "delta_high"]].isna().all()
+    assert table.loc[("pair", "gap/self/gap")].notna().all()  # what has no interval spreads to nothing else
+
+
+def test_image_text_score_of_a_benchmark_needs_no_features(tmp_path):
+    folders, benchmarks = beside(
+        tmp_path, base=[benchmark(tmp_path / "coco", units("clip_score", [30, 32], pool="fid"), values={"fid": 9.5})]
+    )
+    table = summarise(folders, benchmarks, resamples=5, confidence=0.95).set_index("metric")["value"]
+    assert table.to_dict() == {"vqa": 0.5, "clip_score": 31, "fid": 9.5}
+
+
+def test_compositions_are_made_of_parts_in_one_folder(tmp_path):
+    halves = [
+        units(f"mme/{category}/{half}", [value], pool="mme")
+        for category in statistics.MME_FULL["perception"]
+        for half, value in (("accuracy", 80), ("accuracy_plus", 60))
+    ]
+    folder = benchmark(tmp_path / "mme", *halves)
+    values = point_values(statistics.read_evaluated(write(tmp_path / "evaluation", units("vqa", [1])), [folder]))
+    assert values["mme/perception"] == pytest.approx(1400)  # ten categories of 80 + 60
+    assert "mme/cognition" not in values
+
+
+@pytest.mark.parametrize("values", [None, {"fid": 9.0}], ids=["units", "values"])
+def test_a_benchmark_that_a_checkpoint_lacks_is_refused(tmp_path, values):
+    tables = [units("gqa", [1.0], pool="gqa")] if values is None else []
+    folders, benchmarks = beside(tmp_path, base=[benchmark(tmp_path / "a", *tables, values=values)], pair=[])
+    with pytest.raises(ArtifactError, match=r"pair/evaluation.*`(gqa|fid)`.*not in both"):
+        summarise(folders, benchmarks, resamples=5, confidence=0.95)
+
+
+def test_one_metric_in_two_folders_is_refused(tmp_path):
+    own = write(tmp_path / "evaluation", units("gqa", [1]))
+    with pytest.raises(ArtifactError, match=r"beside: measures `gqa`"):
+        statistics.read_evaluated(own, [benchmark(tmp_path / "beside", units("gqa", [1]))])
+
+
+@pytest.mark.parametrize(("content", "match"), [('{"fid": "9"}', "`fid` is '9'"), ('{"fid": NaN}', "`fid` is nan"),
+                                                ("[9]", "not an object")])  # fmt: skip
+def test_values_that_are_no_numbers_are_refused(tmp_path, content, match):
+    (tmp_path / "values.json").write_text(content)
+    with pytest.raises(ArtifactError, match=rf"values\.json.*{match}"):
+        statistics.read_values(tmp_path / "values.json")

@@ -11,11 +11,12 @@ import pytest
 
 from hermesflow.errors import ArtifactError
 from hermesflow.report import audit, formatting
+from hermesflow.report.answer import answer
 from hermesflow.report.formatting import EMPTY, Table
 from hermesflow.report.roles import candidate_sweep, main_checkpoints, pair_chain, roles
 from hermesflow.report.tables import GAP_COLUMNS, all_tables
 from hermesflow.sections import Checkpoint
-from report_world import PAPER_TABLES, make_summary, micro
+from report_world import PAPER_TABLES, ROOT, make_summary, micro
 
 
 @pytest.fixture(scope="module")
@@ -227,3 +228,18 @@ def test_rejected_table_counts_and_may_be_empty(tmp_path: Path):
     assert "(no rows)" in formatting.to_markdown(empty) and "0 records" in empty.notes[0]
     one = pd.DataFrame({"split": ["pairs"], "id": ["a"], "record": [3], "reason": ["empty caption"]})
     assert "empty caption" in formatting.to_markdown(audit.rejected_table(one))
+
+
+def test_tables_of_the_micro_world_stay_as_they_were_published():
+    """Every byte of the text tables, made again of the published statistics (which are rounded to 6 decimals)."""
+    published = ROOT / "docs" / "results" / "micro" / "tables"
+    for table in all_tables(pd.read_csv(published / "statistics.csv"), micro(), PAPER_TABLES):
+        assert formatting.to_markdown(table) == (published / f"{table.name}.md").read_text(encoding="utf-8")
+        assert formatting.to_latex(table) == (published / f"{table.name}.tex").read_text(encoding="utf-8")
+        assert list(table.values.columns) == list(pd.read_csv(published / f"{table.name}.csv").columns)
+
+
+def test_answer_of_the_micro_world_stays_as_it_was_published():
+    published = ROOT / "docs" / "results" / "micro"
+    summary = pd.read_csv(published / "tables" / "statistics.csv")
+    assert answer(summary, micro()) == (published / "answer.md").read_text(encoding="utf-8")

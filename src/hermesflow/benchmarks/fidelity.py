@@ -30,7 +30,7 @@ from hermesflow.benchmarks.inception import SIDE
 from hermesflow.benchmarks.pretrained import PretrainedClip
 from hermesflow.errors import DataError
 from hermesflow.evaluation import generation
-from hermesflow.evaluation.statistics import frechet_distance
+from hermesflow.evaluation.frechet import frechet_distance
 
 _TOGETHER = 32  # images per forward pass
 

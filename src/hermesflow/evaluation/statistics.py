@@ -14,21 +14,23 @@ each seed would treat what is hard about a prompt as independent between seeds a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
-from torch import nn
 
-from hermesflow.artifacts import digest_of, read_table, read_weights
+from hermesflow.artifacts import digest_of, read_json, read_table, read_weights
 from hermesflow.config import BASE
 from hermesflow.errors import ArtifactError
+from hermesflow.evaluation.frechet import frechet_distance, frechet_distances
 from hermesflow.seeding import seed_of
 
 UNITS = "units.parquet"
 FEATURES = "features.safetensors"
+VALUES = "values.json"
+"""Of a real benchmark's folder: figures that no units stand behind, by metric."""
 UNIT_COLUMNS = ("metric", "pool", "id", "numerator", "denominator")
 COLUMNS = (
     "checkpoint", "metric", "value", "low", "high", "delta", "delta_low", "delta_high", "items", "seeds",
@@ -72,7 +74,7 @@ COMPOSED = _compositions()
 
 @dataclass(frozen=True)
 class Evaluated:
-    """What one evaluation folder holds for the bootstrap."""
+    """What the evaluation folder of one checkpoint and seed, and the benchmarks' beside it, hold for the bootstrap."""
 
     units: pd.DataFrame
     """One row per (metric, id): UNIT_COLUMNS."""
@@ -80,6 +82,8 @@ class Evaluated:
     """(N, D) features of drawn images, one per unit of FIDELITY_POOL, in order of the ids."""
     real: np.ndarray
     """(M, D) features of real images: the fixed reference of the Frechet distance."""
+    values: Mapping[str, float] = field(default_factory=dict)
+    """Figures without units, by metric: they have no interval."""
 
 
 @dataclass(frozen=True)
@@ -93,21 +97,53 @@ class Estimate:
     """(R, M)"""
     items: np.ndarray
     """(M,) number of units behind each metric."""
-    design: str
-    """Digest of which units each metric rests on; equal designs can be paired."""
+    designs: Mapping[str, str]
+    """Digest of the units each metric rests on; metrics of equal designs can be paired."""
 
 
-def read_evaluated(folder: Path) -> Evaluated:
-    """Read the raw material of one evaluation folder.
+def read_evaluated(folder: Path, benchmarks: Sequence[Path] = ()) -> Evaluated:
+    """Read the raw material of one checkpoint and seed.
+
+    Args:
+        folder: its evaluation.
+        benchmarks: folders of real benchmarks; they hold units and values, and no features.
 
     Raises:
-        ArtifactError: a file is missing, truncated or has other columns.
+        ArtifactError: a file is missing, truncated or of another form, or two folders measure the same metric.
     """
-    units = read_table(folder / UNITS, UNIT_COLUMNS)
+    units = [read_table(folder / UNITS, UNIT_COLUMNS)]
     features = read_weights(folder / FEATURES)
     if not {"generated", "real"} <= features.keys():
         raise ArtifactError(f"{folder / FEATURES}: has {sorted(features)}, not `generated` and `real`. Evaluate again.")
-    return Evaluated(units, features["generated"].double().numpy(), features["real"].double().numpy())
+    values: dict[str, float] = {}
+    measured = set(units[0]["metric"])
+    for benchmark in benchmarks:
+        units.append(read_table(benchmark / UNITS, UNIT_COLUMNS)[list(UNIT_COLUMNS)])
+        found = read_values(benchmark / VALUES)
+        own = {*units[-1]["metric"], *found}
+        if twice := sorted(measured & own):
+            raise ArtifactError(
+                f"{benchmark}: measures `{twice[0]}`, which another folder of this checkpoint does too. {_AGAIN}"
+            )
+        measured |= own
+        values |= found
+    generated, real = (features[name].double().numpy() for name in ("generated", "real"))
+    return Evaluated(pd.concat(units, ignore_index=True), generated, real, values)
+
+
+def read_values(path: Path) -> dict[str, float]:
+    """Figures without units, by metric.
+
+    Raises:
+        ArtifactError: missing, truncated, or something in it is not a finite number.
+    """
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise ArtifactError(f"{path}: is not an object of metrics and their values. {_AGAIN}")
+    for metric, value in found.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+            raise ArtifactError(f"{path}: `{metric}` is {value!r} and not a finite number. {_AGAIN}")
+    return {metric: float(value) for metric, value in found.items()}
 
 
 def resample_counts(pool: str, units: int, *, resamples: int) -> np.ndarray:
@@ -128,55 +164,6 @@ def ratio(numerators: np.ndarray, denominators: np.ndarray) -> np.ndarray:
     return np.divide(numerators, denominators, out=np.zeros_like(numerators), where=denominators != 0)
 
 
-class _Features(nn.Identity):
-    """Stands where torchmetrics has its network: what it is given are features already."""
-
-    num_features: int
-
-
-def frechet_distance(generated: np.ndarray, real: np.ndarray) -> float:
-    """Frechet distance of generated to real features, (N, D) and (M, D) float64, by torchmetrics.
-
-    Source: Heusel et al. 2017, Eq. 6.
-    """
-    from torchmetrics.image.fid import FrechetInceptionDistance
-
-    network = _Features()
-    network.num_features = real.shape[1]
-    metric = FrechetInceptionDistance(feature=network).set_dtype(torch.float64)
-    metric.update(torch.from_numpy(real), real=True)
-    metric.update(torch.from_numpy(generated), real=False)
-    return float(metric.compute())
-
-
-def frechet_distances(counts: np.ndarray, generated: np.ndarray, real: np.ndarray) -> np.ndarray:
-    """Frechet distance of resampled generated features to fixed real ones.
-
-    Args:
-        counts: (R, N) how often each generated row is drawn.
-        generated: (N, D) float64.
-        real: (M, D) float64.
-
-    Returns:
-        (R,) distances; a row of ones gives torchmetrics' value.
-
-    Source: Heusel et al. 2017, Eq. 6. The trace of sqrt(A B) is that of the symmetric sqrt(A) B sqrt(A).
-    """
-    covariance = np.cov(real, rowvar=False)
-    values, vectors = np.linalg.eigh(covariance)
-    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
-    distances = np.empty(len(counts))
-    for row, weights in enumerate(counts):
-        total = weights.sum()
-        mean = weights @ generated / total
-        centred = generated - mean
-        own = (centred.T * weights) @ centred / (total - 1)
-        cross = np.sqrt(np.linalg.eigvalsh(root @ own @ root).clip(min=0)).sum()
-        shift = mean - real.mean(axis=0)
-        distances[row] = shift @ shift + np.trace(own) + np.trace(covariance) - 2 * cross
-    return distances
-
-
 def estimate(evaluated: Evaluated, *, resamples: int) -> Estimate:
     """Point values and bootstrap replicates of all metrics of one checkpoint and seed."""
     names: list[str] = []
@@ -194,7 +181,7 @@ def estimate(evaluated: Evaluated, *, resamples: int) -> Estimate:
             counts @ denominators.fillna(0.0).to_numpy(np.float64),
         )
         sizes = denominators.notna().to_numpy().sum(axis=0)
-        if pool == FIDELITY_POOL:
+        if pool == FIDELITY_POOL and len(evaluated.generated):
             distances = frechet_distances(counts, evaluated.generated, evaluated.real)
             metrics, values = [*metrics, "fid"], np.column_stack([values, distances])
             sizes = np.append(sizes, counts.shape[1])
@@ -202,24 +189,32 @@ def estimate(evaluated: Evaluated, *, resamples: int) -> Estimate:
         points.append(values[0])
         drawn.append(values[1:])
         items.append(sizes)
-    design = digest_of(sorted(map(list, evaluated.units[["metric", "pool", "id"]].itertuples(index=False))))
+    designs = {
+        str(metric): digest_of(sorted(map(list, rows[["pool", "id"]].itertuples(index=False))))
+        for metric, rows in evaluated.units.groupby("metric")
+    }
     simple = Estimate(
-        tuple(names), np.concatenate(points), np.concatenate(drawn, axis=1), np.concatenate(items), design
+        tuple(names), np.concatenate(points), np.concatenate(drawn, axis=1), np.concatenate(items), designs
     )
-    return _compose(simple)
+    return _with_values(_compose(simple), evaluated.values)
 
 
 def point_values(evaluated: Evaluated) -> dict[str, float]:
     """Every metric of one checkpoint and seed, without intervals."""
     found = estimate(evaluated, resamples=0)
     values = {name: float(value) for name, value in sorted(zip(found.metrics, found.values, strict=True))}
-    if "fid" in values:
+    if "fid" in values and "fid" not in evaluated.values:
         values["fid"] = frechet_distance(evaluated.generated, evaluated.real)
     return values
 
 
 def summarise(
-    folders: Mapping[str, Mapping[int, Path]], *, resamples: int, confidence: float, baseline: str = BASE
+    folders: Mapping[str, Mapping[int, Path]],
+    benchmarks: Mapping[str, Mapping[int, Sequence[Path]]] | None = None,
+    *,
+    resamples: int,
+    confidence: float,
+    baseline: str = BASE,
 ) -> pd.DataFrame:
     """Value, interval and paired difference from the baseline of every metric of every checkpoint.
 
@@ -228,18 +223,22 @@ def summarise(
 
     Args:
         folders: checkpoint -> seed -> evaluation folder.
+        benchmarks: checkpoint -> seed -> folders of its real benchmarks; None where there are none.
         resamples: bootstrap resamples.
         confidence: in (0, 1), e.g. 0.95.
         baseline: checkpoint that differences are taken from, over the seeds both have; its own are NaN.
 
     Returns:
-        One row per (checkpoint, metric): COLUMNS. `items`: resampled images or prompts; `seeds`: their number.
+        One row per (checkpoint, metric): COLUMNS. `items`: resampled images or prompts; `seeds`: their number. A
+        figure without units has 0 items, and NaN where the others have ends of intervals.
 
     Raises:
         ArtifactError: a folder is unreadable, or its prompts are not those of the others.
     """
     found = {
-        (name, seed): estimate(read_evaluated(folder), resamples=resamples)
+        (name, seed): estimate(
+            read_evaluated(folder, (benchmarks or {}).get(name, {}).get(seed, ())), resamples=resamples
+        )
         for name, seeds in folders.items()
         for seed, folder in sorted(seeds.items())
     }
@@ -276,7 +275,21 @@ def _compose(simple: Estimate) -> Estimate:
         np.concatenate([simple.values, simple.values @ mixing]),
         np.concatenate([simple.replicates, simple.replicates @ mixing], axis=1),
         np.concatenate([simple.items, items]),
-        simple.design,
+        simple.designs,
+    )
+
+
+def _with_values(composed: Estimate, values: Mapping[str, float]) -> Estimate:
+    """Figures without units put behind the others: their replicates are NaN, and so are their intervals."""
+    if not values:
+        return composed
+    shape = (len(composed.replicates), len(values))
+    return Estimate(
+        (*composed.metrics, *values),
+        np.concatenate([composed.values, list(values.values())]),
+        np.concatenate([composed.replicates, np.full(shape, np.nan)], axis=1),
+        np.concatenate([composed.items, np.zeros(len(values), dtype=np.int64)]),
+        {**composed.designs, **dict.fromkeys(values, "")},
     )
 
 
@@ -295,10 +308,16 @@ def _interval(value: np.ndarray, replicates: np.ndarray, confidence: float) -> t
 
 
 def _check_same_design(found: Mapping[tuple[str, int], Estimate], folders: Mapping[str, Mapping[int, Path]]) -> None:
-    designs = {key: one.design for key, one in found.items()}
-    for (name, seed), design in designs.items():
-        if design != next(iter(designs.values())):
+    first = next(iter(found.values()), None)
+    for (name, seed), one in found.items():
+        assert first is not None
+        apart = sorted(m for m in {*first.designs, *one.designs} if first.designs.get(m) != one.designs.get(m))
+        if apart:
             raise ArtifactError(
-                f"{folders[name][seed]}: rests on other prompts or metrics than the first evaluation given, so it "
-                "cannot be compared with it. Evaluate all checkpoints with one config."
+                f"{folders[name][seed]}, or a benchmark beside it: `{apart[0]}` rests on other prompts than in the "
+                f"first evaluation given, or is not in both ({len(apart)} metrics in all), so it cannot be compared "
+                "with it. Evaluate all checkpoints with one config."
             )
+
+
+_AGAIN = "Delete the folder and run snakemake again."

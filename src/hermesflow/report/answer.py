@@ -11,8 +11,8 @@ import pandas as pd
 from hermesflow.config import BASE, Config, as_plain
 from hermesflow.errors import ConfigError
 from hermesflow.report.formatting import number, with_interval
+from hermesflow.report.lookup import SELF, Figures
 from hermesflow.report.roles import pair_chain, pair_chains, roles
-from hermesflow.report.tables import SELF, Figures
 
 Verdict = Literal["yes", "no", "open"]
 TOLERANCE = 0.01
@@ -126,9 +126,7 @@ def answer(summary: pd.DataFrame, config: Config) -> str:
         parts.append(f"## {_PROTOCOL[protocol][0].upper()}{_PROTOCOL[protocol][1:]}\n\n" + "\n".join(lines) + "\n")
     others = [*_iterations(figures, chain), *_other_chains(figures, config), *_arms(figures, config)]
     parts.append("## The paper's other claims\n\n" + "\n".join(others) + "\n")
-    parts.append(
-        "## What limits this answer\n\n" + "\n".join(_limits(seeds, facts, config, judged=figures.judged)) + "\n"
-    )
+    parts.append("## What limits this answer\n\n" + "\n".join(_limits(figures, facts, config)) + "\n")
     return "\n".join(parts)
 
 
@@ -172,7 +170,7 @@ def _iterations(figures: Figures, chain: tuple[str, ...]) -> list[str]:
 
 def _other_chains(figures: Figures, config: Config) -> list[str]:
     """What other ways of running the iterations came to, each with what sets it apart."""
-    lines, protocol = [], figures.protocols()[-1]
+    lines, protocol = [], figures.protocol
     for chain in pair_chains(config):
         last = chain[-1]
         if chain == pair_chain(config) or last not in figures.checkpoints:
@@ -189,11 +187,11 @@ def _other_chains(figures: Figures, config: Config) -> list[str]:
     return lines
 
 
-_JUDGED = (("pope/accuracy", "POPE accuracy"), ("geneval/overall", "GenEval overall"))
-_OWN = (
-    ("gap/self/understanding", "questions on real images"),
-    ("gap/self/generation", "questions on drawn images, own answers"),
+_SKILLS = (
+    (("pope/accuracy", "POPE accuracy"), ("gap/self/understanding", "questions on real images")),
+    (("geneval/overall", "GenEval overall"), ("gap/self/generation", "questions on drawn images, own answers")),
 )
+"""What stands for understanding and for generation: a benchmark where it was measured, else what the model says."""
 
 
 def _arms(figures: Figures, config: Config) -> list[str]:
@@ -204,7 +202,8 @@ def _arms(figures: Figures, config: Config) -> list[str]:
         if checkpoint not in figures.checkpoints:
             continue
         shown = []
-        for metric, name in _JUDGED if figures.judged else _OWN:
+        for benchmark, own in _SKILLS:
+            metric, name = benchmark if figures.measured(benchmark[0]) else own
             found = figures.get(checkpoint, metric)
             change = with_interval(found["delta"], found["delta_low"], found["delta_high"], 3, signed=True)
             shown.append(f"{name} {change} ({_direction(found)})")
@@ -228,14 +227,20 @@ _MICRO = (
     "scale is not. Levels cannot be compared with the paper's, directions can."
 )
 _NO_JUDGE = (
-    "- No judge but the model itself has read the images: a model may overrate what it drew, and more so when it was "
-    "trained to please its own answers. Benchmarks with judges of their own are not part of this answer."
+    "- The gap has no judge but the model itself: a model may overrate what it drew, and more so when it was "
+    "trained to please its own answers. Section `benchmarks.gap` of the config names a judge (docs/benchmarks.md)."
+)
+_JUDGE = (
+    "- The judge of real and drawn images is a model too: how often it is right about real images is in the notes of "
+    "Table 4, and what it cannot see counts as wrong."
 )
 
 
-def _limits(seeds: int, facts: dict[str, Any], config: Config, *, judged: bool) -> list[str]:
+def _limits(figures: Figures, facts: dict[str, Any], config: Config) -> list[str]:
+    seeds = facts["seeds"]
+    world = _MICRO if not figures.real else _NO_JUDGE if figures.protocols() == (SELF,) else _JUDGE
     lines = [
-        _MICRO if judged else _NO_JUDGE,
+        world,
         "- The paper prints neither seeds nor intervals, and different judges on the two sides of its gap.",
     ]
     training = as_plain(config.training_of(facts["checkpoint"]))
@@ -254,5 +259,6 @@ def _limits(seeds: int, facts: dict[str, Any], config: Config, *, judged: bool) 
         if claim["claim"] == other["claim"] and claim["verdict"] != other["verdict"]
     }
     if differ:
-        lines.append(f"- The two protocols disagree on: {', '.join(sorted(differ))}.")
+        which = "two protocols" if len(figures.protocols()) == 2 else "protocols"
+        lines.append(f"- The {which} disagree on: {', '.join(sorted(differ))}.")
     return lines

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from hermesflow.artifacts import atomic
 from hermesflow.report.formatting import number
-from hermesflow.report.tables import Figures
+from hermesflow.report.lookup import Figures
 
 DPI = 200
 UNDERSTANDING = "#3B6FB6"
@@ -51,7 +51,7 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def gap_figure(figures: Figures, checkpoints: Sequence[str], quoted: pd.DataFrame) -> Figure:
-    """Figure 2b: understanding and generation of each checkpoint by both protocols; the paper's bars hatched, apart.
+    """Figure 2b: understanding and generation of each checkpoint by every protocol; the paper's bars hatched, apart.
 
     Args:
         figures: the statistics.
@@ -59,7 +59,8 @@ def gap_figure(figures: Figures, checkpoints: Sequence[str], quoted: pd.DataFram
         quoted: rows of the paper's Table 4: model, understanding, generation, gap.
     """
     with rc_context(STYLE):
-        figure, protocols = new_figure(10.0, 3.5), figures.protocols()
+        protocols = figures.protocols()
+        figure = new_figure(10.0 + 3.5 * max(0, len(protocols) - 2), 3.5)
         widths = [len(checkpoints)] * len(protocols) + [len(quoted)]
         panels = figure.subplots(1, len(widths), sharey=True, gridspec_kw={"width_ratios": widths})
         titles = {
@@ -118,13 +119,12 @@ def candidates_figure(figures: Figures, sweep: Mapping[int, str]) -> Figure:
         figures: the statistics.
         sweep: n to checkpoint, ascending.
     """
-    judge = figures.protocols()[-1]
+    judge = figures.protocol
     skills: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
         ("Understanding", ((f"gap/{judge}/understanding", "questions on real images"), ("pope/accuracy", "POPE"))),
         ("Generation", ((f"gap/{judge}/generation", "questions on drawn images"), ("geneval/overall", "GenEval"))),
     )
-    if not figures.judged:
-        skills = tuple((skill, metrics[:1]) for skill, metrics in skills)
+    skills = tuple((skill, tuple(m for m in metrics if figures.measured(m[0]))) for skill, metrics in skills)
     tones = {"Understanding": (UNDERSTANDING, "#9DBBE3"), "Generation": (GENERATION, "#F2C48F")}
     with rc_context(STYLE):
         figure = new_figure(7.2, 3.1)

@@ -6,8 +6,7 @@ column `source` says which edition they are from. The two never share a column.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,125 +14,32 @@ import pandas as pd
 
 from hermesflow.artifacts import read_table
 from hermesflow.config import Config
+from hermesflow.report import notes
+from hermesflow.report.columns import (
+    MICRO,
+    QUOTED_ABLATION,
+    QUOTED_FIDELITY,
+    QUOTED_GENERATION,
+    QUOTED_UNDERSTANDING,
+    REAL,
+    Column,
+    Quoted,
+)
 from hermesflow.report.formatting import EMPTY, Table, number, with_interval
+from hermesflow.report.lookup import Figures
 from hermesflow.report.roles import main_checkpoints, roles
 from hermesflow.sections import Defect
 
-PROTOCOLS = ("paper", "same-judge")
-SELF = "self"
-"""Protocol of the gap where no judge but the model itself reads the images."""
 GAP_COLUMNS = (
     *("checkpoint", "protocol", "understanding", "generation", "gap"),
     *(f"delta_{side}{end}" for side in ("gap", "generation", "understanding") for end in ("", "_low", "_high")),
     "seeds",
 )
-NO_MMMU = (
-    "MMMU is empty: it asks college-level questions about photographs and diagrams, which the micro world, "
-    "with its 48 px scenes of flat shapes, has no counterpart of."
-)
-NO_JUDGE = (
-    "Empty columns are benchmarks that need data and judges of their own, which are not run on real images yet. VQA "
-    "asks the questions of held-out pairs; its answers are mapped to the nearest choice."
-)
-QUOTED = (
-    "Columns marked (paper) are quoted from HermesFlow (arXiv 2502.12148), measured there on other data with models "
-    "of 1.3B parameters and more; compare directions with them, not levels."
-)
-INTERVALS = "Brackets are bootstrap intervals."
-PAIRED = "Brackets of changes are bootstrap intervals of the difference to base on the same items."
 
 
-@dataclass(frozen=True)
-class Column:
-    """One benchmark column of a table."""
-
-    key: str
-    """Name in our CSV and in the paper's."""
-    title: str
-    metric: str | None
-    """Name in the statistics; None: nothing here measures it."""
-    scale: float = 1.0
-    """Brings the statistic to the paper's unit."""
-    digits: int = 1
-    paper_digits: int | None = None
-    """Decimals the paper prints, if not `digits`."""
-
-
-UNDERSTANDING = (
-    Column("pope", "POPE", "pope/accuracy", 100.0),
-    Column("mme", "MME", "mme/total"),
-    Column("cider", "CIDEr", "cider", 100.0),
-    Column("vqa", "VQA", "vqa", 100.0),
-    Column("gqa", "GQA", "gqa", 100.0),
-    Column("mmmu", "MMMU", None),
-)
-GENERATION = (
-    Column("single_object", "Single object", "geneval/single_object", digits=2),
-    Column("two_objects", "Two objects", "geneval/two_objects", digits=2),
-    Column("counting", "Counting", "geneval/counting", digits=2),
-    Column("colors", "Colors", "geneval/colors", digits=2),
-    Column("position", "Position", "geneval/position", digits=2),
-    Column("color_attribution", "Color attribution", "geneval/color_attribution", digits=2),
-    Column("overall", "Overall", "geneval/overall", digits=2),
-    Column("dpg", "Dense (DPG)", "dpg", 100.0, paper_digits=2),
-)
-FIDELITY = (
-    Column("fid", "Frechet distance", "fid", digits=2),
-    Column("clip_score", "Image-text score", "clip_score", digits=2),
-)
-ABLATION = (
-    Column("pope", "POPE", "pope/accuracy", 100.0),
-    Column("mme", "MME", "mme/total"),
-    Column("mmmu", "MMMU", None),
-    Column("geneval", "GenEval", "geneval/overall", digits=3, paper_digits=2),
-    Column("dpg", "DPG", "dpg", 100.0, paper_digits=2),
-)
-GAPS = (
-    Column("gap_paper", "Gap, paper's protocol", "gap/paper/gap", digits=3),
-    Column("gap_same_judge", "Gap, same judge", "gap/same-judge/gap", digits=3),
-)
-OWN_GAP = (
-    Column("vqa", "VQA", "vqa", 100.0),
-    Column("cider", "CIDEr", "cider", 100.0),
-    Column("gap_self", "Gap, own answers", "gap/self/gap", digits=3),
-)
-
-
-class Figures:
-    """Look-up in the statistics by checkpoint and metric."""
-
-    FIELDS = ("value", "low", "high", "delta", "delta_low", "delta_high")
-
-    def __init__(self, summary: pd.DataFrame) -> None:
-        """Index the result of `statistics.summarise`."""
-        self._rows = {(str(r["checkpoint"]), str(r["metric"])): r for r in summary.to_dict("records")}
-        self.checkpoints = tuple(dict.fromkeys(checkpoint for checkpoint, _ in self._rows))
-
-    def get(self, checkpoint: str, metric: str | None, *, scale: float = 1.0) -> dict[str, float]:
-        """Value, interval, change against base and its interval, scaled; NaN where nothing was measured."""
-        row = self._rows.get((checkpoint, metric or ""), {})
-        return {field: float(row.get(field, float("nan"))) * scale for field in self.FIELDS}
-
-    def seeds(self, checkpoint: str) -> int:
-        """Number of run seeds behind a checkpoint's figures."""
-        return next(int(r["seeds"]) for (c, _), r in self._rows.items() if c == checkpoint)
-
-    def protocols(self) -> tuple[str, ...]:
-        """Protocols of the gap that were measured; those of the micro world where none was."""
-        known = {metric.split("/")[1] for _, metric in self._rows if metric.startswith("gap/")}
-        return tuple(p for p in (*PROTOCOLS, SELF) if p in known) or PROTOCOLS
-
-    @property
-    def judged(self) -> bool:
-        """Whether an independent judge has read the images."""
-        return SELF not in self.protocols()
-
-    def kept(self, names: Sequence[str]) -> tuple[str, ...]:
-        """Those of the names that were evaluated, in the given order."""
-        return tuple(name for name in names if name in self.checkpoints)
-
-
-def all_tables(summary: pd.DataFrame, config: Config, paper_tables: Path) -> list[Table]:
+def all_tables(
+    summary: pd.DataFrame, config: Config, paper_tables: Path, made_by: Mapping[str, str] | None = None
+) -> list[Table]:
     """Tables 1 to 5.
 
     Args:
@@ -141,51 +47,56 @@ def all_tables(summary: pd.DataFrame, config: Config, paper_tables: Path) -> lis
             items, seeds.
         config: the experiment; says which checkpoints exist and what they grew from.
         paper_tables: folder of the paper's quoted figures.
+        made_by: real benchmark to the line that says what made its figures (`facts.benchmark_lines`).
 
     Raises:
         ArtifactError: a file of quoted figures is missing or lacks a column.
     """
-    figures = Figures(summary)
+    figures, lines = Figures(summary), made_by or {}
     ours = figures.kept(main_checkpoints(config))
+    columns = REAL if figures.real else MICRO
+    tables = [
+        _benchmark(name, title, own, quoted, figures, ours, paper_tables, lines)
+        for name, title, own, quoted in (
+            ("table1_understanding", "Table 1: understanding", columns.understanding, QUOTED_UNDERSTANDING),
+            ("table2_generation", "Table 2: generation", columns.generation, QUOTED_GENERATION),
+            ("table3_fidelity", "Table 3: image fidelity", columns.fidelity, QUOTED_FIDELITY),
+        )
+    ]
     return [
-        _benchmark("table1_understanding", "Table 1: understanding", UNDERSTANDING, figures, ours, paper_tables),
-        _benchmark("table2_generation", "Table 2: generation", GENERATION, figures, ours, paper_tables),
-        _benchmark("table3_fidelity", "Table 3: image fidelity", FIDELITY, figures, ours, paper_tables),
-        gap_table(figures, config, paper_tables),
-        ablation_table(figures, config, paper_tables),
+        *tables,
+        gap_table(figures, config, paper_tables, lines),
+        ablation_table(figures, config, paper_tables, lines),
     ]
 
 
 def _benchmark(
-    name: str, title: str, columns: Sequence[Column], figures: Figures, ours: Sequence[str], paper_tables: Path
+    name: str,
+    title: str,
+    columns: Sequence[Column],
+    printed: Sequence[Quoted],
+    figures: Figures,
+    ours: Sequence[str],
+    paper_tables: Path,
+    lines: Mapping[str, str],
 ) -> Table:
     """A table whose rows are our checkpoints, then the paper's models in the quoted columns."""
-    quoted = read_quoted(paper_tables / f"{name}.csv", columns)
     rows = [{"model": c, "source": "measured here", **_plain(figures, c, columns)} for c in ours]
     cells = [{"Model": c, "Source": "measured here", **_cells(figures, c, columns)} for c in ours]
-    for _, row in quoted.iterrows():
+    for _, row in read_quoted(paper_tables / f"{name}.csv", printed).iterrows():
         source = f"paper, {row['source']}"
-        rows.append({"model": row["model"], "source": source, **{f"quoted_{c.key}": row[c.key] for c in columns}})
-        cells.append({"Model": row["model"], "Source": source, **_quoted_cells(row, columns)})
-    notes = [INTERVALS, QUOTED]
-    if not figures.judged:
-        notes.append(NO_JUDGE)
-    elif any(c.metric is None for c in columns):
-        notes.append(NO_MMMU)
-    if columns is FIDELITY and figures.judged:
-        notes.append(
-            "Frechet distance (lower is better) and image-text score use the features of the micro world's own CLIP, "
-            "so their levels are not those of Inception and CLIP on photographs."
-        )
-    order = [*_cell_titles(columns), *(f"{c.title} (paper)" for c in columns)]
+        rows.append({"model": row["model"], "source": source, **{f"quoted_{c.key}": row[c.key] for c in printed}})
+        cells.append({"Model": row["model"], "Source": source, **_quoted_cells(row, printed)})
+    order = [*(c.title for c in columns), *(f"{c.title} (paper)" for c in printed)]
     return Table(
-        name, title, _frame(rows, ["model", "source", *_value_names(columns)]),
-        _frame(cells, ["Model", "Source", *order]).fillna(EMPTY), tuple(notes),
+        name, title, _frame(rows, ["model", "source", *_value_names(columns), *(f"quoted_{c.key}" for c in printed)]),
+        _frame(cells, ["Model", "Source", *order]).fillna(EMPTY),
+        (notes.INTERVALS, *notes.notes_of(name, columns, figures, lines)),
     )  # fmt: skip
 
 
-def gap_table(figures: Figures, config: Config, paper_tables: Path) -> Table:
-    """Table 4: understanding, generation and their gap by both protocols; the CSV holds measured rows alone."""
+def gap_table(figures: Figures, config: Config, paper_tables: Path, lines: Mapping[str, str]) -> Table:
+    """Table 4: understanding, generation and their gap by every protocol; the CSV holds measured rows alone."""
     sides = ("understanding", "generation", "gap")
     rows: list[dict[str, Any]] = []
     cells: list[dict[str, str]] = []
@@ -201,33 +112,23 @@ def gap_table(figures: Figures, config: Config, paper_tables: Path) -> Table:
             shown = {side.capitalize(): _own(found[side], 3) for side in sides}
             changes = {f"Change of {side}": _change(found[side], 3) for side in ("gap", "generation", "understanding")}
             cells.append({"Model": checkpoint, "Protocol": protocol, **shown, **changes, "Seeds": str(seeds)})
-    columns = [Column(side, side.capitalize(), None, digits=3) for side in sides]
+    columns = [Quoted(side, side.capitalize(), 3) for side in sides]
     for _, row in read_quoted(paper_tables / "table4_gap.csv", columns).iterrows():
         source = f"paper's own ({row['source']})"
         cells.append({"Model": f"{row['model']} (quoted)", "Protocol": source, **_quoted_cells(row, columns)})
-    notes = (
-        "Gap = understanding - generation. `paper`: the model's answers on real images, mapped to the nearest choice, "
-        "against a judge's answers on drawn images. `same-judge`: both sides are graded by the judge by one rule.",
-        INTERVALS, PAIRED, QUOTED,
-    )  # fmt: skip
-    if not figures.judged:
-        notes = (
-            "Gap = understanding - generation. `self`: the model's own answers on real images and on those it drew, "
-            "mapped to the nearest choice. The paper has another judge for drawn images.",
-            *notes[1:],
-        )
     order = list(cells[0]) + [f"{c.title} (paper)" for c in columns]
     shown_cells = _frame(cells, order).fillna(EMPTY)
-    return Table("table4_gap", "Table 4: the gap", _frame(rows, GAP_COLUMNS), shown_cells, notes)
+    return Table(
+        "table4_gap", "Table 4: the gap", _frame(rows, GAP_COLUMNS), shown_cells, notes.gap_notes(figures, lines)
+    )
 
 
-def ablation_table(figures: Figures, config: Config, paper_tables: Path) -> Table:
+def ablation_table(figures: Figures, config: Config, paper_tables: Path, lines: Mapping[str, str]) -> Table:
     """Table 5: every checkpoint, its change against base, and the paper's figures beside the matching rows."""
-    quoted = read_quoted(paper_tables / "table5_ablation.csv", ABLATION, extra=("role",))
+    quoted = read_quoted(paper_tables / "table5_ablation.csv", QUOTED_ABLATION, extra=("role",))
     paper_rows = {str(row["role"]): row for _, row in quoted.iterrows()}
     role_of = {name: role for role, name in roles(config).items() if role in paper_rows}
-    columns = (*ABLATION, *(GAPS if figures.judged else OWN_GAP))
-    reason = NO_MMMU if figures.judged else NO_JUDGE
+    columns = (REAL if figures.real else MICRO).ablation
     rows: list[dict[str, Any]] = []
     cells: list[dict[str, str]] = []
     for checkpoint in figures.kept(("base", *config.checkpoints)):
@@ -242,19 +143,22 @@ def ablation_table(figures: Figures, config: Config, paper_tables: Path) -> Tabl
         if checkpoint in role_of:
             paper = paper_rows[role_of[checkpoint]]
             row |= {"quoted_model": paper["model"], "quoted_source": paper["source"]}
-            row |= {f"quoted_{c.key}": paper[c.key] for c in ABLATION}
-            cell |= {"Paper's row": f"{paper['model']} ({paper['source']})", **_quoted_cells(paper, ABLATION)}
+            row |= {f"quoted_{c.key}": paper[c.key] for c in QUOTED_ABLATION}
+            cell |= {"Paper's row": f"{paper['model']} ({paper['source']})", **_quoted_cells(paper, QUOTED_ABLATION)}
         rows.append(row)
         cells.append(cell)
-    names = ["checkpoint", "arm", *_value_names(columns, quoted=False), "quoted_model", "quoted_source"]
-    order = ["Checkpoint", "Arm", *(c.title for c in columns), "Paper's row", *(f"{c.title} (paper)" for c in ABLATION)]
+    names = ["checkpoint", "arm", *_value_names(columns), "quoted_model", "quoted_source"]
+    names += [f"quoted_{c.key}" for c in QUOTED_ABLATION]
+    paper_titles = ["Paper's row", *(f"{c.title} (paper)" for c in QUOTED_ABLATION)]
     return Table(
-        "table5_ablation", "Table 5: ablation", _frame(rows, [*names, *(f"quoted_{c.key}" for c in ABLATION)]),
-        _frame(cells, order).fillna(EMPTY), ("In parentheses the change against base. " + PAIRED, QUOTED, reason),
+        "table5_ablation", "Table 5: ablation", _frame(rows, names),
+        _frame(cells, ["Checkpoint", "Arm", *(c.title for c in columns), *paper_titles]).fillna(EMPTY),
+        ("In parentheses the change against base. " + notes.PAIRED,
+         *notes.notes_of("table5_ablation", columns, figures, lines)),
     )  # fmt: skip
 
 
-def read_quoted(path: Path, columns: Sequence[Column], *, extra: Sequence[str] = ()) -> pd.DataFrame:
+def read_quoted(path: Path, columns: Sequence[Quoted], *, extra: Sequence[str] = ()) -> pd.DataFrame:
     """The paper's figures; empty where the paper prints none.
 
     Raises:
@@ -293,11 +197,8 @@ def _cells(figures: Figures, checkpoint: str, columns: Sequence[Column]) -> dict
     return {c.title: _own(figures.get(checkpoint, c.metric, scale=c.scale), c.digits) for c in columns}
 
 
-def _quoted_cells(row: pd.Series, columns: Sequence[Column]) -> dict[str, str]:
-    return {
-        f"{c.title} (paper)": number(row[c.key], c.digits if c.paper_digits is None else c.paper_digits)
-        for c in columns
-    }
+def _quoted_cells(row: pd.Series, columns: Sequence[Quoted]) -> dict[str, str]:
+    return {f"{c.title} (paper)": number(row[c.key], c.digits) for c in columns}
 
 
 def _own(found: dict[str, float], digits: int) -> str:
@@ -308,17 +209,12 @@ def _change(found: dict[str, float], digits: int) -> str:
     return with_interval(found["delta"], found["delta_low"], found["delta_high"], digits, signed=True)
 
 
-def _cell_titles(columns: Sequence[Column]) -> list[str]:
-    return [c.title for c in columns]
-
-
 def _value_name(column: Column, field: str) -> str:
     return column.key if field == "value" else f"{column.key}_{field}"
 
 
-def _value_names(columns: Sequence[Column], *, quoted: bool = True) -> list[str]:
-    own = [_value_name(c, field) for c in columns for field in Figures.FIELDS]
-    return own + [f"quoted_{c.key}" for c in columns if quoted]
+def _value_names(columns: Sequence[Column]) -> list[str]:
+    return [_value_name(c, field) for c in columns for field in Figures.FIELDS]
 
 
 def _frame(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> pd.DataFrame:

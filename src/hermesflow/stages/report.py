@@ -13,9 +13,11 @@ from hermesflow import tracking
 from hermesflow.artifacts import Layout, read_codes, read_json, read_table, write_json
 from hermesflow.config import BASE, Config
 from hermesflow.errors import ArtifactError
-from hermesflow.evaluation.statistics import summarise
+from hermesflow.evaluation.statistics import point_values, read_evaluated, summarise
 from hermesflow.report import audit, formatting, tables
 from hermesflow.report.answer import answer, summary_of
+from hermesflow.report.facts import benchmark_lines
+from hermesflow.report.lookup import Figures
 from hermesflow.report.roles import candidate_sweep, pair_chain
 
 T = TypeVar("T")
@@ -41,20 +43,31 @@ def run(config: Config, layout: Layout, *, seeds: Sequence[int] | None = None) -
         seeds: run seeds to report on; the config's if None. Pictures are of the first.
 
     Raises:
-        ArtifactError: an artifact of an earlier stage, or a file of the paper's figures, is missing or broken.
+        ArtifactError: an artifact of an earlier stage, or a file of the paper's figures, is missing or broken, or
+            checkpoints cannot be compared: other prompts, scorers or protocols.
         ConfigError: the config has no Pair-DPO checkpoint to answer about.
     """
     seeds = tuple(seeds or config.seeds)
     names = (BASE, *config.checkpoints)
     folders = {name: {seed: layout.checkpoint(seed, name) / "evaluation" for seed in seeds} for name in names}
+    benchmarks = {name: {seed: benchmark_folders(config, layout, seed, name) for seed in seeds} for name in names}
+    made_by = benchmark_lines(benchmarks)
     settings = config.evaluation
-    summary = summarise(folders, resamples=settings.bootstrap, confidence=settings.confidence)
+    summary = summarise(folders, benchmarks, resamples=settings.bootstrap, confidence=settings.confidence)
     facts = summary_of(summary, config)
-    write_tables(config, layout, summary, seeds)
+    write_tables(config, layout, summary, seeds, made_by)
     write_figures(config, layout, summary, seeds)
     write_json(layout.report / "summary.json", facts)
     formatting.write_text(layout.report / "answer.md", answer(summary, config))
     _track(config, layout, seeds)
+
+
+def benchmark_folders(config: Config, layout: Layout, seed: int, checkpoint: str) -> tuple[Path, ...]:
+    """Folders of the real benchmarks of one checkpoint and seed; none where the config has no such section."""
+    if config.benchmarks is None:
+        return ()
+    names = (*config.benchmarks.drawn, *config.benchmarks.columns)
+    return tuple(layout.benchmark(seed, checkpoint, name) for name in names)
 
 
 def _track(config: Config, layout: Layout, seeds: Sequence[int]) -> None:
@@ -62,14 +75,19 @@ def _track(config: Config, layout: Layout, seeds: Sequence[int]) -> None:
     for seed in seeds:
         tracking.open_run(config, layout, seed, None).log_artifacts(layout.report)
         for name in (BASE, *config.checkpoints):
-            metrics = read_json(layout.checkpoint(seed, name) / "evaluation" / "metrics.json")
+            folder = layout.checkpoint(seed, name) / "evaluation"
+            metrics = read_json(folder / "metrics.json")
+            if benchmarks := benchmark_folders(config, layout, seed, name):
+                metrics |= point_values(read_evaluated(folder, benchmarks))
             tracking.open_run(config, layout, seed, name).log(metrics)
 
 
-def write_tables(config: Config, layout: Layout, summary: pd.DataFrame, seeds: Sequence[int]) -> None:
+def write_tables(
+    config: Config, layout: Layout, summary: pd.DataFrame, seeds: Sequence[int], made_by: Mapping[str, str]
+) -> None:
     """Tables 1 to 5 as CSV, Markdown and LaTeX; the tables of trust and all statistics as CSV (and Markdown)."""
     folder = layout.report / "tables"
-    for table in tables.all_tables(summary, config, PAPER_TABLES):
+    for table in tables.all_tables(summary, config, PAPER_TABLES, made_by):
         formatting.write(table, folder)
     agreement = {seed: read_json(layout.checkpoint(seed, BASE) / "scores" / "agreement.json") for seed in seeds}
     counts = {
@@ -92,7 +110,7 @@ def write_figures(config: Config, layout: Layout, summary: pd.DataFrame, seeds: 
     from hermesflow.report import figures
 
     folder = layout.report / "figures"
-    known = tables.Figures(summary)
+    known = Figures(summary)
     shown = known.kept((BASE, *pair_chain(config)))
     quoted = read_table(PAPER_TABLES / "table4_gap.csv", ["model", "understanding", "generation", "gap"])
     figures.save(figures.gap_figure(known, shown, quoted), folder / "fig2b_gap.png")

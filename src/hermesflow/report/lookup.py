@@ -1,0 +1,55 @@
+"""Look-up in the statistics: what was measured of a checkpoint, and by which protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+PROTOCOLS = ("paper", "same-judge")
+SELF = "self"
+"""Protocol of the gap where no judge but the model itself reads the images; of real images alone."""
+
+
+class Figures:
+    """Look-up in the statistics by checkpoint and metric."""
+
+    FIELDS = ("value", "low", "high", "delta", "delta_low", "delta_high")
+
+    def __init__(self, summary: pd.DataFrame) -> None:
+        """Index the result of `statistics.summarise`."""
+        self._rows = {(str(r["checkpoint"]), str(r["metric"])): r for r in summary.to_dict("records")}
+        self.checkpoints = tuple(dict.fromkeys(checkpoint for checkpoint, _ in self._rows))
+
+    def get(self, checkpoint: str, metric: str | None, *, scale: float = 1.0) -> dict[str, float]:
+        """Value, interval, change against base and its interval, scaled; NaN where nothing was measured."""
+        row = self._rows.get((checkpoint, metric or ""), {})
+        return {field: float(row.get(field, float("nan"))) * scale for field in self.FIELDS}
+
+    def seeds(self, checkpoint: str) -> int:
+        """Number of run seeds behind a checkpoint's figures."""
+        return next(int(r["seeds"]) for (c, _), r in self._rows.items() if c == checkpoint)
+
+    def protocols(self) -> tuple[str, ...]:
+        """Protocols of the gap that were measured; those of the micro world where none was."""
+        known = {metric.split("/")[1] for _, metric in self._rows if metric.startswith("gap/")}
+        return tuple(p for p in (*PROTOCOLS, SELF) if p in known) or PROTOCOLS
+
+    @property
+    def real(self) -> bool:
+        """Whether the images are real ones: the micro world has a judge of its own, and no protocol `self`."""
+        return SELF in self.protocols()
+
+    @property
+    def protocol(self) -> str:
+        """The protocol that one line stands for all by: one judge on both sides where there is one."""
+        known = self.protocols()
+        return "same-judge" if "same-judge" in known else known[-1]
+
+    def measured(self, metric: str | None) -> bool:
+        """Whether any checkpoint has a figure of this name."""
+        return any(known == metric for _, known in self._rows)
+
+    def kept(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Those of the names that were evaluated, in the given order."""
+        return tuple(name for name in names if name in self.checkpoints)
