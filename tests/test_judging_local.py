@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from benchmark_models import save_qwen3_vl
 from chat_server import picture
 from hermesflow.errors import ConfigError, DataError, FetchError
 from hermesflow.judging.local import LocalJudge
@@ -72,7 +73,7 @@ def test_a_source_is_checked_before_it_is_read(folder):
 
 def test_a_folder_without_a_model_is_named(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(ConfigError, match=rf"judge.model: {tmp_path}"):
+    with pytest.raises(ConfigError, match=rf"{tmp_path}: cannot be read as the judge \(benchmarks.gap.judge.model\)"):
         judge(tmp_path)
 
 
@@ -87,6 +88,10 @@ def test_pickled_weights_are_not_read(tmp_path):
 def test_a_model_without_a_chat_template_is_named(tmp_path):
     with pytest.raises(ConfigError, match="chat template"):
         judge(make_llava(tmp_path, LESSONS, chat=False))
+
+
+def test_a_model_that_also_sees_videos_needs_no_torchvision(tmp_path):
+    assert judge(save_qwen3_vl(tmp_path)).judge([ON_RED])[0].id == ON_RED.id
 
 
 def test_a_broken_image_names_its_pair(folder):

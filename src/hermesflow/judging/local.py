@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from hermesflow import hub
 from hermesflow.errors import ConfigError, DataError
 from hermesflow.judging.instructions import prompt_of, read_choice
 from hermesflow.judging.protocol import Item, Verdict, check_items
@@ -86,21 +84,13 @@ def _decoded(item: Item) -> Any:
 
 def _load(settings: LocalVlm, *, device: str) -> tuple[Any, Any]:
     import torch
-    from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    source = settings.model
-    folder = hub.fetch(source) if isinstance(source, Source) else Path(source)
-    try:
-        processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
-        model: Any = AutoModelForImageTextToText.from_pretrained(
-            folder, dtype=getattr(torch, settings.dtype), use_safetensors=True, local_files_only=True
-        )
-    except (OSError, ValueError, ImportError) as error:  # transformers' errors; a format may want another library
-        raise ConfigError(
-            f"benchmarks.gap.judge.model: {_name(source)} cannot be read: {' '.join(str(error).split())[:400]} It must "
-            "be a folder, or repo, revision and files on the hub, with a processor and safetensors weights of an "
-            "image-text-to-text model."
-        ) from error
+    from hermesflow.benchmarks.pretrained import read_pretrained, read_processor
+
+    source, role = settings.model, "the judge (benchmarks.gap.judge.model)"
+    options = {"dtype": getattr(torch, settings.dtype), "use_safetensors": True}
+    model = read_pretrained("AutoModelForImageTextToText", source, role=role, **options)
+    processor = read_processor(model, source, role=role)
     if not getattr(processor, "chat_template", None):
         raise ConfigError(f"benchmarks.gap.judge.model: {_name(source)} has no chat template. Name an instruct model.")
     return processor, model.to(device).eval()
