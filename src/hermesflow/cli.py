@@ -101,6 +101,11 @@ def _parser() -> argparse.ArgumentParser:
     sync.set_defaults(run=_sync)
     fetch = _command(commands, "fetch", "fetch what a config needs from the hub and check it", _fetch)
     fetch.add_argument("--pin", action="store_true", help="print revisions and checksums to put into the config")
+    reference = commands.add_parser("fid-reference", help="statistics of COCO's real images for the FID")
+    reference.add_argument("--config", type=Path, default=Path("config/showo.yaml"), help="default config/showo.yaml")
+    reference.add_argument("--images", type=Path, required=True, help="folder of COCO's val2014")
+    reference.add_argument("--threads", type=_positive, default=1, help="CPU threads (default 1)")
+    reference.set_defaults(run=_fid_reference)
     publish = _command(commands, "publish", "copy tables, figures and a manifest into docs/results", _publish)
     _add_option(publish, "seeds", required=False)
     publish.add_argument("--to", type=Path, default=Path("docs/results"), help="default docs/results")
@@ -287,6 +292,20 @@ def _fetch(arguments: argparse.Namespace) -> None:
         print(f"{key}: {folder}")
     if not folders:
         print(f"{arguments.config} names nothing on the hub: nothing to fetch")
+
+
+def _fid_reference(arguments: argparse.Namespace) -> None:
+    from hermesflow.benchmarks.fid_reference import make_reference
+    from hermesflow.config import load_config
+    from hermesflow.errors import ConfigError
+
+    config = load_config(arguments.config)
+    if config.benchmarks is None or config.benchmarks.coco is None:
+        raise ConfigError(
+            f"{arguments.config}: has no section `benchmarks.coco`, which names the captions, the Inception weights "
+            "and the file to write. Add it (docs/benchmarks.md)."
+        )
+    make_reference(config.benchmarks.coco, arguments.images, device=config.runtime.device)
 
 
 def _publish(arguments: argparse.Namespace) -> None:

@@ -1,8 +1,8 @@
-"""The real command line on a tiny checkpoint and small benchmarks whose right answers are set from what it says."""
+"""What the real command line leaves of a tiny checkpoint (`all_columns`), and what goes wrong with it."""
 
-import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,125 +11,30 @@ import pytest
 
 from hermesflow.artifacts import read_table
 from hermesflow.errors import ArtifactError, ConfigError
-from hermesflow.evaluation.statistics import MME_FULL, UNIT_COLUMNS, Evaluated, estimate
-from hermesflow.lmms import karpathy, results
-from hermesflow.lmms.answering import pixel_digest, pope_reading
-from hermesflow.lmms.running import BENCHMARKS, Evaluation, evaluate
+from hermesflow.evaluation.statistics import UNIT_COLUMNS, Evaluated, estimate
+from hermesflow.lmms import results
+from hermesflow.lmms.answering import pixel_digest
+from hermesflow.lmms.running import evaluate
 
 from . import world
 from .world import SHORT
 
 pytestmark = pytest.mark.lmms
-OTHER = {"yes": "no", "no": "yes"}
-NOBODY = "zebra"
-"""What no answer is."""
-
-
-def write_pope(folder, oracle):
-    """random: 3 of 5 right; popular: both right; adversarial: both wrong."""
-    for name, shown, right in (
-        ("pope_random", (1, 1, 2, 2, 3), (True, True, True, False, False)),
-        ("pope_pop", (1, 2), (True, True)),
-        ("pope_adv", (1, 2), (False, False)),
-    ):
-        said = [
-            pope_reading(oracle.says(number, f"Is there a dog {key} in the image?{SHORT}", 128))
-            for key, number in enumerate(shown)
-        ]
-        truth = [one if good else OTHER[one] for one, good in zip(said, right, strict=True)]
-        world.pope(folder, name, list(zip(range(len(shown)), shown, truth, strict=True)))
-
-
-def write_mme(folder, oracle):
-    """Both questions right but for `count` (one right) and all of cognition but code_reasoning (both wrong)."""
-    rows = []
-    for category in (*MME_FULL["perception"], *MME_FULL["cognition"]):
-        number, said = next(
-            (number, said)
-            for number in range(100)
-            if set(said := [first_word(oracle.says(number, f"Is it red {len(rows) + i}?{SHORT}")) for i in (0, 1)])
-            <= OTHER.keys()
-        )
-        wrong = {"count": (1,)}.get(category, ())
-        if category in MME_FULL["cognition"] and category != "code_reasoning":
-            wrong = (0, 1)
-        rows += [(category, number, (OTHER[one] if i in wrong else one).title()) for i, one in enumerate(said)]
-    world.mme(folder, rows)
-
-
-def first_word(text):
-    return text.lower().replace(".", "").split()[0] if text else ""
-
-
-def write_flickr(folder, oracle):
-    """The first caption is copied from the reference, the others share no word with theirs."""
-    question = "Provide a one-sentence caption for the provided image."
-    number = next(n for n in range(1, 100) if len(set(oracle.says(n, question, 64).split())) >= 2)
-    said = oracle.says(number, question, 64)
-    assert len(said.split()) > 4
-    world.flickr(folder, [(number, [said]), (200, ["zebra horse cow sheep bird"]), (201, ["tree house road car bus"])])
-    images = [{"filename": f"{1000 + n}.jpg", "split": "train" if n == 201 else "test"} for n in (number, 200, 201)]
-    (folder / "splits.json").write_text(json.dumps({"images": images}))
-
-
-def write_rest(folder, oracle):
-    said = {key: oracle.says(key, f"What is {key}?{SHORT}") for key in (1, 2)}
-    assert all(said.values())
-    world.vqav2(folder, [(1, 1, [said[1]] * 2 + [NOBODY] * 8), (2, 2, [said[2]] * 4 + [NOBODY] * 6), (3, 3, None)])
-    said = {key: oracle.says(key, f"What is g{key}?{SHORT}") for key in (1, 2)}
-    world.gqa(folder, [("g1", 1, said[1].upper() + "!"), ("g2", 2, NOBODY)])
-    asked = "<image 1> <image 2> What is it?\n\nAnswer the question using a single word or phrase."
-    open_ = oracle.says(4, asked, 128)
-    world.mmmu(
-        folder,
-        [
-            ("validation_Art_1", [1], "multiple-choice", ["red", "dog"], "Z"),
-            ("validation_Math_2", [4, 5], "open", [], open_),
-        ],
-    )
-    choices = ["red", "two dog", "3"]
-    nats = oracle.nats(1, "What?", choices)
-    likeliest, least = nats.index(max(nats)), nats.index(min(nats))
-    world.choice(folder, [(1, "What?", choices, likeliest), (1, "What?", choices, least)])
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("lmms")
-    world.checkpoint(folder)
-    return folder
+def root(all_columns):
+    return all_columns.root
 
 
 @pytest.fixture(scope="module")
-def oracle(root):
-    return world.Oracle(root)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def offline(root):
-    """Nothing asks the hub, and what `datasets` makes lies here."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        patch.setenv("HF_HOME", str(root / "cache"))
-        patch.setenv(karpathy.SPLITS, str(root / "tasks" / "splits.json"))
-        yield
+def oracle(all_columns):
+    return all_columns.oracle
 
 
 @pytest.fixture(scope="module")
-def out(root, oracle):
-    tasks = root / "tasks"
-    for write in (write_pope, write_mme, write_flickr, write_rest):
-        write(tasks, oracle)
-    names = [f"{task}_local" for some in BENCHMARKS.values() for task in some]
-    evaluation = Evaluation(
-        model=root / "model",
-        tokenizer=root / "tokenizer",
-        tasks=[*names, "choice_local"],
-        batch_size=2,
-        include=tasks,
-    )
-    evaluate(evaluation, root / "out", python=Path(sys.executable))
-    return root / "out"
+def out(all_columns):
+    return all_columns.out
 
 
 @pytest.fixture(scope="module")
@@ -238,12 +143,10 @@ def test_a_folder_without_results_is_told(tmp_path):
         results.read_run(tmp_path)
 
 
-def test_an_error_of_the_model_ends_the_run(root, out, tmp_path):
-    evaluation = Evaluation(
-        model=tmp_path / "nothing", tokenizer=root / "tokenizer", tasks=["gqa_local"], include=root / "tasks"
-    )
+def test_an_error_of_the_model_ends_the_run(all_columns, tmp_path):
+    evaluation = replace(all_columns.evaluation, model=tmp_path / "nothing", tasks=["gqa_local"])
     with pytest.raises(ArtifactError, match=r"model\.safetensors: cannot be read"):
-        evaluate(evaluation, tmp_path / "out", python=Path(sys.executable))
+        evaluate(evaluation, tmp_path / "out", python=Path(sys.executable), environment=all_columns.environment)
 
 
 def test_arguments_are_checked(root):

@@ -17,7 +17,7 @@ _ORIGINS = {
     "geneval.prompts": "Take prompts/evaluation_metadata.jsonl of github.com/djghosh13/geneval",
     "dpg.prompts": "Take dpg_bench/dpg_bench.csv of github.com/TencentQQGYLab/ELLA",
     "coco.captions": "Write image_id and caption of 30,000 images of val2014, one caption each, as CSV",
-    "coco.reference": "Make it of the list's real images as docs/dpg-and-coco.md says",
+    "coco.reference": "Make it of the list's real images by `hermesflow fid-reference` (docs/dpg-and-coco.md)",
 }
 
 

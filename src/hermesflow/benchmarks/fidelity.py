@@ -127,8 +127,8 @@ def read_reference(path: Path) -> Gaussian:
             mean, covariance = (np.asarray(arrays[name], dtype=np.float64) for name in ("mu", "sigma"))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(
-            f"{path}: cannot be read as reference statistics ({error}). Make the npz with mu and sigma by pytorch-fid "
-            "(--save-stats) or clean-fid, or by `write_reference`."
+            f"{path}: cannot be read as reference statistics ({error}). Make the npz with mu and sigma: "
+            "`hermesflow fid-reference` does (docs/dpg-and-coco.md)."
         ) from error
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
         raise DataError(f"{path}: mu is {mean.shape} and sigma {covariance.shape}; (D,) and (D, D) are needed.")

@@ -1,0 +1,122 @@
+"""Reference statistics from a folder of real images, by hand and by the command with the real network."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from hermesflow import cli
+from hermesflow.artifacts import sha256, write_weights
+from hermesflow.benchmarks.fid_reference import moments_of, real_images
+from hermesflow.benchmarks.fidelity import Caption, features, read_reference
+from hermesflow.benchmarks.inception import Inception, load_inception
+from hermesflow.errors import DataError
+from hermesflow.sections import Source
+
+SHOWO = Path(__file__).parents[1] / "config" / "showo.yaml"
+CAPTIONS = [Caption(9, "a dog"), Caption(42, "a cat"), Caption(391895, "a man")]
+COLORS = {9: (10, 0, 0), 42: (20, 20, 0), 391895: (60, 10, 0)}
+
+
+def save(folder, image_id, ending=".png", *, color=(0, 0, 0), stem="COCO_val2014_"):
+    """An image of one colour; others than square, and of other sizes, as COCO's are."""
+    path = folder / f"{stem}{image_id:012}{ending}"
+    Image.new("RGB", (20 + image_id % 7, 30), color).save(path)
+    return path
+
+
+@pytest.fixture
+def val2014(tmp_path):
+    folder = tmp_path / "val2014"
+    folder.mkdir()
+    for image_id, color in COLORS.items():
+        save(folder, image_id, color=color)
+    return folder
+
+
+def red_and_green(images):
+    return images[:, :2].mean(dim=(2, 3))
+
+
+def test_moments_by_hand(val2014):
+    found = moments_of(real_images(CAPTIONS, val2014), red_and_green, lambda count: None)
+    np.testing.assert_allclose(found.mean, [30, 10], atol=1e-3)
+    # deviations: red -20, -10, 30; green -10, 10, 0; sums of products over 3 - 1
+    np.testing.assert_allclose(found.covariance, [[(400 + 100 + 900) / 2, (200 - 100) / 2], [50, 100]], atol=1e-2)
+
+
+def test_images_without_a_caption_do_not_count(val2014):
+    others = [save(val2014, 43), val2014 / "readme.txt"]
+    others[1].write_text("not an image")
+    assert [path.stem[-6:] for path in real_images(CAPTIONS, val2014)] == ["000009", "000042", "391895"]
+
+
+def test_progress_counts_every_image_once(val2014):
+    counts = []
+    moments_of(real_images(CAPTIONS, val2014) * 20, red_and_green, counts.append)
+    assert len(counts) > 1 and sum(counts) == 60
+
+
+def test_a_missing_image_is_named(val2014):
+    (val2014 / "COCO_val2014_000000000042.png").unlink()
+    with pytest.raises(DataError, match=r"2 of the 3 images .* COCO_val2014_000000000042\.jpg"):
+        real_images(CAPTIONS, val2014)
+
+
+def test_two_files_of_one_image_are_named(val2014):
+    save(val2014, 42, stem="")
+    with pytest.raises(DataError, match=r"000000000042\.png and COCO_val2014_000000000042\.png are one image"):
+        real_images(CAPTIONS, val2014)
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(DataError, match=r"nothing: no such folder \(--images\)"):
+        real_images(CAPTIONS, tmp_path / "nothing")
+
+
+def test_a_broken_image_is_named(val2014):
+    path = save(val2014, 42)
+    path.write_bytes(path.read_bytes()[:50])  # within the pixels
+    with pytest.raises(DataError, match=r"000000000042\.png: cannot be decoded"):
+        moments_of(real_images(CAPTIONS, val2014), red_and_green, lambda count: None)
+
+
+def config_file(folder, **coco):
+    """config/showo.yaml on the CPU with no benchmark but COCO's."""
+    plain = yaml.safe_load(SHOWO.read_text())
+    plain["benchmarks"] = {"coco": {**plain["benchmarks"]["coco"], **coco}} if coco else None
+    plain["runtime"]["device"] = "cpu"
+    path = folder / "own.yaml"
+    path.write_text(yaml.safe_dump(plain))
+    return path
+
+
+def test_the_command_writes_what_the_network_sees(val2014, tmp_path):
+    weights = tmp_path / "inception.safetensors"
+    write_weights(weights, Inception().state_dict())
+    pinned = Source(folder=str(tmp_path), files={weights.name: sha256(weights)})
+    rows = [{"image_id": one.image_id, "caption": one.caption} for one in CAPTIONS]
+    (tmp_path / "captions.json").write_text(json.dumps(rows))
+    reference = tmp_path / "made" / "val2014.npz"
+    config = config_file(
+        tmp_path,
+        captions=str(tmp_path / "captions.json"),
+        reference=str(reference),
+        inception={"folder": pinned.folder, "files": pinned.files},
+    )
+    assert cli.main(["fid-reference", "--config", str(config), "--images", str(val2014)]) == 0
+    found = read_reference(reference)
+    pixels = [np.asarray(Image.open(path)) for path in real_images(CAPTIONS, val2014)]
+    seen = features(load_inception(pinned), pixels).astype(np.float64)
+    assert np.ptp(seen, axis=0).max() > 0
+    np.testing.assert_allclose(found.mean, seen.sum(axis=0) / 3, rtol=1e-4)
+    apart = seen - seen.sum(axis=0) / 3
+    np.testing.assert_allclose(found.covariance.diagonal(), (apart**2).sum(axis=0) / 2, rtol=1e-3, atol=1e-12)
+
+
+def test_a_config_without_the_section_is_told(val2014, tmp_path, capsys):
+    assert cli.main(["fid-reference", "--config", str(config_file(tmp_path)), "--images", str(val2014)]) == 1
+    assert "own.yaml: has no section `benchmarks.coco`" in capsys.readouterr().err
