@@ -44,6 +44,7 @@ def files_of(folder):
         ("geneval", [f"{k:05d}" for k in range(7)], 4),
         ("dpg", ["p1", "p2"], 2),
         ("coco", [f"{key:012d}" for key in CAPTIONS], 1),
+        ("geneval2", ["0000", "0001"], 2),
     ],
 )
 def test_a_store_has_the_prompts_of_the_file_in_its_order(world, benchmark, ids, images):
