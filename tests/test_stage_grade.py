@@ -106,21 +106,19 @@ def test_geneval2_is_soft_tifa_of_the_judges_probabilities(world):
         [f"{blank}{word}" for word in words for blank in ("", " ")]
         for words in (("Yes", "yes"), ("two", "Two", "2"), ("ten", "Ten", "10"))
     )
-    many, red, any_ = (
-        f"{text} in the image? Answer in one word." if text != "Are the cats red?" else f"{text} Answer in one word."
-        for text in ("How many cats are", "Are the cats red?", "Are there any cats")
-    )
-    asked = {"0000": [(many, two), (red, yes), (any_, yes)], "0001": [(many, ten), (any_, yes)]}
-    images = iter(map(Image.fromarray, images_of(layout, "geneval2")))
-    am, gm = {}, {}
-    for id_, questions in asked.items():
-        both = [[judge.probability(image, *question) for question in questions] for image in (next(images), next(images))]
-        am[id_] = np.mean([sum(p) / len(p) for p in both])
-        gm[id_] = np.mean([np.prod(p) ** (1 / len(p)) for p in both])
+    many = "How many cats are in the image? Answer in one word."
+    red, there = "Are the cats red? Answer in one word.", "Are there any cats in the image? Answer in one word."
+    asked = [[(many, two), (red, yes), (there, yes)], [(many, ten), (there, yes)]]
+    images = list(map(Image.fromarray, images_of(layout, "geneval2")))
+    am, gm = [], []
+    for questions, pair in zip(asked, (images[:2], images[2:]), strict=True):
+        both = [[judge.probability(image, text, forms) for text, forms in questions] for image in pair]
+        am.append(np.mean([sum(p) / len(p) for p in both]))
+        gm.append(np.mean([np.prod(p) ** (1 / len(p)) for p in both]))
     values = found(layout, "geneval2")
-    assert values["geneval2/am"] == pytest.approx((am["0000"] + am["0001"]) / 2, rel=1e-3)
-    assert values["geneval2/gm"] == pytest.approx((gm["0000"] + gm["0001"]) / 2, rel=1e-3)
-    assert values["geneval2/atomicity/3"] == pytest.approx(gm["0000"], rel=1e-3) != gm["0001"]
+    assert values["geneval2/am"] == pytest.approx((am[0] + am[1]) / 2, rel=1e-3)
+    assert values["geneval2/gm"] == pytest.approx((gm[0] + gm[1]) / 2, rel=1e-3)
+    assert values["geneval2/atomicity/3"] == pytest.approx(gm[0], rel=1e-3)
     units = pd.read_parquet(layout.benchmark(0, "base", "geneval2") / "units.parquet")
     assert set(units["id"]) == set(read_codes(layout.benchmark(0, "base", "geneval2") / "images.npy")[0])
 

@@ -37,6 +37,11 @@ def test_understanding_keeps_measured_and_quoted_apart(made):
     assert show_o.tolist() == [80.0, 1232.9, 67.6, 74.7, 61.0, 27.4]
 
 
+def test_the_micro_world_has_the_papers_tables_alone(made):
+    names = ["table1_understanding", "table2_generation", "table3_fidelity", "table4_gap", "table5_ablation"]
+    assert list(made) == names
+
+
 def test_mmmu_is_empty_with_the_reason(made):
     for name in ("table1_understanding", "table5_ablation"):
         table = made[name]
