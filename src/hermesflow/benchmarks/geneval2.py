@@ -231,8 +231,8 @@ def geneval2_units(table: pd.DataFrame) -> pd.DataFrame:
         table: TABLE_COLUMNS of all prompts.
     """
     rows: list[tuple[str, str, str, float, int]] = []
-    for (number, atoms), own in table.groupby(["prompt", "atoms"], sort=True):
-        key = prompt_id(number)
+    for (_, atoms), own in table.groupby(["prompt", "atoms"], sort=True):
+        key = prompt_id(int(own["prompt"].iloc[0]))
         am, gm = np.mean([soft_tifa(list(image)) for _, image in own.groupby("image")["probability"]], axis=0)
         rows += [("geneval2/am", POOL, key, am, 1), ("geneval2/gm", POOL, key, gm, 1)]
         rows.append((f"geneval2/atomicity/{atoms}", POOL, key, gm, 1))
