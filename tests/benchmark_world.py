@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from benchmark_models import save_clip, save_detector, save_vilt
+from benchmark_models import save_clip, save_detector, save_qwen3_vl, save_vilt
 from hermesflow.artifacts import Layout, sha256, write_codes
-from hermesflow.benchmark_sections import Benchmarks, Coco, DpgBench, Gap, GenEval, Understanding
+from hermesflow.benchmark_sections import Benchmarks, Coco, DpgBench, Gap, GenEval, GenEval2, Understanding
 from hermesflow.benchmarks.dpg import CSV_COLUMNS
 from hermesflow.benchmarks.inception import Inception
 from hermesflow.config import Config, load_config
@@ -41,6 +41,24 @@ DPG = (
     ("p1", "A red cat, asleep.", "", "1", "0", "entity", "whole", "entity - whole (cat)", "is there a cat?"),
     ("p1", "A red cat, asleep.", "", "2", "1", "attribute", "color", "color (cat, red)", "is the cat red?"),
     ("p2", "A cat", "", "1", "0", "entity", "whole", "entity - whole (cat)", "is there a cat?"),
+)
+GENEVAL2 = (
+    {
+        "prompt": "two red cats",
+        "atom_count": 3,
+        "vqa_list": [
+            ["How many cats are in the image?", "two"],
+            ["Are the cats red?", "Yes"],
+            ["Are there any cats in the image?", "Yes"],
+        ],
+        "skills": ["count", "attribute", "object"],
+    },
+    {
+        "prompt": "ten cats",
+        "atom_count": 2,
+        "vqa_list": [["How many cats are in the image?", "ten"], ["Are there any cats in the image?", "Yes"]],
+        "skills": ["count", "object"],
+    },
 )
 CAPTIONS = {9: "a red circle", 74: "a blue square", 133: "two red circles"}
 
@@ -88,12 +106,16 @@ def sections(folder: Path, judge: AnyJudge) -> Benchmarks:
         ),
         understanding=Understanding(batch_size=2, python=str(folder / "no-python")),
         gap=Gap(judge=judge),
+        geneval2=GenEval2(
+            prompts=str(folder / "geneval2_data.jsonl"), images=2, judge=str(save_qwen3_vl(folder / "qwen"))
+        ),
     )
 
 
 def write_files(folder: Path) -> None:
-    """evaluation_metadata.jsonl, dpg_bench.csv, a list of captions and reference statistics."""
-    (folder / "g.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in GENEVAL))
+    """evaluation_metadata.jsonl, geneval2_data.jsonl, dpg_bench.csv, a list of captions and reference statistics."""
+    for name, lines in (("g.jsonl", GENEVAL), ("geneval2_data.jsonl", GENEVAL2)):
+        (folder / name).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     with (folder / "dpg_bench.csv").open("w", newline="") as file:
         csv.writer(file).writerows([CSV_COLUMNS, *DPG])
     rows = "".join(f"{key},{caption}\n" for key, caption in CAPTIONS.items())

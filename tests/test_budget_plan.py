@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import benchmark_world
 from hermesflow import cli
-from hermesflow.budget import benchmarks, table
+from hermesflow.benchmark_sections import GenEval2
+from hermesflow.budget import benchmarks, disk, table
 from hermesflow.budget.decoder import Decoder, text_decoding
 from hermesflow.budget.lengths import Lengths, expected_masked
 from hermesflow.budget.machines import BANDWIDTH_UTILISATION, Pass, machine_of, total
@@ -111,7 +112,7 @@ def test_stages_do_at_most_what_is_planned(tmp_path, monkeypatch):
 def test_drawing_for_benchmarks_does_at_most_what_is_planned(tmp_path, monkeypatch):
     config, layout = benchmark_world.make_world(tmp_path)
     own = config.benchmarks
-    config = replace(config, benchmarks=replace(own, dpg=None, coco=None, gap=None, understanding=None))
+    config = replace(config, benchmarks=replace(own, dpg=None, coco=None, gap=None, geneval2=None, understanding=None))
     monkeypatch.setitem(benchmarks.PROMPTS, "geneval", len(benchmark_world.GENEVAL))
     monkeypatch.setattr(kernels, "by_onednn", lambda x: False)  # its products are not counted
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
@@ -139,6 +140,19 @@ def test_images_of_benchmarks_cost_what_as_many_candidates_do():
     rules = Rules(config, Lengths.of(config), gpus=1)
     passes, _ = rules.batches.drawn(250, 250)
     assert total(rules.draw().passes, "flops") / 30_000 == pytest.approx(total(passes, "flops") / 250)
+
+
+def test_geneval2_is_counted_where_it_is_switched_on():
+    """800 prompts, one image of each unless the section says otherwise; the report has a table more, in three forms."""
+    config = load_config(FOLDER / "showo.yaml")
+    own = GenEval2(prompts="geneval2_data.jsonl", judge="qwen")
+    other = replace(config, benchmarks=replace(config.benchmarks, geneval2=own))
+    assert benchmarks.drawings(other)["geneval2"].total == 800
+    jobs = Counter()
+    for rule, _, count in places(other):
+        jobs[rule] += count
+    assert jobs["draw"] == 3 * 9 * (4 + 8) and jobs["grade"] == 3 * 9 * 5
+    assert disk.files_of(other, "report", 1) == disk.files_of(config, "report", 1) + 3
 
 
 def test_questions_of_benchmarks_are_those_published():

@@ -19,8 +19,8 @@ PROPERTIES = {
     "defects_of": {"mode", "checkpoint.mode"},
     "benchmarks": {"benchmark"},
 }
-FREE = {"runtime", "name", "seeds"}
-"""How a step runs, and where: no reason to run it again."""
+FREE = {"runtime", "name", "seeds", "reference_of"}
+"""How a step runs, and where it and its inputs lie: no reason to run it again."""
 
 
 def chains(path):

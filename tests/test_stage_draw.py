@@ -44,6 +44,7 @@ def files_of(folder):
         ("geneval", [f"{k:05d}" for k in range(7)], 4),
         ("dpg", ["p1", "p2"], 2),
         ("coco", [f"{key:012d}" for key in CAPTIONS], 1),
+        ("geneval2", ["0000", "0001"], 2),
     ],
 )
 def test_a_store_has_the_prompts_of_the_file_in_its_order(world, benchmark, ids, images):
@@ -123,12 +124,16 @@ def test_batches_kept_under_other_settings_are_not_taken(world, monkeypatch):
     assert files_of(draw_all(config, layout, "geneval")) == whole
 
 
-def test_a_missing_file_is_named_with_its_key_and_origin(world):
+@pytest.mark.parametrize(
+    ("benchmark", "origin"),
+    [("geneval", "djghosh13/geneval"), ("geneval2", r"facebookresearch/GenEval2 \(CC BY-NC 4\.0")],
+)
+def test_a_missing_file_is_named_with_its_key_and_origin(world, benchmark, origin):
     config, layout = world
-    own = replace(config.benchmarks.geneval, prompts="nowhere.jsonl")
-    other = replace(config, benchmarks=replace(config.benchmarks, geneval=own))
-    with pytest.raises(DataError, match=r"nowhere\.jsonl.*benchmarks\.geneval\.prompts.*djghosh13/geneval"):
-        run(other, layout)
+    own = replace(getattr(config.benchmarks, benchmark), prompts="nowhere.jsonl")
+    other = replace(config, benchmarks=replace(config.benchmarks, **{benchmark: own}))
+    with pytest.raises(DataError, match=rf"nowhere\.jsonl.*benchmarks\.{benchmark}\.prompts.*{origin}"):
+        draw.run(other, layout, seed=0, checkpoint="base", benchmark=benchmark)
 
 
 def test_missing_reference_statistics_are_told_before_anything_is_drawn(world):

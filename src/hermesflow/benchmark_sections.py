@@ -1,4 +1,4 @@
-"""Section `benchmarks` of a config file: the real benchmarks of the paper's Tables 1 to 4, each left out at will."""
+"""Section `benchmarks` of a config file: the real benchmarks of Tables 1 to 4, and GenEval 2, each left out at will."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field
 from hermesflow.judging.settings import AnyJudge
 from hermesflow.sections import Positive, Source, section
 
-DrawnBenchmark = Literal["geneval", "dpg", "coco", "gap"]
+DrawnBenchmark = Literal["geneval", "dpg", "coco", "gap", "geneval2"]
 Column = Literal["pope", "mme", "flickr30k", "vqav2", "gqa", "mmmu"]
 DRAWN: tuple[DrawnBenchmark, ...] = get_args(DrawnBenchmark)
 """Benchmarks whose images a checkpoint draws; the names of their sections."""
@@ -87,6 +87,22 @@ class Gap:
 
 
 @section
+class GenEval2:
+    """GenEval 2, an extra that the paper has not: composed prompts and Soft-TIFA (docs/geneval2.md).
+
+    Its data is licensed for non-commercial use alone (CC BY-NC 4.0); the licence is printed when it is read.
+    """
+
+    prompts: str
+    """The original's geneval2_data.jsonl (github.com/facebookresearch/GenEval2)."""
+    images: Positive = 1
+    """Images per prompt (GenEval 2: 1); of several, the mean counts."""
+    judge: str | Source
+    """VQA model whose probabilities count (GenEval 2: Qwen/Qwen3-VL-8B-Instruct): a folder or a source; figures by
+    different ones cannot be compared."""
+
+
+@section
 class Benchmarks:
     """Real benchmarks of every checkpoint, beside its own evaluation; each needs its section."""
 
@@ -100,6 +116,8 @@ class Benchmarks:
     """Table 1. See its own table below."""
     gap: Gap | None = None
     """Table 4. See its own table below."""
+    geneval2: GenEval2 | None = None
+    """A table of its own, beside the paper's. See its own table below."""
 
     @property
     def drawn(self) -> tuple[DrawnBenchmark, ...]:

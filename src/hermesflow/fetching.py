@@ -40,6 +40,7 @@ def _benchmark_models(own: Benchmarks) -> dict[str, str | Source | None]:
         "benchmarks.dpg.judge": own.dpg.judge if own.dpg else None,
         "benchmarks.coco.inception": own.coco.inception if own.coco else None,
         "benchmarks.coco.clip": own.coco.clip if own.coco else None,
+        "benchmarks.geneval2.judge": own.geneval2.judge if own.geneval2 else None,
         "benchmarks.gap.judge.model": judge.model if isinstance(judge, LocalVlm) else None,
     }
 

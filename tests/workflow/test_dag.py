@@ -7,7 +7,7 @@ import sys
 import pytest
 import yaml
 
-from hermesflow.benchmark_sections import COLUMNS, DRAWN
+from hermesflow.benchmark_sections import COLUMNS
 from hermesflow.cli import LAUNCHED, STAGES
 from hermesflow.config import load_config
 from hermesflow.pipeline import GATHERED_BY, dvc_yaml, is_mirror, stages_of
@@ -114,8 +114,8 @@ def test_the_paper_s_scale_is_the_whole_dag(fresh):
     sampled = {"sample": 3 * 3 * 8, "gather_candidates": 3 * 3, "score": 3 * 3 * 8, "gather_scores": 3 * 3}
     trained = {**dict.fromkeys(("prefer", "train"), 3 * 8), "reference": 3 * 6}  # und-1 and gen-1 have that of pair-1
     expected = {**once, "base": 3, **sampled, "agreement": 3, **trained, "evaluate": 3 * 9, "all": 1}
-    each = 3 * 9 * len(DRAWN)
-    expected |= {"draw": 3 * 9 * (len(DRAWN) - 1 + 8), "gather_drawn": each, "grade": each}
+    each = 3 * 9 * 4  # geneval, dpg, coco, gap; COCO's images are drawn in 8 shards
+    expected |= {"draw": 3 * 9 * (3 + 8), "gather_drawn": each, "grade": each}
     expected["understand"] = 3 * 9 * len(COLUMNS)
     assert counts == {**expected, "total": sum(expected.values())}
 
@@ -140,6 +140,24 @@ def test_the_paper_s_scale_has_every_benchmark_of_every_checkpoint_and_seed(pape
     assert {path for path in report["input"] if "/benchmarks/" in path} == expected
     made = {path for job in paper_jobs if job["rule"] in ("grade", "understand") for path in job["output"]}
     assert expected < made
+
+
+def test_geneval2_is_drawn_graded_and_has_a_table_where_it_is_switched_on(fresh, paper_jobs):
+    plain = yaml.safe_load(SHOWO.read_text())
+    plain |= {"seeds": [0], "benchmarks": {"geneval2": {"prompts": "geneval2_data.jsonl", "judge": "qwen"}}}
+    (fresh.root / "config" / "geneval2.yaml").write_text(yaml.safe_dump(plain))
+    out = fresh.run(sys.executable, "workflow/scripts/jobs.py", "config/geneval2.yaml")
+    jobs = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    names = ("base", *plain["checkpoints"])
+    made = sorted((j["rule"], j["wildcards"]["checkpoint"]) for j in jobs if j["wildcards"].get("benchmark"))
+    assert made == sorted((rule, name) for rule in ("draw", "gather_drawn", "grade") for name in names)
+    of_report = {job["rule"]: job for job in jobs}["report"]
+    folder = "results/showo/seed0/{}/benchmarks/geneval2/{}"
+    files = {folder.format(name, file) for name in names for file in ("units.parquet", "values.json", "facts.json")}
+    assert files == {path for path in of_report["input"] if "/benchmarks/" in path}
+    table = {f"results/showo/report/tables/table_geneval2.{suffix}" for suffix in ("csv", "md", "tex")}
+    (without,) = [job for job in paper_jobs if job["rule"] == "report"]
+    assert set(of_report["output"]) - set(without["output"]) == table
 
 
 def test_the_file_of_prompts_is_an_input_where_it_is_there(fresh):

@@ -17,7 +17,7 @@ rule grade:
         benchmark="|".join(DRAWN),
     threads: CONFIG.runtime.shard_threads
     resources:
-        mem_mb=memory(8000),
+        mem_mb=lambda w, attempt: memory(16000 if w.benchmark == "geneval2" else 8000)(w, attempt),  # a judge of 8B
         runtime=growing(720),
         gpu=GPU,
         judge=lambda w: int(w.benchmark == "gap"),  # one at a time: an endpoint's pace is that of one process

@@ -8,6 +8,7 @@ PAPER_TABLES = (
     "table4_gap",
     "table5_ablation",
 )
+EXTRA_TABLES = ("table_geneval2",) if CONFIG.benchmarks and CONFIG.benchmarks.geneval2 else ()
 TRUST_TABLES = (
     "table_agreement",
     "table_judge",
@@ -46,7 +47,7 @@ rule report:
         benchmarks=of_benchmarks("units.parquet", "values.json", "facts.json"),
         quoted=expand("config/paper_tables/{table}.csv", table=PAPER_TABLES),
     output:
-        tables(PAPER_TABLES, ("md", "tex"), "Tables"),
+        tables((*PAPER_TABLES, *EXTRA_TABLES), ("md", "tex"), "Tables"),
         tables(TRUST_TABLES, ("md",), "Trust"),
         [shown(f"{REPORT}/figures/{name}.png", "Figures") for name in FIGURES],
         shown(f"{REPORT}/answer.md", "Answer"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hermesflow.artifacts import Layout
 from hermesflow.benchmark_sections import DRAWN, Benchmarks
-from hermesflow.benchmarks import dpg, fidelity, geneval
+from hermesflow.benchmarks import dpg, fidelity, geneval, geneval2
 from hermesflow.data.pairs import read_pairs
 from hermesflow.errors import ConfigError, DataError
 from hermesflow.evaluation.generation import Request
@@ -16,6 +16,7 @@ TOGETHER = 250  # images of a batch, whole prompts: what is kept at once, and de
 _ORIGINS = {
     "geneval.prompts": "Take prompts/evaluation_metadata.jsonl of github.com/djghosh13/geneval",
     "dpg.prompts": "Take dpg_bench/dpg_bench.csv of github.com/TencentQQGYLab/ELLA",
+    "geneval2.prompts": f"Take geneval2_data.jsonl of github.com/facebookresearch/GenEval2 ({geneval2.TERMS})",
     "coco.captions": "Write image_id and caption of 30,000 images of val2014, one caption each, as CSV",
     "coco.reference": "Make it of the list's real images by `hermesflow fid-reference` (docs/dpg-and-coco.md)",
 }
@@ -59,6 +60,10 @@ def read_prompts(benchmarks: Benchmarks | None, layout: Layout, benchmark: str) 
     if benchmark == "dpg":
         dense = dpg.read_prompts(there(own.prompts, "dpg.prompts"))
         return Prompts(benchmark, tuple(p.id for p in dense), tuple(p.text for p in dense), own.images)
+    if benchmark == "geneval2":
+        composed = geneval2.read_prompts(there(own.prompts, "geneval2.prompts"))
+        ids = tuple(map(geneval2.prompt_id, range(len(composed))))
+        return Prompts(benchmark, ids, tuple(p.text for p in composed), own.images)
     if benchmark == "coco":
         there(own.reference, "coco.reference")  # now, and not after 30,000 images are drawn
         captions = fidelity.read_captions(there(own.captions, "coco.captions"))

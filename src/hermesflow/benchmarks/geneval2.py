@@ -27,11 +27,12 @@ import pandas as pd
 from PIL import Image
 
 from hermesflow.errors import DataError
+from hermesflow.evaluation.statistics import GENEVAL2_SKILLS
 from hermesflow.evaluation.understanding import units_table
 
-SKILLS = ("object", "attribute", "count", "position", "verb")
 POOL = "geneval2"
 TABLE_COLUMNS = ("prompt", "image", "caption", "atoms", "question", "answer", "skill", "probability")
+TERMS = "CC BY-NC 4.0, for non-commercial use alone"
 LICENCE = (
     "GenEval 2 (https://github.com/facebookresearch/GenEval2): its prompts and questions are licensed under CC BY-NC "
     "4.0 (https://creativecommons.org/licenses/by-nc/4.0/), for non-commercial use alone."
@@ -49,7 +50,7 @@ class Question:
     answer: str
     """A number word where the question begins with "How many", "Yes" elsewhere."""
     skill: str
-    """One of SKILLS."""
+    """One of GENEVAL2_SKILLS."""
 
     @property
     def asked(self) -> str:
@@ -112,6 +113,11 @@ def read_prompts(path: Path) -> list[Prompt]:
     return found
 
 
+def prompt_id(number: int) -> str:
+    """What a prompt is called: its number in the file, from 0."""
+    return f"{number:04d}"
+
+
 @cache
 def print_licence() -> None:
     """Print LICENCE to stderr, the first time it is called."""
@@ -131,8 +137,8 @@ def _prompt(row: Mapping[str, Any]) -> Prompt:
 
 
 def _question(text: str, answer: str, skill: str) -> Question:
-    if skill not in SKILLS:
-        raise ValueError(f"skill {skill!r} is none of {', '.join(SKILLS)}")
+    if skill not in GENEVAL2_SKILLS:
+        raise ValueError(f"skill {skill!r} is none of {', '.join(GENEVAL2_SKILLS)}")
     right = _NUMBERS if text.startswith(_COUNTING) else ("Yes",)
     if answer not in right:
         raise ValueError(f"the answer to {text!r} is {answer!r}, none of {', '.join(right)}")
@@ -225,8 +231,8 @@ def geneval2_units(table: pd.DataFrame) -> pd.DataFrame:
         table: TABLE_COLUMNS of all prompts.
     """
     rows: list[tuple[str, str, str, float, int]] = []
-    for (number, atoms), own in table.groupby(["prompt", "atoms"], sort=True):
-        key = f"{number:04d}"
+    for (_, atoms), own in table.groupby(["prompt", "atoms"], sort=True):
+        key = prompt_id(int(own["prompt"].iloc[0]))
         am, gm = np.mean([soft_tifa(list(image)) for _, image in own.groupby("image")["probability"]], axis=0)
         rows += [("geneval2/am", POOL, key, am, 1), ("geneval2/gm", POOL, key, gm, 1)]
         rows.append((f"geneval2/atomicity/{atoms}", POOL, key, gm, 1))

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from hermesflow.artifacts import Layout, read_codes
-from hermesflow.benchmarks import dpg, fidelity, geneval
+from hermesflow.benchmarks import dpg, fidelity, geneval, geneval2
 from hermesflow.benchmarks.drawing import Prompts
 from hermesflow.benchmarks.fidelity import Caption, FeatureExtractor, Gaussian
 from hermesflow.benchmarks.geneval import Detection, Metadata
@@ -122,6 +122,24 @@ def grade_dpg(prompts: Sequence[dpg.DensePrompt], drawn: Drawn, judge: dpg.VqaJu
     protocol = f"DPG-Bench, {len(prompts):,} prompts x {drawn.codes.shape[1]} images; children of a no count 0"
     notes = {"questions": sum(len(prompt.questions) for prompt in prompts)}
     return Graded(table, dpg.dpg_units(table), protocol, notes=notes)
+
+
+def grade_geneval2(
+    prompts: Sequence[geneval2.Prompt], drawn: Drawn, judge: geneval2.AnswerProbability, advance: Advance
+) -> Graded:
+    """GenEval 2's questions about every image."""
+    tables = []
+    for number, prompt in enumerate(prompts):
+        images = drawn.of(number, number + 1)
+        tables.append(geneval2.grade(number, prompt, [Image.fromarray(pixels) for pixels in images], judge))
+        advance(len(images))
+    table = pd.concat(tables, ignore_index=True)
+    protocol = (
+        f"GenEval 2, {len(prompts):,} prompts x {drawn.codes.shape[1]} images; Soft-TIFA: probability that an answer "
+        "begins with the right word"
+    )
+    notes = {"questions": sum(len(prompt.questions) for prompt in prompts), "licence of its data": geneval2.TERMS}
+    return Graded(table, geneval2.geneval2_units(table), protocol, notes=notes)
 
 
 def grade_coco(

@@ -8,8 +8,9 @@ from hermesflow.benchmarks.drawing import TOGETHER
 from hermesflow.config import Config
 from hermesflow.lmms.running import BENCHMARKS, KARPATHY_TASK
 
-PROMPTS = {"geneval": 553, "dpg": 1065, "coco": 30_000}
-"""Prompts of each file. Source: Ghosh et al. 2023 (GenEval); Hu et al. 2024 (DPG-Bench); the paper's Table 3."""
+PROMPTS = {"geneval": 553, "dpg": 1065, "coco": 30_000, "geneval2": 800}
+"""Prompts of each file. Source: Ghosh et al. 2023 (GenEval); Hu et al. 2024 (DPG-Bench); the paper's Table 3; Kamath et
+al. 2025 (GenEval 2)."""
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,8 @@ OUTPUTS = {
 ADAPTER_OUTPUTS = 2
 REAL_OUTPUTS = 2
 """Of stage `data`, where images are real."""
+GENEVAL2_OUTPUTS = 3
+"""Of stage `report`: the table of GenEval 2, where it is measured."""
 JOB_FILES = 2
 """Log and benchmark of a job."""
 
@@ -61,7 +63,8 @@ def files_of(config: Config, rule: str, jobs: int) -> int:
     """Files that all jobs of a rule leave."""
     adapters = ADAPTER_OUTPUTS if rule == "train" and config.training.lora else 0
     real = REAL_OUTPUTS if rule == "data" and not has_judge(config) else 0
-    return jobs * (OUTPUTS[rule] + adapters + real + JOB_FILES)
+    extra = GENEVAL2_OUTPUTS if rule == "report" and config.benchmarks and config.benchmarks.geneval2 else 0
+    return jobs * (OUTPUTS[rule] + adapters + real + extra + JOB_FILES)
 
 
 def token_store(pairs: int, images: int, tokens: int) -> int:

@@ -6,7 +6,10 @@ units.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from hermesflow.evaluation.statistics import GENEVAL2_SKILLS
 
 
 @dataclass(frozen=True)
@@ -154,3 +157,15 @@ REAL = Columns(
     ),
 )  # fmt: skip
 """Real benchmarks, and what a checkpoint's own evaluation measures on real pairs."""
+
+
+def geneval2_columns(atomicities: Sequence[int]) -> tuple[Column, ...]:
+    """GenEval 2 in the units of its released scripts: both means, the skills, and GM by atomicity.
+
+    Args:
+        atomicities: numbers of parts that there are prompts of.
+    """
+    own = [("gm", "Soft-TIFA GM", "gm"), ("am", "Soft-TIFA AM", "am")]
+    own += [(skill, skill.capitalize(), f"skill/{skill}") for skill in GENEVAL2_SKILLS]
+    own += [(f"atomicity_{n}", f"{n} parts", f"atomicity/{n}") for n in atomicities]
+    return tuple(Column(key, title, f"geneval2/{metric}", 100.0) for key, title, metric in own)

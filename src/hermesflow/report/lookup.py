@@ -50,6 +50,10 @@ class Figures:
         """Whether any checkpoint has a figure of this name."""
         return any(known == metric for _, known in self._rows)
 
+    def numbers(self, stem: str) -> tuple[int, ...]:
+        """The whole numbers that measured metrics have behind a stem, ascending (`geneval2/atomicity/`: 3, 4, 10)."""
+        return tuple(sorted({int(metric.removeprefix(stem)) for _, metric in self._rows if metric.startswith(stem)}))
+
     def kept(self, names: Sequence[str]) -> tuple[str, ...]:
         """Those of the names that were evaluated, in the given order."""
         return tuple(name for name in names if name in self.checkpoints)

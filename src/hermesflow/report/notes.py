@@ -1,4 +1,4 @@
-"""Sentences under Tables 1 to 5: what is quoted and how far it compares, what is empty and what would fill it."""
+"""Sentences under the tables: what is quoted and how far it compares, what is empty and what would fill it."""
 
 from __future__ import annotations
 
@@ -50,6 +50,12 @@ NO_FID_INTERVAL = (
     "FID has no interval: one resample of 30,000 x 2,048 features takes 21 s. Over several seeds it is their mean."
 )
 GAP_REAL = "The paper's judge of drawn images is GPT-4o; it prints neither seeds nor the number of questions."
+GENEVAL2 = (
+    "100 x the probability that a VQA model gives to the right answers about a prompt's parts. GM: geometric mean over "
+    "an image's questions, right for whole prompts; AM: arithmetic mean; both then the mean over prompts. Skills are "
+    "means over all questions of a kind; columns of parts are GM of the prompts that have so many. All is measured "
+    "here and the paper has none of it; figures by different VQA models cannot be compared (docs/geneval2.md)."
+)
 _PROTOCOL_NOTES = {
     "paper": "`paper`: the model's answers on real images, mapped to the nearest choice, against the judge's answers "
     "on drawn images.",
@@ -92,6 +98,11 @@ def gap_notes(figures: Figures, lines: Mapping[str, str]) -> tuple[str, ...]:
         return (MICRO_GAP, INTERVALS, PAIRED, QUOTED)
     judge = (lines["gap"],) if "gap" in lines else ()
     return (real_gap(figures), INTERVALS, PAIRED, QUOTED_REAL, GAP_REAL, *judge)
+
+
+def geneval2_notes(lines: Mapping[str, str]) -> tuple[str, ...]:
+    """Notes of GenEval 2's table: what its figures are, and what made them, with the licence of its data."""
+    return (GENEVAL2, INTERVALS, PAIRED, *((lines["geneval2"],) if "geneval2" in lines else ()))
 
 
 def unmeasured(columns: Sequence[Column], figures: Figures) -> tuple[str, ...]:

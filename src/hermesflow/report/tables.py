@@ -1,5 +1,7 @@
 """Tables 1 to 5: what was measured here, with intervals, and the paper's quoted figures in columns of their own.
 
+GenEval 2, which the paper has not, has a table beside them where it was measured.
+
 Measured figures come from `evaluation.statistics.summarise`; quoted ones from `config/paper_tables/*.csv`, whose
 column `source` says which edition they are from. The two never share a column.
 """
@@ -24,6 +26,7 @@ from hermesflow.report.columns import (
     REAL,
     Column,
     Quoted,
+    geneval2_columns,
 )
 from hermesflow.report.formatting import EMPTY, Table, number, with_interval
 from hermesflow.report.lookup import Figures
@@ -40,7 +43,7 @@ GAP_COLUMNS = (
 def all_tables(
     summary: pd.DataFrame, config: Config, paper_tables: Path, made_by: Mapping[str, str] | None = None
 ) -> list[Table]:
-    """Tables 1 to 5.
+    """Tables 1 to 5, and that of GenEval 2 where it was measured.
 
     Args:
         summary: of `statistics.summarise`: checkpoint, metric, value, low, high, delta, delta_low, delta_high,
@@ -63,10 +66,12 @@ def all_tables(
             ("table3_fidelity", "Table 3: image fidelity", columns.fidelity, QUOTED_FIDELITY),
         )
     ]
+    extra = [geneval2_table(figures, config, lines)] if figures.measured("geneval2/gm") else []
     return [
         *tables,
         gap_table(figures, config, paper_tables, lines),
         ablation_table(figures, config, paper_tables, lines),
+        *extra,
     ]
 
 
@@ -155,6 +160,24 @@ def ablation_table(figures: Figures, config: Config, paper_tables: Path, lines: 
         _frame(cells, ["Checkpoint", "Arm", *(c.title for c in columns), *paper_titles]).fillna(EMPTY),
         ("In parentheses the change against base. " + notes.PAIRED,
          *notes.notes_of("table5_ablation", columns, figures, lines)),
+    )  # fmt: skip
+
+
+def geneval2_table(figures: Figures, config: Config, lines: Mapping[str, str]) -> Table:
+    """GenEval 2 of every checkpoint: both means, by skill (those that were asked for) and by number of parts."""
+    columns = geneval2_columns(figures.numbers("geneval2/atomicity/"))
+    columns = tuple(column for column in columns if figures.measured(column.metric))
+    main, *others = columns
+    rows: list[dict[str, Any]] = []
+    cells: list[dict[str, str]] = []
+    for checkpoint in figures.kept(("base", *config.checkpoints)):
+        change = _change(figures.get(checkpoint, main.metric, scale=main.scale), main.digits)
+        rows.append({"checkpoint": checkpoint, **_plain(figures, checkpoint, columns)})
+        cells.append({"Checkpoint": checkpoint, "Change of GM": change, **_cells(figures, checkpoint, columns)})
+    order = ["Checkpoint", main.title, "Change of GM", *(column.title for column in others)]
+    return Table(
+        "table_geneval2", "GenEval 2", _frame(rows, ["checkpoint", *_value_names(columns)]),
+        _frame(cells, order), notes.geneval2_notes(lines),
     )  # fmt: skip
 
 

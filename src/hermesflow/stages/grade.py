@@ -10,10 +10,19 @@ import torch
 
 from hermesflow.artifacts import Layout, write_json, write_manifest, write_table
 from hermesflow.benchmark_sections import Benchmarks
-from hermesflow.benchmarks import dpg, fidelity, geneval
+from hermesflow.benchmarks import dpg, fidelity, geneval, geneval2
+from hermesflow.benchmarks.answer_probability import TransformersAnswerProbability
 from hermesflow.benchmarks.drawing import Prompts, read_prompts, there
 from hermesflow.benchmarks.geneval_detector import ColorClassifier, Detector
-from hermesflow.benchmarks.grading import Drawn, Graded, grade_coco, grade_dpg, grade_geneval, read_drawn
+from hermesflow.benchmarks.grading import (
+    Drawn,
+    Graded,
+    grade_coco,
+    grade_dpg,
+    grade_geneval,
+    grade_geneval2,
+    read_drawn,
+)
 from hermesflow.benchmarks.inception import load_inception
 from hermesflow.benchmarks.pretrained import PretrainedClip, name_of
 from hermesflow.benchmarks.vqa_judge import TransformersVqa
@@ -74,7 +83,8 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, benchmark
     progress = Progress(len(prompts.ids) * prompts.images, what, "image")
     model = layout.checkpoint(seed, checkpoint) / "model"
     job = Job(config, layout, model, prompts, drawn, progress)
-    graded = {"geneval": _geneval, "dpg": _dpg, "coco": _coco, "gap": _gap}[benchmark](job)
+    graders = {"geneval": _geneval, "dpg": _dpg, "coco": _coco, "gap": _gap, "geneval2": _geneval2}
+    graded = graders[benchmark](job)
     section = getattr(job.own, benchmark)
     facts = {"protocol": graded.protocol, "items": len(prompts.ids), "images": prompts.images, **graded.notes}
     write_table(folder / "rows.parquet", graded.rows)
@@ -127,6 +137,13 @@ def _gap(job: Job) -> Graded:
     return grade_gap(judge, asked, split.captions, free=free, nearest=nearest, real=real, drawn=drawn)
 
 
+def _geneval2(job: Job) -> Graded:
+    own = job.own.geneval2
+    assert own is not None
+    judge = TransformersAnswerProbability(own.judge, device=job.device)
+    return grade_geneval2(geneval2.read_prompts(Path(own.prompts)), job.drawn, judge, job.progress.advance)
+
+
 def _scorers(job: Job, benchmark: str) -> dict[str, str]:
     """What graded, by role: repository and revision, or the model an endpoint was asked for."""
     own, scoring = job.own, job.config.scoring
@@ -137,6 +154,8 @@ def _scorers(job: Job, benchmark: str) -> dict[str, str]:
         named = {"judge": own.dpg.judge}
     elif benchmark == "coco" and own.coco:
         named = {"inception": own.coco.inception, "clip": own.coco.clip}
+    elif benchmark == "geneval2" and own.geneval2:
+        named = {"judge": own.geneval2.judge}
     elif own.gap:
         choices = (scoring.choice_encoder or scoring.encoder).source
         named = {"judge": own.gap.judge.model, "nearest choice": choices}

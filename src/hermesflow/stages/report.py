@@ -85,7 +85,7 @@ def _track(config: Config, layout: Layout, seeds: Sequence[int]) -> None:
 def write_tables(
     config: Config, layout: Layout, summary: pd.DataFrame, seeds: Sequence[int], made_by: Mapping[str, str]
 ) -> None:
-    """Tables 1 to 5 as CSV, Markdown and LaTeX; the tables of trust and all statistics as CSV (and Markdown)."""
+    """The paper's tables and any of GenEval 2 as CSV, Markdown, LaTeX; trust and statistics as CSV and Markdown."""
     folder = layout.report / "tables"
     for table in tables.all_tables(summary, config, PAPER_TABLES, made_by):
         formatting.write(table, folder)
