@@ -88,7 +88,7 @@ class CommandLine:
         plain = yaml.safe_load(SMOKE.read_text())
         plain["training"] |= {**as_plain(small_config().training), **training}
         plain["runtime"] |= runtime
-        (folder / "config.yaml").write_text(yaml.safe_dump(plain))
+        (folder / "config.yaml").write_text(yaml.safe_dump(plain, sort_keys=False))
         (folder / "mlflow.py").write_text("raise ImportError('not in this test')\n")
 
     def environment(self) -> dict[str, str]:
