@@ -66,7 +66,7 @@ def test_image_and_question_reach_the_model(judge):
 
 
 def test_images_of_other_modes_are_converted(judge, monkeypatch):
-    monkeypatch.setattr(judge._processor.image_processor, "do_convert_rgb", False)  # not every processor does it
+    monkeypatch.setattr(judge._model.processor.image_processor, "do_convert_rgb", False)  # not every processor does it
     assert judge.probability(RED.convert("RGBA"), ASKED, FORMS) == judge.probability(RED, ASKED, FORMS)
 
 
@@ -76,14 +76,14 @@ def test_weights_keep_the_number_type_they_were_saved_in(folder, tmp_path):
     save_qwen3_vl(tmp_path)
     Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(tmp_path)
     one = TransformersAnswerProbability(str(tmp_path))
-    assert one._model.dtype == torch.bfloat16
+    assert one._model.model.dtype == torch.bfloat16
     assert one.probability(RED, ASKED, FORMS) == pytest.approx(
         TransformersAnswerProbability(str(folder)).probability(RED, ASKED, FORMS), rel=0.1
     )
 
 
 def test_first_tokens_of_a_byte_level_tokenizer(judge):
-    words = judge._processor.tokenizer
+    words = judge._model.processor.tokenizer
     tokens = [words.convert_ids_to_tokens(token) for token in first_tokens(words, ["Yes", "two", "10", " 2"])]
     assert sorted(tokens) == ["1", "Yes", "two", "Ġ"]
 

@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from PIL import Image
 
-from hermesflow import hub
-from hermesflow.benchmarks.pretrained import read_pretrained, read_processor
+from hermesflow.benchmarks.pretrained import ChatModel
 from hermesflow.errors import ConfigError
 from hermesflow.sections import Source
 
@@ -32,33 +30,21 @@ class TransformersAnswerProbability:
     """
 
     def __init__(self, source: str | Source, *, device: str = "cpu") -> None:
-        folder = str(hub.fetch(source)) if isinstance(source, Source) else source  # once: checksums of some 17 GB
-        kind = "AutoModelForImageTextToText"
-        model = read_pretrained(kind, folder, role=_ROLE, use_safetensors=True, dtype="auto")
-        self._processor = read_processor(model, folder, role=_ROLE)
-        if not self._processor.chat_template:
-            raise ConfigError(f"{folder}: {_ROLE} has no chat template. Name an instruct model.")
-        self._model: Any = model.to(device).eval()
+        self._model = ChatModel(source, role=_ROLE, device=device)
 
-    @torch.inference_mode()
     def probability(self, image: Image.Image, question: str, answers: Sequence[str]) -> float:
         """Probability that the answer begins with the first token of one of some texts.
 
         Raises:
             ConfigError: the tokenizer puts a blank before them (`first_tokens`).
         """
-        tokens = first_tokens(self._processor.tokenizer, answers)
-        content = [{"type": "image", "image": image.convert("RGB")}, {"type": "text", "text": question}]
-        inputs = self._processor.apply_chat_template(
-            [{"role": "user", "content": content}],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-        ).to(self._model.device, dtype=self._model.dtype)
-        written = self._model.generate(
-            **inputs, do_sample=False, num_beams=1, max_new_tokens=1, output_logits=True, return_dict_in_generate=True
-        )
+        tokens = first_tokens(self._model.processor.tokenizer, answers)
+        content: list[dict[str, Any]] = [
+            {"type": "image", "image": image.convert("RGB")},
+            {"type": "text", "text": question},
+        ]
+        options = {"max_new_tokens": 1, "output_logits": True, "return_dict_in_generate": True}
+        written, _ = self._model.generate(content, **options)
         return min(float(written.logits[0][0].float().softmax(dim=-1)[tokens].sum()), 1.0)
 
 

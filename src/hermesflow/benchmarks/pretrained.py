@@ -6,7 +6,7 @@ depend on whether torchvision is there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,42 @@ def name_of(source: str | Source) -> str:
         return f"{source.repo}@{source.revision}"
     pinned = next((pin for pin in source.files.values() if pin), None)
     return f"{source.folder} (sha256 {pinned})" if pinned else source.folder
+
+
+class ChatModel:
+    """A released image-text-to-text model that answers one message at a time, greedily.
+
+    Args:
+        source: a folder, or a source.
+        role: what the model is for, in words for an error.
+        device: where it runs.
+        dtype: number type of its weights; `auto` is the one they were saved in.
+
+    Raises:
+        ConfigError: it cannot be read, or has no chat template.
+        FetchError: a source cannot be had.
+    """
+
+    def __init__(self, source: str | Source, *, role: str, device: str, dtype: str | torch.dtype = "auto") -> None:
+        folder = str(hub.fetch(source)) if isinstance(source, Source) else source  # once: checksums of some 17 GB
+        kind = "AutoModelForImageTextToText"
+        model = read_pretrained(kind, folder, role=role, use_safetensors=True, dtype=dtype)
+        self.processor = read_processor(model, folder, role=role)
+        if not getattr(self.processor, "chat_template", None):
+            raise ConfigError(f"{folder}: {role} has no chat template. Name an instruct model.")
+        self.model: Any = model.to(device).eval()
+
+    @torch.inference_mode()
+    def generate(self, content: Sequence[Mapping[str, object]], **options: Any) -> tuple[Any, int]:
+        """What `generate` of transformers gives for a user's message, and the number of tokens before the answer."""
+        inputs = self.processor.apply_chat_template(
+            [{"role": "user", "content": content}],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+        ).to(self.model.device, dtype=self.model.dtype)
+        return self.model.generate(**inputs, do_sample=False, num_beams=1, **options), inputs["input_ids"].shape[1]
 
 
 class PretrainedClip:

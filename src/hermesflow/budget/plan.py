@@ -67,12 +67,11 @@ def places(config: Config) -> list[tuple[str, str | None, int]]:
     for name in config.sampled_checkpoints():
         found += [(rule, name, seeds * (shards if rule in SCATTERED else 1)) for rule in SAMPLED]
     found.append(("agreement", BASE, seeds))
-    shared = [name for name in config.checkpoints if config.reference_of(name) != name]
     found += [
         (rule, name, seeds)
         for name in config.checkpoints
         for rule in TRAINED
-        if rule != "reference" or name not in shared
+        if rule != "reference" or config.reference_of(name) == name
     ]
     found += [("evaluate", name, seeds) for name in (BASE, *config.checkpoints)]
     if own := config.benchmarks:

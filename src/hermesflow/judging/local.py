@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from hermesflow.errors import ConfigError, DataError
+from hermesflow.errors import DataError
 from hermesflow.judging.instructions import prompt_of, read_choice
 from hermesflow.judging.protocol import Item, Verdict, check_items
 from hermesflow.judging.settings import LocalVlm
@@ -24,8 +24,12 @@ class LocalJudge:
             ConfigError: it cannot be read, or has no chat template.
             FetchError: a source cannot be had.
         """
-        self._settings = settings
-        self._processor, self._model = _load(settings, device=device)
+        import torch
+
+        from hermesflow.benchmarks.pretrained import ChatModel
+
+        role, dtype = "the judge (benchmarks.gap.judge.model)", getattr(torch, settings.dtype)
+        self._settings, self._model = settings, ChatModel(settings.model, role=role, device=device, dtype=dtype)
 
     @property
     def name(self) -> str:
@@ -48,25 +52,12 @@ class LocalJudge:
         return verdicts
 
     def _answer(self, item: Item) -> str:
-        import torch
-
         prompt = prompt_of(item)  # in one message: not every chat template knows a system's
         content: list[dict[str, Any]] = [{"type": "text", "text": f"{prompt.system}\n\n{prompt.user}"}]
         if isinstance(item.evidence, bytes):
             content.insert(0, {"type": "image", "image": _decoded(item)})
-        inputs = self._processor.apply_chat_template(
-            [{"role": "user", "content": content}],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-        ).to(self._model.device, dtype=self._model.dtype)
-        with torch.inference_mode():
-            written = self._model.generate(
-                **inputs, do_sample=False, num_beams=1, max_new_tokens=self._settings.max_new_tokens
-            )
-        new = written[0, inputs["input_ids"].shape[1] :]
-        return str(self._processor.decode(new, skip_special_tokens=True)).strip()
+        written, before = self._model.generate(content, max_new_tokens=self._settings.max_new_tokens)
+        return str(self._model.processor.decode(written[0, before:], skip_special_tokens=True)).strip()
 
 
 def _decoded(item: Item) -> Any:
@@ -80,20 +71,6 @@ def _decoded(item: Item) -> Any:
         raise DataError(
             f"pair {item.id}: its image cannot be decoded ({type(error).__name__}). Make it anew or remove the pair."
         ) from error
-
-
-def _load(settings: LocalVlm, *, device: str) -> tuple[Any, Any]:
-    import torch
-
-    from hermesflow.benchmarks.pretrained import read_pretrained, read_processor
-
-    source, role = settings.model, "the judge (benchmarks.gap.judge.model)"
-    options = {"dtype": getattr(torch, settings.dtype), "use_safetensors": True}
-    model = read_pretrained("AutoModelForImageTextToText", source, role=role, **options)
-    processor = read_processor(model, source, role=role)
-    if not getattr(processor, "chat_template", None):
-        raise ConfigError(f"benchmarks.gap.judge.model: {_name(source)} has no chat template. Name an instruct model.")
-    return processor, model.to(device).eval()
 
 
 def _name(source: str | Source) -> str:
