@@ -71,7 +71,7 @@ def make_world(folder: Path, judge: AnyJudge | None = None) -> tuple[Config, Lay
         data=replace(config.data, base_pairs=42, pairs=4, gap_pairs=3),
         evaluation=replace(config.evaluation, understanding_images=3, geneval_prompts=1, dense_prompts=1),
         sampling=replace(config.sampling, images=replace(config.sampling.images, steps=2)),
-        benchmarks=sections(folder, judge or LocalVlm(kind="local", model=str(folder / "vlm"))),
+        benchmarks=sections(folder, judge or LocalVlm(kind="local", model=str(folder / "vlm"), cache="c")),
     )
     layout = Layout(folder / "results")
     data.run(config, layout)

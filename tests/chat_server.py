@@ -52,6 +52,8 @@ class Accident:
     status: int
     headers: dict[str, str]
     body: bytes
+    missing: int
+    """Bytes that are promised, but the connection ends before them."""
 
 
 class ChatServer:
@@ -64,6 +66,7 @@ class ChatServer:
         self.under_way = self.most_under_way = 0
         self.message: Callable[[dict], dict] = lambda body: {"role": "assistant", "content": see(body), "refusal": None}
         self.finish_reason = "stop"
+        self.usage: object = {"prompt_tokens": TOKENS[0], "completion_tokens": TOKENS[1], "total_tokens": sum(TOKENS)}
         self.pause = 0.0
         self.stall_at: int | None = None
         """Number of the request that gets no answer until the end, counted from 1."""
@@ -80,15 +83,19 @@ class ChatServer:
         return self
 
     def __exit__(self, *_) -> None:
-        self._release.set()
+        self.release()
         self._server.shutdown()
         self._server.server_close()
 
     def accident(
-        self, status: int, headers: dict[str, str] | None = None, body: bytes = b"", *, times: int = 1
+        self, status: int, headers: dict[str, str] | None = None, body: bytes = b"", *, times: int = 1, missing: int = 0
     ) -> None:
         """Answer the next requests so, before any other."""
-        self._accidents += [Accident(status, headers or {}, body)] * times
+        self._accidents += [Accident(status, headers or {}, body, missing)] * times
+
+    def release(self) -> None:
+        """End the connection that got no answer."""
+        self._release.set()
 
     def settings(self, cache: Path, *, pace: dict | None = None, **own) -> Endpoint:
         """A quick judge of this server."""
@@ -122,15 +129,14 @@ def see(body: dict) -> str:
     return json.dumps({"choice": named})
 
 
-def completion(message: dict, *, finish_reason: str = "stop") -> dict:
-    sent, written = TOKENS
+def completion(message: dict, *, finish_reason: str = "stop", usage: object = None) -> dict:
     return {
         "id": "chatcmpl-1",
         "object": "chat.completion",
         "created": 1722470400,
         "model": MODEL,
         "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}],
-        "usage": {"prompt_tokens": sent, "completion_tokens": written, "total_tokens": sent + written},
+        "usage": usage,
         "system_fingerprint": "fp_1",
     }
 
@@ -166,7 +172,8 @@ def _handler(server: ChatServer) -> type[BaseHTTPRequestHandler]:
                 server._release.wait()
                 self.close_connection = True
             elif accident:
-                self._send(accident.status, accident.headers, accident.body)
+                self._send(accident.status, accident.headers, accident.body, accident.missing)
+                self.close_connection = accident.missing > 0
             elif server.key and asked.authorization != f"Bearer {server.key}":
                 given = (asked.authorization or "").removeprefix("Bearer ")
                 self._send(401, {}, error(f"Incorrect API key provided: {given}.", "invalid_api_key"))
@@ -174,16 +181,16 @@ def _handler(server: ChatServer) -> type[BaseHTTPRequestHandler]:
                 self._send(404, {}, error("Invalid URL"))
             else:
                 time.sleep(server.pause)
-                answer = completion(server.message(asked.body), finish_reason=server.finish_reason)
+                answer = completion(server.message(asked.body), finish_reason=server.finish_reason, usage=server.usage)
                 server.paid.append(asked.user)
                 self._send(200, {}, json.dumps(answer).encode())
 
-        def _send(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        def _send(self, status: int, headers: dict[str, str], body: bytes, missing: int = 0) -> None:
             self.send_response(status)
             for name, value in {
                 "Content-Type": "application/json",
                 **headers,
-                "Content-Length": str(len(body)),
+                "Content-Length": str(len(body) + missing),
             }.items():
                 self.send_header(name, value)
             self.end_headers()

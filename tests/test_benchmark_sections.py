@@ -76,7 +76,7 @@ def test_a_wrong_key_or_value_is_named(write, change, told):
 
 
 def test_every_released_model_is_fetched_and_pinned(write):
-    local = {"kind": "local", "model": {"repo": "owner/judge", "files": {"model.safetensors": None}}}
+    local = {"kind": "local", "cache": "c", "model": {"repo": "owner/judge", "files": {"model.safetensors": None}}}
     sources = sources_of(load_config(write(lambda plain: plain.update(gap={"judge": local}))))
     named = {key.removeprefix("benchmarks."): source for key, source in sources.items() if "benchmarks." in key}
     assert set(named) == {

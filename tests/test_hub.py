@@ -202,7 +202,7 @@ def test_models_of_benchmarks_are_pinned_and_fetched(world):
     plain = yaml.safe_load(SMOKE.read_text())
     plain["benchmarks"] = {
         "geneval": {"prompts": "g.jsonl", "detector": dict(open_source), "clip": "a/folder"},
-        "gap": {"judge": {"kind": "local", "model": dict(open_source)}},
+        "gap": {"judge": {"kind": "local", "cache": "c", "model": dict(open_source)}},
     }
     file = world.folder / "mine.yaml"
 

@@ -137,6 +137,32 @@ def test_a_malformed_answer_is_repeated(server, tmp_path, body):
     assert len(server.requests) == 2
 
 
+@pytest.mark.parametrize("sent", [0, 50])
+def test_a_connection_that_is_cut_within_an_answer_is_opened_again(server, tmp_path, sent):
+    server.accident(200, {}, GOOD[:sent], missing=len(GOOD) - sent)
+    assert asked(server.settings(tmp_path)).text == '{"choice": "red"}'
+    assert len(server.requests) == 2
+
+
+def test_a_cut_connection_is_told(server, tmp_path):
+    server.accident(200, {}, GOOD[:50], missing=9)
+    with pytest.raises(JudgeError, match=r"1 requests.*RemoteProtocolError"):
+        asked(server.settings(tmp_path, pace={"attempts": 1}))
+
+
+def test_a_model_that_broke_off_is_asked_again(server, tmp_path):
+    answer = completion({"role": "assistant", "content": ""}, finish_reason="error")  # OpenRouter says it so
+    server.accident(200, {}, json.dumps(answer).encode())
+    assert asked(server.settings(tmp_path)).text
+    assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(("reason", "cut"), [("length", True), ("stop", False)])
+def test_an_answer_that_used_up_its_tokens_says_so(server, tmp_path, reason, cut):
+    server.finish_reason = reason
+    assert asked(server.settings(tmp_path)).cut == cut
+
+
 def test_an_endpoint_that_never_answers_is_given_up(server, tmp_path):
     server.accident(500, {}, error("The server had an error"), times=3)
     with pytest.raises(JudgeError, match=r"3 requests.*HTTP 500: The server had an error.*judge.base_url"):
@@ -167,12 +193,23 @@ def test_a_key_without_access_names_what_to_mend(server, tmp_path, key):
     with pytest.raises(JudgeError, match=r"\(key\) does not have access.*JUDGE_KEY.*judge.model") as caught:
         asked(server.settings(tmp_path, key_variable="JUDGE_KEY"))
     assert key not in str(caught.value)
+    assert len(server.requests) == 1
 
 
 def test_no_such_model_or_address_names_both(server, tmp_path):
     own = server.settings(tmp_path, base_url=server.base_url.removesuffix("/v1"))
     with pytest.raises(JudgeError, match=r"404.*judge.model: gpt-4o.*judge.base_url.*/v1"):
         asked(own)
+    assert len(server.requests) == 1
+
+
+def test_the_key_does_not_follow_to_another_address(server, tmp_path, key):
+    with ChatServer() as other:
+        server.accident(308, {"Location": f"{other.base_url}/chat/completions"})
+        with pytest.raises(JudgeError, match=r"HTTP 308.*judge.base_url"):
+            asked(server.settings(tmp_path, key_variable="JUDGE_KEY"))
+        assert other.requests == []
+    assert len(server.requests) == 1
 
 
 def test_other_complaints_are_quoted(server, tmp_path):
@@ -186,7 +223,8 @@ def test_other_complaints_are_quoted(server, tmp_path):
 def test_a_filter_before_the_model_is_a_refusal(server, tmp_path, code):
     server.accident(400, {}, error("The response was filtered", code))
     reply = asked(server.settings(tmp_path))
-    assert (reply.refused, reply.text) == (True, "The response was filtered")
+    assert (reply.refused, reply.text, reply.model) == (True, "The response was filtered", None)
+    assert (reply.prompt_tokens, reply.completion_tokens) == (0, 0)
 
 
 def test_a_filter_after_the_model_is_a_refusal(server, tmp_path):
@@ -206,6 +244,32 @@ def test_an_endpoint_that_reports_no_tokens(server, tmp_path):
     server.accident(200, {}, json.dumps(answer).encode())
     reply = asked(server.settings(tmp_path))
     assert (reply.model, reply.prompt_tokens, reply.completion_tokens) == ("gpt-4o", None, None)
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens"),
+    [
+        (None, (None, None, 0)),
+        ([], (None, None, 0)),
+        ("many", (None, None, 0)),
+        ({"prompt_tokens": "200", "completion_tokens": -1}, (None, None, 0)),
+        ({"prompt_tokens": 200, "completion_tokens": 10}, (200, 10, 0)),
+        ({"prompt_tokens": 200, "completion_tokens": 10, "prompt_tokens_details": None}, (200, 10, 0)),
+        ({"prompt_tokens": 99, "completion_tokens": 9, "prompt_tokens_details": {"cached_tokens": 64}}, (99, 9, 64)),
+        ({"prompt_tokens": 9, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 128}}, (9, 1, 9)),
+    ],
+)  # fmt: skip
+def test_what_is_said_of_tokens_never_costs_an_answer(server, tmp_path, usage, tokens):
+    server.usage = usage
+    reply = asked(server.settings(tmp_path))
+    assert reply.text == '{"choice": "red"}'
+    assert (reply.prompt_tokens, reply.completion_tokens, reply.cached_tokens) == tokens
+    assert len(server.requests) == 1
+
+
+def test_a_key_in_an_answer_is_not_kept(server, tmp_path, key):
+    server.message = lambda body: {"role": "assistant", "content": f"{key} is red"}
+    assert asked(server.settings(tmp_path, key_variable="JUDGE_KEY")).text == "(key) is red"
 
 
 def test_requests_begin_no_faster_than_the_limit(server, tmp_path):
@@ -273,8 +337,9 @@ def test_the_key_in_place_of_its_name_is_not_repeated(server, tmp_path):
 
 @pytest.mark.parametrize(
     "address",
-    ["api.openai.com/v1", "ftp://host/v1", "https://", "https://user:secret@host/v1", "https://h/v1?key=secret"],
-)
+    ["api.openai.com/v1", "ftp://host/v1", "https://", "https://user:secret@host/v1", "https://h/v1?key=secret",
+     "https://h:secret/v1", "https://h:0/v1", "https://[secret/v1", "https://h/v1#secret", "https://h/v 1secret"],
+)  # fmt: skip
 def test_an_address_that_is_none_or_has_a_secret(server, tmp_path, address):
     with pytest.raises(ConfigError, match=r"judge\.base_url") as caught:
         Chat(server.settings(tmp_path, base_url=address))

@@ -1,10 +1,12 @@
 import math
+from dataclasses import replace
 
 import pytest
 
-from hermesflow.judging.cost import Reply, estimate, total
+from hermesflow.judging.cost import Budget, estimate, total
 from hermesflow.judging.instructions import OF_IMAGE, OF_TEXT
 from hermesflow.judging.protocol import Item
+from hermesflow.judging.replies import Reply
 from hermesflow.judging.settings import Prices
 
 PRICES = Prices(input=2.5, output=10.0, image_tokens=255)
@@ -33,3 +35,24 @@ def test_estimate_by_hand():
 
 def test_nothing_to_ask_costs_nothing():
     assert estimate([], PRICES, max_tokens=50).dollars == total([], PRICES).dollars == 0
+
+
+def test_cached_tokens_have_a_price_of_their_own():
+    replies = [Reply("", False, "m", 1000, 0, cached_tokens=600)]
+    assert total(replies, PRICES).dollars == pytest.approx(0.0025)  # 1000 * 2.5 / 1e6
+    bill = total(replies, replace(PRICES, cached_input=1.25))
+    assert bill.dollars == pytest.approx(0.00175)  # (400 * 2.5 + 600 * 1.25) / 1e6
+    assert (bill.prompt_tokens, bill.cached_tokens) == (1000, 600)
+
+
+def test_a_budget_by_hand():
+    prices = Prices(input=0, output=1e6, image_tokens=0)  # a token written is a dollar
+    budget = Budget(10.0, spent=4.0)
+    assert budget.reserve(3.0) and budget.reserve(3.0)
+    assert not budget.reserve(0.1)
+    budget.charge(3.0, Reply("", False, "m", 0, 1), prices)
+    assert budget.used == 8.0  # 4 + 1 + 3 reserved
+    budget.charge(3.0, Reply("", False, "m", None, None), prices)
+    assert budget.used == 8.0  # nobody knows its price
+    assert budget.reserve(2.0) and not budget.reserve(0.1)
+    assert Budget(None, spent=1e9).reserve(1e9)

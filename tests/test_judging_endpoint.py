@@ -13,8 +13,9 @@ import pytest
 from pydantic import TypeAdapter
 
 from chat_server import MODEL, ChatServer, error, picture
-from hermesflow.errors import DataError, JudgeError
+from hermesflow.errors import ConfigError, DataError, JudgeError
 from hermesflow.judging.chat import Stopped
+from hermesflow.judging.cost import estimate
 from hermesflow.judging.endpoint import EndpointJudge, body_of, key_of
 from hermesflow.judging.instructions import OF_IMAGE
 from hermesflow.judging.protocol import Item
@@ -164,6 +165,18 @@ def test_the_key_of_an_answer_depends_on_how_it_is_asked(server, tmp_path, other
     assert key_of(ON_RED, server.settings(tmp_path, **other)) != key_of(ON_RED, server.settings(tmp_path))
 
 
+def test_the_key_of_an_answer_depends_on_who_is_asked(server, tmp_path):
+    own = server.settings(tmp_path)
+    assert key_of(ON_RED, replace(own, base_url="http://127.0.0.1:1/v1")) != key_of(ON_RED, own)
+    assert key_of(ON_RED, replace(own, base_url=own.base_url + "/")) == key_of(ON_RED, own)
+
+
+def test_how_an_endpoint_is_asked_is_no_part_of_the_key(server, tmp_path):
+    own = server.settings(tmp_path)
+    other = server.settings(tmp_path / "other", key_variable="JUDGE_KEY", max_cost=1.0, pace={"attempts": 1})
+    assert key_of(ON_RED, other) == key_of(ON_RED, own)
+
+
 def test_new_instructions_ask_anew(server, tmp_path, monkeypatch):
     own = server.settings(tmp_path)
     before = key_of(ON_RED, own)
@@ -186,15 +199,108 @@ def test_the_price_is_told_before_and_after(server, tmp_path, capsys):
     own = replace(server.settings(tmp_path, max_tokens=60), prices=Prices(input=2500, output=10_000, image_tokens=255))
     EndpointJudge(own).judge(numbered(1))
     capsys.readouterr()
-    judge = EndpointJudge(own)
-    bill = judge.estimate(numbered(5))
+    bill = estimate(numbered(5)[1:], own.prices, max_tokens=60)
     assert (bill.answers, bill.completion_tokens) == (4, 240)
-    judge.judge(numbered(5))
+    EndpointJudge(own).judge(numbered(5))
     before, *_, after = capsys.readouterr().err.splitlines()
     assert "1 of 5 questions are answered" in before
     assert f"4 to ask, estimated {bill.prompt_tokens:,} tokens in, at most 240 out, {bill.dollars:.2f} US" in before
     # each answer: 200 * 2500 / 1e6 + 10 * 10,000 / 1e6 = 0.60
     assert "5 answers cost 3.00 US dollars in all, 1,000 tokens in and 50 out; 2.40 of it in this run" in after
+
+
+def test_the_estimate_is_told_before_anything_is_asked(server, tmp_path, capsys):
+    told = []
+
+    def see_what_was_told(body):
+        told.append(capsys.readouterr().err)
+        return {"role": "assistant", "content": "red"}
+
+    server.message = see_what_was_told
+    EndpointJudge(server.settings(tmp_path)).judge([ON_RED])
+    assert "1 to ask, estimated" in told[0]
+
+
+def test_a_filter_is_no_model_that_answered(server, tmp_path):
+    server.accident(400, {}, error("filtered", "content_filter"))
+    judge = EndpointJudge(server.settings(tmp_path))
+    verdicts = judge.judge(numbered(2))
+    assert [v.outcome for v in verdicts] == ["refused", "chosen"]
+    assert judge.models == (MODEL,)
+
+
+def test_answers_that_were_cut_short_are_wrong_and_told(server, tmp_path, capsys):
+    server.finish_reason = "length"
+    server.message = lambda body: {"role": "assistant", "content": "red"}  # it may have gone on: or blue
+    for _ in range(2):
+        (verdict,) = EndpointJudge(server.settings(tmp_path)).judge([ON_RED])
+        assert (verdict.outcome, verdict.choice) == ("cut short", None)
+        assert "1 of 1 answers were cut" in capsys.readouterr().err
+    assert len(server.requests) == 1
+    server.finish_reason = "stop"
+    (verdict,) = EndpointJudge(server.settings(tmp_path, max_tokens=99)).judge([ON_RED])
+    assert verdict.choice == "red"
+    assert "were cut" not in capsys.readouterr().err
+
+
+DEAR = Prices(input=0, output=100_000, image_tokens=255)
+"""An answer is estimated at 10 tokens x 0.1 = 1 dollar with max_tokens 10, and costs that much."""
+
+
+def limited(server, tmp_path, limit, **own):
+    return replace(server.settings(tmp_path, max_tokens=10, max_cost=limit, **own), prices=DEAR)
+
+
+def test_nothing_is_asked_beyond_the_limit(server, tmp_path):
+    with pytest.raises(JudgeError, match=r"3 more are estimated at 3\.0000: .*judge\.max_cost \(2\.99\)"):
+        EndpointJudge(limited(server, tmp_path, 2.99)).judge(numbered(3))
+    assert server.requests == []
+
+
+def test_a_limit_counts_what_earlier_runs_have_paid(server, tmp_path):
+    EndpointJudge(limited(server, tmp_path, 3.0)).judge(numbered(3))
+    assert len(server.paid) == 3
+    with pytest.raises(JudgeError, match=r"the 3 answers in .* cost 3\.0000 .* 1 more are estimated at 1\.0000"):
+        EndpointJudge(limited(server, tmp_path, 3.5)).judge(numbered(4))
+    EndpointJudge(limited(server, tmp_path, 0.0)).judge(numbered(3))  # nothing is missing
+    assert len(server.paid) == 3
+    EndpointJudge(limited(server, tmp_path, 4.0)).judge(numbered(4))
+    assert len(server.paid) == 4
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_answers_that_cost_more_than_estimated_end_at_the_limit(server, tmp_path, concurrency):
+    server.usage = {"prompt_tokens": 0, "completion_tokens": 30}  # 3 dollars each
+    server.pause = 0.05
+    own = limited(server, tmp_path, 10.0, pace={"concurrency": concurrency})
+    with pytest.raises(JudgeError, match=r"max_cost \(10\)"):
+        EndpointJudge(own).judge(numbered(9))
+    # one by one: after 3 + 3 + 3 another one at 1 has room, and the limit is passed once at most by an answer under way
+    assert len(server.paid) == 4 if concurrency == 1 else 4 <= len(server.paid) <= 7
+    kept = len(server.paid)
+    EndpointJudge(limited(server, tmp_path, 99.0)).judge(numbered(9))
+    assert len(server.paid) == len(set(server.paid)) == 9
+    assert kept < 9
+
+
+def test_answers_without_tokens_count_as_estimated(server, tmp_path):
+    server.usage = None
+    budget = limited(server, tmp_path, 3.0)
+    EndpointJudge(budget).judge(numbered(3))
+    assert len(server.paid) == 3
+
+
+def test_what_would_keep_from_asking_is_found_without_asking(server, tmp_path, monkeypatch):
+    monkeypatch.delenv("JUDGE_KEY", raising=False)
+    EndpointJudge(server.settings(tmp_path)).judge([ON_RED])
+    keyless = EndpointJudge(server.settings(tmp_path, key_variable="JUDGE_KEY"))
+    keyless.check([ON_RED])  # its answer is there
+    with pytest.raises(ConfigError, match="JUDGE_KEY is not set"):
+        keyless.check([ON_RED, ON_BLUE])
+    with pytest.raises(JudgeError, match="max_cost"):
+        EndpointJudge(limited(server, tmp_path, 1.9)).check([ON_BLUE])
+    EndpointJudge(limited(server, tmp_path, 2.0)).check([ON_BLUE])
+    assert len(server.requests) == 1
 
 
 PROGRAM = textwrap.dedent(
@@ -212,11 +318,29 @@ PROGRAM = textwrap.dedent(
     print([verdict.choice for verdict in EndpointJudge(settings).judge(items)])
     """
 )
+KILLED_WITHIN_THE_THIRD_LINE = textwrap.dedent(
+    """
+    import os, signal
+    from hermesflow.judging.store import AnswerStore
+
+    add, calls = AnswerStore.add, []
+
+    def killed(self, key, reply):
+        calls.append(key)
+        if len(calls) == 3:
+            self._file.write('\\n{"key": "' + key + '", "reply": {"text": "{')
+            self._file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+        add(self, key, reply)
+
+    AnswerStore.add = killed
+    """
+)
 
 
-def started(settings, **environment):
+def started(settings, *, before="", **environment):
     plain = TypeAdapter(type(settings)).dump_json(settings).decode()
-    command = [sys.executable, "-c", PROGRAM, plain, RED.hex()]
+    command = [sys.executable, "-c", before + PROGRAM, plain, RED.hex()]
     outside = {**os.environ, "NO_PROXY": "127.0.0.1", **environment}
     return subprocess.Popen(command, env=outside, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -234,6 +358,33 @@ def test_a_killed_run_goes_on_without_paying_twice(server, tmp_path):
     assert str(["red"] * 6) in said
     assert len(server.paid) == len(set(server.paid)) == 6
     assert len(server.requests) == 3 + 1 + 3  # the fourth was under way
+
+
+def test_a_kill_within_a_line_costs_that_answer_alone(server, tmp_path):
+    own = server.settings(tmp_path / "cache")
+    with started(own, before=KILLED_WITHIN_THE_THIRD_LINE) as process:
+        process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGKILL
+    assert len(server.paid) == 3
+    for _ in range(2):
+        with started(own) as process:
+            said = process.communicate(timeout=30)[0]
+        assert str(["red"] * 6) in said
+    assert len(server.paid) == 7 and len(set(server.paid)) == 6
+
+
+def test_two_processes_do_not_pay_for_the_same(server, tmp_path):
+    own = server.settings(tmp_path / "cache", pace={"timeout": 60.0})
+    server.stall_at = 4
+    with started(own) as first:
+        assert server.stalled.wait(30)
+        with started(own) as second:
+            told = second.stdout.readline()
+            server.release()
+            said = [process.communicate(timeout=30)[0] for process in (first, second)]
+    assert "another process asks" in told
+    assert all(str(["red"] * 6) in text for text in said)
+    assert len(server.paid) == len(set(server.paid)) == 6
 
 
 def test_the_key_is_in_no_log_and_in_no_file(tmp_path):

@@ -54,6 +54,21 @@ def test_what_does_not_name_exactly_one_choice_is_unreadable(text):
     assert read_choice(text, CHOICES) == ("unreadable", None)
 
 
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("red", ("cut short", None)),  # or dark blue
+        ("", ("cut short", None)),
+        ('{"choice": "red', ("cut short", None)),
+        ('{"choice": "red"} or {"choice": "dark', ("cut short", None)),
+        ('{"choice": "red"} because of the', ("chosen", "red")),
+        ('{"choice": "green"} because of the', ("unreadable", None)),
+    ],
+)
+def test_of_a_text_that_was_cut_whole_objects_alone_count(text, read):
+    assert read_choice(text, CHOICES, cut=True) == read
+
+
 def test_choices_that_differ_by_a_stop_are_told_apart():
     assert read_choice('{"choice": "U.S."}', ("U.S", "U.S.")) == ("chosen", "U.S.")
     assert read_choice('{"choice": "U.S.!"}', ("U.S", "U.S.")) == ("unreadable", None)

@@ -18,7 +18,9 @@ def test_only_the_right_choice_is_right():
 
 def test_every_outcome_is_counted_by_hand():
     verdicts = [Verdict("a", "refused", None, ""), Verdict("b", "chosen", "red", ""), Verdict("c", "refused", None, "")]
-    assert outcome_counts(verdicts) == {"chosen": 1, "cannot tell": 0, "refused": 2, "unreadable": 0}
+    assert outcome_counts(verdicts) == {
+        **{"chosen": 1, "cannot tell": 0, "refused": 2, "unreadable": 0, "cut short": 0},
+    }
 
 
 @pytest.mark.parametrize(

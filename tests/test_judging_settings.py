@@ -23,7 +23,7 @@ def read(plain):
 
 def test_the_kind_chooses_the_class():
     assert isinstance(read(ENDPOINT), Endpoint)
-    assert isinstance(read({"kind": "local", "model": "weights/judge"}), LocalVlm)
+    assert isinstance(read({"kind": "local", "model": "weights/judge", "cache": "results/.judge"}), LocalVlm)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,10 @@
+import errno
+import threading
+
 import pytest
 
 from hermesflow.errors import ConfigError
-from hermesflow.judging.cost import Reply
+from hermesflow.judging.replies import Reply
 from hermesflow.judging.store import AnswerStore
 
 REPLY = Reply('{"choice": "rötlich"}', False, "m", 10, None)
@@ -36,10 +39,41 @@ def test_a_folder_that_cannot_be_written_is_found_before_anything_is_paid_for(tm
         pytest.fail("nothing may be asked")
 
 
-def test_processes_write_to_files_of_their_own(tmp_path):
+def test_one_asks_after_the_other_into_files_of_their_own(tmp_path, capsys):
+    first, second, seen = AnswerStore(tmp_path), AnswerStore(tmp_path), []
+
+    def ask_too():
+        with second.writing():
+            seen.append(set(second.read()))
+            second.add("b", REPLY)
+
+    other = threading.Thread(target=ask_too, daemon=True)
+    with first.writing():
+        other.start()
+        other.join(0.3)
+        first.add("a", REPLY)
+    other.join(10)
+    assert seen == [{"a"}]
+    assert len(list(tmp_path.iterdir())) == 2
+    assert set(first.read()) == {"a", "b"}
+    assert "another process asks" in capsys.readouterr().err
+
+
+def test_where_there_are_no_locks_two_may_ask_at_once(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
     first, second = AnswerStore(tmp_path), AnswerStore(tmp_path)
     with first.writing(), second.writing():
         first.add("a", REPLY)
         second.add("b", REPLY)
-    assert len(list(tmp_path.iterdir())) == 2
     assert set(first.read()) == {"a", "b"}
+
+
+def test_answers_kept_before_there_was_more_to_keep_are_read(tmp_path):
+    (tmp_path / "1.jsonl").write_text(
+        '{"key": "k", "reply": {"text": "red", "refused": false, "model": "m", "prompt_tokens": 1, '
+        '"completion_tokens": 2}}'
+    )
+    assert AnswerStore(tmp_path).read() == {"k": Reply("red", False, "m", 1, 2)}

@@ -18,9 +18,9 @@ from hermesflow.benchmarks.answer_probability import TransformersAnswerProbabili
 from hermesflow.benchmarks.drawing import read_prompts
 from hermesflow.benchmarks.fidelity import Gaussian, moments, write_reference
 from hermesflow.benchmarks.inception import load_inception
-from hermesflow.benchmarks.pretrained import PretrainedClip
+from hermesflow.benchmarks.pretrained import PretrainedClip, digest_of
 from hermesflow.data.pairs import read_pairs
-from hermesflow.errors import ArtifactError
+from hermesflow.errors import ArtifactError, ConfigError
 from hermesflow.evaluation import generation
 from hermesflow.evaluation.statistics import UNIT_COLUMNS, Evaluated, point_values
 from hermesflow.judging.protocol import Item
@@ -180,6 +180,16 @@ def test_both_protocols_of_the_gap_with_a_judge_that_takes_the_first_choice(worl
     assert told["cost"]["dollars"] == pytest.approx(len(server.paid) * (2.5 * sent + 10 * written) / 1e6)
 
 
+def test_a_key_that_is_not_set_is_told_before_the_model_answers(world, tmp_path, monkeypatch):
+    config, layout, server = world
+    monkeypatch.delenv("JUDGE_KEY", raising=False)
+    monkeypatch.setattr(grade, "load_model", lambda *_, **__: pytest.fail("the model need not be loaded"))
+    judge = server.settings(tmp_path / "cache", key_variable="JUDGE_KEY")
+    other = replace(config, benchmarks=replace(config.benchmarks, gap=Gap(judge=judge)))
+    with pytest.raises(ConfigError, match="JUDGE_KEY is not set"):
+        grade.run(other, layout, seed=0, checkpoint="base", benchmark="gap")
+
+
 def test_graded_again_the_judge_is_paid_nothing_and_says_the_same(world):
     config, layout, server = world
     folder, paid = layout.benchmark(0, "base", "gap"), len(server.paid)
@@ -214,11 +224,13 @@ def test_a_local_judge_grades_too(world, tmp_path):
     questions = [q for row in read_pairs(layout.data("gap")) for q in row["questions"]]
     items = [Item("a", "seen", q["question"], tuple(q["choices"]), q["answer"]) for q in questions]
     vlm = make_llava(tmp_path / "vlm", dict.fromkeys(items, "nothing"))
-    judge = LocalVlm(kind="local", model=str(vlm), dtype="float32", max_new_tokens=2)
+    cache = str(tmp_path / "cache")
+    judge = LocalVlm(kind="local", model=str(vlm), cache=cache, dtype="float32", max_new_tokens=2)
     other = replace(config, benchmarks=replace(config.benchmarks, gap=Gap(judge=judge)))
     shutil.copytree(layout.checkpoint(0, "base"), layout.checkpoint(2, "base"))
     grade.run(other, layout, seed=2, checkpoint="base", benchmark="gap")
     told = read_json(layout.benchmark(2, "base", "gap") / "facts.json")
     assert told["scorers"]["judge"] == str(vlm) and "cost" not in told
-    assert told["verdicts"]["drawn"]["unreadable"] == told["questions"] == len(questions)
+    assert told["verdicts"]["drawn"]["cut short"] == told["questions"] == len(questions)
+    assert told["digest of the judge"] == digest_of(str(vlm))[:16]
     assert pd.read_parquet(layout.benchmark(2, "base", "gap") / "rows.parquet")["generation"].sum() == 0

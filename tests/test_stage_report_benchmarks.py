@@ -43,7 +43,7 @@ def config_of() -> Config:
         geneval=GenEval(prompts="prompts.jsonl", detector="detector", clip="clip"),
         coco=Coco(captions="captions.csv", reference="reference.npz", inception=source, clip="clip"),
         understanding=Understanding(columns=("gqa",), batch_size=1),
-        gap=Gap(judge=LocalVlm(kind="local", model="judge")),
+        gap=Gap(judge=LocalVlm(kind="local", model="judge", cache="c")),
         geneval2=GenEval2(prompts="geneval2_data.jsonl", judge="qwen"),
     )
     keep = {"pair-1": config.checkpoints["pair-1"]}

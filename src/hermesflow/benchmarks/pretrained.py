@@ -6,6 +6,8 @@ depend on whether torchvision is there.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hermesflow import hub
+from hermesflow.artifacts import sha256
 from hermesflow.errors import ConfigError
 from hermesflow.sections import Source
 
@@ -89,6 +92,21 @@ def name_of(source: str | Source) -> str:
     return f"{source.folder} (sha256 {pinned})" if pinned else source.folder
 
 
+def digest_of(source: str | Source) -> str:
+    """Hex sha256 of what a model is read from: repository, revision and pins, or all files of a folder.
+
+    Hidden files and folders do not count. A pin stands for its file: whoever reads a source has compared them.
+    """
+    if isinstance(source, Source) and source.folder is None:
+        content: list[object] = [source.repo, source.revision, source.files]
+    else:
+        folder, pins = (Path(str(source.folder)), source.files) if isinstance(source, Source) else (Path(source), {})
+        names = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+        shown = [name for name in names if not any(part.startswith(".") for part in name.parts)]
+        content = [[name.as_posix(), pins.get(name.as_posix()) or sha256(folder / name)] for name in shown]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 class ChatModel:
     """A released image-text-to-text model that answers one message at a time, greedily.
 
@@ -111,6 +129,9 @@ class ChatModel:
         if not getattr(self.processor, "chat_template", None):
             raise ConfigError(f"{folder}: {role} has no chat template. Name an instruct model.")
         self.model: Any = model.to(device).eval()
+        ends = self.model.generation_config.eos_token_id
+        self.ends: frozenset[int] = frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
+        """Tokens that end an answer."""
 
     @torch.inference_mode()
     def generate(self, content: Sequence[Mapping[str, object]], **options: Any) -> tuple[Any, int]:

@@ -7,7 +7,6 @@ of it before it is quoted.
 from __future__ import annotations
 
 import os
-import re
 import threading
 from collections.abc import Mapping
 from typing import Any, Self
@@ -16,16 +15,15 @@ import httpx2
 import tenacity
 
 from hermesflow.errors import ConfigError, JudgeError
-from hermesflow.judging.cost import Reply
 from hermesflow.judging.pacing import Pacer, retry_after
-from hermesflow.judging.settings import Endpoint
+from hermesflow.judging.replies import Reply
+from hermesflow.judging.settings import Endpoint, check_endpoint
 
 _REPEATED = (408, 409, 425, 429)
 _OUT_OF_CREDIT = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")
 _REFUSALS = ("content_filter", "content_policy_violation", "moderation_blocked")
 """Codes of an error 400 that says no to what is in the image or the text."""
 _QUOTED = 300  # characters of what the endpoint says that an error repeats
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 class _Repeat(Exception):
@@ -45,12 +43,13 @@ class Chat:
         Raises:
             ConfigError: no key, or an address that is none.
         """
+        check_endpoint(settings)
         self._settings = settings
         self._key = _key_of(settings)
         self._stopped = threading.Event()
         self._pacer = Pacer(settings.pace.requests_per_minute, sleep=self._stopped.wait)
         self._client = httpx2.Client(
-            base_url=_address_of(settings),
+            base_url=settings.base_url,
             headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
             timeout=settings.pace.timeout,
         )
@@ -115,14 +114,14 @@ class Chat:
     def _read(self, response: httpx2.Response) -> Reply:
         try:
             answer = response.json()
-            choice, usage = answer["choices"][0], answer.get("usage") or {}
-            message = choice["message"]
+            choice = answer["choices"][0]
+            message, ended = choice["message"], choice.get("finish_reason")
             text, refusal = message.get("content") or "", message.get("refusal") or ""
-            if not isinstance(text, str) or not isinstance(refusal, str):
-                raise TypeError("content is not a text")
-            refused = bool(refusal) or choice.get("finish_reason") == "content_filter"
-            model = str(answer.get("model") or self._settings.model)
-            return Reply(refusal or text, refused, model, _count(usage, "prompt"), _count(usage, "completion"))
+            if not isinstance(text, str) or not isinstance(refusal, str) or ended == "error":
+                raise TypeError("no text, or a model that broke off, as some gateways say it")
+            refused = bool(refusal) or ended == "content_filter"
+            model = self._hide(str(answer.get("model") or self._settings.model))
+            return Reply(self._hide(refusal or text), refused, model, *_usage(answer), cut=ended == "length")
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
             raise _Repeat(f"HTTP 200 without a chat completion: {self._clean(response.text)!r}") from None
 
@@ -135,7 +134,7 @@ class Chat:
         """
         status, (code, said) = response.status_code, self._error_of(response)
         if status == 400 and code in _REFUSALS:
-            return Reply(said, True, self._settings.model, 0, 0)
+            return Reply(said, True, None, 0, 0)
         told = f"HTTP {status}: {said}"
         if status in _REPEATED or status >= 500:
             if code in _OUT_OF_CREDIT:
@@ -176,6 +175,8 @@ class Chat:
                 "benchmarks.gap.judge.base_url is what "
                 "comes before /chat/completions and mostly ends in /v1."
             )
+        if 300 <= status < 400:
+            return f"{told} It is elsewhere: correct benchmarks.gap.judge.base_url (the key is not sent after it)."
         return f"{told} Correct what it complains about in section judge of the config."
 
     def _error_of(self, response: httpx2.Response) -> tuple[str, str]:
@@ -189,25 +190,32 @@ class Chat:
 
     def _clean(self, text: str) -> str:
         """One short line without the key."""
-        hidden = text.replace(self._key, "(key)") if self._key else text
-        return " ".join(hidden.split())[:_QUOTED]
+        return " ".join(self._hide(text).split())[:_QUOTED]
+
+    def _hide(self, text: str) -> str:
+        return text.replace(self._key, "(key)") if self._key else text
 
 
-def _count(usage: Mapping[str, Any], kind: str) -> int | None:
-    count = usage.get(f"{kind}_tokens")
-    return count if isinstance(count, int) else None
+def _usage(answer: Mapping[str, Any]) -> tuple[int | None, int | None, int]:
+    """Tokens sent and written, None where they are not reported, and those of the sent that were cached."""
+    usage = answer.get("usage")
+    if not isinstance(usage, Mapping):
+        return None, None, 0
+    sent, written = (_count(usage, f"{kind}_tokens") for kind in ("prompt", "completion"))
+    details = usage.get("prompt_tokens_details")
+    cached = _count(details, "cached_tokens") if isinstance(details, Mapping) else None
+    return sent, written, min(cached or 0, sent or 0)
+
+
+def _count(counts: Mapping[str, Any], name: str) -> int | None:
+    count = counts.get(name)
+    return count if isinstance(count, int) and count >= 0 else None
 
 
 def _key_of(settings: Endpoint) -> str | None:
     name = settings.key_variable
     if name is None:
         return None
-    if not _VARIABLE.fullmatch(name):
-        raise ConfigError(
-            "benchmarks.gap.judge.key_variable: this is no name of an environment variable (it is not repeated here: "
-            "it may be the key itself). Put the key into a variable, OPENAI_API_KEY for example, and its name into the "
-            "config."
-        )
     key = os.environ.get(name, "").strip()
     if not key:
         raise ConfigError(
@@ -219,17 +227,3 @@ def _key_of(settings: Endpoint) -> str | None:
             f"benchmarks.gap.judge.key_variable: what is in {name} has characters that no key has. Copy it again."
         )
     return key
-
-
-def _address_of(settings: Endpoint) -> str:
-    try:
-        url = httpx2.URL(settings.base_url)
-    except httpx2.InvalidURL:
-        url = httpx2.URL("")
-    if url.scheme not in ("http", "https") or not url.host or url.userinfo or url.query:
-        raise ConfigError(
-            "benchmarks.gap.judge.base_url: must be an http or https address without user, password or query, for "
-            "example https://api.openai.com/v1. A key belongs into the variable that "
-            "benchmarks.gap.judge.key_variable names."
-        )
-    return settings.base_url

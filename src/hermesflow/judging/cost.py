@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from hermesflow.judging.instructions import prompt_of
 from hermesflow.judging.protocol import Item
+from hermesflow.judging.replies import Reply
 from hermesflow.judging.settings import Prices
 
 CHARACTERS_PER_TOKEN = 4
 """Of English text, roughly; OpenAI's own rule of thumb."""
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What an endpoint answered to one request."""
-
-    text: str
-    refused: bool
-    model: str
-    """The model that answered, as the endpoint names it."""
-    prompt_tokens: int | None
-    """As reported; None where the endpoint reports none."""
-    completion_tokens: int | None
+ROUNDING = 1e-9
+"""Share of a limit by which sums of floats may miss it."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +26,8 @@ class Bill:
     unmetered: int
     """Answers without reported tokens; they are not in the figures below."""
     prompt_tokens: int
+    cached_tokens: int
+    """Of the prompts'."""
     completion_tokens: int
     dollars: float
 
@@ -47,18 +40,50 @@ def estimate(items: Sequence[Item], prices: Prices, *, max_tokens: int) -> Bill:
         sent += math.ceil(len(prompt.system + prompt.user) / CHARACTERS_PER_TOKEN)
         sent += prices.image_tokens if isinstance(item.evidence, bytes) else 0
     written = max_tokens * len(items)
-    return Bill(len(items), 0, sent, written, dollars(sent, written, prices))
+    return Bill(len(items), 0, sent, 0, written, dollars(sent, written, prices))
 
 
 def total(replies: Iterable[Reply], prices: Prices) -> Bill:
     """The price of replies by their reported tokens."""
     replies = list(replies)
-    metered = [(r.prompt_tokens, r.completion_tokens) for r in replies]
-    counted = [(sent, written) for sent, written in metered if sent is not None and written is not None]
-    sent, written = sum(s for s, _ in counted), sum(w for _, w in counted)
-    return Bill(len(replies), len(replies) - len(counted), sent, written, dollars(sent, written, prices))
+    metered = [(r.prompt_tokens, r.cached_tokens, r.completion_tokens) for r in replies]
+    counted = [(sent, cached, written) for sent, cached, written in metered if sent is not None and written is not None]
+    sent, cached, written = (sum(row[column] for row in counted) for column in range(3))
+    price = dollars(sent, written, prices, cached=cached)
+    return Bill(len(replies), len(replies) - len(counted), sent, cached, written, price)
 
 
-def dollars(prompt_tokens: int, completion_tokens: int, prices: Prices) -> float:
-    """US dollars for tokens sent and written."""
-    return (prompt_tokens * prices.input + completion_tokens * prices.output) / 1e6
+def dollars(prompt_tokens: int, completion_tokens: int, prices: Prices, *, cached: int = 0) -> float:
+    """US dollars for tokens sent, so many of them cached by the endpoint, and written."""
+    known = prices.input if prices.cached_input is None else prices.cached_input
+    new = prompt_tokens - cached
+    return (new * prices.input + cached * known + completion_tokens * prices.output) / 1e6
+
+
+class Budget:
+    """Keeps requests of several threads below a limit: each is reserved at its estimate, then charged at its price."""
+
+    def __init__(self, limit: float | None, *, spent: float) -> None:
+        """Take the limit in US dollars (None is none) and what has been spent of it."""
+        self._limit, self._spent, self._reserved = limit, spent, 0.0
+        self._lock = threading.Lock()
+
+    def reserve(self, estimate: float) -> bool:
+        """Whether a request of so many US dollars has room; if so, it is kept for it."""
+        with self._lock:
+            if self._limit is not None and self._spent + self._reserved + estimate > self._limit * (1 + ROUNDING):
+                return False
+            self._reserved += estimate
+            return True
+
+    def charge(self, estimate: float, reply: Reply, prices: Prices) -> None:
+        """Put the price of a reply in the place of its estimate, which it keeps where no tokens are reported."""
+        bill = total([reply], prices)
+        with self._lock:
+            self._reserved -= estimate
+            self._spent += estimate if bill.unmetered else bill.dollars
+
+    @property
+    def used(self) -> float:
+        """US dollars spent and reserved."""
+        return self._spent + self._reserved

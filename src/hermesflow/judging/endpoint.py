@@ -12,10 +12,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from hermesflow.errors import JudgeError
 from hermesflow.judging.chat import Chat, Stopped
-from hermesflow.judging.cost import Bill, Reply, estimate, total
-from hermesflow.judging.instructions import prompt_of, read_choice
+from hermesflow.judging.cost import ROUNDING, Bill, Budget, estimate, total
+from hermesflow.judging.instructions import prompt_of
 from hermesflow.judging.protocol import Item, Verdict, check_items
+from hermesflow.judging.replies import Reply, tell_cut, verdict_of
 from hermesflow.judging.settings import Endpoint
 from hermesflow.judging.store import AnswerStore
 from hermesflow.progress import Progress
@@ -39,6 +41,20 @@ class EndpointJudge:
         """The model asked for."""
         return self._settings.model
 
+    def check(self, items: Sequence[Item]) -> None:
+        """Find out what would keep `judge` from asking, before the work that leads to more items is done.
+
+        Raises:
+            DataError: an item cannot be asked.
+            ConfigError: some must be asked, and there is no key or no address.
+            JudgeError: they are estimated beyond `max_cost`.
+        """
+        check_items(items)
+        wanted, known = self._by_key(items), self._store.read()
+        if missing := [item for key, item in wanted.items() if key not in known]:
+            with Chat(self._settings):
+                self._check_cost(missing, known)
+
     def judge(self, items: Sequence[Item]) -> list[Verdict]:
         """One verdict per item; only what no run has asked before is asked, and equal items once.
 
@@ -47,35 +63,51 @@ class EndpointJudge:
         Raises:
             DataError: an item cannot be asked; nothing has been asked then.
             ConfigError: no key, no address, or a cache that cannot be written.
-            JudgeError: the endpoint does not answer; what it has answered is kept.
+            JudgeError: the endpoint does not answer, or `max_cost` is reached; what it has answered is kept.
         """
         check_items(items)
-        keys = [key_of(item, self._settings) for item in items]
-        known = self._store.read()
-        missing = {key: item for key, item in zip(keys, items, strict=True) if key not in known}
-        self._say_estimate(len(set(keys)), list(missing.values()))
-        new = self._ask(missing) if missing else {}
-        used = {key: new.get(key) or known[key] for key in keys}
+        wanted, known, new = self._by_key(items), self._store.read(), dict[str, Reply]()
+        if wanted.keys() <= known.keys():
+            self._say_estimate(len(wanted), [])
+        else:
+            with Chat(self._settings) as chat, self._store.writing():
+                known = self._store.read()  # with what others have paid for meanwhile
+                missing = {key: item for key, item in wanted.items() if key not in known}
+                self._say_estimate(len(wanted), list(missing.values()))
+                self._check_cost(list(missing.values()), known)
+                new = self._ask(chat, missing, Budget(self._settings.max_cost, spent=self._spent(known)))
+        used = {key: new.get(key) or known[key] for key in wanted}
         self.bill = total(used.values(), self._settings.prices)
         self._say_total(self.bill, total(new.values(), self._settings.prices))
-        self.models = tuple(sorted({reply.model for reply in used.values()}))
-        return [verdict_of(item, used[key]) for key, item in zip(keys, items, strict=True)]
+        self.models = tuple(sorted({reply.model for reply in used.values() if reply.model}))
+        verdicts = [verdict_of(item, used[key_of(item, self._settings)]) for item in items]
+        tell_cut(verdicts, name=self.name, key="max_tokens")
+        return verdicts
 
-    def estimate(self, items: Sequence[Item]) -> Bill:
-        """What `judge` would have to pay for: the items whose answers are not kept yet."""
-        known = self._store.read()
-        missing = {key_of(item, self._settings): item for item in items}
-        return self._estimate([item for key, item in missing.items() if key not in known])
+    def _by_key(self, items: Sequence[Item]) -> dict[str, Item]:
+        return {key_of(item, self._settings): item for item in items}
 
     def _estimate(self, missing: Sequence[Item]) -> Bill:
         return estimate(missing, self._settings.prices, max_tokens=self._settings.max_tokens)
 
-    def _ask(self, missing: Mapping[str, Item]) -> dict[str, Reply]:
+    def _spent(self, known: Mapping[str, Reply]) -> float:
+        return total(known.values(), self._settings.prices).dollars
+
+    def _check_cost(self, missing: Sequence[Item], known: Mapping[str, Reply]) -> None:
+        limit, spent, more = self._settings.max_cost, self._spent(known), self._estimate(missing).dollars
+        if limit is not None and spent + more > limit * (1 + ROUNDING):
+            raise JudgeError(
+                f"judge {self.name}: the {len(known):,} answers in {self._settings.cache} cost {spent:,.4f} US "
+                f"dollars, and {len(missing):,} more are estimated at {more:,.4f}: together more than "
+                f"benchmarks.gap.judge.max_cost ({limit:g}). Nothing has been asked. Raise it, or ask less: fewer "
+                "data.gap_pairs, or a cheaper benchmarks.gap.judge.model."
+            )
+
+    def _ask(self, chat: Chat, missing: Mapping[str, Item], budget: Budget) -> dict[str, Reply]:
         progress = Progress(len(missing), f"judge {self.name}", "question")
         replies = {}
-        workers = ThreadPoolExecutor(self._settings.pace.concurrency)
-        with Chat(self._settings) as chat, self._store.writing(), workers:
-            asked = {workers.submit(self._ask_one, chat, key, item): key for key, item in missing.items()}
+        with ThreadPoolExecutor(self._settings.pace.concurrency) as workers:
+            asked = {workers.submit(self._ask_one, chat, key, item, budget): key for key, item in missing.items()}
             try:
                 for done in as_completed(asked):
                     with suppress(Stopped):  # by an error that is still to come
@@ -87,10 +119,20 @@ class EndpointJudge:
                 raise
         return replies
 
-    def _ask_one(self, chat: Chat, key: str, item: Item) -> Reply:
+    def _ask_one(self, chat: Chat, key: str, item: Item, budget: Budget) -> Reply:
         try:
+            price = self._estimate([item]).dollars
+            if not budget.reserve(price):
+                raise JudgeError(
+                    f"judge {self.name}: answers in {self._settings.cache} come to {budget.used:,.4f} US dollars "
+                    f"with those under way, and the next one is estimated at {price:,.4f}: more than "
+                    f"benchmarks.gap.judge.max_cost ({self._settings.max_cost:g}), for answers have cost more than "
+                    "estimated (benchmarks.gap.judge.prices). What has come is kept; raise max_cost and give the same "
+                    "command again."
+                )
             reply = chat.complete(body_of(item, self._settings))
             self._store.add(key, reply)
+            budget.charge(price, reply, self._settings.prices)
         except Exception:  # at once, before this thread takes the next item
             chat.stop()
             raise
@@ -116,30 +158,23 @@ class EndpointJudge:
 
 
 def key_of(item: Item, settings: Endpoint) -> str:
-    """Hex sha256 of all that decides an answer: model, instructions, question, choices, evidence, sampling."""
-    prompt = prompt_of(item)
-    image = hashlib.sha256(item.evidence).hexdigest() if isinstance(item.evidence, bytes) else None
-    content = [prompt.system, prompt.user, image, settings.model, _sampling(settings), settings.detail]
+    """Hex sha256 of all that decides an answer: address and request, the image in it by its own sha256."""
+    image = hashlib.sha256(item.evidence).hexdigest() if isinstance(item.evidence, bytes) else ""
+    content = [settings.base_url.rstrip("/"), _body(item, settings, image)]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def body_of(item: Item, settings: Endpoint) -> dict[str, Any]:
     """A request of the chat-completions protocol; the image as a data: URL."""
+    image = base64.b64encode(item.evidence).decode() if isinstance(item.evidence, bytes) else ""
+    return _body(item, settings, f"data:image/png;base64,{image}")
+
+
+def _body(item: Item, settings: Endpoint, image: str) -> dict[str, Any]:
     prompt = prompt_of(item)
     content: list[dict[str, Any]] = [{"type": "text", "text": prompt.user}]
     if isinstance(item.evidence, bytes):
-        url = f"data:image/png;base64,{base64.b64encode(item.evidence).decode()}"
-        content.append({"type": "image_url", "image_url": {"url": url, "detail": settings.detail}})
+        content.append({"type": "image_url", "image_url": {"url": image, "detail": settings.detail}})
     messages = [{"role": "system", "content": prompt.system}, {"role": "user", "content": content}]
-    return {"model": settings.model, "messages": messages, **_sampling(settings)}
-
-
-def verdict_of(item: Item, reply: Reply) -> Verdict:
-    """What a reply says about an item; read anew from the reply's text each time."""
-    if reply.refused:
-        return Verdict(item.id, "refused", None, reply.text)
-    return Verdict(item.id, *read_choice(reply.text, item.choices), reply.text)
-
-
-def _sampling(settings: Endpoint) -> dict[str, Any]:
-    return {"temperature": TEMPERATURE, "seed": settings.seed, "max_tokens": settings.max_tokens}
+    sampling = {"temperature": TEMPERATURE, "seed": settings.seed, "max_tokens": settings.max_tokens}
+    return {"model": settings.model, "messages": messages, **sampling}

@@ -52,13 +52,27 @@ def ask(
         DataError: an image is missing, or a question cannot be asked.
         JudgeError: the judge does not answer.
     """
-    on_drawn, on_real = _about_images(asked, drawn, "drawn"), _about_images(asked, real, "real")
+    on_images = about_images(asked, real=real, drawn=drawn)
     literal = [literal_verdict(one, text) for one, text in zip(asked, free, strict=True)]
     on_said = [_item(one, text) for one, text, known in zip(asked, free, literal, strict=True) if known is None]
-    verdicts = iter(judge.judge([*on_drawn, *on_real, *on_said]))
-    first = [next(verdicts) for _ in on_drawn]
-    second = [next(verdicts) for _ in on_real]
+    verdicts = iter(judge.judge([*on_images, *on_said]))
+    first = [next(verdicts) for _ in asked]
+    second = [next(verdicts) for _ in asked]
     return Judged(first, second, [known or next(verdicts) for known in literal])
+
+
+def about_images(asked: Sequence[Asked], *, real: Mapping[str, bytes], drawn: Mapping[str, bytes]) -> list[Item]:
+    """The 2 x Q items with images: Q about the drawn ones, then Q about the real ones.
+
+    Args:
+        asked: Q questions.
+        real: id -> PNG of the real image.
+        drawn: id -> PNG of the image drawn from its caption.
+
+    Raises:
+        DataError: an image is missing.
+    """
+    return _about(asked, drawn, "drawn") + _about(asked, real, "real")
 
 
 def literal_verdict(asked: Asked, text: str) -> Verdict | None:
@@ -126,7 +140,7 @@ def judge_facts(asked: Sequence[Asked], judged: Judged) -> dict[str, dict[str, f
     return facts
 
 
-def _about_images(asked: Sequence[Asked], images: Mapping[str, bytes], kind: str) -> list[Item]:
+def _about(asked: Sequence[Asked], images: Mapping[str, bytes], kind: str) -> list[Item]:
     missing = sorted({one.id for one in asked} - set(images))
     if missing:
         raise DataError(

@@ -9,7 +9,7 @@ from typing import Any
 from hermesflow.benchmarks.grading import Graded
 from hermesflow.evaluation.gap import Asked, gap_units
 from hermesflow.judging.endpoint import EndpointJudge
-from hermesflow.judging.gap import ask, gap_table, judge_facts
+from hermesflow.judging.gap import about_images, ask, gap_table, judge_facts
 from hermesflow.judging.local import LocalJudge
 from hermesflow.judging.protocol import Judge
 from hermesflow.judging.settings import AnyJudge, Endpoint
@@ -23,6 +23,26 @@ def judge_of(settings: AnyJudge, *, device: str) -> EndpointJudge | LocalJudge:
         FetchError: a source cannot be had.
     """
     return EndpointJudge(settings) if isinstance(settings, Endpoint) else LocalJudge(settings, device=device)
+
+
+def check_judge(
+    settings: AnyJudge, asked: Sequence[Asked], *, real: Mapping[str, bytes], drawn: Mapping[str, bytes]
+) -> None:
+    """Look, before the model answers anything, whether an endpoint can be asked; a local judge is not loaded for it.
+
+    Args:
+        settings: of the judge.
+        asked: Q questions.
+        real: id -> PNG of the real image.
+        drawn: id -> PNG of the image drawn from its caption.
+
+    Raises:
+        ConfigError: images must be asked about, and there is no key or no address.
+        DataError: an image is missing, or a question cannot be asked.
+        JudgeError: the estimate for the images alone is beyond `max_cost`.
+    """
+    if isinstance(settings, Endpoint):
+        EndpointJudge(settings).check(about_images(asked, real=real, drawn=drawn))
 
 
 def grade_gap(
@@ -55,6 +75,8 @@ def grade_gap(
     notes: dict[str, Any] = {"questions": len(asked), "verdicts": judge_facts(asked, judged)}
     if isinstance(judge, EndpointJudge):
         notes |= {"models": list(judge.models), "cost": asdict(judge.bill) if judge.bill else {}}
+    elif isinstance(judge, LocalJudge):
+        notes["digest of the judge"] = judge.digest[:16]
     protocol = (
         f"{len(asked):,} questions about {len(captions):,} held-out pairs, one image drawn for each; paper: own "
         "answers on real images, the judge's on drawn ones; same-judge: the judge reads both"

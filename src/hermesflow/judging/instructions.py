@@ -55,13 +55,16 @@ def prompt_of(item: Item) -> Prompt:
     return Prompt(OF_TEXT, "\n".join(lines))
 
 
-def read_choice(text: str, choices: Sequence[str]) -> tuple[Outcome, str | None]:
+def read_choice(text: str, choices: Sequence[str], *, cut: bool = False) -> tuple[Outcome, str | None]:
     """Outcome and choice of what a judge wrote.
 
     Code fences, words around the JSON object, letter case and spaces do not matter; a bare choice without JSON will
-    do. Everything that does not come to exactly one choice, or to "cannot tell", is unreadable.
+    do. Everything that does not come to exactly one choice, or to "cannot tell", is unreadable. Of a text that was cut
+    whole JSON objects alone count: "red" may be the beginning of "red or blue".
     """
     named = _named(text)
+    if cut and (named is None or text.count("{") > text.count("}")):
+        return "cut short", None
     if named is None:
         fenced = _FENCE.match(text.strip())
         named = [fenced[1] if fenced else text]

@@ -15,8 +15,9 @@ import numpy as np
 from hermesflow.data.question_rows import plain
 from hermesflow.errors import DataError
 
-Outcome = Literal["chosen", "cannot tell", "refused", "unreadable"]
-"""`unreadable`: a text that does not name exactly one of the choices."""
+Outcome = Literal["chosen", "cannot tell", "refused", "unreadable", "cut short"]
+"""`unreadable`: a text that does not name exactly one of the choices. `cut short`: one that ended with the tokens
+allowed, before it named one."""
 _PNG = b"\x89PNG\r\n\x1a\n"
 
 

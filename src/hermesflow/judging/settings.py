@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field
 
+from hermesflow.errors import ConfigError
 from hermesflow.sections import Count, Positive, Rate, Source, Weight, section
 
 
@@ -19,6 +22,8 @@ class Prices:
     """US dollars per million tokens written."""
     image_tokens: Count
     """Tokens an image counts as, for the estimate (the total is of what the endpoint reports)."""
+    cached_input: Weight | None = None
+    """US dollars per million tokens sent that the endpoint reports as read from its own cache; None is `input`."""
 
 
 @section
@@ -59,6 +64,10 @@ class Endpoint:
     """How closely images are looked at; it decides what they cost."""
     cache: str
     """Folder of all answers paid for, by content: shared by checkpoints, seeds and runs."""
+    max_cost: Weight | None = None
+    """US dollars that all answers in `cache` together may cost: nothing is asked where the estimate of what is missing
+    would go beyond, and no further request is sent where the prices of what came leave no room for it. None is no
+    limit. Requests that brought no answer are not in it: endpoints do not report them."""
     pace: Pace
     """Rate limit, repeats and waits. See its own table below."""
     prices: Prices
@@ -73,6 +82,9 @@ class LocalVlm:
     """`local`: a vision-language model on this machine."""
     model: str | Source
     """Folder or source with processor, chat template and safetensors weights."""
+    cache: str
+    """Folder of all answers given, by content (weights, question, image, generation), which a killed run goes on
+    from; an endpoint's may be the same one."""
     dtype: Literal["float32", "float16", "bfloat16"] = "bfloat16"
     """Number type of its weights."""
     max_new_tokens: Positive = 60
@@ -80,3 +92,37 @@ class LocalVlm:
 
 
 AnyJudge = Annotated[Endpoint | LocalVlm, Field(discriminator="kind")]
+
+HOW = ("cache", "key_variable", "max_cost", "pace")
+"""Keys of a judge that say how it is asked and never what it answers."""
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_ADDRESS = re.compile(r"https?://[^\s/?#@]+(/[^\s?#]*)?")
+
+
+def check_endpoint(settings: Endpoint) -> None:
+    """Look for an address that is none, and for secrets where none belong; what is found is not repeated.
+
+    Raises:
+        ConfigError: `base_url` or `key_variable` is wrong.
+    """
+    if settings.key_variable is not None and not _VARIABLE.fullmatch(settings.key_variable):
+        raise ConfigError(
+            "benchmarks.gap.judge.key_variable: this is no name of an environment variable (it is not repeated here: "
+            "it may be the key itself). Put the key into a variable, OPENAI_API_KEY for example, and its name into the "
+            "config."
+        )
+    if not _ADDRESS.fullmatch(settings.base_url) or not _has_a_port(settings.base_url):
+        raise ConfigError(
+            "benchmarks.gap.judge.base_url: must be an http or https address without user, password or query, for "
+            "example https://api.openai.com/v1. A key belongs into the variable that "
+            "benchmarks.gap.judge.key_variable names."
+        )
+
+
+def _has_a_port(address: str) -> bool:
+    """Whether the port, written or not, can be one."""
+    try:
+        parts = urlsplit(address)
+        return bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        return False

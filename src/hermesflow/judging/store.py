@@ -1,14 +1,18 @@
-"""Answers paid for, kept on disk by content: no question is paid for twice, whichever run asks it.
+"""Answers of judges, kept on disk by content: no question is asked twice, whichever run asks it.
 
-Each process appends to a file of its own, one answer a line, and reads those of all: no locks, and a kill or a full
-disk costs one line at most (and what was under way when the kill came, which nobody can know of, is asked again).
+Each process appends to a file of its own, one answer a line, and reads those of all: a kill or a full disk costs one
+line at most (and what was under way when the kill came, which nobody can know of, is asked again). One process at a
+time asks; a lock that a kill gives back makes others wait and see what it brought. Where a file system has no locks,
+two at once may ask the same.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +22,7 @@ from pathlib import Path
 from typing import TextIO
 
 from hermesflow.errors import ConfigError
-from hermesflow.judging.cost import Reply
+from hermesflow.judging.replies import Reply
 
 
 class AnswerStore:
@@ -43,7 +47,9 @@ class AnswerStore:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Open this process's file before anything is paid for.
+        """Wait until no other process asks, and open this process's file before anything is paid for.
+
+        What others have added meanwhile must be read inside the block.
 
         Raises:
             ConfigError: the folder cannot be written.
@@ -57,9 +63,12 @@ class AnswerStore:
                 f"benchmarks.gap.judge.cache: {self._folder} cannot be written ({error.strerror}). Make it writable or "
                 "name another."
             ) from error
+        folder = os.open(self._folder, os.O_RDONLY)
         try:
+            self._lock_or_wait(folder)
             yield
         finally:
+            os.close(folder)
             self._file.close()
             self._file = None
 
@@ -71,3 +80,12 @@ class AnswerStore:
             # The line end stands first: what a full disk cut short spoils no later line.
             self._file.write("\n" + json.dumps({"key": key, "reply": asdict(reply)}))
             self._file.flush()
+
+    def _lock_or_wait(self, folder: int) -> None:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{self._folder}: another process asks; waiting until it has ended", file=sys.stderr, flush=True)
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        except OSError:  # no locks here
+            return

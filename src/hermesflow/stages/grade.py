@@ -30,7 +30,7 @@ from hermesflow.config import Config, as_plain
 from hermesflow.encoders import load_encoder
 from hermesflow.evaluation.held_out import ask, questions_of, read_split
 from hermesflow.evaluation.statistics import UNITS
-from hermesflow.judging.grading import grade_gap, judge_of
+from hermesflow.judging.grading import check_judge, grade_gap, judge_of
 from hermesflow.judging.protocol import png_bytes
 from hermesflow.models.showo import load_model
 from hermesflow.progress import Progress
@@ -126,13 +126,14 @@ def _gap(job: Job) -> Graded:
     assert own is not None
     split = read_split(job.layout, "gap")
     asked = questions_of(split)
+    real = {id_: png_bytes(image) for id_, image in zip(split.ids, split.images, strict=True)}
+    drawn = {id_: png_bytes(job.drawn.of(i, i + 1)[0]) for i, id_ in enumerate(job.prompts.ids)}
+    check_judge(own.judge, asked, real=real, drawn=drawn)
     model = load_model(job.model, device=runtime.device, precision=runtime.inference_precision).eval()
     free = ask(config, model, split.codes, split, asked)
     del model  # a local judge needs the room
     encoder = load_encoder(config.scoring.choice_encoder or config.scoring.encoder, device=runtime.device)
     nearest = nearest_choice(free, [one.question.choices for one in asked], encoder)
-    real = {id_: png_bytes(image) for id_, image in zip(split.ids, split.images, strict=True)}
-    drawn = {id_: png_bytes(job.drawn.of(i, i + 1)[0]) for i, id_ in enumerate(job.prompts.ids)}
     judge = judge_of(own.judge, device=runtime.device)
     return grade_gap(judge, asked, split.captions, free=free, nearest=nearest, real=real, drawn=drawn)
 
