@@ -75,6 +75,32 @@ def test_a_wrong_key_or_value_is_named(write, change, told):
         load_config(write(change))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"base_url": "https://user:sk-secret@host/v1"},
+        {"base_url": "https://host/v1?key=sk-secret"},
+        {"key_variable": "sk-secret"},
+        {"key_variable": "sk-secret", "kind": "oracle"},
+        {"key_variable": "sk-secret", "pace": {"requests_per_minute": 1}},
+    ],
+)
+def test_a_secret_in_the_wrong_place_is_found_when_the_config_is_read_and_not_repeated(write, change):
+    with pytest.raises(ConfigError, match=r"benchmarks\.gap\.judge") as caught:
+        load_config(write(lambda plain: plain["gap"]["judge"].update(change)))
+    assert "sk-secret" not in str(caught.value)
+
+
+def test_a_key_that_is_not_there_repeats_no_other(write):
+    def misplaced(plain):
+        plain["gap"]["judge"]["key_variable"] = "sk-secret"
+        del plain["gap"]["judge"]["prices"]
+
+    with pytest.raises(ConfigError, match=r"`benchmarks\.gap\.judge\.prices`") as caught:
+        load_config(write(misplaced))
+    assert "sk-secret" not in str(caught.value)
+
+
 def test_every_released_model_is_fetched_and_pinned(write):
     local = {"kind": "local", "cache": "c", "model": {"repo": "owner/judge", "files": {"model.safetensors": None}}}
     sources = sources_of(load_config(write(lambda plain: plain.update(gap={"judge": local}))))

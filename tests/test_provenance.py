@@ -5,10 +5,13 @@ from pathlib import Path
 import pytest
 
 from hermesflow import provenance
+from hermesflow.benchmark_sections import Gap
 from hermesflow.cli import STAGES
 from hermesflow.config import Config, load_config
+from hermesflow.judging.settings import LocalVlm, Pace, Prices
 
-SMOKE = load_config(Path(__file__).parents[1] / "config" / "smoke.yaml")
+SHOWO = Path(__file__).parents[1] / "config" / "showo.yaml"
+SMOKE = load_config(SHOWO.with_name("smoke.yaml"))
 PROPERTIES = {
     "num_image_tokens": {"data.image_size", "image_tokenizer"},
     "codebook_size": {"image_tokenizer"},
@@ -82,6 +85,37 @@ def test_how_it_runs_is_no_reason_to_run_again():
     assert isinstance(other, Config)
     for stage in STAGES:
         assert provenance.params_of(SMOKE, stage, "pair-1") == provenance.params_of(other, stage, "pair-1")
+
+
+@pytest.mark.parametrize(
+    ("change", "counts"),
+    [
+        ({"pace": Pace(requests_per_minute=1, concurrency=1)}, False),
+        ({"cache": "elsewhere", "key_variable": "KEY", "max_cost": 1.0}, False),
+        ({"model": "gpt-4o-mini"}, True),
+        ({"base_url": "https://host/v1"}, True),
+        ({"seed": 1}, True),
+        ({"prices": Prices(input=0, output=0, image_tokens=0)}, True),  # the table says what it cost
+    ],
+)
+def test_how_a_judge_is_asked_is_no_reason_to_grade_again(change, counts):
+    config = load_config(SHOWO)
+    assert config.benchmarks
+    judge = dataclasses.replace(config.benchmarks.gap.judge, **change)
+    other = dataclasses.replace(config, benchmarks=dataclasses.replace(config.benchmarks, gap=Gap(judge=judge)))
+    both = [provenance.params_of(one, "grade", "pair-1", "gap") for one in (config, other)]
+    assert (both[0] != both[1]) == counts
+
+
+def test_a_local_judge_is_known_by_its_model():
+    config = load_config(SHOWO)
+    params = []
+    for model in ("one", "other"):
+        judge = LocalVlm(kind="local", model=model, cache=model)
+        own = dataclasses.replace(config, benchmarks=dataclasses.replace(config.benchmarks, gap=Gap(judge=judge)))
+        params.append(provenance.params_of(own, "grade", "pair-1", "gap"))
+    differ = [key for key, value in params[0].items() if value != params[1][key]]
+    assert differ == ["benchmarks.gap.judge.model"]
 
 
 def test_modules_follow_imports_but_not_the_tracking():

@@ -19,6 +19,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from hermesflow.benchmark_sections import Benchmarks
 from hermesflow.data_sections import AnyData, RealData
 from hermesflow.errors import ConfigError
+from hermesflow.judging.settings import Endpoint, check_endpoint
 from hermesflow.sections import (
     BaseTraining,
     Checkpoint,
@@ -142,6 +143,7 @@ def load_config(path: str | Path) -> Config:
         raise ConfigError(f"{path}: {lines}. config/README.md lists every key with its meaning.") from None
     _check_tree(config, path)
     _check_weights(config, path)
+    _check_judge(config, path)
     return config
 
 
@@ -169,6 +171,8 @@ def _one(error: Any) -> str:
     key = ".".join(parts) or "(whole file)"
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"unknown key `{key}`: remove it or correct its spelling"
+    if isinstance(error["input"], dict):  # a whole section, which may have a key in the wrong place
+        return f"`{key}`: {error['msg']}"
     return f"`{key}`: {error['msg']} (found {error['input']!r})"
 
 
@@ -204,3 +208,12 @@ def _check_weights(config: Config, path: Path) -> None:
             raise ConfigError(
                 f"{path}: `{section_name}` trains what `weights.{name}` already brings; remove one of the two."
             )
+
+
+def _check_judge(config: Config, path: Path) -> None:
+    gap = config.benchmarks.gap if config.benchmarks else None
+    if gap and isinstance(gap.judge, Endpoint):
+        try:
+            check_endpoint(gap.judge)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None

@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import ast
 import hashlib
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from hermesflow.benchmark_sections import section_of
 from hermesflow.config import BASE, Config, as_plain
+from hermesflow.judging.settings import HOW, Endpoint, LocalVlm
 
 PACKAGE = "hermesflow"
 ROOT = Path(__file__).parent
 RECORDERS = frozenset({"hermesflow.tracking"})
 """Modules that record what happened and never decide what is computed: no reason to run a step again."""
 
+_JUDGE = {field.name for judge in (Endpoint, LocalVlm) for field in fields(judge)} - set(HOW)
+_PARTS = {"benchmarks.gap": tuple(f"benchmarks.gap.judge.{name}" for name in _JUDGE)}
+"""Sections of which some keys say how a step runs alone: the others, one by one."""
 _MODEL = ("data.image_size", "image_tokenizer", "language_model")
 READS: dict[str, tuple[str, ...]] = {
     "data": (
@@ -74,7 +79,8 @@ def reads(stage: str, checkpoint: str | None = None, benchmark: str | None = Non
     own = f"checkpoints.{checkpoint}"
     known = [key for key in READS[stage] if checkpoint != BASE or not _is_own(key)]
     keys = [own + key.removeprefix("checkpoint") if _is_own(key) else key for key in known]
-    return sorted({_of_benchmark(key, benchmark) for key in keys})
+    named = {_of_benchmark(key, benchmark) for key in keys}
+    return sorted({part for key in named for part in _PARTS.get(key, (key,))})
 
 
 def params_of(

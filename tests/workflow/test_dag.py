@@ -183,7 +183,8 @@ def test_a_benchmark_is_a_stage_of_dvc_with_its_own_section_alone(paper_jobs):
     assert "--allowed-rules draw gather_drawn -- results/showo/seed1/pair-2/benchmarks/coco/" in drawn["cmd"]
     assert drawn["params"] == [{"config/showo.yaml": ["benchmarks.coco.captions", "sampling.images"]}]
     (params,) = stages["grade-seed1-pair-2-gap"]["params"]
-    assert params == {"config/showo.yaml": ["benchmarks.gap", "scoring"]}
+    judge = [f"benchmarks.gap.judge.{key}" for key in ("base_url", "kind", "model", "prices")]  # not cache and pace
+    assert params == {"config/showo.yaml": [*judge, "scoring"]}
     assert "results/showo/seed1/pair-2/benchmarks/vqav2/lmms" in stages["understand-seed1-pair-2-vqav2"]["outs"]
 
 
