@@ -72,3 +72,16 @@ def test_parts_that_are_shared_are_not_missed(tmp_path):
     """A file holds a shared tensor once: BLIP's and ViLT's heads."""
     for save, name in ((save_blip, "blip"), (save_vilt, "vilt")):
         assert TransformersVqa(str(save(tmp_path / name))).answer(Image.new("RGB", (32, 32)), ["is there a cat?"])
+
+
+def test_weights_that_give_no_numbers_are_refused(tmp_path):
+    """No score of such a detector exceeds a threshold, and the first colour would be every object's."""
+    image = Image.new("RGB", (32, 32))
+    for folder, name in ((save_detector(tmp_path / "a"), "class_predictor"), (save_clip(tmp_path / "b"), "projection")):
+        change(folder, lambda tensors, name=name: {k: v * (torch.nan if name in k else 1) for k, v in tensors.items()})
+    with pytest.raises(ConfigError, match="the object detector gives values that are no numbers"):
+        Detector(str(tmp_path / "a")).detect(image)
+    clip = PretrainedClip(str(tmp_path / "b"))
+    for see in (lambda: clip.image_vectors([image]), lambda: clip.text_vectors(["a cat"])):
+        with pytest.raises(ConfigError, match="the CLIP model gives values that are no numbers"):
+            see()

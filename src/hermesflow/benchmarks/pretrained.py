@@ -22,6 +22,7 @@ from hermesflow.errors import ConfigError
 from hermesflow.sections import Source
 
 _TOGETHER = 32  # images or texts per forward pass
+_CLIP = "the CLIP model"
 
 
 def read_pretrained(kind: str | type, source: str | Source, *, role: str, **options: Any) -> Any:
@@ -76,6 +77,19 @@ def _absent(model: torch.nn.Module, missing: Iterable[str]) -> list[str]:
     ]
     own = {name for name, _ in model.named_parameters()}
     return sorted(key for key in own & set(missing) if not any(pattern.search(key) for pattern in spared))
+
+
+def finite(found: Tensor, *, role: str) -> Tensor:
+    """What a model gave, if all of it are numbers: of others every comparison is false, and nobody would notice.
+
+    Raises:
+        ConfigError: something is infinite or not a number.
+    """
+    if not found.isfinite().all():
+        raise ConfigError(
+            f"{role} gives values that are no numbers: its weights are damaged. Take the released ones anew."
+        )
+    return found
 
 
 def read_processor(model: Any, source: str | Source, *, role: str) -> Any:
@@ -162,10 +176,9 @@ class PretrainedClip:
     """
 
     def __init__(self, source: str | Source, *, device: str = "cpu") -> None:
-        role = "the CLIP model"
-        self.model = read_pretrained("CLIPModel", source, role=role, use_safetensors=True).to(device).eval()
-        self._processor = read_pretrained("AutoImageProcessor", source, role=role, backend="pil")
-        self._tokenizer = read_pretrained("AutoTokenizer", source, role=role)
+        self.model = read_pretrained("CLIPModel", source, role=_CLIP, use_safetensors=True).to(device).eval()
+        self._processor = read_pretrained("AutoImageProcessor", source, role=_CLIP, backend="pil")
+        self._tokenizer = read_pretrained("AutoTokenizer", source, role=_CLIP)
         self.max_tokens = int(self.model.config.text_config.max_position_embeddings)
 
     @torch.inference_mode()
@@ -181,11 +194,12 @@ class PretrainedClip:
     def _of_images(self, images: Sequence[Image.Image]) -> Tensor:
         pixels = self._processor([image.convert("RGB") for image in images], return_tensors="pt")["pixel_values"]
         hidden = self.model.vision_model(pixel_values=pixels.to(self.model.device)).pooler_output
-        return F.normalize(self.model.visual_projection(hidden), dim=-1).float().cpu()
+        return F.normalize(finite(self.model.visual_projection(hidden), role=_CLIP), dim=-1).float().cpu()
 
     def _of_texts(self, texts: Sequence[str]) -> Tensor:
         batch = self._tokenizer(
             list(texts), padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
         ).to(self.model.device)
         hidden = self.model.text_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-        return F.normalize(self.model.text_projection(hidden.pooler_output), dim=-1).float().cpu()
+        found = finite(self.model.text_projection(hidden.pooler_output), role=_CLIP)
+        return F.normalize(found, dim=-1).float().cpu()
