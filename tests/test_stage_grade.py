@@ -208,6 +208,16 @@ def test_images_of_other_prompts_than_the_file_has_now_are_refused(world):
         grade.run(config, layout, seed=1, checkpoint="base", benchmark="coco")
 
 
+def test_images_of_another_text_under_the_same_number_are_refused(world, tmp_path):
+    config, layout, _ = world
+    prompts = tmp_path / "g.jsonl"
+    prompts.write_text("".join(f"{json.dumps(line)}\n" for line in GENEVAL).replace("photo of a cat", "photo of a dog"))
+    own = replace(config.benchmarks.geneval, prompts=str(prompts))
+    other = replace(config, benchmarks=replace(config.benchmarks, geneval=own))
+    with pytest.raises(ArtifactError, match=r"images\.npy: was drawn from other texts than geneval's.*draw anew"):
+        grade.run(other, layout, seed=0, checkpoint="base", benchmark="geneval")
+
+
 def test_a_local_judge_grades_too(world, tmp_path):
     """An untrained one names no choice, which counts as wrong."""
     config, layout, _ = world

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from hermesflow.artifacts import Layout
+from hermesflow.artifacts import Layout, digest_of
 from hermesflow.benchmark_sections import DRAWN, Benchmarks
 from hermesflow.benchmarks import dpg, fidelity, geneval, geneval2
 from hermesflow.data.pairs import read_pairs
@@ -37,6 +37,11 @@ class Prompts:
     def batch(self) -> int:
         """Prompts drawn together."""
         return max(TOGETHER // self.images, 1)
+
+    @property
+    def digest(self) -> str:
+        """Of what is drawn: ids alone do not tell texts apart where they are numbers."""
+        return digest_of([self.ids, self.texts, self.images])
 
     def requests(self, ids: list[str]) -> list[Request]:
         """The images of some prompts; the random numbers of each come from benchmark, prompt and number."""

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hermesflow.artifacts import Layout, read_codes
+from hermesflow.artifacts import Layout, read_codes, read_json
 from hermesflow.benchmarks import dpg, fidelity, geneval, geneval2
 from hermesflow.benchmarks.drawing import Prompts
 from hermesflow.benchmarks.fidelity import Caption, FeatureExtractor, Gaussian
@@ -26,6 +26,7 @@ from hermesflow.errors import ArtifactError
 from hermesflow.evaluation import generation
 
 _TOGETHER = 32  # prompts whose images are decoded and scored together
+_DRAW = "Delete it and run snakemake again to draw anew."
 
 Advance = Callable[[int], None]
 """Told how many more images are graded."""
@@ -88,8 +89,10 @@ def read_drawn(layout: Layout, prompts: Prompts, *, seed: int, checkpoint: str, 
     if ids != list(prompts.ids) or codes.shape[1] != prompts.images:
         raise ArtifactError(
             f"{path}: holds {codes.shape[1]} images of {len(ids)} prompts, and not {prompts.images} of each of the "
-            f"{len(prompts.ids)} prompts that {prompts.benchmark} has. Delete it and run snakemake again to draw anew."
+            f"{len(prompts.ids)} prompts that {prompts.benchmark} has. {_DRAW}"
         )
+    if read_json(path.with_suffix(".json")).get("prompts") != prompts.digest:
+        raise ArtifactError(f"{path}: was drawn from other texts than {prompts.benchmark}'s prompts have now. {_DRAW}")
     tokenizer = load_tokenizer(layout.tokenizer, device=device).eval()
     return Drawn(codes, partial(generation.decode, tokenizer))
 
