@@ -81,6 +81,13 @@ def test_a_broken_row_is_named(tmp_path, field, value, said):
         read_prompts(write(tmp_path / "dpg_bench.csv", rows))
 
 
+def test_a_comma_outside_of_quotes_is_named(tmp_path):
+    path = write(tmp_path / "dpg_bench.csv")
+    path.write_text(path.read_text().replace('"entity - state (cat, asleep)"', "entity - state (cat, asleep)"))
+    with pytest.raises(DataError, match=r"dpg_bench\.csv, line 4: .* in quotes"):
+        read_prompts(path)
+
+
 def test_a_file_of_another_form_is_refused(tmp_path):
     with pytest.raises(DataError, match="dependency"):
         read_prompts(write(tmp_path / "a.csv", columns=[*CSV_COLUMNS[:4], "parents", *CSV_COLUMNS[5:]]))

@@ -45,14 +45,36 @@ def test_captions_of_both_formats_in_order_of_ids(tmp_path):
         ("image_id,caption\n9,A dog\n9,Another dog\n", "record 2: image 9 has a caption already"),
         ("image_id,caption\nnine,A dog\n", "record 1"),
         ("image_id,caption\n9,\n", "record 1"),
+        ("image_id,caption\n9\n", "record 1"),
+        ("image_id,caption\n9,A dog, a cat\n", r"record 1: .*\[' a cat'\].* in quotes"),  # not "A dog"
         ("id,caption\n9,A dog\n", "image_id"),
-        ("image_id,caption\n", "no captions"),
+        ("image_id,caption\n", "captions of 0 images"),
+        ("image_id,caption\n9,A dog\n", "captions of 1 images"),
     ],
 )
 def test_a_broken_list_of_captions_is_named(tmp_path, text, said):
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises(DataError, match=said):
         read_captions(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("record", [{"image_id": 9.7, "caption": "a"}, {"image_id": 9, "caption": ["a"]}, ["9", "a"]])
+def test_a_record_of_another_type_is_named(tmp_path, record):
+    (tmp_path / "a.json").write_text(json.dumps([{"image_id": 74, "caption": "A cat"}, record]))
+    with pytest.raises(DataError, match=r"a\.json, record 2"):
+        read_captions(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "image_id,caption\n9,A dog\n74,Caf\xe9\n"),
+        ("a.json", '[{"image_id": 9, "caption": "A dog"}, {"image_id": "74", "caption": "Caf\\u00e9"}]'),
+    ],
+)
+def test_a_mark_of_utf_8_at_the_beginning_is_no_part_of_the_list(tmp_path, name, text):
+    (tmp_path / name).write_text(text, encoding="utf-8-sig")
+    assert read_captions(tmp_path / name) == [Caption(9, "A dog"), Caption(74, "Caf\xe9")]
 
 
 def test_cocos_own_annotations_are_no_list(tmp_path):
@@ -76,6 +98,20 @@ def test_distance_of_known_gaussians():
     rows = np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
     two = Gaussian(np.array([1.0, 0.0]), 12 * np.eye(2))
     assert distance(rows, two) == pytest.approx(1 + 32 / 3)
+
+
+def test_distance_where_the_covariances_do_not_commute():
+    # A = diag(2, 8) of four rows, B = [[5, 3], [3, 5]]; for 2 x 2, tr sqrt(AB) = sqrt(tr AB + 2 sqrt(det AB))
+    # tr AB = 2 * 5 + 8 * 5 = 50, det AB = 16 * 16: 10 + 10 - 2 sqrt(50 + 2 * 16); tr sqrt(A) sqrt(B) would give 2
+    rows = np.array([[3**0.5, 0], [-(3**0.5), 0], [0, 12**0.5], [0, -(12**0.5)]])
+    assert distance(rows, Gaussian(np.zeros(2), np.array([[5.0, 3.0], [3.0, 5.0]]))) == pytest.approx(20 - 2 * 82**0.5)
+
+
+def test_distance_of_fewer_images_than_features():
+    # A = diag(2, 0) of two rows, B = [[5, 3], [3, 5]]: AB = [[10, 6], [0, 0]] has the roots sqrt(10) and 0
+    rows = np.array([[0.0, 7.0], [2.0, 7.0]])
+    found = distance(rows, Gaussian(np.array([1.0, 4.0]), np.array([[5.0, 3.0], [3.0, 5.0]])))
+    assert found == pytest.approx(3**2 + 2 + 10 - 2 * 10**0.5)
 
 
 def test_distance_to_its_own_moments_is_none():

@@ -107,6 +107,11 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
             if missing := set(CSV_COLUMNS) - set(reader.fieldnames or ()):
                 raise DataError(f"{path}: columns {sorted(missing)} are missing. Take the original dpg_bench.csv.")
             for row in reader:
+                if None in row:  # where csv puts fields beyond the last column
+                    raise DataError(
+                        f"{path}, line {reader.line_num}: has more fields than the first line has columns. Put text "
+                        "with commas in quotes."
+                    )
                 yield reader.line_num, {name: (row[name] or "").strip() for name in CSV_COLUMNS}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read ({error}). Take dpg_bench.csv of the original repository.") from error
