@@ -147,10 +147,10 @@ def read_reference(path: Path) -> Gaussian:
     return Gaussian(mean, covariance)
 
 
-def write_reference(path: Path, gaussian: Gaussian) -> None:
-    """Write statistics of real images in the format of pytorch-fid and clean-fid."""
-    with atomic(path) as temporary:
-        np.savez(temporary, mu=gaussian.mean, sigma=gaussian.covariance)
+def write_reference(path: Path, gaussian: Gaussian, **notes: np.ndarray) -> None:
+    """Write statistics of real images in the format of pytorch-fid and clean-fid, and what else shall be noted."""
+    with atomic(path) as temporary, temporary.open("wb") as file:  # of a mere name numpy would make another, with .npz
+        np.savez(file, allow_pickle=False, mu=gaussian.mean, sigma=gaussian.covariance, **notes)
 
 
 def moments(features: np.ndarray) -> Gaussian:
