@@ -1,6 +1,8 @@
 """Reference statistics from a folder of real images, by hand and by the command with the real network."""
 
 import json
+import re
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +13,14 @@ from PIL import Image
 from hermesflow import cli
 from hermesflow.artifacts import sha256, write_weights
 from hermesflow.benchmarks.fid_reference import moments_of, real_images
-from hermesflow.benchmarks.fidelity import Caption, Gaussian, features, read_reference, write_reference
+from hermesflow.benchmarks.fidelity import Caption, Gaussian, features, read_captions, read_reference, write_reference
 from hermesflow.benchmarks.inception import Inception, load_inception
 from hermesflow.benchmarks.reference_origin import check_reference, origin
 from hermesflow.errors import DataError
 from hermesflow.sections import Source
 
-SHOWO = Path(__file__).parents[1] / "config" / "showo.yaml"
+ROOT = Path(__file__).parents[1]
+SHOWO, DOCS = ROOT / "config" / "showo.yaml", ROOT / "docs" / "dpg-and-coco.md"
 CAPTIONS = [Caption(9, "a dog"), Caption(42, "a cat"), Caption(391895, "a man")]
 COLORS = {9: (10, 0, 0), 42: (20, 20, 0), 391895: (60, 10, 0)}
 
@@ -59,6 +62,25 @@ def test_progress_counts_every_image_once(val2014):
     counts = []
     moments_of(real_images(CAPTIONS, val2014) * 20, red_and_green, counts.append)
     assert len(counts) > 1 and sum(counts) == 60
+
+
+def test_the_list_as_the_docs_make_it(tmp_path, monkeypatch):
+    """The first caption of each of the images chosen, from annotations in COCO's form; the same whenever it is made."""
+    texts = {391895: ["A man, riding.", "A bike"], 9: ["A\n dog "], 42: ["A cat", "Two"], 5: ["One", "Sun"]}
+    given = [(image_id, text) for image_id, own in texts.items() for text in own]
+    annotations = [{"image_id": key, "id": 900 + n, "caption": text} for n, (key, text) in enumerate(given)]
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "captions_val2014.json").write_text(json.dumps({"annotations": annotations[::-1]}))
+    (block,) = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    expected = [Caption(5, "One"), Caption(9, "A dog"), Caption(42, "A cat"), Caption(391895, "A man, riding.")]
+    made = []
+    for count in (4, 3, 3):
+        assert block.count("30_000") == 1
+        exec(textwrap.dedent(block).replace("30_000", str(count)), {})
+        made.append(read_captions(tmp_path / "data" / "coco" / "captions_30k.csv"))
+    assert made[0] == expected
+    assert made[1] == made[2] and len(made[1]) == 3 and set(made[1]) < set(expected)
 
 
 def test_a_missing_image_is_named(val2014):

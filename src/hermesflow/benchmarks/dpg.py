@@ -4,8 +4,9 @@ A question counts if it and all it depends on are answered "yes". An image's fig
 count, a prompt's the mean of its images, the benchmark's the mean of the prompts. Category figures are shares of "yes"
 without the dependency rule, as the released script prints them.
 
-Other than the released script: the first row of the file is not skipped, a prompt that cannot be graded stops the
-grading instead of being left out, and category figures are over all images of a prompt and not its last alone.
+Other than the released script: the first row of the file is not skipped (which loses the whole first prompt there), a
+prompt that cannot be graded stops the grading instead of being left out, and category figures are over all images of a
+prompt and not its last alone.
 
 Source: Hu et al. 2024 (ELLA, DPG-Bench, arXiv 2403.05135), dpg_bench/compute_dpg_bench.py of its repository; Cho et al.
 2024 (Davidsonian scene graph).
