@@ -282,6 +282,17 @@ def test_features_are_those_of_torch_fidelity(weights):
     assert found[0, -1] == pytest.approx(0.4312, rel=1e-2)
 
 
+def test_weights_in_the_form_of_before_torch_1_6_are_read(tmp_path):
+    """As pytorch-fid's file has it: no zip archive, and an ordered dictionary with facts about modules."""
+    model = Inception()
+    torch.nn.init.constant_(model.Mixed_7c.branch_pool.bn.bias, 0.25)
+    torch.save(model.state_dict(), tmp_path / "a.pth", _use_new_zipfile_serialization=False)
+    assert (tmp_path / "a.pth").read_bytes()[:2] != b"PK"
+    read = load_inception(source(tmp_path / "a.pth"))
+    assert read.Mixed_7c.branch_pool.bn.bias[0] == 0.25
+    assert torch.equal(read.Mixed_5b.branch1x1.conv.weight, model.Mixed_5b.branch1x1.conv.weight)
+
+
 def test_the_network_has_the_parameters_of_inception_v3():
     # torchvision's inception_v3 has 23,834,568 without the auxiliary head, 2,049,000 of them in its classifier
     assert sum(value.numel() for value in Inception().parameters()) == 23_834_568 - 2_049_000

@@ -97,6 +97,7 @@ def test_dpg_of_a_judge_that_says_yes(world):
     assert found(layout, "dpg") == {"dpg": 1.0, "dpg/entity": 1.0, "dpg/attribute": 1.0}
     assert len(pd.read_parquet(layout.benchmark(0, "base", "dpg") / "rows.parquet")) == 2 * len(DPG)
     assert facts(layout, "dpg")["questions"] == 3
+    assert "2 prompts x 2 images (the whole has 1,065 x 4)" in facts(layout, "dpg")["protocol"]
     assert facts(layout, "dpg")["scorers"] == {"judge": config.benchmarks.dpg.judge}
 
 
@@ -157,7 +158,7 @@ def test_the_clip_score_is_that_of_each_drawn_image_with_its_own_caption(world):
     assert list(rows["clip_score"]) == pytest.approx(list(expected)) and len(set(expected)) == 3
     units = pd.read_parquet(layout.benchmark(0, "base", "coco") / "units.parquet")
     assert set(units["metric"]) == {"clip_score"} and units["numerator"].sum() / 3 == pytest.approx(expected.mean())
-    assert "48 x 48" in facts(layout, "coco")["protocol"]
+    assert "48 x 48 pixels for each of 3 captions (COCO-30K has 30,000)" in facts(layout, "coco")["protocol"]
     (pin,) = config.benchmarks.coco.inception.files.values()
     assert facts(layout, "coco")["scorers"]["inception"].endswith(f"(sha256 {pin})")
     reference = config.benchmarks.coco.reference

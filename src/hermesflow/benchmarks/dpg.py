@@ -32,7 +32,7 @@ CSV_COLUMNS = (
     "question_natural_language",
 )  # fmt: skip
 TABLE_COLUMNS = ("id", "image", "question", "category", "detail", "answer", "right", "credited")
-IMAGES_PER_PROMPT = 4
+PROMPTS, IMAGES_PER_PROMPT = 1_065, 4  # of the whole benchmark
 _NO_PARENT = 0  # what `dependency` says of a question that depends on none
 
 

@@ -32,6 +32,8 @@ from hermesflow.errors import DataError
 from hermesflow.evaluation import generation
 from hermesflow.evaluation.frechet import frechet_distance
 
+IMAGES = 30_000
+"""Images of the protocol that papers call COCO-30K."""
 _TOGETHER = 32  # images per forward pass
 
 
