@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import pickle
 
 import numpy as np
 import pandas as pd
@@ -161,7 +162,9 @@ def test_broken_statistics_are_named(tmp_path, arrays):
 
 def test_a_file_that_is_no_npz_is_named(tmp_path):
     (tmp_path / "a.npz").write_bytes(b"PK\x03\x04 broken")
-    for name in ("a.npz", "missing.npz"):
+    np.save(tmp_path / "one.npy", np.zeros(2))
+    (tmp_path / "fid.pkl").write_bytes(pickle.dumps({"mu": [0.0], "sigma": [[1.0]]}))
+    for name in ("a.npz", "one.npy", "fid.pkl", "missing.npz"):
         with pytest.raises(DataError, match=name):
             read_reference(tmp_path / name)
 

@@ -18,7 +18,7 @@ _ORIGINS = {
     "geneval.prompts": "Take prompts/evaluation_metadata.jsonl of github.com/djghosh13/geneval",
     "dpg.prompts": "Take dpg_bench/dpg_bench.csv of github.com/TencentQQGYLab/ELLA",
     "geneval2.prompts": f"Take geneval2_data.jsonl of github.com/facebookresearch/GenEval2 ({geneval2.TERMS})",
-    "coco.captions": "Write image_id and caption of 30,000 images of val2014, one caption each, as CSV",
+    "coco.captions": "Write image_id and one caption of 30,000 images of val2014 as CSV (docs/dpg-and-coco.md)",
     "coco.reference": "Make it of the list's real images by `hermesflow fid-reference` (docs/dpg-and-coco.md)",
 }
 

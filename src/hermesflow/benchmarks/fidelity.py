@@ -121,7 +121,10 @@ def _records(path: Path) -> Iterator[tuple[int, Mapping[str | None, Any]]]:
             f"{path}: cannot be read ({error}). Name a CSV or JSON file of image_id and caption."
         ) from error
     if not isinstance(rows, list):
-        raise DataError(f"{path}: must be a list of objects with image_id and caption. Write it as one.")
+        raise DataError(
+            f"{path}: must be a list of objects with image_id and caption. docs/dpg-and-coco.md makes one of COCO's "
+            "own annotations."
+        )
     yield from enumerate(rows, start=1)
 
 
@@ -137,7 +140,7 @@ def read_reference(path: Path) -> Gaussian:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             mean, covariance = (np.asarray(arrays[name], dtype=np.float64) for name in ("mu", "sigma"))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:  # TypeError: one array
         raise DataError(
             f"{path}: cannot be read as reference statistics ({error}). Make the npz with mu and sigma: "
             "`hermesflow fid-reference` does (docs/dpg-and-coco.md)."
