@@ -107,11 +107,16 @@ def test_a_killed_job_goes_on_from_its_last_batch(world, monkeypatch):
     assert not list(shard.glob("parts-*"))
 
 
-def test_batches_kept_under_other_settings_are_not_taken(world, monkeypatch):
+@pytest.mark.parametrize("part", ["guidance", "precision"])
+def test_batches_kept_under_other_settings_are_not_taken(world, monkeypatch, part):
     config, layout = world
     whole = files_of(draw_all(config, layout, "geneval"))
     shutil.rmtree(layout.benchmark(0, "base", "geneval"))
-    other = replace(config, sampling=replace(config.sampling, images=replace(config.sampling.images, guidance=3.0)))
+    images, runtime = config.sampling.images, config.runtime
+    if part == "guidance":
+        other = replace(config, sampling=replace(config.sampling, images=replace(images, guidance=3.0)))
+    else:
+        other = replace(config, runtime=replace(runtime, inference_precision="bf16"))
     generation_draw, drawn = generation.draw, []
 
     def dies(*arguments, **options):
