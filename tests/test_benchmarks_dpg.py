@@ -9,6 +9,7 @@ from benchmark_models import save_blip, save_vilt
 from hermesflow.benchmarks.dpg import (
     CSV_COLUMNS,
     Question,
+    answers_of,
     credited,
     cut_grid,
     dpg_units,
@@ -118,6 +119,12 @@ def test_dependency_rule_by_hand(parents, yes, counts):
 )
 def test_reading_of_answers(answer, yes):
     assert is_yes(answer) is yes
+
+
+def test_answers_that_are_neither_yes_nor_no_are_counted(tmp_path):
+    cat, _ = read_prompts(write(tmp_path / "dpg_bench.csv"))
+    table = grade(cat, [image()] * 2, Says(["yes", "No.", "cat"], ["", "Yes", "yes yes"]))
+    assert answers_of(table) == {"yes": 2, "no": 1, "neither": 3}
 
 
 def test_scores_by_hand(tmp_path):

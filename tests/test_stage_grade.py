@@ -97,6 +97,7 @@ def test_dpg_of_a_judge_that_says_yes(world):
     assert found(layout, "dpg") == {"dpg": 1.0, "dpg/entity": 1.0, "dpg/attribute": 1.0}
     assert len(pd.read_parquet(layout.benchmark(0, "base", "dpg") / "rows.parquet")) == 2 * len(DPG)
     assert facts(layout, "dpg")["questions"] == 3
+    assert facts(layout, "dpg")["answers"] == {"yes": 2 * len(DPG), "no": 0, "neither": 0}
     assert "2 prompts x 2 images (the whole has 1,065 x 4)" in facts(layout, "dpg")["protocol"]
     assert facts(layout, "dpg")["scorers"] == {"judge": config.benchmarks.dpg.judge}
 

@@ -187,7 +187,22 @@ def credited(questions: Sequence[Question], yes: Mapping[int, bool]) -> dict[int
 
 def is_yes(answer: str) -> bool:
     """Whether an answer is "yes", in whatever case and with whatever full stop."""
-    return answer.strip().strip(".,! ").lower() == "yes"
+    return _word(answer) == "yes"
+
+
+def answers_of(table: pd.DataFrame) -> dict[str, int]:
+    """How many answers were yes, no, and neither, which counts as no: many of these, and the judge is unfit.
+
+    Args:
+        table: TABLE_COLUMNS.
+    """
+    counts = table["answer"].map(_word).value_counts()
+    yes, no = (int(counts.get(word, 0)) for word in ("yes", "no"))
+    return {"yes": yes, "no": no, "neither": len(table) - yes - no}
+
+
+def _word(answer: str) -> str:
+    return answer.strip().strip(".,! ").lower()
 
 
 def grade(prompt: DensePrompt, images: Sequence[Image.Image], judge: VqaJudge) -> pd.DataFrame:

@@ -122,7 +122,7 @@ def grade_dpg(prompts: Sequence[dpg.DensePrompt], drawn: Drawn, judge: dpg.VqaJu
     images, whole = drawn.codes.shape[1], (dpg.PROMPTS, dpg.IMAGES_PER_PROMPT)
     other = "" if (len(prompts), images) == whole else f" (the whole has {dpg.PROMPTS:,} x {dpg.IMAGES_PER_PROMPT})"
     protocol = f"DPG-Bench, {len(prompts):,} prompts x {images} images{other}; children of a no count 0"
-    notes = {"questions": sum(len(prompt.questions) for prompt in prompts)}
+    notes = {"questions": sum(len(prompt.questions) for prompt in prompts), "answers": dpg.answers_of(table)}
     return Graded(table, dpg.dpg_units(table), protocol, notes=notes)
 
 
