@@ -118,12 +118,14 @@ def grade_dpg(prompts: Sequence[dpg.DensePrompt], drawn: Drawn, judge: dpg.VqaJu
     """DPG-Bench's questions about every image."""
     tables = []
     for number, prompt in enumerate(prompts):
-        images = drawn.of(number, number + 1)
-        tables.append(dpg.grade(prompt, [Image.fromarray(pixels) for pixels in images], judge))
-        advance(len(images))
+        pictures = [Image.fromarray(pixels) for pixels in drawn.of(number, number + 1)]
+        tables.append(dpg.grade(prompt, pictures, judge))
+        advance(len(pictures))
     table = pd.concat(tables, ignore_index=True)
-    protocol = f"DPG-Bench, {len(prompts):,} prompts x {drawn.codes.shape[1]} images; children of a no count 0"
-    notes = {"questions": sum(len(prompt.questions) for prompt in prompts)}
+    images, whole = drawn.codes.shape[1], (dpg.PROMPTS, dpg.IMAGES_PER_PROMPT)
+    other = "" if (len(prompts), images) == whole else f" (the whole has {dpg.PROMPTS:,} x {dpg.IMAGES_PER_PROMPT})"
+    protocol = f"DPG-Bench, {len(prompts):,} prompts x {images} images{other}; children of a no count 0"
+    notes = {"questions": sum(len(prompt.questions) for prompt in prompts), "answers": dpg.answers_of(table)}
     return Graded(table, dpg.dpg_units(table), protocol, notes=notes)
 
 
@@ -166,9 +168,11 @@ def grade_coco(
         advance(len(some))
     found = np.concatenate(scores)
     columns = {"id": [one.key for one in captions], "caption": [one.caption for one in captions], "clip_score": found}
+    other = "" if len(captions) == fidelity.IMAGES else f" (COCO-30K has {fidelity.IMAGES:,})"
     protocol = (
-        f"one image of {size[0]} x {size[1]} pixels for each of {len(captions):,} captions; FID: antialiased bicubic "
-        "to 299 x 299 in float (clean-fid), no interval; CLIP score: 100 max(cosine, 0), captions cut to 77 tokens"
+        f"one image of {size[0]} x {size[1]} pixels for each of {len(captions):,} captions{other}; FID: antialiased "
+        "bicubic to 299 x 299 in float (clean-fid), no interval; CLIP score: 100 max(cosine, 0), captions cut to 77 "
+        "tokens"
     )
     values = {"fid": fidelity.distance(np.concatenate(seen), reference)}
     return Graded(pd.DataFrame(columns), fidelity.fidelity_units(captions, found.tolist()), protocol, values)
