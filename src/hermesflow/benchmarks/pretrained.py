@@ -6,8 +6,7 @@ depend on whether torchvision is there.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch.nn import functional as F
 
 from hermesflow import hub
 from hermesflow.errors import ConfigError
+from hermesflow.released import read_model
 from hermesflow.sections import Source
 
 _TOGETHER = 32  # images or texts per forward pass
@@ -43,40 +43,15 @@ def read_pretrained(kind: str | type, source: str | Source, *, role: str, **opti
     folder = hub.fetch(source) if isinstance(source, Source) else Path(source)
     name = kind if isinstance(kind, str) else kind.__name__
     reader: Any = getattr(transformers, kind) if isinstance(kind, str) else kind
-    has_weights = "use_safetensors" in options
     try:
-        found = reader.from_pretrained(
-            folder, local_files_only=True, **options, **({"output_loading_info": True} if has_weights else {})
-        )
+        if options.pop("use_safetensors", False):
+            return read_model(reader, folder, role=role, **options)
+        return reader.from_pretrained(folder, local_files_only=True, **options)
     except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:  # transformers' errors
         raise ConfigError(
             f"{folder}: cannot be read as {role} ({name}): {' '.join(str(error).split())[:400]} It must hold the "
             "configuration, processor and safetensors weights of a released model, each file whole."
         ) from error
-    if not has_weights:
-        return found
-    model, told = found
-    if absent := _absent(model, told["missing_keys"]):
-        raise ConfigError(
-            f"{folder}: its weights are not those of {role} ({name}): {len(absent)} tensors are not there, the first "
-            f"is {absent[0]}, and would have been random numbers. Take the released weights of just this model anew."
-        )
-    return model
-
-
-def _absent(model: torch.nn.Module, missing: Iterable[str]) -> list[str]:
-    """Parameters that the weights do not have and that no part of the model says it does without, sorted.
-
-    Asked of every part, because transformers asks the whole model alone: a backbone's last norm, which is not used,
-    is not in the released weights of Mask2Former.
-    """
-    spared = [
-        re.compile(pattern)
-        for part in model.modules()
-        for pattern in getattr(part, "_keys_to_ignore_on_load_missing", None) or ()
-    ]
-    own = {name for name, _ in model.named_parameters()}
-    return sorted(key for key in own & set(missing) if not any(pattern.search(key) for pattern in spared))
 
 
 def finite(found: Tensor, *, role: str) -> Tensor:
