@@ -71,8 +71,9 @@ ui: setup
 test: $(VENV)/.installed-dev
 	$(RUN) OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test-lmms: $(LMMS)/.installed
+test-lmms: $(LMMS)/.installed $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(LMMS)/bin/python -m pytest -m lmms tests/lmms
+	$(RUN) OMP_NUM_THREADS=1 LMMS_PYTHON=$(abspath $(LMMS))/bin/python python -m pytest -m lmms tests/workflow
 
 # A Slurm of its own on this machine: root, slurm-wlm and munge (tests/cluster/install.sh).
 test-cluster test-faults: $(VENV)/.installed-dev

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -88,7 +89,7 @@ def make_world(folder: Path, judge: AnyJudge | None = None) -> tuple[Config, Lay
 def sections(folder: Path, judge: AnyJudge) -> Benchmarks:
     """The section `benchmarks`, with all its files."""
     write_files(folder)
-    clip = str(save_clip(folder / "clip"))
+    clip = save_clip(folder / "clip")
     inception = folder / "inception" / "inception.safetensors"
     inception.parent.mkdir()
     with torch.random.fork_rng():
@@ -96,13 +97,13 @@ def sections(folder: Path, judge: AnyJudge) -> Benchmarks:
         save_file(Inception().state_dict(), inception)
     files = {inception.name: sha256(inception)}
     return Benchmarks(
-        geneval=GenEval(prompts=str(folder / "g.jsonl"), detector=str(save_detector(folder / "detector")), clip=clip),
+        geneval=geneval_section(folder, clip=clip),
         dpg=DpgBench(prompts=str(folder / "dpg_bench.csv"), images=2, judge=str(yes_man(folder / "vilt"))),
         coco=Coco(
             captions=str(folder / "captions.csv"),
             reference=str(folder / "reference.npz"),
             inception=Source(folder=str(inception.parent), files=files),
-            clip=clip,
+            clip=str(clip),
         ),
         understanding=Understanding(batch_size=2, python=str(folder / "no-python")),
         gap=Gap(judge=judge),
@@ -112,10 +113,22 @@ def sections(folder: Path, judge: AnyJudge) -> Benchmarks:
     )
 
 
+def geneval_section(folder: Path, clip: Path | None = None) -> GenEval:
+    """The section `benchmarks.geneval`, with its files."""
+    prompts = write_lines(folder / "g.jsonl", GENEVAL)
+    detector, clip = save_detector(folder / "detector"), clip or save_clip(folder / "clip")
+    return GenEval(prompts=str(prompts), detector=str(detector), clip=str(clip))
+
+
+def write_lines(path: Path, rows: Iterable[dict]) -> Path:
+    """A JSON object a line."""
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return path
+
+
 def write_files(folder: Path) -> None:
-    """evaluation_metadata.jsonl, geneval2_data.jsonl, dpg_bench.csv, a list of captions and reference statistics."""
-    for name, lines in (("g.jsonl", GENEVAL), ("geneval2_data.jsonl", GENEVAL2)):
-        (folder / name).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    """geneval2_data.jsonl, dpg_bench.csv, a list of captions and reference statistics."""
+    write_lines(folder / "geneval2_data.jsonl", GENEVAL2)
     with (folder / "dpg_bench.csv").open("w", newline="") as file:
         csv.writer(file).writerows([CSV_COLUMNS, *DPG])
     rows = "".join(f"{key},{caption}\n" for key, caption in CAPTIONS.items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from safetensors.torch import load_file, save_file
 
 from hermesflow.artifacts import Layout
 from hermesflow.config import load_config
@@ -209,9 +211,17 @@ def test_a_model_that_cannot_be_read_is_one_paragraph_with_the_mend(tiny, copy, 
     assert "\n" not in str(error.value)
 
 
-def test_a_pickle_of_weights_is_refused(tiny, copy, tmp_path):
-    import shutil
+def test_a_tensor_that_is_not_there_is_named(tiny, copy, tmp_path):
+    folder = shutil.copytree(tiny["checker"], tmp_path / "checker")
+    tensors = load_file(folder / "model.safetensors")
+    gone = next(name for name in sorted(tensors) if name.endswith(".wo.weight"))
+    save_file({k: v for k, v in tensors.items() if k != gone}, folder / "model.safetensors", metadata={"format": "pt"})
+    wanted = rf"data\.questions\.checker .*1 tensors are not there, the first is {gone}"
+    with pytest.raises(ConfigError, match=wanted):
+        run(copy, tmp_path, questions={**settings_of(tiny, "tifa"), "checker": str(folder)})
 
+
+def test_a_pickle_of_weights_is_refused(tiny, copy, tmp_path):
     import torch
 
     folder = shutil.copytree(tiny["tifa"], tmp_path / "pickled")

@@ -93,6 +93,22 @@ def test_an_image_is_seen_with_its_shorter_side_at_800(detector):
     assert seen(100, 400) == (1, 3, 1344, 352)
 
 
+def test_pixels_are_scaled_as_mmdet_does(detector):
+    """Its numbers, of red, green and blue: less 123.675, 116.28, 103.53, over 58.395, 57.12, 57.375."""
+    pixels = detector._processor(Image.new("RGB", (512, 512), (255, 0, 51)), return_tensors="pt")["pixel_values"][0]
+    expected = torch.tensor([131.325 / 58.395, -116.28 / 57.12, -52.53 / 57.375])
+    torch.testing.assert_close(pixels.mean(dim=(1, 2)), expected, rtol=1e-4, atol=0)
+
+
+def test_an_image_grows_bilinearly(detector):
+    """Two columns to 800: from the middle of the one at 200 to that of the other at 600 in steps of 1 / 400."""
+    image = Image.new("RGB", (2, 2), (0, 0, 0))
+    image.paste((255, 255, 255), (1, 0, 2, 2))
+    row = detector._processor(image, return_tensors="pt")["pixel_values"][0, 0, 400] * 58.395 + 123.675
+    middles = torch.arange(800) + 0.5
+    torch.testing.assert_close(row, ((middles - 200) / 400).clamp(0, 1) * 255, rtol=0, atol=1.0)
+
+
 def test_a_folder_without_a_model_is_named(tmp_path):
     with pytest.raises(ConfigError, match=f"{tmp_path}.*object detector"):
         Detector(str(tmp_path))

@@ -9,6 +9,7 @@ from benchmark_models import save_blip, save_vilt
 from hermesflow.benchmarks.dpg import (
     CSV_COLUMNS,
     Question,
+    answers_of,
     credited,
     cut_grid,
     dpg_units,
@@ -81,6 +82,13 @@ def test_a_broken_row_is_named(tmp_path, field, value, said):
         read_prompts(write(tmp_path / "dpg_bench.csv", rows))
 
 
+def test_a_comma_outside_of_quotes_is_named(tmp_path):
+    path = write(tmp_path / "dpg_bench.csv")
+    path.write_text(path.read_text().replace('"entity - state (cat, asleep)"', "entity - state (cat, asleep)"))
+    with pytest.raises(DataError, match=r"dpg_bench\.csv, line 4: .* in quotes"):
+        read_prompts(path)
+
+
 def test_a_file_of_another_form_is_refused(tmp_path):
     with pytest.raises(DataError, match="dependency"):
         read_prompts(write(tmp_path / "a.csv", columns=[*CSV_COLUMNS[:4], "parents", *CSV_COLUMNS[5:]]))
@@ -111,6 +119,12 @@ def test_dependency_rule_by_hand(parents, yes, counts):
 )
 def test_reading_of_answers(answer, yes):
     assert is_yes(answer) is yes
+
+
+def test_answers_that_are_neither_yes_nor_no_are_counted(tmp_path):
+    cat, _ = read_prompts(write(tmp_path / "dpg_bench.csv"))
+    table = grade(cat, [image()] * 2, Says(["yes", "No.", "cat"], ["", "Yes", "yes yes"]))
+    assert answers_of(table) == {"yes": 2, "no": 1, "neither": 3}
 
 
 def test_scores_by_hand(tmp_path):

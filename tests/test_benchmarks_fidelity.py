@@ -1,5 +1,5 @@
-import dataclasses
 import json
+import pickle
 
 import numpy as np
 import pandas as pd
@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 
 from benchmark_models import save_clip
-from hermesflow.artifacts import sha256
 from hermesflow.benchmarks.fidelity import (
     Caption,
     Gaussian,
@@ -23,11 +22,9 @@ from hermesflow.benchmarks.fidelity import (
     stand_in,
     write_reference,
 )
-from hermesflow.benchmarks.inception import Inception, _Mixed, _Step, load_inception
 from hermesflow.benchmarks.pretrained import PretrainedClip
-from hermesflow.errors import ArtifactError, ConfigError, DataError, FetchError
+from hermesflow.errors import DataError
 from hermesflow.evaluation.statistics import Evaluated, estimate
-from hermesflow.sections import Source
 
 
 def test_captions_of_both_formats_in_order_of_ids(tmp_path):
@@ -45,14 +42,36 @@ def test_captions_of_both_formats_in_order_of_ids(tmp_path):
         ("image_id,caption\n9,A dog\n9,Another dog\n", "record 2: image 9 has a caption already"),
         ("image_id,caption\nnine,A dog\n", "record 1"),
         ("image_id,caption\n9,\n", "record 1"),
+        ("image_id,caption\n9\n", "record 1"),
+        ("image_id,caption\n9,A dog, a cat\n", r"record 1: .*\[' a cat'\].* in quotes"),  # not "A dog"
         ("id,caption\n9,A dog\n", "image_id"),
-        ("image_id,caption\n", "no captions"),
+        ("image_id,caption\n", "captions of 0 images"),
+        ("image_id,caption\n9,A dog\n", "captions of 1 images"),
     ],
 )
 def test_a_broken_list_of_captions_is_named(tmp_path, text, said):
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises(DataError, match=said):
         read_captions(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("record", [{"image_id": 9.7, "caption": "a"}, {"image_id": 9, "caption": ["a"]}, ["9", "a"]])
+def test_a_record_of_another_type_is_named(tmp_path, record):
+    (tmp_path / "a.json").write_text(json.dumps([{"image_id": 74, "caption": "A cat"}, record]))
+    with pytest.raises(DataError, match=r"a\.json, record 2"):
+        read_captions(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "image_id,caption\n9,A dog\n74,Caf\xe9\n"),
+        ("a.json", '[{"image_id": 9, "caption": "A dog"}, {"image_id": "74", "caption": "Caf\\u00e9"}]'),
+    ],
+)
+def test_a_mark_of_utf_8_at_the_beginning_is_no_part_of_the_list(tmp_path, name, text):
+    (tmp_path / name).write_text(text, encoding="utf-8-sig")
+    assert read_captions(tmp_path / name) == [Caption(9, "A dog"), Caption(74, "Caf\xe9")]
 
 
 def test_cocos_own_annotations_are_no_list(tmp_path):
@@ -76,6 +95,20 @@ def test_distance_of_known_gaussians():
     rows = np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
     two = Gaussian(np.array([1.0, 0.0]), 12 * np.eye(2))
     assert distance(rows, two) == pytest.approx(1 + 32 / 3)
+
+
+def test_distance_where_the_covariances_do_not_commute():
+    # A = diag(2, 8) of four rows, B = [[5, 3], [3, 5]]; for 2 x 2, tr sqrt(AB) = sqrt(tr AB + 2 sqrt(det AB))
+    # tr AB = 2 * 5 + 8 * 5 = 50, det AB = 16 * 16: 10 + 10 - 2 sqrt(50 + 2 * 16); tr sqrt(A) sqrt(B) would give 2
+    rows = np.array([[3**0.5, 0], [-(3**0.5), 0], [0, 12**0.5], [0, -(12**0.5)]])
+    assert distance(rows, Gaussian(np.zeros(2), np.array([[5.0, 3.0], [3.0, 5.0]]))) == pytest.approx(20 - 2 * 82**0.5)
+
+
+def test_distance_of_fewer_images_than_features():
+    # A = diag(2, 0) of two rows, B = [[5, 3], [3, 5]]: AB = [[10, 6], [0, 0]] has the roots sqrt(10) and 0
+    rows = np.array([[0.0, 7.0], [2.0, 7.0]])
+    found = distance(rows, Gaussian(np.array([1.0, 4.0]), np.array([[5.0, 3.0], [3.0, 5.0]])))
+    assert found == pytest.approx(3**2 + 2 + 10 - 2 * 10**0.5)
 
 
 def test_distance_to_its_own_moments_is_none():
@@ -125,7 +158,9 @@ def test_broken_statistics_are_named(tmp_path, arrays):
 
 def test_a_file_that_is_no_npz_is_named(tmp_path):
     (tmp_path / "a.npz").write_bytes(b"PK\x03\x04 broken")
-    for name in ("a.npz", "missing.npz"):
+    np.save(tmp_path / "one.npy", np.zeros(2))
+    (tmp_path / "fid.pkl").write_bytes(pickle.dumps({"mu": [0.0], "sigma": [[1.0]]}))
+    for name in ("a.npz", "one.npy", "fid.pkl", "missing.npz"):
         with pytest.raises(DataError, match=name):
             read_reference(tmp_path / name)
 
@@ -210,81 +245,6 @@ def test_units_want_the_order_of_the_features():
     assert list(fidelity_units([Caption(9, "b"), Caption(10, "a")], [1.0, 2.0])["id"]) == [
         "000000000009", "000000000010",
     ]  # fmt: skip
-
-
-def known_weights():
-    """pytorch-fid's names with weights that can be made anywhere; no counters of batches, and a classifier."""
-    generator, tensors = np.random.default_rng(0), {}
-    for name, value in Inception().state_dict().items():
-        if name.endswith("conv.weight"):
-            drawn = generator.standard_normal(value.shape, dtype=np.float32)
-            tensors[name] = torch.from_numpy(drawn * np.float32((2 / value[0].numel()) ** 0.5))
-        elif not name.endswith("num_batches_tracked"):
-            tensors[name] = value
-    return tensors | {"fc.weight": torch.zeros(1008, 2048), "fc.bias": torch.zeros(1008)}
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("inception")
-    torch.save(known_weights(), folder / "inception.pth")
-    return folder
-
-
-def source(path):
-    return Source(folder=str(path.parent), files={path.name: sha256(path)})
-
-
-def test_features_are_those_of_torch_fidelity(weights):
-    model = load_inception(source(weights / "inception.pth"))
-    image = np.random.default_rng(1).integers(0, 256, (3, 299, 299), dtype=np.uint8)
-    found = features(model, [image.transpose(1, 2, 0)])
-    assert found.shape == (1, 2048)
-    # what torch-fidelity 0.4.0 gives with this file for this image: means of the last block's four paths, last feature
-    paths = np.split(found[0], [320, 1088, 1856])
-    np.testing.assert_allclose([path.mean() for path in paths], [0.77784, 0.66799, 0.60877, 0.98583], rtol=1e-3)
-    assert found[0, -1] == pytest.approx(0.4312, rel=1e-2)
-
-
-def test_the_network_has_the_parameters_of_inception_v3():
-    # torchvision's inception_v3 has 23,834,568 without the auxiliary head, 2,049,000 of them in its classifier
-    assert sum(value.numel() for value in Inception().parameters()) == 23_834_568 - 2_049_000
-
-
-def test_padding_is_no_part_of_the_mean():
-    block = _Mixed(1, [[_Step("same", 1)]], pool="mean", pooled=1).eval()
-    for name in ("same", "branch_pool"):
-        convolution = block.get_submodule(name)
-        torch.nn.init.ones_(convolution.conv.weight)
-    whole = block(torch.ones(1, 1, 3, 3))
-    # the mean of ones is one at the corners too; the normalisation divides by sqrt(1 + 0.001)
-    torch.testing.assert_close(whole, torch.full((1, 2, 3, 3), 1 / 1.001**0.5))
-
-
-def test_weights_need_a_checksum_and_the_right_one(weights):
-    pinned = source(weights / "inception.pth")
-    with pytest.raises(ConfigError, match="sha256"):
-        load_inception(dataclasses.replace(pinned, files={"inception.pth": None}))
-    with pytest.raises(FetchError, match="pins"):
-        load_inception(dataclasses.replace(pinned, files={"inception.pth": "0" * 64}))
-
-
-class Harmful:
-    def __reduce__(self):
-        return print, ("unpickled",)
-
-
-def test_a_pickle_is_not_run(tmp_path, capsys):
-    torch.save({"conv": Harmful()}, tmp_path / "inception.pth")
-    with pytest.raises(ArtifactError, match=r"inception\.pth.*tensors alone"):
-        load_inception(source(tmp_path / "inception.pth"))
-    assert "unpickled" not in capsys.readouterr().out
-
-
-def test_weights_of_another_network_are_refused(tmp_path):
-    torch.save({"layer.weight": torch.zeros(2)}, tmp_path / "a.pth")
-    with pytest.raises(ArtifactError, match="pytorch-fid"):
-        load_inception(source(tmp_path / "a.pth"))
 
 
 def test_from_the_caption_list_to_the_table_cell(tmp_path, clip):

@@ -6,7 +6,7 @@ from PIL import Image
 
 from benchmark_models import save_clip, save_detector
 from hermesflow.benchmarks.geneval_detector import ColorClassifier, Detector
-from hermesflow.benchmarks.geneval_parity import agreement, grade_folder, read_results, regraded
+from hermesflow.benchmarks.geneval_parity import agreement, differing, grade_folder, read_results, regraded
 from hermesflow.benchmarks.pretrained import PretrainedClip
 from hermesflow.errors import DataError
 
@@ -138,3 +138,33 @@ def test_a_folder_without_images_or_with_a_broken_one_is_named(tmp_path, judges)
     (drawn(tmp_path, single("cat")) / "00000" / "samples" / "0001.png").write_bytes(b"\x89PNG")
     with pytest.raises(DataError, match=r"0001\.png"):
         grade_folder(tmp_path, *judges)
+
+
+def test_a_prompt_without_images_is_named(tmp_path, judges):
+    for path in (drawn(tmp_path, single("cat"), single("bench")) / "00001" / "samples").iterdir():
+        path.unlink()
+    with pytest.raises(DataError, match=r"00001/samples: holds no images"):
+        grade_folder(tmp_path, *judges)
+
+
+def test_every_graded_image_is_counted(tmp_path, judges, capsys):
+    grade_folder(drawn(tmp_path, single("cat"), single("bench")), *judges)
+    assert f"grade {tmp_path}: 4/4 images" in capsys.readouterr().err
+
+
+def test_a_results_file_without_results_is_refused(tmp_path):
+    (tmp_path / "results.jsonl").write_text("\n")
+    with pytest.raises(DataError, match=r"results\.jsonl: holds no results"):
+        read_results(tmp_path / "results.jsonl")
+
+
+def test_only_images_with_another_verdict_differ(tmp_path):
+    verdicts = [(True, True), (True, False), (False, True)]
+    sides = []
+    for side in (0, 1):
+        lines = [line(0, i, correct=both[side]) for i, both in enumerate(verdicts)]
+        sides.append(read_results(write(tmp_path / f"{side}.jsonl", *lines)))
+    assert [list(row) for row in differing(*sides).itertuples(index=False)] == [
+        [0, 1, "counting", "", "expected cat>=2, found 1"],
+        [0, 2, "counting", "expected cat>=2, found 1", ""],
+    ]

@@ -31,8 +31,8 @@ def size(folder):
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def planned(config, rule, checkpoint=None):
-    return disk.disk_of(config, rule, checkpoint, Decoder.of(config), Lengths.of(config))
+def planned(config, rule, checkpoint=None, benchmark=None):
+    return disk.disk_of(config, rule, checkpoint, Decoder.of(config), Lengths.of(config), benchmark)
 
 
 def test_eighty_thousand_images_take_at_most_200_megabytes():
@@ -88,20 +88,23 @@ def test_files_of_benchmarks_are_those_that_snakemake_lists():
     config = load_config(ROOT / "config" / "showo.yaml")
     found, files = Counter(), Counter()
     for job in jobs:
-        found[job["rule"], job["wildcards"]["checkpoint"]] += 1
+        found[job["rule"], job["wildcards"]["checkpoint"], job["wildcards"]["benchmark"]] += 1
         files[job["rule"]] += len(job["output"]) + disk.JOB_FILES
     rules = {"draw", "gather_drawn", "grade", "understand"}
     assert set(files) == rules
-    assert {(rule, own): n for rule, own, n in plan.places(config) if rule in rules} == dict(found)
+    places = [one for one in plan.places(config) if one.rule in rules]
+    assert {(one.rule, one.checkpoint, one.benchmark): one.jobs for one in places} == dict(found)
     assert files == {
-        rule: disk.files_of(config, rule, sum(n for (r, _), n in found.items() if r == rule)) for rule in rules
+        rule: disk.files_of(config, rule, sum(n for (r, *_), n in found.items() if r == rule)) for rule in rules
     }
 
 
 def test_images_of_benchmarks_are_kept_as_tokens():
     """(553 x 4 + 1065 x 4 + 30,000 + 1,000) images of 1,024 tokens of two bytes, beside ids."""
     tokens = (553 * 4 + 1065 * 4 + 30_000 + 1_000) * 1024 * 2
-    assert tokens < planned(load_config(ROOT / "config" / "showo.yaml"), "gather_drawn") < 1.02 * tokens
+    config = load_config(ROOT / "config" / "showo.yaml")
+    names = ("geneval", "dpg", "coco", "gap")
+    assert tokens < sum(planned(config, "gather_drawn", benchmark=name) for name in names) < 1.02 * tokens
 
 
 def test_files_of_every_rule_are_those_that_snakemake_lists(tmp_path):
@@ -121,7 +124,7 @@ def test_files_of_every_rule_are_those_that_snakemake_lists(tmp_path):
             found[job["rule"], job["wildcards"].get("checkpoint")] += 1
             outputs[job["rule"]] += len(job["output"]) + disk.JOB_FILES
     named = {"base", "agreement"}  # rules of the base model alone, which have no wildcard for it
-    places = {(rule, None if rule in named else own): count for rule, own, count in plan.places(config)}
+    places = {(one.rule, None if one.rule in named else one.checkpoint): one.jobs for one in plan.places(config)}
     assert places == dict(found)
     assert outputs == {
         rule: disk.files_of(config, rule, sum(n for (r, _), n in found.items() if r == rule)) for rule in outputs

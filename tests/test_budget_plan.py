@@ -16,7 +16,7 @@ from hermesflow.budget import benchmarks, disk, table
 from hermesflow.budget.decoder import Decoder, text_decoding
 from hermesflow.budget.lengths import Lengths, expected_masked
 from hermesflow.budget.machines import BANDWIDTH_UTILISATION, Pass, machine_of, total
-from hermesflow.budget.plan import added, places, plan
+from hermesflow.budget.plan import added, by, places, plan
 from hermesflow.budget.rules import Rules
 from hermesflow.config import load_config
 from hermesflow.errors import ConfigError
@@ -118,17 +118,17 @@ def test_drawing_for_benchmarks_does_at_most_what_is_planned(tmp_path, monkeypat
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         benchmark_world.draw_all(config, layout, "geneval")
     drawn = counter.get_total_flops()
-    assert drawn <= total(Rules(config, Lengths.of(config), gpus=1).draw().passes, "flops") < 2 * drawn
+    assert drawn <= total(Rules(config, Lengths.of(config), gpus=1).draw("geneval").passes, "flops") < 2 * drawn
 
 
 def test_benchmarks_are_counted_for_every_checkpoint_and_seed():
     config = load_config(FOLDER / "showo.yaml")
     jobs = Counter()
-    for rule, _, count in places(config):
-        jobs[rule] += count
+    for place in places(config):
+        jobs[place.rule] += place.jobs
     assert jobs["draw"] == 3 * 9 * (3 + 8) and jobs["grade"] == 3 * 9 * 4 and jobs["understand"] == 3 * 9 * 6
     lines = [line for line in lines_of(config) if line.rule in ("draw", "grade", "understand")]
-    assert len(lines) == 3 * 9 and all(line.flops > 0 and line.gpu_hours > 0 for line in lines)
+    assert len(lines) == 9 * (4 + 4 + 6) and all(line.flops > 0 and line.gpu_hours > 0 for line in lines)
 
 
 def test_images_of_benchmarks_cost_what_as_many_candidates_do():
@@ -139,7 +139,7 @@ def test_images_of_benchmarks_cost_what_as_many_candidates_do():
     config = replace(config, benchmarks=coco, sampling=replace(config.sampling, images=one, batch_pairs=250))
     rules = Rules(config, Lengths.of(config), gpus=1)
     passes, _ = rules.batches.drawn(250, 250)
-    assert total(rules.draw().passes, "flops") / 30_000 == pytest.approx(total(passes, "flops") / 250)
+    assert total(rules.draw("coco").passes, "flops") / 30_000 == pytest.approx(total(passes, "flops") / 250)
 
 
 def test_geneval2_is_counted_where_it_is_switched_on():
@@ -149,8 +149,8 @@ def test_geneval2_is_counted_where_it_is_switched_on():
     other = replace(config, benchmarks=replace(config.benchmarks, geneval2=own))
     assert benchmarks.drawings(other)["geneval2"].total == 800
     jobs = Counter()
-    for rule, _, count in places(other):
-        jobs[rule] += count
+    for place in places(other):
+        jobs[place.rule] += place.jobs
     assert jobs["draw"] == 3 * 9 * (4 + 8) and jobs["grade"] == 3 * 9 * 5
     assert disk.files_of(other, "report", 1) == disk.files_of(config, "report", 1) + 3
 
@@ -171,9 +171,21 @@ def test_the_plan_says_how_large_benchmarks_are(capsys):
     assert cli.main(["plan", "--config", str(FOLDER / "showo.yaml")]) == 0
     out = capsys.readouterr().out
     assert "geneval 2,212 images, dpg 4,260 images, coco 30,000 images, gap 1,000 images" in out
-    assert "models that grade benchmarks" in out and "understanding 719,782 questions in 10 tasks" in out
+    assert "all of them are counted" in out and "understanding 719,782 questions in 10 tasks" in out
     assert cli.main(["plan", "--config", str(FOLDER / "micro.yaml")]) == 0
     assert "benchmarks are of their published sizes" not in capsys.readouterr().out
+
+
+def test_benchmarks_add_up_to_the_rules_that_measure_them():
+    lines = lines_of(load_config(FOLDER / "showo.yaml"))
+    of_rules = [line for line in by("rule", lines) if line.rule in ("draw", "gather_drawn", "grade", "understand")]
+    named = by("benchmark", lines)
+    assert [line.rule for line in named] == [
+        *("geneval", "dpg", "coco", "gap"),
+        *("pope", "mme", "flickr30k", "vqav2", "gqa", "mmmu"),
+    ]
+    assert sum(line.jobs for line in named) == sum(line.jobs for line in of_rules) == 3 * 9 * (11 + 4 + 4 + 6)
+    assert sum(line.flops for line in named) == pytest.approx(sum(line.flops for line in of_rules))
 
 
 def test_training_takes_the_gpus_that_can_share_its_batch():
@@ -196,7 +208,7 @@ def test_the_paper_on_paper():
 
 
 def test_hours_fall_with_utilisation_and_nothing_else_does():
-    slow, fast = (added(lines_of(paper_config(), utilisation=u), rule="all") for u in (0.2, 0.4))
+    slow, fast = (added(lines_of(paper_config(), utilisation=u), name="all") for u in (0.2, 0.4))
     assert slow.gpu_hours > 1.5 * fast.gpu_hours
     assert slow.flops == fast.flops
     assert slow.memory == fast.memory

@@ -1,9 +1,10 @@
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from hermesflow.config import load_config
 from hermesflow.encoders import SentenceEncoder, encoder_folder, load_choice_encoder, load_encoder, pool
@@ -85,6 +86,19 @@ def test_other_weights_than_the_pinned_ones_are_refused(tmp_path):
         ArtifactError, match=r"model\.safetensors: sha256 is \w+, but scoring\.encoder\.sha256 pins 0000"
     ):
         load_encoder(Encoder(source=str(tmp_path), sha256="0" * 64, pooling="cls"))
+
+
+def test_a_tensor_that_is_not_there_is_named_unless_nothing_uses_it(encoder, tmp_path):
+    shutil.copytree(encoder_folder(SOURCE), tmp_path, dirs_exist_ok=True)
+    tensors, path = load_file(tmp_path / "model.safetensors"), tmp_path / "model.safetensors"
+    bare = {name: value for name, value in tensors.items() if not name.startswith("pooler.")}
+    save_file(bare, path, metadata={"format": "pt"})
+    same = load_encoder(Encoder(source=str(tmp_path), pooling="mean"))
+    assert len(bare) == len(tensors) - 2 and torch.equal(same.encode(["red"]), encoder.encode(["red"]))
+    gone = "encoder.layer.3.output.dense.weight"
+    save_file({name: value for name, value in bare.items() if name != gone}, path, metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=f"1 tensors are not there, the first is {gone}"):
+        load_encoder(Encoder(source=str(tmp_path), pooling="mean"))
 
 
 def test_missing_package_and_empty_folder_say_what_to_do(tmp_path):

@@ -13,7 +13,7 @@ from hermesflow import provenance
 LAYERS = (
     (
         *("errors", "sections", "data_sections", "judging.settings", "benchmark_sections", "config", "artifacts"),
-        *("seeding", "progress", "hub"),
+        *("seeding", "progress", "hub", "released"),
     ),
     ("masking", "models.prompting"),
     ("losses", "logps", "models.*"),

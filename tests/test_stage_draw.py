@@ -8,6 +8,8 @@ import pytest
 from benchmark_world import CAPTIONS, draw_all, make_world
 from hermesflow.artifacts import read_codes, write_codes
 from hermesflow.benchmarks import drawing
+from hermesflow.benchmarks.fidelity import Caption, Gaussian, write_reference
+from hermesflow.benchmarks.reference_origin import origin
 from hermesflow.data.pairs import read_pairs
 from hermesflow.errors import ArtifactError, ConfigError, DataError
 from hermesflow.evaluation import generation
@@ -31,7 +33,8 @@ def world(made, monkeypatch):
     return config, layout
 
 
-run = partial(draw.run, seed=0, checkpoint="base", benchmark="geneval")
+OWN = {"seed": 0, "checkpoint": "base"}
+run = partial(draw.run, **OWN, benchmark="geneval")
 
 
 def files_of(folder):
@@ -104,11 +107,16 @@ def test_a_killed_job_goes_on_from_its_last_batch(world, monkeypatch):
     assert not list(shard.glob("parts-*"))
 
 
-def test_batches_kept_under_other_settings_are_not_taken(world, monkeypatch):
+@pytest.mark.parametrize("part", ["guidance", "precision"])
+def test_batches_kept_under_other_settings_are_not_taken(world, monkeypatch, part):
     config, layout = world
     whole = files_of(draw_all(config, layout, "geneval"))
     shutil.rmtree(layout.benchmark(0, "base", "geneval"))
-    other = replace(config, sampling=replace(config.sampling, images=replace(config.sampling.images, guidance=3.0)))
+    images, runtime = config.sampling.images, config.runtime
+    if part == "guidance":
+        other = replace(config, sampling=replace(config.sampling, images=replace(images, guidance=3.0)))
+    else:
+        other = replace(config, runtime=replace(runtime, inference_precision="bf16"))
     generation_draw, drawn = generation.draw, []
 
     def dies(*arguments, **options):
@@ -142,6 +150,18 @@ def test_missing_reference_statistics_are_told_before_anything_is_drawn(world):
     other = replace(config, benchmarks=replace(config.benchmarks, coco=coco))
     with pytest.raises(DataError, match=r"nowhere\.npz.*benchmarks\.coco\.reference.*docs/dpg-and-coco"):
         draw.run(other, layout, seed=0, checkpoint="base", benchmark="coco")
+
+
+def test_a_reference_of_other_images_is_told_before_anything_is_drawn(world, tmp_path):
+    config, layout = world
+    made_of = origin([Caption(9, "a red circle"), Caption(10, "a cat")], config.benchmarks.coco.inception)
+    write_reference(tmp_path / "other.npz", Gaussian(np.zeros(2), np.eye(2)), **made_of)
+    coco = replace(config.benchmarks.coco, reference=str(tmp_path / "other.npz"))
+    with pytest.raises(DataError, match=r"other\.npz: statistics of 2 images"):
+        draw.run(replace(config, benchmarks=replace(config.benchmarks, coco=coco)), layout, **OWN, benchmark="coco")
+    (tmp_path / "other.npz").write_bytes(b"PK")
+    with pytest.raises(DataError, match=r"other\.npz: cannot be read as reference statistics"):
+        draw.run(replace(config, benchmarks=replace(config.benchmarks, coco=coco)), layout, **OWN, benchmark="coco")
 
 
 def test_a_benchmark_that_the_config_leaves_out_is_refused(world):

@@ -11,14 +11,15 @@ from PIL import Image
 
 from benchmark_world import CAPTIONS, DPG, GENEVAL, draw_all, make_world
 from chat_server import MODEL, TOKENS, ChatServer
-from hermesflow.artifacts import read_codes, read_json, write_codes
+from hermesflow.artifacts import read_codes, read_json, sha256, write_codes
 from hermesflow.benchmark_sections import DRAWN, Gap
 from hermesflow.benchmarks import fidelity, geneval2
 from hermesflow.benchmarks.answer_probability import TransformersAnswerProbability
 from hermesflow.benchmarks.drawing import read_prompts
-from hermesflow.benchmarks.fidelity import Gaussian, moments, write_reference
+from hermesflow.benchmarks.fidelity import Caption, Gaussian, moments, write_reference
 from hermesflow.benchmarks.inception import load_inception
 from hermesflow.benchmarks.pretrained import PretrainedClip, digest_of
+from hermesflow.benchmarks.reference_origin import origin
 from hermesflow.data.pairs import read_pairs
 from hermesflow.errors import ArtifactError, ConfigError
 from hermesflow.evaluation import generation
@@ -51,7 +52,8 @@ def world(tmp_path_factory):
         seen = features_of(config, images_of(layout, "coco"))
         own = moments(seen)
         shifted = np.where(np.arange(len(own.mean)) == 0, own.mean + SHIFT, own.mean)
-        write_reference(Path(config.benchmarks.coco.reference), Gaussian(shifted, own.covariance))
+        made_of = origin([Caption(*one) for one in CAPTIONS.items()], config.benchmarks.coco.inception)
+        write_reference(Path(config.benchmarks.coco.reference), Gaussian(shifted, own.covariance), **made_of)
         for benchmark in DRAWN:
             grade.run(config, layout, seed=0, checkpoint="base", benchmark=benchmark)
         yield config, layout, server
@@ -95,6 +97,8 @@ def test_dpg_of_a_judge_that_says_yes(world):
     assert found(layout, "dpg") == {"dpg": 1.0, "dpg/entity": 1.0, "dpg/attribute": 1.0}
     assert len(pd.read_parquet(layout.benchmark(0, "base", "dpg") / "rows.parquet")) == 2 * len(DPG)
     assert facts(layout, "dpg")["questions"] == 3
+    assert facts(layout, "dpg")["answers"] == {"yes": 2 * len(DPG), "no": 0, "neither": 0}
+    assert "2 prompts x 2 images (the whole has 1,065 x 4)" in facts(layout, "dpg")["protocol"]
     assert facts(layout, "dpg")["scorers"] == {"judge": config.benchmarks.dpg.judge}
 
 
@@ -155,9 +159,12 @@ def test_the_clip_score_is_that_of_each_drawn_image_with_its_own_caption(world):
     assert list(rows["clip_score"]) == pytest.approx(list(expected)) and len(set(expected)) == 3
     units = pd.read_parquet(layout.benchmark(0, "base", "coco") / "units.parquet")
     assert set(units["metric"]) == {"clip_score"} and units["numerator"].sum() / 3 == pytest.approx(expected.mean())
-    assert "48 x 48" in facts(layout, "coco")["protocol"]
+    assert "48 x 48 pixels for each of 3 captions (COCO-30K has 30,000)" in facts(layout, "coco")["protocol"]
     (pin,) = config.benchmarks.coco.inception.files.values()
     assert facts(layout, "coco")["scorers"]["inception"].endswith(f"(sha256 {pin})")
+    reference = config.benchmarks.coco.reference
+    told = facts(layout, "coco")["scorers"]["reference"]
+    assert told == f"{reference} (sha256 {sha256(Path(reference))}; of the list's 3 real images)"
 
 
 def test_both_protocols_of_the_gap_with_a_judge_that_takes_the_first_choice(world):
@@ -216,6 +223,16 @@ def test_images_of_other_prompts_than_the_file_has_now_are_refused(world):
     write_codes(path, ["1", "2", "3"], np.zeros((3, 1, config.num_image_tokens)))
     with pytest.raises(ArtifactError, match=r"images\.npy.*draw anew"):
         grade.run(config, layout, seed=1, checkpoint="base", benchmark="coco")
+
+
+def test_images_of_another_text_under_the_same_number_are_refused(world, tmp_path):
+    config, layout, _ = world
+    prompts = tmp_path / "g.jsonl"
+    prompts.write_text("".join(f"{json.dumps(line)}\n" for line in GENEVAL).replace("photo of a cat", "photo of a dog"))
+    own = replace(config.benchmarks.geneval, prompts=str(prompts))
+    other = replace(config, benchmarks=replace(config.benchmarks, geneval=own))
+    with pytest.raises(ArtifactError, match=r"images\.npy: was drawn from other texts than geneval's.*draw anew"):
+        grade.run(other, layout, seed=0, checkpoint="base", benchmark="geneval")
 
 
 def test_a_local_judge_grades_too(world, tmp_path):

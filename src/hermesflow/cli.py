@@ -106,6 +106,16 @@ def _parser() -> argparse.ArgumentParser:
     reference.add_argument("--images", type=Path, required=True, help="folder of COCO's val2014")
     reference.add_argument("--threads", type=_positive, default=1, help="CPU threads (default 1)")
     reference.set_defaults(run=_fid_reference)
+    export = _command(commands, "export-images", "images drawn for GenEval or GenEval 2 as files", _export_images)
+    for option in _BENCHMARK:
+        _add_option(export, option)
+    export.add_argument("--to", type=Path, required=True, help="a new folder")
+    parity = commands.add_parser("geneval-parity", help="hold our GenEval against a results file of the original")
+    parity.add_argument("--config", type=Path, default=Path("config/showo.yaml"), help="default config/showo.yaml")
+    parity.add_argument("--theirs", type=Path, required=True, help="results.jsonl of evaluate_images.py")
+    parity.add_argument("--images", type=Path, help="the images it graded; without them only the rules are compared")
+    parity.add_argument("--threads", type=_positive, default=1, help="CPU threads (default 1)")
+    parity.set_defaults(run=_geneval_parity)
     publish = _command(commands, "publish", "copy tables, figures and a manifest into docs/results", _publish)
     _add_option(publish, "seeds", required=False)
     publish.add_argument("--to", type=Path, default=Path("docs/results"), help="default docs/results")
@@ -306,6 +316,31 @@ def _fid_reference(arguments: argparse.Namespace) -> None:
             "and the file to write. Add it (docs/benchmarks.md)."
         )
     make_reference(config.benchmarks.coco, arguments.images, device=config.runtime.device)
+
+
+def _export_images(arguments: argparse.Namespace) -> None:
+    from hermesflow.artifacts import Layout
+    from hermesflow.benchmarks.exporting import export_images
+    from hermesflow.config import load_config
+
+    config = load_config(arguments.config)
+    options = {name: getattr(arguments, name) for name in _BENCHMARK}
+    export_images(config, Layout(arguments.results / config.name), **options, folder=arguments.to)
+
+
+def _geneval_parity(arguments: argparse.Namespace) -> None:
+    from hermesflow.benchmarks.geneval_parity import compare
+    from hermesflow.config import load_config
+    from hermesflow.errors import ConfigError
+
+    config = load_config(arguments.config)
+    if config.benchmarks is None or config.benchmarks.geneval is None:
+        raise ConfigError(
+            f"{arguments.config}: has no section `benchmarks.geneval`, which names detector and CLIP. Add it "
+            "(docs/benchmarks.md)."
+        )
+    device = config.runtime.device
+    print(compare(config.benchmarks.geneval, arguments.theirs, arguments.images, device=device))
 
 
 def _publish(arguments: argparse.Namespace) -> None:

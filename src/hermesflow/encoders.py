@@ -14,6 +14,7 @@ from hermesflow import hub
 from hermesflow.artifacts import sha256
 from hermesflow.errors import ArtifactError, ConfigError
 from hermesflow.models.kernels import quicken
+from hermesflow.released import read_model
 from hermesflow.sections import Encoder, Scoring, Source
 
 WEIGHTS = "model.safetensors"
@@ -78,7 +79,7 @@ def load_encoder(settings: Encoder, *, device: str = "cpu") -> SentenceEncoder:
     """Load the sentence encoder a config names, after checking its weights.
 
     Raises:
-        ConfigError: the source names nothing that has weights.
+        ConfigError: the source names nothing that has weights, or some of them are not there.
         ArtifactError: the weights are not the pinned ones.
     """
     folder = encoder_folder(settings.source)
@@ -91,7 +92,7 @@ def load_encoder(settings: Encoder, *, device: str = "cpu") -> SentenceEncoder:
     from transformers import AutoModel, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    model = read_model(AutoModel, folder, role="the sentence encoder", unused=r"^pooler\.")  # pooling is done here
     return SentenceEncoder(model.to(device), tokenizer, pooling=settings.pooling)
 
 

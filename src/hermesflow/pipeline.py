@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from hermesflow.artifacts import digest_of
-from hermesflow.config import Config, load_config
+from hermesflow.config import Config, has_judge, load_config
 from hermesflow.errors import ConfigError
 from hermesflow.provenance import READS, ROOT, modules_of, reads
 
@@ -25,6 +25,24 @@ GATHERED_BY = {"sample": "gather_candidates", "score": "gather_scores", "draw": 
 """Scattered rules and the rule that joins their shards."""
 METRICS = "metrics.json"
 REPOSITORY = ROOT.parents[1]
+
+
+def check_benchmarks(config: Config, config_file: str) -> None:
+    """Refuse real benchmarks beside the micro world's counterparts, which have the same names in the tables.
+
+    Raises:
+        ConfigError: the config has both.
+    """
+    own = config.benchmarks
+    if own is None or not has_judge(config):
+        return
+    for name in (*own.drawn, *(("understanding",) if own.understanding else ())):
+        if name != "geneval2":
+            raise ConfigError(
+                f"{config_file}: benchmarks.{name}: with data.source {config.data.source} the evaluation measures this "
+                "itself, by a judge that reads the micro world alone. Remove the section, or take real pairs "
+                "(docs/data.md)."
+            )
 
 
 def dvc_yaml(config_file: Path) -> str:

@@ -215,6 +215,14 @@ def test_an_unknown_key_stops_the_run_before_it_starts(fresh):
     assert "wrong.yaml" in out
 
 
+def test_real_benchmarks_of_the_micro_world_are_refused_at_once(fresh):
+    """They have the names of the micro world's own figures: the report would find out after all the work."""
+    wrong = fresh.root / "config" / "twice.yaml"
+    wrong.write_text(fresh.config.read_text() + "benchmarks: {understanding: {batch_size: 2}}\n")
+    out = fresh.run("snakemake", "--dry-run", "--configfile", "config/twice.yaml", check=False)
+    assert "twice.yaml: benchmarks.understanding: with data.source microworld" in out and "Remove the section" in out
+
+
 def test_two_config_files_are_refused(fresh):
     out = fresh.run("snakemake", "-n", "--configfile", "config/smoke.yaml", "config/tiny.yaml", check=False)
     assert "Pass one --configfile" in out

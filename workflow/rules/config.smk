@@ -12,7 +12,7 @@ from hermesflow import benchmark_sections, provenance, spool
 from hermesflow.benchmark_sections import COLUMNS, DRAWN
 from hermesflow.config import BASE, load_config
 from hermesflow.errors import ConfigError
-from hermesflow.pipeline import check_mirror, is_mirror
+from hermesflow.pipeline import check_benchmarks, check_mirror, is_mirror
 from hermesflow.running import hold_folder
 
 FOLDER_LOCK = hold_folder(Path(".snakemake"))
@@ -35,6 +35,7 @@ def _seeds(path):
 
 CONFIG_FILE = _config_file()
 CONFIG = load_config(CONFIG_FILE)
+check_benchmarks(CONFIG, CONFIG_FILE)
 SEEDS = _seeds(CONFIG_FILE)
 
 if "DVC_STAGE" in os.environ:

@@ -4,8 +4,9 @@ A question counts if it and all it depends on are answered "yes". An image's fig
 count, a prompt's the mean of its images, the benchmark's the mean of the prompts. Category figures are shares of "yes"
 without the dependency rule, as the released script prints them.
 
-Other than the released script: the first row of the file is not skipped, a prompt that cannot be graded stops the
-grading instead of being left out, and category figures are over all images of a prompt and not its last alone.
+Other than the released script: the first row of the file is not skipped (which loses the whole first prompt there), a
+prompt that cannot be graded stops the grading instead of being left out, and category figures are over all images of a
+prompt and not its last alone.
 
 Source: Hu et al. 2024 (ELLA, DPG-Bench, arXiv 2403.05135), dpg_bench/compute_dpg_bench.py of its repository; Cho et al.
 2024 (Davidsonian scene graph).
@@ -31,7 +32,7 @@ CSV_COLUMNS = (
     "question_natural_language",
 )  # fmt: skip
 TABLE_COLUMNS = ("id", "image", "question", "category", "detail", "answer", "right", "credited")
-IMAGES_PER_PROMPT = 4
+PROMPTS, IMAGES_PER_PROMPT = 1_065, 4  # of the whole benchmark
 _NO_PARENT = 0  # what `dependency` says of a question that depends on none
 
 
@@ -107,6 +108,11 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
             if missing := set(CSV_COLUMNS) - set(reader.fieldnames or ()):
                 raise DataError(f"{path}: columns {sorted(missing)} are missing. Take the original dpg_bench.csv.")
             for row in reader:
+                if None in row:  # where csv puts fields beyond the last column
+                    raise DataError(
+                        f"{path}, line {reader.line_num}: has more fields than the first line has columns. Put text "
+                        "with commas in quotes."
+                    )
                 yield reader.line_num, {name: (row[name] or "").strip() for name in CSV_COLUMNS}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read ({error}). Take dpg_bench.csv of the original repository.") from error
@@ -181,7 +187,22 @@ def credited(questions: Sequence[Question], yes: Mapping[int, bool]) -> dict[int
 
 def is_yes(answer: str) -> bool:
     """Whether an answer is "yes", in whatever case and with whatever full stop."""
-    return answer.strip().strip(".,! ").lower() == "yes"
+    return _word(answer) == "yes"
+
+
+def answers_of(table: pd.DataFrame) -> dict[str, int]:
+    """How many answers were yes, no, and neither, which counts as no: many of these, and the judge is unfit.
+
+    Args:
+        table: TABLE_COLUMNS.
+    """
+    counts = table["answer"].map(_word).value_counts()
+    yes, no = (int(counts.get(word, 0)) for word in ("yes", "no"))
+    return {"yes": yes, "no": no, "neither": len(table) - yes - no}
+
+
+def _word(answer: str) -> str:
+    return answer.strip().strip(".,! ").lower()
 
 
 def grade(prompt: DensePrompt, images: Sequence[Image.Image], judge: VqaJudge) -> pd.DataFrame:

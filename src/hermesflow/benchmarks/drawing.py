@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from hermesflow.artifacts import Layout
+from hermesflow.artifacts import Layout, digest_of
 from hermesflow.benchmark_sections import DRAWN, Benchmarks
 from hermesflow.benchmarks import dpg, fidelity, geneval, geneval2
+from hermesflow.benchmarks.reference_origin import check_reference
 from hermesflow.data.pairs import read_pairs
 from hermesflow.errors import ConfigError, DataError
 from hermesflow.evaluation.generation import Request
@@ -17,7 +18,7 @@ _ORIGINS = {
     "geneval.prompts": "Take prompts/evaluation_metadata.jsonl of github.com/djghosh13/geneval",
     "dpg.prompts": "Take dpg_bench/dpg_bench.csv of github.com/TencentQQGYLab/ELLA",
     "geneval2.prompts": f"Take geneval2_data.jsonl of github.com/facebookresearch/GenEval2 ({geneval2.TERMS})",
-    "coco.captions": "Write image_id and caption of 30,000 images of val2014, one caption each, as CSV",
+    "coco.captions": "Write image_id and one caption of 30,000 images of val2014 as CSV (docs/dpg-and-coco.md)",
     "coco.reference": "Make it of the list's real images by `hermesflow fid-reference` (docs/dpg-and-coco.md)",
 }
 
@@ -38,6 +39,11 @@ class Prompts:
         """Prompts drawn together."""
         return max(TOGETHER // self.images, 1)
 
+    @property
+    def digest(self) -> str:
+        """Of what is drawn: ids alone do not tell texts apart where they are numbers."""
+        return digest_of([self.ids, self.texts, self.images])
+
     def requests(self, ids: list[str]) -> list[Request]:
         """The images of some prompts; the random numbers of each come from benchmark, prompt and number."""
         text_of = dict(zip(self.ids, self.texts, strict=True))
@@ -49,7 +55,7 @@ def read_prompts(benchmarks: Benchmarks | None, layout: Layout, benchmark: str) 
 
     Raises:
         ConfigError: the config has no such benchmark, or images are drawn for none of that name.
-        DataError: its file is missing or is not the benchmark's.
+        DataError: its file is missing or is not the benchmark's, or COCO's reference is of other images.
     """
     own = getattr(benchmarks, benchmark, None)
     if own is None or benchmark not in DRAWN:
@@ -65,8 +71,9 @@ def read_prompts(benchmarks: Benchmarks | None, layout: Layout, benchmark: str) 
         ids = tuple(map(geneval2.prompt_id, range(len(composed))))
         return Prompts(benchmark, ids, tuple(p.text for p in composed), own.images)
     if benchmark == "coco":
-        there(own.reference, "coco.reference")  # now, and not after 30,000 images are drawn
         captions = fidelity.read_captions(there(own.captions, "coco.captions"))
+        # now, and not after 30,000 images are drawn
+        check_reference(there(own.reference, "coco.reference"), captions, own.inception)
         return Prompts(benchmark, tuple(c.key for c in captions), tuple(c.caption for c in captions), 1)
     pairs = read_pairs(layout.data("gap")).remove_columns("image")
     return Prompts(benchmark, tuple(pairs["id"]), tuple(pairs["caption"]), 1)

@@ -17,6 +17,7 @@ from hermesflow.benchmarks import fidelity
 from hermesflow.benchmarks.drawing import there
 from hermesflow.benchmarks.fidelity import Caption, FeatureExtractor, Gaussian
 from hermesflow.benchmarks.inception import load_inception
+from hermesflow.benchmarks.reference_origin import origin
 from hermesflow.data.folder import IMAGE_ENDINGS
 from hermesflow.errors import DataError
 from hermesflow.progress import Progress
@@ -38,10 +39,12 @@ def make_reference(own: Coco, folder: Path, *, device: str) -> None:
         FetchError: the Inception weights are missing, or are not the pinned ones.
         ArtifactError: they are of another network.
     """
-    files = real_images(fidelity.read_captions(there(own.captions, "coco.captions")), folder)
+    captions = fidelity.read_captions(there(own.captions, "coco.captions"))
+    files = real_images(captions, folder)
     extractor = load_inception(own.inception, device=device)
     progress = Progress(len(files), "Frechet reference", "image")
-    fidelity.write_reference(Path(own.reference), moments_of(files, extractor, progress.advance, device=device))
+    found = moments_of(files, extractor, progress.advance, device=device)
+    fidelity.write_reference(Path(own.reference), found, **origin(captions, own.inception))
 
 
 def real_images(captions: Sequence[Caption], folder: Path) -> list[Path]:

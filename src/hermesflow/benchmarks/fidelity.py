@@ -32,6 +32,8 @@ from hermesflow.errors import DataError
 from hermesflow.evaluation import generation
 from hermesflow.evaluation.frechet import frechet_distance
 
+IMAGES = 30_000
+"""Images of the protocol that papers call COCO-30K."""
 _TOGETHER = 32  # images per forward pass
 
 
@@ -73,16 +75,17 @@ def read_captions(path: Path) -> list[Caption]:
         path: `.csv` with the columns image_id and caption, or `.json` with a list of objects of these two.
 
     Raises:
-        DataError: unreadable, a record of another form, or an image that has two captions.
+        DataError: unreadable, a record of another form, an image that has two captions, or fewer than two images.
     """
     found: dict[int, Caption] = {}
     for number, row in _records(path):
         try:
-            caption = Caption(int(row["image_id"]), str(row["caption"] or "").strip())
+            caption = _caption(row)
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
-                f"{path}, record {number}: needs image_id (a number) and caption ({type(error).__name__}: {error}). "
-                "Correct the record."
+                f"{path}, record {number}: needs image_id (a whole number) and caption (text), and in a CSV no more "
+                f"columns than the first line names ({type(error).__name__}: {error}). Correct the record; a caption "
+                "with a comma stands in quotes."
             ) from error
         if not caption.caption or caption.image_id < 0:
             raise DataError(f"{path}, record {number}: the caption is empty or the id negative. Correct the record.")
@@ -92,14 +95,23 @@ def read_captions(path: Path) -> list[Caption]:
                 "real one, so keep one caption of each; COCO's own annotation file has five."
             )
         found[caption.image_id] = caption
-    if not found:
-        raise DataError(f"{path}: holds no captions. Name the list of 30,000 captions of val2014.")
+    if len(found) < 2:  # one image has no covariance
+        raise DataError(f"{path}: holds captions of {len(found)} images. Name the list of 30,000 of val2014.")
     return [found[image_id] for image_id in sorted(found)]
 
 
-def _records(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _caption(row: Mapping[str | None, Any]) -> Caption:
+    image_id, caption = row["image_id"], row["caption"]
+    if None in row:  # where csv puts fields beyond the last column
+        raise ValueError(f"fields too many: {row[None]}")
+    if not isinstance(caption, str) or not isinstance(image_id, str | int) or isinstance(image_id, bool):
+        raise TypeError(f"image_id {image_id!r}, caption {caption!r}")
+    return Caption(int(image_id), caption.strip())
+
+
+def _records(path: Path) -> Iterator[tuple[int, Mapping[str | None, Any]]]:
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             if path.suffix == ".json":
                 rows: Any = json.load(file)
             else:
@@ -109,7 +121,10 @@ def _records(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
             f"{path}: cannot be read ({error}). Name a CSV or JSON file of image_id and caption."
         ) from error
     if not isinstance(rows, list):
-        raise DataError(f"{path}: must be a list of objects with image_id and caption. Write it as one.")
+        raise DataError(
+            f"{path}: must be a list of objects with image_id and caption. docs/dpg-and-coco.md makes one of COCO's "
+            "own annotations."
+        )
     yield from enumerate(rows, start=1)
 
 
@@ -125,7 +140,7 @@ def read_reference(path: Path) -> Gaussian:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             mean, covariance = (np.asarray(arrays[name], dtype=np.float64) for name in ("mu", "sigma"))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:  # TypeError: one array
         raise DataError(
             f"{path}: cannot be read as reference statistics ({error}). Make the npz with mu and sigma: "
             "`hermesflow fid-reference` does (docs/dpg-and-coco.md)."
@@ -137,10 +152,10 @@ def read_reference(path: Path) -> Gaussian:
     return Gaussian(mean, covariance)
 
 
-def write_reference(path: Path, gaussian: Gaussian) -> None:
-    """Write statistics of real images in the format of pytorch-fid and clean-fid."""
-    with atomic(path) as temporary:
-        np.savez(temporary, mu=gaussian.mean, sigma=gaussian.covariance)
+def write_reference(path: Path, gaussian: Gaussian, **notes: np.ndarray) -> None:
+    """Write statistics of real images in the format of pytorch-fid and clean-fid, and what else shall be noted."""
+    with atomic(path) as temporary, temporary.open("wb") as file:  # of a mere name numpy would make another, with .npz
+        np.savez(file, allow_pickle=False, mu=gaussian.mean, sigma=gaussian.covariance, **notes)
 
 
 def moments(features: np.ndarray) -> Gaussian:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hermesflow.benchmarks.geneval import COLORS, OBJECTS, Detection
-from hermesflow.benchmarks.pretrained import PretrainedClip, read_pretrained
+from hermesflow.benchmarks.pretrained import PretrainedClip, finite, read_pretrained
 from hermesflow.errors import ConfigError
 from hermesflow.sections import Source
 
@@ -39,6 +39,7 @@ MOST_DETECTIONS = 100
 """Pairs of a mask and a class that are looked at in an image, as in mmdet's configuration."""
 BACKGROUND = "#999999"
 """Colour of what is not the object in the crops that CLIP sees."""
+_ROLE = "the object detector"
 COLOR_PROMPTS = ("a photo of a {color} {name}", "a photo of a {color}-colored {name}", "a photo of a {color} object")
 
 
@@ -51,21 +52,27 @@ class Detector:
     """
 
     def __init__(self, source: str | Source, *, device: str = "cpu") -> None:
-        kind, role = "Mask2FormerForUniversalSegmentation", "the object detector"
-        self._model = read_pretrained(kind, source, role=role, use_safetensors=True).to(device).eval()
+        kind = "Mask2FormerForUniversalSegmentation"
+        self._model = read_pretrained(kind, source, role=_ROLE, use_safetensors=True).to(device).eval()
         size = {"shortest_edge": SHORTER_SIDE, "longest_edge": LONGER_SIDE}
-        self._processor = read_pretrained("AutoImageProcessor", source, role=role, backend="pil", size=size)
+        self._processor = read_pretrained("AutoImageProcessor", source, role=_ROLE, backend="pil", size=size)
         self.names = object_names(self._model.config.id2label)
 
     @torch.inference_mode()
     def detect(self, image: Image.Image) -> dict[str, list[Detection]]:
-        """All objects found in an image, whatever their score (at most 100), by GenEval's class name."""
+        """All objects found in an image, whatever their score (at most 100), by GenEval's class name.
+
+        Raises:
+            ConfigError: the network gives values that are no numbers.
+        """
         batch = self._processor(image.convert("RGB"), return_tensors="pt").to(self._model.device)
         seen = self._model(pixel_values=batch["pixel_values"], pixel_mask=batch["pixel_mask"])
-        masks = seen.masks_queries_logits.float()
+        classes, masks = (
+            finite(one.float(), role=_ROLE) for one in (seen.class_queries_logits, seen.masks_queries_logits)
+        )
         for size in (tuple(batch["pixel_values"].shape[-2:]), (image.height, image.width)):
             masks = F.interpolate(masks, size=size, mode="bilinear", align_corners=False)
-        return instances(seen.class_queries_logits[0].float(), masks[0], self.names)
+        return instances(classes[0], masks[0], self.names)
 
 
 def object_names(labels: Mapping[int, str]) -> list[str]:

@@ -1,12 +1,12 @@
 """How far our GenEval agrees with the released one: per image and kind, from the results file that it writes.
 
-docs/geneval.md says how to make both sides.
+docs/geneval.md says how to make both sides; `hermesflow geneval-parity` runs what is here.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
+from hermesflow.benchmark_sections import GenEval
 from hermesflow.benchmarks.geneval import (
     KINDS,
     TAGS,
@@ -26,11 +27,65 @@ from hermesflow.benchmarks.geneval import (
     read_metadata,
 )
 from hermesflow.benchmarks.geneval_detector import ColorClassifier, Detector
+from hermesflow.benchmarks.pretrained import PretrainedClip
 from hermesflow.errors import DataError
 from hermesflow.evaluation.statistics import GENEVAL_KINDS
+from hermesflow.progress import Progress
 
 RESULT_COLUMNS = ("prompt", "image", "kind", "caption", "accepted", "reason", "metadata", "details")
 AGREEMENT_COLUMNS = ("kind", "images", "agreement", "ours", "theirs", "only_ours", "only_theirs")
+
+
+_SHOWN = 10  # images on which two verdicts differ
+
+
+def compare(own: GenEval, results: Path, images: Path | None = None, *, device: str = "cpu") -> str:
+    """What the two sides have in common, as text: the rules alone and, with the images, everything.
+
+    Args:
+        own: names detector and CLIP.
+        results: what evaluate_images.py wrote.
+        images: the folder it was given.
+        device: torch device.
+
+    Raises:
+        ConfigError: detector or CLIP cannot be read.
+        DataError: results or images cannot be read, or are not about the same images.
+        FetchError: a source cannot be had.
+    """
+    theirs = read_results(results)
+    rules = regraded(theirs)
+    parts = ["The rules alone, on their detections (prompts without a colour); every agreement must be 1:"]
+    parts.append(_both(rules, theirs[theirs["kind"].isin(rules["kind"])]) if len(rules) else "all prompts name one")
+    if images is not None:
+        classifier = ColorClassifier(PretrainedClip(own.clip, device=device))
+        ours = grade_folder(images, Detector(own.detector, device=device), classifier)
+        parts += ["\nEverything: our detector, colours and rules on the same images:", _both(ours, theirs)]
+    return "\n".join(parts)
+
+
+def _both(ours: pd.DataFrame, theirs: pd.DataFrame) -> str:
+    text = agreement(ours, theirs).to_string(index=False, float_format="{:.4f}".format)
+    apart = differing(ours, theirs)
+    if apart.empty:
+        return text
+    told = apart.head(_SHOWN).to_string(index=False)
+    return f"{text}\n{len(apart)} images with another verdict; the first of them:\n{told}"
+
+
+def differing(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
+    """The images of which one side alone accepts: prompt, image, kind, and what each side says is wrong.
+
+    Args:
+        ours: columns prompt, image, kind, accepted, reason.
+        theirs: likewise, of the same images.
+    """
+    keys = ["prompt", "image", "kind"]
+    both = ours[[*keys, "accepted", "reason"]].merge(
+        theirs[[*keys, "accepted", "reason"]], on=keys, suffixes=("_ours", "_theirs")
+    )
+    columns = [*keys, "reason_ours", "reason_theirs"]
+    return both[both["accepted_ours"] != both["accepted_theirs"]][columns].reset_index(drop=True)
 
 
 def grade_folder(folder: Path, detector: Detector, classifier: ColorClassifier) -> pd.DataFrame:
@@ -45,28 +100,41 @@ def grade_folder(folder: Path, detector: Detector, classifier: ColorClassifier) 
         One row per image, in order of prompt and image: `geneval.TABLE_COLUMNS`.
 
     Raises:
-        DataError: no images, or a prompt or image that cannot be read.
+        DataError: no images at all or of a prompt, or a prompt or image that cannot be read.
     """
+    found = _images_of(folder)
+    progress = Progress(sum(len(files) for *_, files in found), f"grade {folder}", "image")
     rows = []
+    for number, metadata, files in found:
+        for path in files:
+            image = _read(path)
+            colour_of = partial(classifier.colors, image)
+            rows.append(image_row(number, int(path.stem), metadata, detector.detect(image), colour_of))
+            progress.advance()
+    return images_table(rows)
+
+
+def _images_of(folder: Path) -> list[tuple[int, Metadata, list[Path]]]:
+    found = []
     for place in sorted(path for path in folder.glob("*") if path.is_dir() and path.name.isdigit()):
         (metadata, *more) = read_metadata(place / "metadata.jsonl")
         if more:
             raise DataError(f"{place / 'metadata.jsonl'}: holds several prompts. Keep the one of this folder.")
-        for number, image in _samples(place / "samples"):
-            colour_of = partial(classifier.colors, image)
-            rows.append(image_row(int(place.name), number, metadata, detector.detect(image), colour_of))
-    if not rows:
+        files = sorted(path for path in (place / "samples").glob("*.png") if path.stem.isdigit())
+        if not files:
+            raise DataError(f"{place / 'samples'}: holds no images like 0000.png. Draw them, or remove {place}.")
+        found.append((int(place.name), metadata, files))
+    if not found:
         raise DataError(f"{folder}: holds no images like 00000/samples/0000.png. Name the folder of the images.")
-    return images_table(rows)
+    return found
 
 
-def _samples(folder: Path) -> Iterator[tuple[int, Image.Image]]:
-    for path in sorted(path for path in folder.glob("*.png") if path.stem.isdigit()):
-        try:
-            with Image.open(path) as opened:
-                yield int(path.stem), opened.convert("RGB")
-        except (OSError, SyntaxError, ValueError) as error:
-            raise DataError(f"{path}: cannot be read ({error}). Draw the image anew.") from error
+def _read(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as opened:
+            return opened.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: cannot be read ({error}). Draw the image anew.") from error
 
 
 def read_results(path: Path) -> pd.DataFrame:
@@ -79,7 +147,7 @@ def read_results(path: Path) -> pd.DataFrame:
         One row per image, in order of prompt and image: RESULT_COLUMNS; `metadata` and `details` are JSON texts.
 
     Raises:
-        DataError: unreadable, a line of another form, or two lines about one image.
+        DataError: unreadable or empty, a line of another form, or two lines about one image.
     """
     rows = []
     try:
@@ -96,6 +164,8 @@ def read_results(path: Path) -> pd.DataFrame:
                 f"{path}, line {number}: is not a result of GenEval's evaluate_images.py ({type(error).__name__}: "
                 f"{error}). Run evaluate_images.py of the original repository again."
             ) from error
+    if not rows:
+        raise DataError(f"{path}: holds no results. Run evaluate_images.py of the original repository again.")
     table = pd.DataFrame(rows, columns=list(RESULT_COLUMNS)).sort_values(["prompt", "image"], ignore_index=True)
     twice = table[table.duplicated(["prompt", "image"])]
     if len(twice):

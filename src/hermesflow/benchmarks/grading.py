@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hermesflow.artifacts import Layout, read_codes
+from hermesflow.artifacts import Layout, read_codes, read_json
 from hermesflow.benchmarks import dpg, fidelity, geneval, geneval2
 from hermesflow.benchmarks.drawing import Prompts
 from hermesflow.benchmarks.fidelity import Caption, FeatureExtractor, Gaussian
@@ -26,6 +26,7 @@ from hermesflow.errors import ArtifactError
 from hermesflow.evaluation import generation
 
 _TOGETHER = 32  # prompts whose images are decoded and scored together
+_DRAW = "Delete it and run snakemake again to draw anew."
 
 Advance = Callable[[int], None]
 """Told how many more images are graded."""
@@ -88,8 +89,10 @@ def read_drawn(layout: Layout, prompts: Prompts, *, seed: int, checkpoint: str, 
     if ids != list(prompts.ids) or codes.shape[1] != prompts.images:
         raise ArtifactError(
             f"{path}: holds {codes.shape[1]} images of {len(ids)} prompts, and not {prompts.images} of each of the "
-            f"{len(prompts.ids)} prompts that {prompts.benchmark} has. Delete it and run snakemake again to draw anew."
+            f"{len(prompts.ids)} prompts that {prompts.benchmark} has. {_DRAW}"
         )
+    if read_json(path.with_suffix(".json")).get("prompts") != prompts.digest:
+        raise ArtifactError(f"{path}: was drawn from other texts than {prompts.benchmark}'s prompts have now. {_DRAW}")
     tokenizer = load_tokenizer(layout.tokenizer, device=device).eval()
     return Drawn(codes, partial(generation.decode, tokenizer))
 
@@ -115,12 +118,14 @@ def grade_dpg(prompts: Sequence[dpg.DensePrompt], drawn: Drawn, judge: dpg.VqaJu
     """DPG-Bench's questions about every image."""
     tables = []
     for number, prompt in enumerate(prompts):
-        images = drawn.of(number, number + 1)
-        tables.append(dpg.grade(prompt, [Image.fromarray(pixels) for pixels in images], judge))
-        advance(len(images))
+        pictures = [Image.fromarray(pixels) for pixels in drawn.of(number, number + 1)]
+        tables.append(dpg.grade(prompt, pictures, judge))
+        advance(len(pictures))
     table = pd.concat(tables, ignore_index=True)
-    protocol = f"DPG-Bench, {len(prompts):,} prompts x {drawn.codes.shape[1]} images; children of a no count 0"
-    notes = {"questions": sum(len(prompt.questions) for prompt in prompts)}
+    images, whole = drawn.codes.shape[1], (dpg.PROMPTS, dpg.IMAGES_PER_PROMPT)
+    other = "" if (len(prompts), images) == whole else f" (the whole has {dpg.PROMPTS:,} x {dpg.IMAGES_PER_PROMPT})"
+    protocol = f"DPG-Bench, {len(prompts):,} prompts x {images} images{other}; children of a no count 0"
+    notes = {"questions": sum(len(prompt.questions) for prompt in prompts), "answers": dpg.answers_of(table)}
     return Graded(table, dpg.dpg_units(table), protocol, notes=notes)
 
 
@@ -163,9 +168,11 @@ def grade_coco(
         advance(len(some))
     found = np.concatenate(scores)
     columns = {"id": [one.key for one in captions], "caption": [one.caption for one in captions], "clip_score": found}
+    other = "" if len(captions) == fidelity.IMAGES else f" (COCO-30K has {fidelity.IMAGES:,})"
     protocol = (
-        f"one image of {size[0]} x {size[1]} pixels for each of {len(captions):,} captions; FID: antialiased bicubic "
-        "to 299 x 299 in float (clean-fid), no interval; CLIP score: 100 max(cosine, 0), captions cut to 77 tokens"
+        f"one image of {size[0]} x {size[1]} pixels for each of {len(captions):,} captions{other}; FID: antialiased "
+        "bicubic to 299 x 299 in float (clean-fid), no interval; CLIP score: 100 max(cosine, 0), captions cut to 77 "
+        "tokens"
     )
     values = {"fid": fidelity.distance(np.concatenate(seen), reference)}
     return Graded(pd.DataFrame(columns), fidelity.fidelity_units(captions, found.tolist()), protocol, values)

@@ -14,15 +14,18 @@ from typing import Any
 
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 
 from hermesflow import hub
 from hermesflow.artifacts import sha256
 from hermesflow.errors import ConfigError
+from hermesflow.released import read_model
 from hermesflow.sections import Source
 
 _TOGETHER = 32  # images or texts per forward pass
+_CLIP = "the CLIP model"
 
 
 def read_pretrained(kind: str | type, source: str | Source, *, role: str, **options: Any) -> Any:
@@ -35,7 +38,7 @@ def read_pretrained(kind: str | type, source: str | Source, *, role: str, **opti
         options: passed on; weights must be asked for with `use_safetensors=True`.
 
     Raises:
-        ConfigError: it cannot be read, is not pinned, or its weights are not in safetensors form.
+        ConfigError: it cannot be read, is not pinned, its weights are not in safetensors form, or some are not there.
         FetchError: a file of a source cannot be had, or is not the pinned one.
     """
     import transformers
@@ -44,12 +47,27 @@ def read_pretrained(kind: str | type, source: str | Source, *, role: str, **opti
     name = kind if isinstance(kind, str) else kind.__name__
     reader: Any = getattr(transformers, kind) if isinstance(kind, str) else kind
     try:
+        if options.pop("use_safetensors", False):
+            return read_model(reader, folder, role=role, **options)
         return reader.from_pretrained(folder, local_files_only=True, **options)
-    except (OSError, ValueError, ImportError, KeyError) as error:  # transformers' errors
+    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:  # transformers' errors
         raise ConfigError(
             f"{folder}: cannot be read as {role} ({name}): {' '.join(str(error).split())[:400]} It must hold the "
-            "configuration, processor and safetensors weights of a released model."
+            "configuration, processor and safetensors weights of a released model, each file whole."
         ) from error
+
+
+def finite(found: Tensor, *, role: str) -> Tensor:
+    """What a model gave, if all of it are numbers: of others every comparison is false, and nobody would notice.
+
+    Raises:
+        ConfigError: something is infinite or not a number.
+    """
+    if not found.isfinite().all():
+        raise ConfigError(
+            f"{role} gives values that are no numbers: its weights are damaged. Take the released ones anew."
+        )
+    return found
 
 
 def read_processor(model: Any, source: str | Source, *, role: str) -> Any:
@@ -154,10 +172,9 @@ class PretrainedClip:
     """
 
     def __init__(self, source: str | Source, *, device: str = "cpu") -> None:
-        role = "the CLIP model"
-        self.model = read_pretrained("CLIPModel", source, role=role, use_safetensors=True).to(device).eval()
-        self._processor = read_pretrained("AutoImageProcessor", source, role=role, backend="pil")
-        self._tokenizer = read_pretrained("AutoTokenizer", source, role=role)
+        self.model = read_pretrained("CLIPModel", source, role=_CLIP, use_safetensors=True).to(device).eval()
+        self._processor = read_pretrained("AutoImageProcessor", source, role=_CLIP, backend="pil")
+        self._tokenizer = read_pretrained("AutoTokenizer", source, role=_CLIP)
         self.max_tokens = int(self.model.config.text_config.max_position_embeddings)
 
     @torch.inference_mode()
@@ -173,11 +190,12 @@ class PretrainedClip:
     def _of_images(self, images: Sequence[Image.Image]) -> Tensor:
         pixels = self._processor([image.convert("RGB") for image in images], return_tensors="pt")["pixel_values"]
         hidden = self.model.vision_model(pixel_values=pixels.to(self.model.device)).pooler_output
-        return F.normalize(self.model.visual_projection(hidden), dim=-1).float().cpu()
+        return F.normalize(finite(self.model.visual_projection(hidden), role=_CLIP), dim=-1).float().cpu()
 
     def _of_texts(self, texts: Sequence[str]) -> Tensor:
         batch = self._tokenizer(
             list(texts), padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
         ).to(self.model.device)
         hidden = self.model.text_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-        return F.normalize(self.model.text_projection(hidden.pooler_output), dim=-1).float().cpu()
+        found = finite(self.model.text_projection(hidden.pooler_output), role=_CLIP)
+        return F.normalize(found, dim=-1).float().cpu()

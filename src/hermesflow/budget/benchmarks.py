@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hermesflow.benchmarks.drawing import TOGETHER
@@ -72,10 +73,10 @@ def drawings(config: Config) -> dict[str, Drawing]:
     return {name: Drawing(prompts[name], getattr(getattr(own, name), "images", 1)) for name in own.drawn} if own else {}
 
 
-def tasks_of(config: Config) -> list[Task]:
-    """The tasks of a config's columns."""
+def tasks_of(config: Config, columns: Sequence[str] | None = None) -> list[Task]:
+    """The tasks of some columns of a config; of all that it has where none are named."""
     own = config.benchmarks
     if own is None or own.understanding is None:
         return []
-    names = [task for column in own.columns for task in BENCHMARKS[column]]
+    names = [task for column in columns or own.columns for task in BENCHMARKS[column]]
     return [TASKS[name] for name in names if own.understanding.karpathy or name != KARPATHY_TASK]

@@ -83,7 +83,14 @@ def split_sizes(config: Config) -> dict[str, int]:
     }
 
 
-def disk_of(config: Config, rule: str, checkpoint: str | None, decoder: Decoder, lengths: Lengths) -> int:
+def disk_of(
+    config: Config,
+    rule: str,
+    checkpoint: str | None,
+    decoder: Decoder,
+    lengths: Lengths,
+    benchmark: str | None = None,
+) -> int:
     """Bytes that one checkpoint's jobs of a rule leave for one seed; of all shards where it is scattered."""
     pairs = config.data.pairs
     model = 4 * decoder.parameters + HEADER
@@ -101,6 +108,9 @@ def disk_of(config: Config, rule: str, checkpoint: str | None, decoder: Decoder,
             return steps * config.training.batch_size * (ID_BYTES + 5 * NUMBER) + HEADER
         lora = config.training.lora
         return model + STEP_BYTES * steps + (4 * decoder.adapter_parameters(lora) if lora else 0)
+    if rule in ("gather_drawn", "grade", "understand"):
+        assert benchmark is not None
+        return _benchmark(config, rule, benchmark)
     sizes = {
         "data": _pairs(config, lengths),
         "tokenizer": pixels.saved_bytes(config.image_tokenizer, config.data.image_size) + HEADER,
@@ -108,9 +118,6 @@ def disk_of(config: Config, rule: str, checkpoint: str | None, decoder: Decoder,
         "base": model,
         "prefer": 2 * _preferences(config),
         "evaluate": _evaluation(config, lengths),
-        "gather_drawn": _drawn(config),
-        "grade": sum(_ANSWER_BYTES * 2 * one.total + HEADER for one in drawings(config).values()),
-        "understand": sum(SAMPLE_BYTES * task.questions + HEADER for task in tasks_of(config)),
         "report": _REPORT_BYTES,
     }
     return sizes.get(rule, HEADER)
@@ -121,7 +128,7 @@ def transient_bytes(config: Config, rule: str, decoder: Decoder) -> int:
     if rule == "sample":
         return candidates_bytes(config, config.runtime.shards)
     if rule == "draw":
-        return 2 * _drawn(config)  # batches and the shard made of them
+        return 2 * sum(_drawn(config, name) for name in drawings(config))  # batches and the shards made of them
     return state_bytes(config, decoder) if rule == "train" else 0
 
 
@@ -148,8 +155,19 @@ def _pairs(config: Config, lengths: Lengths) -> int:
     return sum(split_sizes(config).values()) * (3 * config.data.image_size**2 + words + ID_BYTES) + HEADER
 
 
-def _drawn(config: Config) -> int:
-    return sum(token_store(one.prompts, one.images, config.num_image_tokens) for one in drawings(config).values())
+def _benchmark(config: Config, rule: str, benchmark: str) -> int:
+    if rule == "understand":
+        return sum(SAMPLE_BYTES * task.questions + HEADER for task in tasks_of(config, (benchmark,)))
+    return _drawn(config, benchmark) if rule == "gather_drawn" else _graded(config, benchmark)
+
+
+def _drawn(config: Config, benchmark: str) -> int:
+    one = drawings(config)[benchmark]
+    return token_store(one.prompts, one.images, config.num_image_tokens)
+
+
+def _graded(config: Config, benchmark: str) -> int:
+    return _ANSWER_BYTES * 2 * drawings(config)[benchmark].total + HEADER
 
 
 def _preferences(config: Config) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from hermesflow.benchmark_sections import shards_of
 from hermesflow.budget.decoder import Decoder
@@ -31,8 +31,8 @@ BOUNDS = (
 )
 BENCHMARK_BOUNDS = (
     "benchmarks are of their published sizes ({sizes}) and answers as long as lmms-eval's tasks allow",
-    "models that grade benchmarks (detector, CLIP, Inception, VQA model, local judge) are not counted, neither their "
-    "FLOPs nor their memory; what an endpoint costs is said before it is asked",
+    "of models that grade benchmarks memory is that of their weights; {strange}",
+    "an image of dpg is taken to have {dpg} questions and one of geneval2 {geneval2}, which the files will tell",
 )
 """Where a config has real benchmarks."""
 
@@ -43,6 +43,8 @@ class Line:
 
     rule: str
     checkpoint: str | None
+    benchmark: str | None
+    """Of rules that draw, grade or ask for one."""
     jobs: int
     passes: float
     tokens: float
@@ -58,31 +60,38 @@ class Line:
     files: int
 
 
-def places(config: Config) -> list[tuple[str, str | None, int]]:
-    """Every rule with its checkpoint and number of jobs, in the order of the work."""
+class Place(NamedTuple):
+    """A rule, for whom it runs, and its number of jobs."""
+
+    rule: str
+    checkpoint: str | None
+    jobs: int
+    benchmark: str | None = None
+
+
+def places(config: Config) -> list[Place]:
+    """Every rule with its checkpoint, number of jobs and benchmark, in the order of the work."""
     seeds, shards = len(config.seeds), config.runtime.shards
     once = ONCE if has_judge(config) else ONCE[:-1]  # the extractor is the micro world's
-    found: list[tuple[str, str | None, int]] = [(rule, None, 1) for rule in once]
-    found.append(("base", BASE, seeds))
+    found = [Place(rule, None, 1) for rule in once]
+    found.append(Place("base", BASE, seeds))
     for name in config.sampled_checkpoints():
-        found += [(rule, name, seeds * (shards if rule in SCATTERED else 1)) for rule in SAMPLED]
-    found.append(("agreement", BASE, seeds))
+        found += [Place(rule, name, seeds * (shards if rule in SCATTERED else 1)) for rule in SAMPLED]
+    found.append(Place("agreement", BASE, seeds))
     found += [
-        (rule, name, seeds)
+        Place(rule, name, seeds)
         for name in config.checkpoints
         for rule in TRAINED
         if rule != "reference" or config.reference_of(name) == name
     ]
-    found += [("evaluate", name, seeds) for name in (BASE, *config.checkpoints)]
+    names = (BASE, *config.checkpoints)
+    found += [Place("evaluate", name, seeds) for name in names]
     if own := config.benchmarks:
-        counts = {
-            "draw": sum(shards_of(benchmark, shards) for benchmark in own.drawn),
-            **dict.fromkeys(("gather_drawn", "grade"), len(own.drawn)),
-            "understand": len(own.columns),
-        }
-        names = (BASE, *config.checkpoints)
-        found += [(rule, name, seeds * count) for rule, count in counts.items() if count for name in names]
-    return [*found, ("report", None, 1)]
+        for drawn in own.drawn:
+            found += [Place("draw", name, seeds * shards_of(drawn, shards), drawn) for name in names]
+            found += [Place(rule, name, seeds, drawn) for rule in ("gather_drawn", "grade") for name in names]
+        found += [Place("understand", name, seeds, column) for column in own.columns for name in names]
+    return [*found, Place("report", None, 1)]
 
 
 def plan(config: Config, machine: Machine, *, lengths: Lengths, utilisation: float) -> list[Line]:
@@ -96,8 +105,8 @@ def plan(config: Config, machine: Machine, *, lengths: Lengths, utilisation: flo
     """
     rules, decoder = Rules(config, lengths, machine.gpus), Decoder.of(config)
     lines = []
-    for rule, checkpoint, jobs in places(config):
-        load = rules.load(rule, checkpoint)
+    for rule, checkpoint, jobs, benchmark in places(config):
+        load = rules.load(rule, checkpoint, benchmark)
         passes = load.passes if load else []
         seeds = 1 if rule in ONCE or rule == "report" else len(config.seeds)
         seconds = sum(
@@ -112,13 +121,14 @@ def plan(config: Config, machine: Machine, *, lengths: Lengths, utilisation: flo
             Line(
                 rule=rule,
                 checkpoint=checkpoint,
+                benchmark=benchmark,
                 jobs=jobs,
                 passes=seeds * forwards(passes),
                 tokens=seeds * total(passes, "tokens"),
                 flops=seeds * total(passes, "flops"),
                 gpu_hours=seeds * seconds / 3600,
                 memory=load.memory if load else 0,
-                disk=seeds * disk_of(config, rule, checkpoint, decoder, lengths),
+                disk=seeds * disk_of(config, rule, checkpoint, decoder, lengths, benchmark),
                 transient=transient_bytes(config, rule, decoder),
                 files=files_of(config, rule, jobs),
             )
@@ -126,19 +136,20 @@ def plan(config: Config, machine: Machine, *, lengths: Lengths, utilisation: flo
     return lines
 
 
-def by_rule(lines: list[Line]) -> list[Line]:
-    """Lines of one rule added up over checkpoints; of memory and what is transient the most counts."""
-    rules: dict[str, list[Line]] = {}
+def by(key: Literal["rule", "checkpoint", "benchmark"], lines: list[Line]) -> list[Line]:
+    """Lines of one rule, checkpoint or benchmark added up, those of none left out; of memory the most counts."""
+    groups: dict[str, list[Line]] = {}
     for line in lines:
-        rules.setdefault(line.rule, []).append(line)
-    return [added(own, rule=rule) for rule, own in rules.items()]
+        if (name := getattr(line, key)) is not None:
+            groups.setdefault(name, []).append(line)
+    return [added(own, name=name) for name, own in groups.items()]
 
 
-def added(lines: list[Line], *, rule: str) -> Line:
-    """One line for several."""
+def added(lines: list[Line], *, name: str) -> Line:
+    """One line for several, called `name`."""
     summed: dict[str, Any] = {
-        name: sum(getattr(line, name) for line in lines)
-        for name in ("jobs", "passes", "tokens", "flops", "gpu_hours", "disk", "files")
+        field: sum(getattr(line, field) for line in lines)
+        for field in ("jobs", "passes", "tokens", "flops", "gpu_hours", "disk", "files")
     }
-    most = {name: max(getattr(line, name) for line in lines) for name in ("memory", "transient")}
-    return Line(rule=rule, checkpoint=None, **summed, **most)
+    most = {field: max(getattr(line, field) for line in lines) for field in ("memory", "transient")}
+    return Line(rule=name, checkpoint=None, benchmark=None, **summed, **most)

@@ -1,7 +1,7 @@
 """What every rule lets the models do, and the memory it takes.
 
-Not counted, for they are small beside the decoder: sentence encoders, the image-text extractor, the judge, what other
-models do for stage `data`, and models that grade real benchmarks.
+Not counted, for they are small beside the decoder: sentence encoders, the image-text extractor, the judge, and what
+other models do for stage `data`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from hermesflow.budget import graders
 from hermesflow.budget.batches import FLOAT32, Batches, Load
 from hermesflow.budget.benchmarks import drawings, tasks_of
 from hermesflow.budget.decoder import FLOAT, Decoder, image_scoring, text_scoring
@@ -55,7 +56,7 @@ class Rules:
         """What a batch of each kind costs."""
         return Batches(self.config, self.decoder, self.lengths)
 
-    def load(self, rule: str, checkpoint: str | None) -> Load | None:
+    def load(self, rule: str, checkpoint: str | None, benchmark: str | None = None) -> Load | None:
         """The load of a rule; None where it needs no GPU."""
         plain: dict[str, Callable[[], Load]] = {
             "tokenizer": self.tokenizer,
@@ -66,12 +67,17 @@ class Rules:
             "score": self.score,
             "agreement": self.agreement,
             "evaluate": self.evaluate,
+        }
+        if rule in plain:
+            return plain[rule]()
+        measured: dict[str, Callable[[str], Load]] = {
             "draw": self.draw,
             "grade": self.grade,
             "understand": self.understand,
         }
-        if rule in plain:
-            return plain[rule]()
+        if rule in measured:
+            assert benchmark is not None
+            return measured[rule](benchmark)
         if rule in ("reference", "train"):
             assert checkpoint is not None
             return self.reference(checkpoint) if rule == "reference" else self.train(checkpoint)
@@ -219,39 +225,36 @@ class Rules:
             peaks.append(peak)
         return Load(passes, max(peaks), self.batches.precision)
 
-    def draw(self) -> Load:
-        """Images of all prompts of the benchmarks."""
-        passes: list[Pass] = []
-        peaks = [0.0]
-        for one in drawings(self.config).values():
-            drawn, peak = self.batches.drawn(one.together * one.images, one.together)
-            passes += [each.repeated(one.prompts / one.together) for each in drawn]
-            peaks.append(peak)
-        return Load(passes, max(peaks), self.batches.precision)
+    def draw(self, benchmark: str) -> Load:
+        """Images of all prompts of a benchmark."""
+        one = drawings(self.config)[benchmark]
+        drawn, peak = self.batches.drawn(one.together * one.images, one.together)
+        return Load([each.repeated(one.prompts / one.together) for each in drawn], peak, self.batches.precision)
 
-    def grade(self) -> Load:
-        """Pixels of these images and, for the gap, answers about real ones; the graders themselves are not counted."""
-        own, length = drawings(self.config), self.lengths
+    def grade(self, benchmark: str) -> Load:
+        """Pixels of these images, what the graders make of them, and for the gap answers about real ones."""
+        own, length = drawings(self.config)[benchmark], self.lengths
         together = max(BATCH_PIXELS // self.config.data.image_size**2, 1)
-        passes = self.batches.pixels()[1].passes(sum(one.total for one in own.values()), together=together)
-        peaks: list[float] = [self.batches.pixel_peak(together)]
-        if "gap" in own:
-            pairs = own["gap"].prompts
-            together = min(self.config.scoring.batch_images, pairs)
-            texts, peak = self._answered(together, length.questions, length.answer - 1)
-            passes += [one.repeated(pairs / together) for one in texts]
-            peaks.append(peak)
-        return Load(passes, max(peaks), self.batches.precision)
+        grading = graders.grading(self.config, benchmark, length)
+        passes = [*self.batches.pixels()[1].passes(own.total, together=together), *grading.passes]
+        peak = self.batches.pixel_peak(together) + grading.weights
+        if benchmark != "gap":
+            return Load(passes, peak, self.batches.precision if benchmark == "geneval2" else FLOAT32)
+        together = min(self.config.scoring.batch_images, own.prompts)
+        texts, answering = self._answered(together, length.questions, length.answer - 1)
+        passes += [one.repeated(own.prompts / together) for one in texts]
+        return Load(passes, max(peak, answering), self.batches.precision)
 
-    def understand(self) -> Load:
-        """Codes of the pictures of lmms-eval's tasks, and an answer to every question."""
-        own = self.config.benchmarks and self.config.benchmarks.understanding
+    def understand(self, column: str) -> Load:
+        """Codes of the pictures of a column's tasks, and an answer to every question."""
+        assert self.config.benchmarks and self.config.benchmarks.understanding
+        own = self.config.benchmarks.understanding
         together = max(BATCH_PIXELS // self.config.data.image_size**2, 1)
         passes: list[Pass] = []
         peaks: list[float] = [self.batches.size * self.decoder.parameters + self.batches.pixel_peak(together)]
-        for task in tasks_of(self.config) if own else []:
+        for task in tasks_of(self.config, (column,)):
             passes += self.batches.pixels()[0].passes(task.pictures, together=together)
-            size = min(own.batch_size, task.pictures) if own else 1
+            size = min(own.batch_size, task.pictures)
             texts, peak = self._answered(size, task.each, task.tokens)
             passes += [one.repeated(task.questions / (size * task.each)) for one in texts]
             peaks.append(peak)

@@ -9,12 +9,14 @@ from typing import Any
 
 from tabulate import tabulate
 
+from hermesflow.budget import graders
 from hermesflow.budget.benchmarks import drawings, tasks_of
 from hermesflow.budget.decoder import Decoder
 from hermesflow.budget.lengths import Lengths
 from hermesflow.budget.machines import BANDWIDTH_UTILISATION, Machine, machine_of
-from hermesflow.budget.plan import BENCHMARK_BOUNDS, BOUNDS, Line, added, by_rule, plan
-from hermesflow.config import Config
+from hermesflow.budget.plan import BENCHMARK_BOUNDS, BOUNDS, Line, added, by, plan
+from hermesflow.config import BASE, Config
+from hermesflow.judging.settings import Endpoint
 
 GB = 1e9
 _ALL = "all"
@@ -73,29 +75,29 @@ def as_json(config: Config, machines: Sequence[Machine], *, lengths: Lengths, ut
             machine.name: {
                 "gpu": asdict(machine.gpu),
                 "lines": [asdict(line) for line in plans[machine.name]],
-                "total": asdict(added(plans[machine.name], rule=_ALL)),
+                "total": asdict(added(plans[machine.name], name=_ALL)),
                 "does not fit": _misfits(plans[machine.name], machine),
             }
             for machine in machines
         },
+        "endpoint": {name: asdict(one) for name, one in _bills(config, lengths).items()},
     }
     return json.dumps(content, indent=2) + "\n"
 
 
 def as_text(config: Config, machines: Sequence[Machine], *, lengths: Lengths, utilisation: float) -> str:
-    """A table by rule, one by checkpoint, what does not fit, and what was assumed."""
+    """A table by rule, one by checkpoint, one by benchmark, what does not fit, an endpoint's price, and assumptions."""
     plans = [plan(config, machine, lengths=lengths, utilisation=utilisation) for machine in machines]
-    rules = [[*by_rule(lines), added(lines, rule=_ALL)] for lines in plans]
-    names = list(dict.fromkeys(line.checkpoint for line in plans[0] if line.checkpoint))
-    checkpoints = [
-        [added([line for line in lines if line.checkpoint == name], rule=name) for name in names] for lines in plans
-    ]
+    grids = [_grid("rule", [[*by("rule", lines), added(lines, name=_ALL)] for lines in plans], machines)]
+    grids.append(_grid("checkpoint", [by("checkpoint", lines) for lines in plans], machines))
+    if config.benchmarks:
+        grids.append(_grid("benchmark", [by("benchmark", lines) for lines in plans], machines))
     decoder = Decoder.of(config)
     shape = f"{_short(decoder.parameters)} parameters, {decoder.image_tokens:,} tokens an image"
     parts = [
         f"Plan of config {config.name}: {shape}, {len(config.seeds)} seeds.",
-        _grid("rule", rules, machines),
-        _grid("checkpoint", checkpoints, machines),
+        "",
+        *(f"{grid}\n" for grid in grids),
     ]
     for machine, lines in zip(machines, plans, strict=True):
         hours = sum(line.gpu_hours for line in lines)
@@ -104,15 +106,39 @@ def as_text(config: Config, machines: Sequence[Machine], *, lengths: Lengths, ut
         parts += [f"  does not fit: {text}" for text in _misfits(lines, machine)]
     transient = max(line.transient for line in plans[0] if line.rule == "train")
     parts.append(f"Besides, a training keeps up to {transient / GB:,.1f} GB of states while it runs.")
+    parts += _endpoint(config, lengths)
     parts += [f"- {text}" for text in _bounds(config, lengths, utilisation)]
-    return "\n".join([*parts[:1], "", *(f"{part}\n" for part in parts[1:3]), *parts[3:]]) + "\n"
+    return "\n".join(parts) + "\n"
+
+
+def _bills(config: Config, lengths: Lengths) -> dict[str, graders.Bill]:
+    found = {name: graders.bill(config, name, lengths) for name in (BASE, *config.checkpoints)}
+    return {name: one for name, one in found.items() if one}
+
+
+def _endpoint(config: Config, lengths: Lengths) -> list[str]:
+    """What an endpoint costs at most, in words."""
+    bills = _bills(config, lengths)
+    if not bills:
+        return []
+    gap = config.benchmarks and config.benchmarks.gap
+    assert gap and isinstance(gap.judge, Endpoint)
+    all_of = {key: sum(getattr(one, key) for one in bills.values()) for key in asdict(bills[BASE])}
+    minutes = all_of["requests"] / gap.judge.pace.requests_per_minute
+    each = ", ".join(f"{name} {one.dollars:,.0f}" for name, one in bills.items())
+    return [
+        f"Endpoint ({gap.judge.model}): at most {all_of['requests']:,.0f} requests, "
+        f"{_short(all_of['prompt_tokens'])} tokens in and {_short(all_of['completion_tokens'])} out, "
+        f"{all_of['dollars']:,.0f} US dollars ({each}), and {_hours(minutes / 60)} hours at its pace. Questions about "
+        f"real images are paid for once, with {BASE}; answers in its cache cost nothing."
+    ]
 
 
 def _misfits(lines: Sequence[Line], machine: Machine) -> list[str]:
     have = machine.gpu.memory
     return [
         f"{line.rule} needs {line.memory / GB:,.0f} GB of {have / GB:,.0f}; {_MENDS.get(line.rule, 'take larger GPUs')}"
-        for line in by_rule(list(lines))
+        for line in by("rule", list(lines))
         if line.memory > have
     ]
 
@@ -128,9 +154,16 @@ def _bounds(config: Config, lengths: Lengths, utilisation: float) -> list[str]:
         "utilisation": utilisation,
         "bandwidth": BANDWIDTH_UTILISATION,
         "sizes": _sizes(config),
+        **graders.QUESTIONS,
+        "strange": _strange(config),
     }
     bounds = [*BOUNDS, *(BENCHMARK_BOUNDS if config.benchmarks else ())]
     return [text.format(**known) for text in bounds]
+
+
+def _strange(config: Config) -> str:
+    names = graders.unknown(config)
+    return f"nothing is known here of {', '.join(names)}, which are not counted" if names else "all of them are counted"
 
 
 def _sizes(config: Config) -> str:

@@ -43,7 +43,8 @@ def run(
     model = load_model(folder, device=runtime.device, precision=runtime.inference_precision).eval()
     out = shard_folder(layout.benchmark(seed, checkpoint, benchmark), shard=shard, shards=shards)
     settings = config.sampling.images
-    origin = [as_plain(settings), prompts.texts, prompts.images, sha256(folder / "model.safetensors")]
+    precision, weights = runtime.inference_precision, sha256(folder / "model.safetensors")
+    origin = [as_plain(settings), precision, prompts.digest, weights]
     parts = out / f"parts-{digest_of(origin)}"
     what = f"draw {benchmark} by {checkpoint}, seed {seed}, shard {shard} of {shards}"
     progress = Progress(sum(map(len, batches)) * prompts.images, what, "image")

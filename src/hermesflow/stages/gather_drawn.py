@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hermesflow.artifacts import Layout, read_codes, write_codes
+from hermesflow.artifacts import Layout, read_codes, read_json, write_codes, write_json
 from hermesflow.benchmarks.drawing import read_prompts
 from hermesflow.config import Config
 from hermesflow.sharding import check_ids, shard_folder, shard_ids
@@ -13,7 +13,7 @@ from hermesflow.sharding import check_ids, shard_folder, shard_ids
 def run(
     config: Config, layout: Layout, *, seed: int, checkpoint: str, benchmark: str, shards: int | None = None
 ) -> None:
-    """Write `benchmarks/{benchmark}/images.npy`, (prompts, images of each, tokens).
+    """Write `benchmarks/{benchmark}/images.npy`, (prompts, images of each, tokens), and of which prompts they are.
 
     Args:
         config: the experiment.
@@ -35,4 +35,6 @@ def run(
         found, codes = read_codes(path)
         check_ids(path, found, shard_ids(prompts.ids, batch=prompts.batch, shard=shard, shards=shards))
         code_of.update(zip(found, codes, strict=True))
-    write_codes(folder / "images.npy", prompts.ids, np.stack([code_of[id_] for id_ in prompts.ids]))
+    path, index = folder / "images.npy", folder / "images.json"
+    write_codes(path, prompts.ids, np.stack([code_of[id_] for id_ in prompts.ids]))
+    write_json(index, {**read_json(index), "prompts": prompts.digest})

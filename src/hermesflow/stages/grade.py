@@ -25,6 +25,7 @@ from hermesflow.benchmarks.grading import (
 )
 from hermesflow.benchmarks.inception import load_inception
 from hermesflow.benchmarks.pretrained import PretrainedClip, name_of
+from hermesflow.benchmarks.reference_origin import check_reference
 from hermesflow.benchmarks.vqa_judge import TransformersVqa
 from hermesflow.config import Config, as_plain
 from hermesflow.encoders import load_encoder
@@ -154,7 +155,9 @@ def _scorers(job: Job, benchmark: str) -> dict[str, str]:
     elif benchmark == "dpg" and own.dpg:
         named = {"judge": own.dpg.judge}
     elif benchmark == "coco" and own.coco:
-        named = {"inception": own.coco.inception, "clip": own.coco.clip}
+        captions = fidelity.read_captions(Path(own.coco.captions))
+        reference = check_reference(Path(own.coco.reference), captions, own.coco.inception)
+        named = {"inception": own.coco.inception, "clip": own.coco.clip, "reference": reference}
     elif benchmark == "geneval2" and own.geneval2:
         named = {"judge": own.geneval2.judge}
     elif own.gap:

@@ -1,0 +1,54 @@
+"""Released models of transformers: whole, or not at all.
+
+transformers fills what a file does not have with random numbers and says so in its log alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hermesflow.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def read_model(reader: Any, folder: Path | str, *, role: str, unused: str = "", **options: Any) -> Any:
+    """Call `from_pretrained` of a class of transformers on local files in safetensors form.
+
+    Args:
+        reader: the class.
+        folder: with configuration and weights.
+        role: what the model is for, in words for an error.
+        unused: pattern of the names of tensors that nothing here uses, and that may therefore be absent.
+        options: passed on.
+
+    Raises:
+        ConfigError: some of its tensors are not there. Whatever transformers raises passes through.
+    """
+    more = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
+    model, told = reader.from_pretrained(folder, **options, **more)
+    if absent := _absent(model, told["missing_keys"], unused):
+        raise ConfigError(
+            f"{folder}: its weights are not those of {role} ({type(model).__name__}): {len(absent)} tensors are not "
+            f"there, the first is {absent[0]}, and would have been random numbers. Take the released weights of just "
+            "this model anew."
+        )
+    return model
+
+
+def _absent(model: torch.nn.Module, missing: Iterable[str], unused: str) -> list[str]:
+    """Parameters that the weights do not have and that no part of the model says it does without, sorted.
+
+    Asked of every part, because transformers asks the whole model alone: a backbone's last norm, which is not used,
+    is not in the released weights of Mask2Former.
+    """
+    spared = [
+        pattern for part in model.modules() for pattern in getattr(part, "_keys_to_ignore_on_load_missing", None) or ()
+    ]
+    known = [re.compile(pattern) for pattern in (*spared, *([unused] if unused else []))]
+    own = {name for name, _ in model.named_parameters()}
+    return sorted(key for key in own & set(missing) if not any(pattern.search(key) for pattern in known))

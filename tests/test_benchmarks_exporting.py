@@ -1,0 +1,164 @@
+"""From drawn tokens to the files that the originals grade, and from the original's verdicts to the comparison."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from benchmark_world import GENEVAL, GENEVAL2, draw_all, make_world
+from hermesflow import cli
+from hermesflow.artifacts import read_codes
+from hermesflow.benchmarks.geneval2 import read_prompts, read_scores
+from hermesflow.benchmarks.geneval_detector import ColorClassifier, Detector
+from hermesflow.benchmarks.geneval_parity import grade_folder
+from hermesflow.benchmarks.pretrained import PretrainedClip
+from hermesflow.config import as_plain, load_config
+from hermesflow.evaluation import generation
+from hermesflow.models.magvit import load_tokenizer
+from hermesflow.stages import grade
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Drawn and graded for both, and the config as a file."""
+    folder = tmp_path_factory.mktemp("world")
+    config, layout = make_world(folder)
+    for benchmark in ("geneval", "geneval2"):
+        draw_all(config, layout, benchmark)
+        grade.run(config, layout, seed=0, checkpoint="base", benchmark=benchmark)
+    path = folder / "own.yaml"
+    plain = {**as_plain(config), "name": layout.root.name}  # where the command looks
+    path.write_text(yaml.safe_dump(json.loads(json.dumps(plain))))
+    return path, layout
+
+
+@pytest.fixture(scope="module")
+def images(world, tmp_path_factory):
+    """GenEval's, exported."""
+    folder = tmp_path_factory.mktemp("images")
+    assert export(world, "geneval", folder) == 0
+    return folder
+
+
+def export(world, benchmark, folder):
+    path, layout = world
+    own = ["--seed", "0", "--checkpoint", "base", "--benchmark", benchmark, "--to", str(folder)]
+    return cli.main(["export-images", "--config", str(path), "--results", str(layout.root.parent), *own])
+
+
+def pixels_of(layout, benchmark):
+    _, codes = read_codes(layout.benchmark(0, "base", benchmark) / "images.npy")
+    tokenizer = load_tokenizer(layout.tokenizer, device=torch.device("cpu")).eval()
+    return generation.decode(tokenizer, torch.from_numpy(codes.astype(np.int64)).flatten(0, 1))
+
+
+def test_geneval_s_images_lie_as_its_original_wants_them(world, images):
+    _, layout = world
+    expected = pixels_of(layout, "geneval")
+    assert sorted(path.name for path in images.iterdir()) == [f"{number:05d}" for number in range(len(GENEVAL))]
+    for number, line in enumerate(GENEVAL):
+        place = images / f"{number:05d}"
+        assert json.loads((place / "metadata.jsonl").read_text()) == line  # the original reads the file as one object
+        assert sorted(path.name for path in (place / "samples").iterdir()) == [f"{k:04d}.png" for k in range(4)]
+        for k in range(4):
+            with Image.open(place / "samples" / f"{k:04d}.png") as image:
+                assert np.array_equal(np.asarray(image), expected[4 * number + k])
+
+
+def test_geneval_2_s_images_are_named_by_prompt(world, tmp_path):
+    _, layout = world
+    assert export(world, "geneval2", tmp_path) == 0
+    paths = json.loads((tmp_path / "image_paths.json").read_text())
+    assert len(paths) == len(GENEVAL2)
+    for number, row in enumerate(GENEVAL2):
+        with Image.open(paths[row["prompt"]]) as image:  # the first of two
+            assert np.array_equal(np.asarray(image), pixels_of(layout, "geneval2")[2 * number])
+
+
+def test_exported_images_get_the_verdicts_of_the_stage(world, images):
+    path, layout = world
+    own = load_config(path).benchmarks.geneval
+    again = grade_folder(images, Detector(own.detector), ColorClassifier(PretrainedClip(own.clip)))
+    rows = pd.read_parquet(layout.benchmark(0, "base", "geneval") / "rows.parquet")
+    pd.testing.assert_frame_equal(again, rows[list(again.columns)], check_dtype=False)
+
+
+def test_geneval_2_s_rows_are_in_the_order_of_the_original_s_scores(world, tmp_path):
+    """So that docs/geneval2.md can set them side by side; the scores here tell prompt and question apart."""
+    path, layout = world
+    scores = [[(10 * number + k) / 100 for k in range(len(row["vqa_list"]))] for number, row in enumerate(GENEVAL2)]
+    (tmp_path / "score_lists.json").write_text(json.dumps(scores))
+    theirs = read_scores(
+        tmp_path / "score_lists.json", read_prompts(Path(load_config(path).benchmarks.geneval2.prompts))
+    )
+    ours = pd.read_parquet(layout.benchmark(0, "base", "geneval2") / "rows.parquet")
+    ours = ours[ours["image"] == 0].reset_index(drop=True)
+    for column in ("prompt", "question"):
+        assert list(ours[column]) == list(theirs[column])
+
+
+def test_a_folder_with_images_and_another_benchmark_are_refused(world, images, tmp_path, capsys):
+    before = sorted(images.rglob("*"))
+    assert export(world, "geneval", images) == 1
+    assert f"{images}: is not empty" in capsys.readouterr().err and sorted(images.rglob("*")) == before
+    assert export(world, "coco", tmp_path / "coco") == 1
+    assert "--benchmark coco: images are exported for geneval and geneval2" in capsys.readouterr().err
+
+
+def write_theirs(path, verdicts):
+    """What evaluate_images.py writes of three cats above 0.3 in every image: right for one prompt alone, "a cat"."""
+    box = [0.0, 0.0, 9.0, 9.0, 0.5]
+    rows = [
+        {
+            "filename": f"IMAGES/{number:05d}/samples/{k:04d}.png",
+            "tag": line["tag"],
+            "prompt": line["prompt"],
+            "correct": bool(verdicts.get((number, k), number == 0)),
+            "reason": "",
+            "metadata": json.dumps(line),
+            "details": json.dumps({"cat": [box] * 3}),
+        }
+        for number, line in enumerate(GENEVAL)
+        for k in range(4)
+    ]
+    pd.DataFrame(rows).to_json(path, orient="records", lines=True)
+    return path
+
+
+def parity(world, *arguments):
+    return cli.main(["geneval-parity", "--config", str(world[0]), *map(str, arguments)])
+
+
+def test_both_sides_agree_where_they_must(world, images, tmp_path, capsys):
+    theirs = write_theirs(tmp_path / "results.jsonl", {})
+    assert parity(world, "--theirs", theirs, "--images", images) == 0
+    rules, everything = capsys.readouterr().out.split("Everything:")
+    # five prompts without a colour, four images each: two of one object, one each of the three other kinds
+    assert [line.split() for line in rules.splitlines()[2:7]] == [
+        ["single_object", "8", "1.0000", "0.5000", "0.5000", "0", "0"],
+        ["two_objects", "4", "1.0000", "0.0000", "0.0000", "0", "0"],
+        ["counting", "4", "1.0000", "0.0000", "0.0000", "0", "0"],
+        ["position", "4", "1.0000", "0.0000", "0.0000", "0", "0"],
+        ["all", "20", "1.0000", "0.2000", "0.2000", "0", "0"],
+    ]
+    assert "another verdict" not in rules + everything
+    assert everything.splitlines()[-1].split() == ["all", "28", "1.0000", "0.1429", "0.1429", "0", "0"]  # 4 of 28
+
+
+def test_images_that_differ_are_named_with_our_reason(world, tmp_path, capsys):
+    theirs = write_theirs(tmp_path / "results.jsonl", {(1, 2): True})  # a bench that nobody detected
+    assert parity(world, "--theirs", theirs) == 0
+    told = capsys.readouterr().out
+    assert "Everything" not in told and "1 images with another verdict" in told
+    assert told.splitlines()[-1].split() == ["1", "2", "single_object", "expected", "bench>=1,", "found", "0"]
+
+
+def test_a_config_without_the_section_is_told(tmp_path, capsys):
+    smoke = Path(__file__).parents[1] / "config" / "smoke.yaml"
+    assert cli.main(["geneval-parity", "--config", str(smoke), "--theirs", str(tmp_path / "results.jsonl")]) == 1
+    assert "smoke.yaml: has no section `benchmarks.geneval`" in capsys.readouterr().err
