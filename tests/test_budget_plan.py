@@ -164,6 +164,9 @@ def test_questions_of_benchmarks_are_those_published():
     understanding = replace(config.benchmarks.understanding, columns=("flickr30k",), karpathy=None)
     other = replace(config, benchmarks=replace(config.benchmarks, understanding=understanding))
     assert [t.questions for t in benchmarks.tasks_of(other)] == [31_783]
+    understanding = replace(config.benchmarks.understanding, columns=("vqav2",), vqav2_submission=False)
+    other = replace(config, benchmarks=replace(config.benchmarks, understanding=understanding))
+    assert [t.questions for t in benchmarks.tasks_of(other)] == [214_354]
     assert benchmarks.tasks_of(MICRO) == [] and benchmarks.drawings(MICRO) == {}
 
 

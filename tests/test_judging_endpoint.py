@@ -114,7 +114,7 @@ def test_the_error_of_one_thread_ends_the_others_and_is_told(server, tmp_path):
     with pytest.raises(JudgeError, match="401"):
         EndpointJudge(server.settings(tmp_path, pace={"concurrency": 3})).judge(numbered(30))
     assert len(server.requests) <= 6
-    assert len(server.paid) == len(server.requests) - 1  # what was under way is paid for and, as the next run shows, kept
+    assert len(server.paid) == len(server.requests) - 1  # what was under way is kept, as the next run shows
     EndpointJudge(server.settings(tmp_path)).judge(numbered(30))
     assert len(server.paid) == len(set(server.paid)) == 30
 

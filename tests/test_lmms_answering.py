@@ -9,6 +9,7 @@ from hermesflow.lmms.answering import (
     Stopping,
     answers,
     by_picture,
+    caption,
     likelihoods,
     pixel_digest,
     pope_reading,
@@ -68,6 +69,12 @@ def pictures():
 )
 def test_pope_reads_the_first_sentence(said, read):
     assert pope_reading(said) == read
+
+
+@pytest.mark.parametrize("end", ["\n", "\r", "\r\n", "\x0b", "\x0c", "\x85", "\u2028", "\u2029"])
+def test_a_caption_is_one_line(end):
+    assert caption(f"a dog{end}runs") == "a dog runs"
+    assert caption("a dog  runs.") == "a dog  runs." and caption("") == ""
 
 
 def test_an_answer_ends_before_the_first_stop():

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hermesflow import provenance
-from hermesflow.benchmark_sections import Gap
+from hermesflow.benchmark_sections import COLUMNS, Benchmarks, Gap, Understanding
 from hermesflow.cli import STAGES
 from hermesflow.config import Config, load_config
 from hermesflow.judging.settings import LocalVlm, Pace, Prices
@@ -123,6 +123,28 @@ def test_modules_follow_imports_but_not_the_tracking():
     assert {"stages/train.py", "train.py", "losses.py", "logps.py", "config.py", "models/showo.py"} <= names
     assert not names & {"tracking.py", "cli.py", "report/tables.py", "evaluation/gap.py"}
     assert "losses.py" not in {path.name for path in provenance.modules_of("sample")}
+
+
+def test_modules_that_another_interpreter_runs_count_too():
+    names = {path.relative_to(provenance.ROOT).as_posix() for path in provenance.modules_of("understand")}
+    assert {"lmms/plugin.py", "lmms/answering.py", "lmms/summary.py", "models/showo.py", "sampling.py"} <= names
+    assert "lmms/plugin.py" not in {path.as_posix() for path in provenance.modules_of("grade")}
+
+
+def test_a_setting_of_one_column_touches_no_other():
+    own = Understanding(batch_size=1)
+    config = dataclasses.replace(SMOKE, benchmarks=Benchmarks(understanding=own))
+
+    def touched(**changes):
+        benchmarks = Benchmarks(understanding=dataclasses.replace(own, **changes))
+        other = dataclasses.replace(config, benchmarks=benchmarks)
+        values = [(c, *(provenance.params_of(o, "understand", "base", c) for o in (config, other))) for c in COLUMNS]
+        return [column for column, before, after in values if before != after]
+
+    assert touched(vqav2_submission=False) == ["vqav2"]
+    assert touched(karpathy="splits.json") == ["flickr30k"]
+    assert touched(tasks="folder") == list(COLUMNS)
+    assert touched(batch_size=9) == []
 
 
 @pytest.fixture

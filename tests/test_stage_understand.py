@@ -38,6 +38,12 @@ def test_karpathys_split_needs_its_file(tmp_path):
     assert SPLITS not in understand.environment_of(own, "gqa")
 
 
+def test_vqav2s_test_split_can_be_left_out():
+    assert understand.tasks_of(OWN, "vqav2") == ["vqav2_val", "vqav2_test"]
+    assert understand.tasks_of(replace(OWN, vqav2_submission=False), "vqav2") == ["vqav2_val"]
+    assert understand.tasks_of(replace(OWN, vqav2_submission=False, tasks="tasks"), "gqa") == ["gqa_local"]
+
+
 def test_missing_splits_are_named_with_their_key_and_origin():
     with pytest.raises(DataError, match=r"nowhere\.json.*benchmarks\.understanding\.karpathy.*caption_datasets\.zip"):
         run(replace(OWN, karpathy="nowhere.json"), "flickr30k")
@@ -48,6 +54,27 @@ def test_data_sets_lie_where_the_config_says(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HOME", "/elsewhere")
     assert understand.environment_of(OWN, "gqa")["HF_HOME"] == "/elsewhere"
     assert understand.environment_of(replace(OWN, cache="here"), "gqa")["HF_HOME"] == str(tmp_path / "here")
+
+
+@pytest.mark.parametrize(
+    ("variables", "token"),
+    [
+        ({}, "/home/me/.cache/huggingface/token"),
+        ({"XDG_CACHE_HOME": "/xdg"}, "/xdg/huggingface/token"),
+        ({"HF_HOME": "/hub"}, "/hub/token"),
+        ({"HF_HOME": "/hub", "HF_TOKEN_PATH": "/mine"}, "/mine"),
+    ],
+)
+def test_a_cache_elsewhere_does_not_hide_the_token_of_hf_auth_login(tmp_path, monkeypatch, variables, token):
+    for name in ("HF_HOME", "HF_TOKEN_PATH", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"HOME": "/home/me", **variables}.items():
+        monkeypatch.setenv(name, value)
+    assert understand.environment_of(replace(OWN, cache=str(tmp_path)), "gqa")["HF_TOKEN_PATH"] == token
+    (tmp_path / "token").touch()
+    assert understand.environment_of(replace(OWN, cache=str(tmp_path)), "gqa").get("HF_TOKEN_PATH") == (
+        variables.get("HF_TOKEN_PATH")  # one that was left there counts
+    )
 
 
 def test_without_the_environment_it_says_how_to_make_it():

@@ -76,6 +76,9 @@ class Understanding:
     without a network."""
     karpathy: str | None = None
     """Karpathy's dataset_flickr30k.json, for Flickr30k's 1,000 test images; None leaves that protocol out."""
+    vqav2_submission: bool = True
+    """Answer VQAv2's test split too, for the file that its server takes: 447,793 questions about 81,434 pictures for
+    each checkpoint, twice as many as val has, and no figure of any table comes of them."""
 
 
 @section

@@ -21,6 +21,8 @@ PACKAGE = "hermesflow"
 ROOT = Path(__file__).parent
 RECORDERS = frozenset({"hermesflow.tracking"})
 """Modules that record what happened and never decide what is computed: no reason to run a step again."""
+ELSEWHERE: dict[str, tuple[str, ...]] = {"understand": ("hermesflow.lmms.plugin", "hermesflow.lmms.summary")}
+"""Modules that a stage runs in another interpreter, where no import leads: they decide its results too."""
 
 _JUDGE = {field.name for judge in (Endpoint, LocalVlm) for field in fields(judge)} - set(HOW)
 _PARTS = {"benchmarks.gap": tuple(f"benchmarks.gap.judge.{name}" for name in _JUDGE)}
@@ -55,7 +57,7 @@ READS: dict[str, tuple[str, ...]] = {
     "draw": ("sampling.images", "benchmark.prompts", "benchmark.captions", "benchmark.images"),
     "gather_drawn": ("benchmark.prompts", "benchmark.captions", "benchmark.images"),
     "grade": ("benchmark", "scoring"),
-    "understand": ("benchmark.karpathy", "benchmark.tasks"),
+    "understand": ("benchmark.karpathy", "benchmark.tasks", "benchmark.vqav2_submission"),
     "report": (
         "benchmark",
         "name",
@@ -69,6 +71,8 @@ READS: dict[str, tuple[str, ...]] = {
 """Config keys each stage reads; `checkpoint` stands for the checkpoint's own entry in the tree, `benchmark` for the
 benchmark's own section, or for all of `benchmarks` where a stage is given none. `runtime` is left out: it changes how a
 step runs, not what it makes. Of a model on disk nothing is read from the config."""
+OF_COLUMN = {"karpathy": "flickr30k", "vqav2_submission": "vqav2"}
+"""Keys of section `understanding` that one column alone reads."""
 
 
 def reads(stage: str, checkpoint: str | None = None, benchmark: str | None = None) -> list[str]:
@@ -78,6 +82,8 @@ def reads(stage: str, checkpoint: str | None = None, benchmark: str | None = Non
     """
     own = f"checkpoints.{checkpoint}"
     known = [key for key in READS[stage] if checkpoint != BASE or not _is_own(key)]
+    if benchmark is not None:
+        known = [key for key in known if OF_COLUMN.get(key.removeprefix("benchmark."), benchmark) == benchmark]
     keys = [own + key.removeprefix("checkpoint") if _is_own(key) else key for key in known]
     named = {_of_benchmark(key, benchmark) for key in keys}
     return sorted({part for key in named for part in _PARTS.get(key, (key,))})
@@ -96,7 +102,7 @@ def params_of(
 def modules_of(stage: str) -> tuple[Path, ...]:
     """Source files a stage runs: its module and all it imports from this package, directly or not, sorted."""
     found: dict[str, Path] = {}
-    queue = [f"{PACKAGE}.stages.{stage}"]
+    queue = [f"{PACKAGE}.stages.{stage}", *ELSEWHERE.get(stage, ())]
     while queue:
         name = queue.pop()
         path = path_of(name)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:  # torch takes seconds to import, and seeds of other things do without it
+    import torch
 
 
 def seed_of(*names: str | int) -> int:
@@ -15,10 +17,14 @@ def seed_of(*names: str | int) -> int:
 
 def generator(*names: str | int) -> torch.Generator:
     """A CPU generator seeded by a path of names."""
+    import torch
+
     return torch.Generator().manual_seed(seed_of(*names))
 
 
 def deterministic() -> None:
     """The same result every time on the CPU; memory that is about to be written is not filled beforehand."""
+    import torch
+
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

@@ -12,7 +12,7 @@ from lmms_eval.tasks.vqav2 import utils as vqav2
 
 from hermesflow.evaluation.understanding import units_table
 from hermesflow.lmms import results
-from hermesflow.lmms.answering import pope_reading
+from hermesflow.lmms.answering import caption, pope_reading
 
 pytestmark = pytest.mark.lmms
 
@@ -210,6 +210,19 @@ def test_cider_by_hand():
     # "blue" of 2 words of equal weight agrees ("circle", in no reference of its own, weighs ln 3 too)
     assert scores[2] == pytest.approx(10 / 4 * 1 / 2)
     assert scores[3] == 0
+
+
+def test_a_carriage_return_would_give_every_later_picture_another_caption():
+    """Which is why the plugin puts captions on one line: the second and third are copies of their references."""
+    said = ["red\rcircle", "blue square", "green cross"]
+    truth = ["red circle", "blue square", "green cross"]
+
+    def scores(captions):
+        rows = [{"image_id": i, "pred": a, "answer": [b]} for i, (a, b) in enumerate(zip(captions, truth, strict=True))]
+        return list(results.cider_scores(rows).values())
+
+    assert scores(said)[1:] != pytest.approx([5, 5])
+    assert scores([caption(text) for text in said]) == pytest.approx([5, 5, 5])
 
 
 def test_cider_takes_the_mean_over_references():

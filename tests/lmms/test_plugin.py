@@ -1,20 +1,20 @@
-"""What the real command line leaves of a tiny checkpoint (`all_columns`), and what goes wrong with it."""
+"""What the real command line leaves of a tiny checkpoint (`both_runs`), and what goes wrong with it."""
 
+import io
+import json
 import shutil
-import sys
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from lmms_eval.api.instance import Instance
+from PIL import Image
 
 from hermesflow.artifacts import read_table
-from hermesflow.errors import ArtifactError, ConfigError
+from hermesflow.errors import ArtifactError, ConfigError, DataError
 from hermesflow.evaluation.statistics import UNIT_COLUMNS, Evaluated, estimate
 from hermesflow.lmms import results
 from hermesflow.lmms.answering import pixel_digest
-from hermesflow.lmms.running import evaluate
 
 from . import world
 from .world import SHORT
@@ -23,23 +23,23 @@ pytestmark = pytest.mark.lmms
 
 
 @pytest.fixture(scope="module")
-def root(all_columns):
-    return all_columns.root
+def root(small_world):
+    return small_world.root
 
 
 @pytest.fixture(scope="module")
-def oracle(all_columns):
-    return all_columns.oracle
+def oracle(small_world):
+    return small_world.oracle
 
 
 @pytest.fixture(scope="module")
 def out(all_columns):
-    return all_columns.out
+    return all_columns
 
 
 @pytest.fixture(scope="module")
-def run(out):
-    return results.read_run(out)
+def run(both_runs):
+    return both_runs
 
 
 @pytest.fixture(scope="module")
@@ -87,17 +87,21 @@ def test_the_bootstrap_gives_the_same_figures(units, figures):
     assert found.replicates.std(axis=0)[found.metrics.index("pope/accuracy")] > 0
 
 
-def test_answers_are_the_models_own(run, oracle):
-    said = {sample["input"]: sample["filtered_resps"] for sample in run.samples["vqav2_val"]}
-    assert said == {f"What is {key}?{SHORT}": oracle.says(key, f"What is {key}?{SHORT}") for key in (1, 2)}
+def test_answers_are_the_models_own(run, out, oracle):
+    (path,) = out.glob("*/*_samples_vqav2_val_local.jsonl")
+    questions = [json.loads(line)["input"] for line in path.read_text().splitlines()]
+    assert questions == [f"What is {key}?{SHORT}" for key in (1, 2)]
+    said = [sample["filtered_resps"] for sample in run.samples["vqav2_val"]]
+    assert said == [oracle.says(key, f"What is {key}?{SHORT}") for key in (1, 2)]
 
 
 def test_the_first_of_several_pictures_is_seen(run):
     assert run.images["mmmu_val", 1] == pixel_digest(world.picture(4))
 
 
-def test_submission_has_the_test_questions(run, oracle):
-    assert results.submission(run) == [{"question_id": 3, "answer": oracle.says(3, f"What is 3?{SHORT}")}]
+def test_submission_has_the_test_questions(out, oracle):
+    (path,) = (out / "submissions").glob("vqav2-test-submission-*.json")
+    assert json.loads(path.read_text()) == [{"question_id": 3, "answer": oracle.says(3, f"What is 3?{SHORT}")}]
 
 
 def test_likeliest_choice_counts_as_chosen(run, oracle):
@@ -143,10 +147,73 @@ def test_a_folder_without_results_is_told(tmp_path):
         results.read_run(tmp_path)
 
 
-def test_an_error_of_the_model_ends_the_run(all_columns, tmp_path):
-    evaluation = replace(all_columns.evaluation, model=tmp_path / "nothing", tasks=["gqa_local"])
-    with pytest.raises(ArtifactError, match=r"model\.safetensors: cannot be read"):
-        evaluate(evaluation, tmp_path / "out", python=Path(sys.executable), environment=all_columns.environment)
+@pytest.fixture(scope="module")
+def plugin(root):
+    from hermesflow.lmms.plugin import HermesFlow
+
+    return HermesFlow(pretrained=str(root / "model"), tokenizer=str(root / "tokenizer"), max_batch_size=None)
+
+
+def asked(plugin, images, task="gqa"):
+    """A question about pictures, as lmms-eval asks: record 7 of a task's split shows them."""
+    plugin.task_dict[task] = {"val": {7: {"images": images}}}
+    arguments = ("What?", {"max_new_tokens": 2}, lambda record: record["images"], 7, task, "val")
+    return Instance("generate_until", arguments, 0, {"task": task, "doc_id": 7, "repeats": 1})
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1"])
+def test_pictures_of_all_kinds_are_seen_as_rgb(plugin, mode):
+    """Tasks of their own may give pictures that are not RGB."""
+    picture = world.picture(1).convert(mode)
+    assert plugin._look([asked(plugin, [picture, world.picture(2)])]) == [pixel_digest(picture.convert("RGB"))]
+
+
+@pytest.mark.parametrize("images", [None, [], ["a.png"]])
+def test_a_record_without_a_picture_is_named(plugin, images):
+    with pytest.raises(DataError, match="task gqa, split val, record 7: shows no image"):
+        plugin.generate_until([asked(plugin, images)])
+
+
+def asked_of_a_file(plugin, data):
+    """The same of a picture that is read when it is looked at."""
+    _, settings, _, *rest = asked(plugin, data).args
+    arguments = ("What?", settings, lambda record: [Image.open(io.BytesIO(record["images"]))], *rest)
+    return Instance("generate_until", arguments, 0, {"task": "gqa", "doc_id": 7, "repeats": 1})
+
+
+def png(number):
+    file = io.BytesIO()
+    world.picture(number).save(file, format="PNG")
+    return file.getvalue()
+
+
+def test_a_truncated_picture_is_told_and_seen_as_lmms_eval_reads_it(plugin, capsys):
+    plugin.generate_until([asked_of_a_file(plugin, png(1)[:2000])])
+    line = capsys.readouterr().err.splitlines()[0]
+    assert line.startswith("lmms-eval: task gqa, split val, record 7: image file is truncated")
+
+
+def test_a_broken_picture_is_named(plugin):
+    with pytest.raises(DataError, match=r"split val, record 7: its picture is missing or broken \(.*identify"):
+        plugin.generate_until([asked_of_a_file(plugin, png(1)[8:])])  # without its signature
+
+
+@pytest.mark.parametrize(
+    ("task", "read"),
+    [("pope_adv", "no"), ("flickr30k_test", "No dog. It"), ("gqa", "No\rdog. It"), ("mme", "No\rdog. It")],
+)
+def test_answers_of_pope_and_captions_are_read_and_others_untouched(plugin, monkeypatch, task, read):
+    monkeypatch.setattr("hermesflow.lmms.plugin.answers", lambda *_: ["No\rdog. It"])
+    assert plugin.generate_until([asked(plugin, [world.picture(1)], task)]) == [read]
+
+
+def test_progress_counts_pictures_and_answers(plugin, capsys):
+    plugin.generate_until([asked(plugin, [world.picture(1)])] * 3)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition("questions,")[0] for line in lines] == [
+        "lmms-eval: see the pictures of: 3/3 ",
+        "lmms-eval: answer: 3/3 ",
+    ]
 
 
 def test_arguments_are_checked(root):

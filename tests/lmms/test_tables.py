@@ -6,15 +6,18 @@ import pandas as pd
 import pytest
 import torch
 
-from hermesflow.artifacts import Layout, write_table, write_weights
+from hermesflow.artifacts import Layout, read_json, write_table, write_weights
 from hermesflow.evaluation import statistics
-from hermesflow.lmms.results import read_run
+from hermesflow.lmms.results import figures_of
 from hermesflow.lmms.running import BENCHMARKS
 from hermesflow.lmms.summary import summarise
 from hermesflow.report import formatting
 from hermesflow.report.facts import benchmark_lines
 from hermesflow.report.tables import all_tables
 from report_world import PAPER_TABLES, showo
+
+from .all_columns import NOBODY
+from .world import SHORT
 
 pytestmark = pytest.mark.lmms
 CELLS = {
@@ -31,13 +34,22 @@ CELLS = {
 
 
 @pytest.fixture(scope="module")
-def tables(all_columns, tmp_path_factory):
-    """All tables of config/showo.yaml when base alone, and of it the columns of lmms-eval alone, are evaluated."""
-    layout = Layout(tmp_path_factory.mktemp("tables") / "showo")
-    run = read_run(all_columns.out)
-    folders = {column: layout.benchmark(0, "base", column) for column in BENCHMARKS}
+def layout(tmp_path_factory):
+    return Layout(tmp_path_factory.mktemp("tables") / "showo")
+
+
+@pytest.fixture(scope="module")
+def folders(both_runs, layout):
+    """The folder of each column of base."""
+    made = {column: layout.benchmark(0, "base", column) for column in BENCHMARKS}
     for column, tasks in BENCHMARKS.items():
-        summarise(replace(run, samples={task: run.samples[task] for task in tasks}), folders[column])
+        summarise(replace(both_runs, samples={task: both_runs.samples[task] for task in tasks}), made[column])
+    return made
+
+
+@pytest.fixture(scope="module")
+def tables(folders, layout):
+    """All tables of config/showo.yaml when base alone, and of it the columns of lmms-eval alone, are evaluated."""
     own = layout.checkpoint(0, "base") / "evaluation"
     rows = [(f"gap/self/{side}", "gap", "a", 1.0, 1.0) for side in ("understanding", "generation")]
     write_table(own / "units.parquet", pd.DataFrame(rows, columns=list(statistics.UNIT_COLUMNS)))
@@ -46,6 +58,27 @@ def tables(all_columns, tmp_path_factory):
     summary = statistics.summarise({"base": {0: own}}, benchmarks, resamples=50, confidence=0.95)
     made = all_tables(summary, showo(), PAPER_TABLES, benchmark_lines(benchmarks))
     return {table.name: table for table in made}
+
+
+def test_files_of_a_column(folders, small_world):
+    """Of GQA's two questions one is answered as the record has it, but for case and punctuation."""
+    said = [small_world.oracle.says(key, f"What is g{key}?{SHORT}") for key in (1, 2)]
+    units = pd.read_parquet(folders["gqa"] / "units.parquet")
+    assert tuple(units.columns) == statistics.UNIT_COLUMNS and figures_of(units) == {"gqa": 0.5}
+    rows = pd.read_parquet(folders["gqa"] / "rows.parquet")
+    assert dict(zip(rows["doc_id"], rows["answer"], strict=True)) == dict(enumerate(said))
+    assert list(rows["target"]) == [said[0].upper() + "!", NOBODY] and set(rows["task"]) == {"gqa"}
+    facts = read_json(folders["gqa"] / "facts.json")
+    assert facts["scorers"] == {"lmms-eval": "0.7.3"} and facts["protocol"] == "lmms-eval's tasks gqa"
+    assert facts["items"] == 2 and facts["questions"] == {"gqa": 2}
+    assert read_json(folders["gqa"] / "values.json") == {}
+
+
+def test_targets_are_right_answers_or_nothing(folders):
+    rows = pd.read_parquet(folders["vqav2"] / "rows.parquet")
+    assert list(rows["target"]) == ["", "", ""]  # samples do not hold what the annotators say
+    rows = pd.read_parquet(folders["mmmu"] / "rows.parquet")
+    assert rows["target"][0] == "Z"
 
 
 @pytest.mark.parametrize("column", CELLS)
@@ -80,9 +113,11 @@ def test_table_5_shares_its_columns(tables):
         "questions: pope_adv 2, pope_pop 2, pope_random 5.",
         "flickr30k: lmms-eval's tasks flickr30k_karpathy, flickr30k_test; by lmms-eval 0.7.3; 3 items; run seeds 0; "
         "questions: flickr30k_karpathy 2, flickr30k_test 3.",
+        "vqav2: lmms-eval's tasks vqav2_val; by lmms-eval 0.7.3; 2 items; run seeds 0; "
+        "questions: vqav2_test 1, vqav2_val 2.",  # the test split makes no figure
         "gqa: lmms-eval's tasks gqa; by lmms-eval 0.7.3; 2 items; run seeds 0; questions: gqa 2.",
     ],
-    ids=["pope", "flickr30k", "gqa"],
+    ids=["pope", "flickr30k", "vqav2", "gqa"],
 )
 def test_notes_say_what_made_a_column(tables, line):
     assert line in tables["table1_understanding"].notes

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from hermesflow.benchmarks.drawing import TOGETHER
 from hermesflow.config import Config
-from hermesflow.lmms.running import BENCHMARKS, KARPATHY_TASK
+from hermesflow.lmms.running import KARPATHY_TASK, SUBMISSION_TASK, tasks_wanted
 
 PROMPTS = {"geneval": 553, "dpg": 1065, "coco": 30_000, "geneval2": 800}
 """Prompts of each file. Source: Ghosh et al. 2023 (GenEval); Hu et al. 2024 (DPG-Bench); the paper's Table 3; Kamath et
@@ -38,9 +38,9 @@ TASKS = {
     "flickr30k_test": Task(31_783, 31_783, 64),
     KARPATHY_TASK: Task(1_000, 1_000, 64),
     "vqav2_val": Task(40_504, 214_354, 16),
-    "vqav2_test": Task(81_434, 447_793, 16),
+    SUBMISSION_TASK: Task(81_434, 447_793, 16),
     "gqa": Task(398, 12_578, 16),
-    "mmmu_val": Task(900, 900, 16),
+    "mmmu_val": Task(900, 900, 128),
 }
 """Source: Li et al. 2023 (POPE: 500 images, 6 questions each, three settings); Fu et al. 2023 (MME); Young et al. 2014
 (Flickr30k) and Karpathy and Fei-Fei 2015; Goyal et al. 2017 (VQAv2); Hudson and Manning 2019 (GQA, testdev balanced);
@@ -78,5 +78,4 @@ def tasks_of(config: Config, columns: Sequence[str] | None = None) -> list[Task]
     own = config.benchmarks
     if own is None or own.understanding is None:
         return []
-    names = [task for column in columns or own.columns for task in BENCHMARKS[column]]
-    return [TASKS[name] for name in names if own.understanding.karpathy or name != KARPATHY_TASK]
+    return [TASKS[task] for column in columns or own.columns for task in tasks_wanted(own.understanding, column)]

@@ -6,14 +6,6 @@ Source: Heusel et al. 2017, Eq. 6.
 from __future__ import annotations
 
 import numpy as np
-import torch
-from torch import nn
-
-
-class _Features(nn.Identity):
-    """Stands where torchmetrics has its network: what it is given are features already."""
-
-    num_features: int
 
 
 def frechet_distance(generated: np.ndarray, real: np.ndarray) -> float:
@@ -21,10 +13,11 @@ def frechet_distance(generated: np.ndarray, real: np.ndarray) -> float:
 
     Source: Heusel et al. 2017, Eq. 6.
     """
+    import torch
     from torchmetrics.image.fid import FrechetInceptionDistance
 
-    network = _Features()
-    network.num_features = real.shape[1]
+    network = torch.nn.Identity()  # stands where torchmetrics has its network: what it is given are features already
+    network.num_features = real.shape[1]  # type: ignore[assignment]
     metric = FrechetInceptionDistance(feature=network).set_dtype(torch.float64)
     metric.update(torch.from_numpy(real), real=True)
     metric.update(torch.from_numpy(generated), real=False)

@@ -9,6 +9,8 @@ from typing import Any
 
 MODEL = "hermesflow"
 """Name of the model on lmms-eval's command line."""
+PROGRESS = "lmms-eval: "
+"""How each of the model's lines of progress begins."""
 
 
 def manifest() -> Any:

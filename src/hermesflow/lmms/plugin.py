@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +12,20 @@ import pandas as pd
 import torch
 from lmms_eval.api.instance import GenerationResult, Instance
 from lmms_eval.api.model import lmms
-from PIL import Image
+from PIL import Image, ImageFile
 
 from hermesflow.artifacts import write_table
 from hermesflow.errors import ConfigError, DataError
-from hermesflow.lmms.answering import Pictures, Stopping, answers, by_picture, likelihoods, pope_reading
+from hermesflow.lmms import PROGRESS
+from hermesflow.lmms.answering import Pictures, Stopping, answers, by_picture, caption, likelihoods, pope_reading
 from hermesflow.models.magvit import load_tokenizer
 from hermesflow.models.showo import DTYPES, load_model
 from hermesflow.progress import Progress
 
 IMAGE_COLUMNS = ("task", "doc_id", "image")
 OTHERWISE = 128  # new tokens where a task names no number
-POPE = "pope"
+READ: dict[str, Callable[[str], str]] = {"pope": pope_reading, "flickr30k": caption}
+"""How answers are read of tasks whose names begin so; those of others stay as they are."""
 
 
 class HermesFlow(lmms):
@@ -68,17 +71,17 @@ class HermesFlow(lmms):
         self._shown: dict[tuple[str, int], str] = {}
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """A greedy answer per request; those of POPE are read as its released code reads them."""
+        """A greedy answer per request; those of POPE and of Flickr30k as READ says, all others untouched."""
         shown = self._look(requests)
         texts = [""] * len(requests)
-        progress = Progress(len(requests), "lmms-eval: answer", "question")
+        progress = Progress(len(requests), f"{PROGRESS}answer", "question")
         for stop, places in self._by_settings(requests).items():
             for batch in by_picture([shown[i] for i in places], together=self._batch_size):
                 rows = [places[i] for i in batch]
                 questions = [requests[i].args[0] for i in rows]
                 said = answers(self._model, self._pictures.codes, [shown[i] for i in rows], questions, stop)
                 for i, text in zip(rows, said, strict=True):
-                    texts[i] = pope_reading(text) if requests[i].args[4].startswith(POPE) else text
+                    texts[i] = _as_read(requests[i].args[4], text)
                 progress.advance(len(rows))
         return texts
 
@@ -92,6 +95,7 @@ class HermesFlow(lmms):
         """
         shown = self._look(requests)
         found: dict[int, tuple[float, bool]] = {}
+        progress = Progress(len(requests), f"{PROGRESS}weigh", "answer")
         for rows in by_picture(shown, together=self._batch_size):
             some = likelihoods(
                 self._model,
@@ -102,6 +106,7 @@ class HermesFlow(lmms):
                 [self._continuation(requests[i]) for i in rows],
             )
             found |= {i: (-nats, greedy) for i, (nats, greedy) in zip(rows, some, strict=True)}
+            progress.advance(len(rows))
         return [GenerationResult(found[i]) for i in range(len(requests))]
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
@@ -109,8 +114,12 @@ class HermesFlow(lmms):
         raise NotImplementedError("Show-o answers once: choose a task of output_type generate_until")
 
     def _look(self, requests: Sequence[Instance]) -> list[str]:
-        """The picture of each request, coded; `images` is written anew with them."""
-        shown = self._pictures.add(self._visual(request) for request in requests)
+        """The picture of each request, coded; `images` is written anew with them.
+
+        Raises:
+            DataError: a record shows no picture, or one that cannot be decoded.
+        """
+        shown = self._pictures.add(self._visuals(requests))
         for request, digest in zip(requests, shown, strict=True):
             _, _, _, doc_id, task, _ = request.args
             self._shown[task, doc_id] = digest
@@ -119,13 +128,41 @@ class HermesFlow(lmms):
             write_table(self._images, pd.DataFrame(rows, columns=list(IMAGE_COLUMNS)))
         return shown
 
+    def _visuals(self, requests: Sequence[Instance]) -> Iterator[Image.Image]:
+        """One picture per request, read when its turn comes."""
+        progress = Progress(len(requests), f"{PROGRESS}see the pictures of", "question")
+        for request in requests:
+            yield self._visual(request)
+            progress.advance()
+
     def _visual(self, request: Instance) -> Image.Image:
-        """The one picture that Show-o can look at: the first, where MMMU has more."""
+        """The one picture that Show-o can look at, as RGB: the first, where MMMU has more.
+
+        lmms-eval lets Pillow fill the rest of a truncated picture with grey; here that is told.
+        """
+        _, _, _, doc_id, task, split = request.args
+        record = f"task {task}, split {split}, record {doc_id}"
+        try:
+            try:
+                ImageFile.LOAD_TRUNCATED_IMAGES = False
+                picture = self._first(request)
+            except OSError as error:
+                ImageFile.LOAD_TRUNCATED_IMAGES = True
+                picture = self._first(request)
+                print(f"{PROGRESS}{record}: {error}; what is missing is grey.", file=sys.stderr, flush=True)
+        except (OSError, SyntaxError, ValueError, AttributeError, Image.DecompressionBombError) as error:
+            raise DataError(
+                f"{record}: its picture is missing or broken ({error}). Delete the data set from the cache (HF_HOME) "
+                "and fetch it again, or mend the record of a local task."
+            ) from error
+        if picture is None:
+            raise DataError(f"{record}: shows no image. Leave the task out: Show-o needs one.")
+        return picture
+
+    def _first(self, request: Instance) -> Image.Image | None:
         _, _, visuals_of, doc_id, task, split = request.args
         visuals = visuals_of(self.task_dict[task][split][doc_id])
-        if not visuals or not isinstance(visuals[0], Image.Image):
-            raise DataError(f"task {task}, record {doc_id}: shows no image. Leave the task out: Show-o needs one.")
-        return visuals[0]
+        return visuals[0].convert("RGB") if visuals and isinstance(visuals[0], Image.Image) else None
 
     def _continuation(self, request: Instance) -> str:
         """The text itself, or what it is in the record."""
@@ -140,3 +177,8 @@ class HermesFlow(lmms):
             settings: dict[str, Any] = request.args[1]
             found[Stopping.of(settings, otherwise=OTHERWISE)].append(place)
         return found
+
+
+def _as_read(task: str, answer: str) -> str:
+    readings = [read for name, read in READ.items() if task.startswith(name)]
+    return readings[0](answer) if readings else answer

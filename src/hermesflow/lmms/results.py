@@ -48,6 +48,8 @@ SHARED_FIGURES = {
 }
 """Figures that lmms-eval prints too, and where."""
 TOLERANCE = 1e-4  # lmms-eval rounds MMMU to five places
+_UNREAD = frozenset({"doc_hash", "input", "resps", "token_counts"})
+"""Parts of a sample that nothing here is made of."""
 
 Sample = Mapping[str, Any]
 Row = tuple[str, str, str, float, float]
@@ -142,22 +144,6 @@ def figures_of(units: pd.DataFrame) -> dict[str, float]:
     return figures
 
 
-def submission(run: Run) -> list[dict[str, Any]]:
-    """Answers to VQAv2's test questions as its server takes them: question_id and answer, by question.
-
-    Raises:
-        ArtifactError: the run has no task `vqav2_test`, or answers a question twice.
-    """
-    rows = [sample["submission"] for sample in run.samples.get("vqav2_test", [])]
-    answers = {int(row["question_id"]): str(row["answer"]) for row in rows}
-    if not rows or len(answers) != len(rows):
-        raise ArtifactError(
-            f"{run.folder}: has {len(rows)} answers to {len(answers)} test questions of VQAv2. Evaluate the task "
-            "vqav2_test, once."
-        )
-    return [{"question_id": key, "answer": answers[key]} for key in sorted(answers)]
-
-
 def _task_rows(run: Run, task: str, samples: Sequence[Sample]) -> list[Row]:
     if task in POPE_TASKS:
         return [row for s in samples for row in _pope_rows(POPE_TASKS[task], run.image(task, s), s["pope_accuracy"])]
@@ -221,9 +207,10 @@ def cider_scores(samples: Sequence[Sample]) -> dict[int, float]:
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-    tokenizer = PTBTokenizer()
-    truth = tokenizer.tokenize({s["image_id"]: [{"caption": text} for text in s["answer"]] for s in samples})
-    said = tokenizer.tokenize({s["image_id"]: [{"caption": s["pred"]}] for s in samples})
+    texts = {("said", s["image_id"]): [s["pred"]] for s in samples}
+    texts |= {("true", s["image_id"]): s["answer"] for s in samples}
+    words = PTBTokenizer().tokenize({key: [{"caption": text} for text in some] for key, some in texts.items()})
+    said, truth = ({s["image_id"]: words[side, s["image_id"]] for s in samples} for side in ("said", "true"))
     _, scores = Cider().compute_score(truth, said)
     return {key: float(score) for key, score in zip(truth, scores, strict=True)}
 
@@ -258,16 +245,17 @@ def _check(run: Run, figures: Mapping[str, float]) -> None:
 
 
 def _read_samples(path: Path) -> list[Sample]:
+    """What is wanted of each sample, line by line: a whole file of VQAv2 fills gigabytes."""
+    rows: list[Sample] = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
+        with path.open(encoding="utf-8", newline="\n") as lines:  # an answer may hold other ends of lines
+            for line in lines:
+                sample = json.loads(line)
+                rows.append({key: value for key, value in sample.items() if key not in _UNREAD})
+    except (OSError, UnicodeDecodeError) as error:
         raise ArtifactError(f"{path}: cannot be read ({error}). {_AGAIN}") from error
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise ArtifactError(f"{path}, line {number}: not JSON ({error}). {_AGAIN}") from error
+    except (json.JSONDecodeError, AttributeError) as error:
+        raise ArtifactError(f"{path}, line {len(rows) + 1}: not a sample in JSON ({error}). {_AGAIN}") from error
     return rows
 
 

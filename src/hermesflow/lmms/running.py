@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hermesflow.errors import ArtifactError, ConfigError
-from hermesflow.lmms import MODEL
+from hermesflow.lmms import MODEL, PROGRESS
+
+if TYPE_CHECKING:
+    from hermesflow.benchmark_sections import Understanding
 
 PYTHON = Path(".venv-lmms/bin/python")
 """Interpreter of the environment that `make lmms` builds."""
@@ -26,7 +31,9 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
 }
 """Tasks of each column of the paper's Table 1."""
 KARPATHY_TASK = "flickr30k_karpathy"
+SUBMISSION_TASK = "vqav2_test"
 IMAGES = "images.parquet"
+_JAVA = "flickr30k"  # how the names of tasks begin whose captions are split into words by a Java program
 _LOG = "lmms_eval.log"
 _TAIL = 20  # lines of the log in an error
 
@@ -46,6 +53,12 @@ class Evaluation:
     """Pictures answered about together."""
     include: Path = TASKS
     """Folder with tasks beside those that lmms-eval ships."""
+
+
+def tasks_wanted(own: Understanding, column: str) -> list[str]:
+    """Tasks of a column that a config asks for, by their shipped names."""
+    without = {KARPATHY_TASK: not own.karpathy, SUBMISSION_TASK: not own.vqav2_submission}
+    return [task for task in BENCHMARKS[column] if not without.get(task)]
 
 
 def command(evaluation: Evaluation, output: Path, *, python: Path = PYTHON) -> list[str]:
@@ -89,25 +102,61 @@ def evaluate(
         python: interpreter of the environment with lmms-eval.
         environment: variables of its process; None is this one's.
 
+    Lines of progress are printed to stderr as they come; everything is in the log.
+
     Raises:
-        ConfigError: there is no such environment.
+        ConfigError: there is no such environment, or no Java where a task's scorer needs it.
         ArtifactError: lmms-eval ended with an error or left no results; the log stays beside `output`.
     """
     if not python.exists():
         raise ConfigError(f"{python}: no such interpreter. Run `make lmms` first: lmms-eval has its own environment.")
+    if any(task.startswith(_JAVA) for task in evaluation.tasks):
+        _check_java(environment)
+    for left in output.parent.glob(f".{output.name}.*"):  # of a run that was killed
+        shutil.rmtree(left)
     work = output.with_name(f".{output.name}.{os.getpid()}")
-    shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    log = work / _LOG
-    with log.open("w") as file:
-        done = subprocess.run(
-            command(evaluation, work, python=python), stdout=file, stderr=subprocess.STDOUT, env=environment
-        )
-    if done.returncode or len(list(work.glob("*/*_results.json"))) != 1:
+    status = _logged(command(evaluation, work, python=python), work / _LOG, environment)
+    if status or len(list(work.glob("*/*_results.json"))) != 1:
         kept = output.with_name(f"{output.name}.log")
-        os.replace(log, kept)
+        os.replace(work / _LOG, kept)
         shutil.rmtree(work)
         tail = "\n".join(kept.read_text(errors="replace").splitlines()[-_TAIL:])
-        raise ArtifactError(f"lmms-eval ended with status {done.returncode} and no results; {kept} says:\n{tail}")
+        raise ArtifactError(f"lmms-eval ended with status {status} and no results; {kept} says:\n{tail}")
     shutil.rmtree(output, ignore_errors=True)
     os.replace(work, output)
+
+
+def _logged(command: Sequence[str], log: Path, environment: Mapping[str, str] | None) -> int:
+    """Run a command with all it prints in a file, its lines of progress on stderr too; its exit status."""
+    with (
+        log.open("wb", buffering=0) as file,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                file.write(line)
+                if line.startswith(PROGRESS.encode()):
+                    print(line.decode(errors="replace").rstrip(), file=sys.stderr, flush=True)
+        except BaseException:
+            process.kill()
+            raise
+    return process.returncode
+
+
+def _check_java(environment: Mapping[str, str] | None) -> None:
+    """Ask Java for its version: lmms-eval would look for it after the last caption.
+
+    Raises:
+        ConfigError: there is none, or it does not start.
+    """
+    path = (os.environ if environment is None else environment).get("PATH")
+    java = shutil.which("java", path=path)
+    said = java and subprocess.run([java, "-version"], capture_output=True, text=True, env=environment)
+    if not said or said.returncode:
+        found = f"{java} does not start: {said.stderr.strip()[-500:]}" if said else f"there is no `java` in PATH={path}"
+        raise ConfigError(
+            f"Flickr30k's scorer (pycocoevalcap) runs Java, but {found}. Install a Java runtime (Debian and Ubuntu: "
+            "apt-get install default-jre-headless), or leave flickr30k out of benchmarks.understanding.columns."
+        )

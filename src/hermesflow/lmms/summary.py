@@ -16,7 +16,8 @@ import pandas as pd
 from hermesflow.artifacts import write_json, write_table
 from hermesflow.errors import HermesflowError
 from hermesflow.evaluation.statistics import UNITS
-from hermesflow.lmms.results import Run, read_run, run_units
+from hermesflow.lmms.results import FLICKR_TASKS, Run, Sample, read_run, run_units
+from hermesflow.lmms.running import SUBMISSION_TASK
 
 ROW_COLUMNS = ("task", "doc_id", "image", "target", "answer")
 
@@ -46,22 +47,29 @@ def summarise(run: Run, folder: Path) -> None:
     write_table(folder / "rows.parquet", rows)
     write_json(folder / "values.json", {})
     facts = {
-        "protocol": f"lmms-eval's tasks {', '.join(sorted(run.samples))}",
+        "protocol": f"lmms-eval's tasks {', '.join(sorted(run.samples.keys() - {SUBMISSION_TASK}))}",
         "scorers": {"lmms-eval": importlib.metadata.version("lmms-eval")},
-        "items": int(rows["image"].nunique()),
+        "items": int(units["id"].nunique()),
         "questions": rows.groupby("task").size().to_dict(),
     }
     write_json(folder / "facts.json", facts)
 
 
 def run_rows(run: Run) -> pd.DataFrame:
-    """One row per question: ROW_COLUMNS; `target` is what the task holds for right."""
+    """One row per question: ROW_COLUMNS; `target` is what the task holds for right, empty where samples do not say."""
     rows = [
-        (task, sample["doc_id"], run.image(task, sample), _text(sample["target"]), _text(sample["filtered_resps"]))
+        (task, sample["doc_id"], run.image(task, sample), _target(task, sample), _text(sample["filtered_resps"]))
         for task, samples in sorted(run.samples.items())
         for sample in samples
     ]
     return pd.DataFrame(rows, columns=list(ROW_COLUMNS))
+
+
+def _target(task: str, sample: Sample) -> str:
+    """The `target` of a sample but for the tasks whose doc_to_target names no field: there it is the word `answer`."""
+    if task in FLICKR_TASKS:
+        return _text(sample["flickr_CIDEr"]["answer"])
+    return "" if task.startswith("vqav2") else _text(sample["target"])
 
 
 def _text(value: object) -> str:

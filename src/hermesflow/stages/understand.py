@@ -12,14 +12,14 @@ from hermesflow.config import Config, as_plain
 from hermesflow.errors import ArtifactError, ConfigError, DataError
 from hermesflow.lmms.karpathy import SPLITS
 from hermesflow.lmms.results import LOCAL
-from hermesflow.lmms.running import BENCHMARKS, KARPATHY_TASK, TASKS, Evaluation, evaluate
+from hermesflow.lmms.running import KARPATHY_TASK, TASKS, Evaluation, evaluate, tasks_wanted
 
 
 def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, benchmark: str) -> None:
     """Write `benchmarks/{benchmark}` of one checkpoint: lmms-eval's files in `lmms`, units, rows, values and facts.
 
     Raises:
-        ConfigError: the config has no such column, or there is no such environment.
+        ConfigError: the config has no such column, or there is no such environment or no Java.
         DataError: Karpathy's splits are missing.
         ArtifactError: lmms-eval ended with an error, or its files are not what they should be.
     """
@@ -49,8 +49,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, benchmark
 
 def tasks_of(own: Understanding, benchmark: str) -> list[str]:
     """lmms-eval's tasks of a column: local copies where the config names a folder of them."""
-    named = [task for task in BENCHMARKS[benchmark] if own.karpathy or task != KARPATHY_TASK]
-    return [f"{task}{LOCAL}" if own.tasks else task for task in named]
+    return [f"{task}{LOCAL}" if own.tasks else task for task in tasks_wanted(own, benchmark)]
 
 
 def environment_of(own: Understanding, benchmark: str) -> dict[str, str]:
@@ -61,8 +60,13 @@ def environment_of(own: Understanding, benchmark: str) -> dict[str, str]:
     """
     environment = dict(os.environ)
     if own.cache:
-        environment["HF_HOME"] = str(Path(own.cache).absolute())
-    if own.karpathy and KARPATHY_TASK in BENCHMARKS[benchmark]:
+        cache = Path(own.cache).absolute()
+        if not (cache / "token").is_file():  # `hf auth login` left it in the usual place
+            usual = Path(environment.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
+            home = Path(environment.get("HF_HOME", usual)).expanduser().absolute()
+            environment.setdefault("HF_TOKEN_PATH", str(home / "token"))
+        environment["HF_HOME"] = str(cache)
+    if own.karpathy and KARPATHY_TASK in tasks_wanted(own, benchmark):
         path = Path(own.karpathy)
         if not path.is_file():
             raise DataError(
