@@ -22,7 +22,19 @@ LAYERS = (
     ("evaluation.*", "benchmarks.*", "judging.*", "lmms.*", "report.*", "tracking", "delivery", "spool"),
     ("stages.*",),
     ("budget.*",),
-    ("provenance", "pipeline", "publishing", "running", "launching", "config_reference", "fetching", "cli", "__main__"),
+    (
+        "provenance",
+        "pipeline",
+        "publishing",
+        "running",
+        "launching",
+        "config_reference",
+        "fetching",
+        "options",
+        "commands",
+        "cli",
+        "__main__",
+    ),
 )
 
 NEEDS_LMMS_EVAL = "hermesflow.lmms.plugin"

@@ -1,0 +1,192 @@
+"""Subcommands that are no stage: for users beside a run, and for developers.
+
+Libraries are imported by the command that needs them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from hermesflow.options import BENCHMARK, add_option, new_command, positive
+
+
+def add_commands(commands: Any) -> None:
+    """Add all of them to argparse's subcommands."""
+    _plan_command(commands)
+    track = new_command(commands, "track", "create the MLflow database and the runs of a config", _track)
+    add_option(track, "seeds", required=False)
+    sync = commands.add_parser("sync", help="send MLflow what it could not take while it was away")
+    sync.add_argument("--results", type=Path, default=Path("results"), help="folder of all results")
+    sync.set_defaults(run=_sync)
+    fetch = new_command(commands, "fetch", "fetch what a config needs from the hub and check it", _fetch)
+    fetch.add_argument("--pin", action="store_true", help="print revisions and checksums to put into the config")
+    reference = commands.add_parser("fid-reference", help="statistics of COCO's real images for the FID")
+    reference.add_argument("--config", type=Path, default=Path("config/showo.yaml"), help="default config/showo.yaml")
+    reference.add_argument("--images", type=Path, required=True, help="folder of COCO's val2014")
+    reference.add_argument("--threads", type=positive, default=1, help="CPU threads (default 1)")
+    reference.set_defaults(run=_fid_reference)
+    export = new_command(commands, "export-images", "images drawn for GenEval or GenEval 2 as files", _export_images)
+    for option in BENCHMARK:
+        add_option(export, option)
+    export.add_argument("--to", type=Path, required=True, help="a new folder")
+    parity = commands.add_parser("geneval-parity", help="hold our GenEval against a results file of the original")
+    parity.add_argument("--config", type=Path, default=Path("config/showo.yaml"), help="default config/showo.yaml")
+    parity.add_argument("--theirs", type=Path, required=True, help="results.jsonl of evaluate_images.py")
+    parity.add_argument("--images", type=Path, help="the images it graded; without them only the rules are compared")
+    parity.add_argument("--threads", type=positive, default=1, help="CPU threads (default 1)")
+    parity.set_defaults(run=_geneval_parity)
+    publish = new_command(commands, "publish", "copy tables, figures and a manifest into docs/results", _publish)
+    add_option(publish, "seeds", required=False)
+    publish.add_argument("--to", type=Path, default=Path("docs/results"), help="default docs/results")
+    publish.add_argument("--readme", type=Path, help="also fill the results section of this README")
+    dag = commands.add_parser("dag", help="put Snakemake's rule graph (mermaid, on stdin) into the README")
+    dag.add_argument("--readme", type=Path, default=Path("README.md"), help="default README.md")
+    dag.set_defaults(run=_dag)
+    dvc = new_command(commands, "dvc", "write dvc.yaml from the rules", _dvc)
+    dvc.add_argument("--output", type=Path, default=Path("dvc.yaml"), help="default dvc.yaml")
+    schema = commands.add_parser("schema", help="print the JSON schema of a config file, or its table of keys")
+    schema.add_argument("--markdown", action="store_true", help="the table of config/README.md")
+    schema.set_defaults(run=_schema)
+
+
+def _plan_command(commands: Any) -> None:
+    plan = commands.add_parser(
+        "plan", help="what a config costs: FLOPs, GPU-hours, memory, disk and files of each rule"
+    )
+    plan.add_argument("--config", type=Path, default=Path("config/micro.yaml"), help="default config/micro.yaml")
+    plan.add_argument("--json", action="store_true", help="every rule and checkpoint as JSON, in plain units")
+    plan.add_argument("--machines", nargs="+", metavar="NxGPU", help="default 1xh100 8xa100")
+    plan.add_argument("--utilisation", type=float, help="share of peak FLOP/s that is reached, default 0.4")
+    plan.add_argument("--questions", type=positive, help="questions a pair has, default 10")
+    plan.add_argument("--tflops", type=float, nargs=2, metavar=("BF16", "FLOAT32"), help="peak of a GPU, dense")
+    plan.add_argument("--memory", type=float, help="GB of a GPU")
+    plan.add_argument("--bandwidth", type=float, help="TB/s of a GPU's memory")
+    plan.set_defaults(run=_plan)
+
+
+def _plan(arguments: argparse.Namespace) -> None:
+    from hermesflow.budget import table
+    from hermesflow.budget.lengths import QUESTIONS, Lengths
+    from hermesflow.budget.machines import MACHINES, UTILISATION
+    from hermesflow.config import load_config
+    from hermesflow.errors import ConfigError
+
+    utilisation = arguments.utilisation or UTILISATION
+    if not 0 < utilisation <= 1:
+        raise ConfigError(f"--utilisation {utilisation}: a share, above 0 and at most 1.")
+    machines = table.machines_of(
+        arguments.machines or MACHINES,
+        tflops=arguments.tflops,
+        memory=arguments.memory,
+        bandwidth=arguments.bandwidth,
+    )
+    config = load_config(arguments.config)
+    lengths = Lengths.of(config, questions=arguments.questions or QUESTIONS)
+    write = table.as_json if arguments.json else table.as_text
+    print(write(config, machines, lengths=lengths, utilisation=utilisation), end="")
+
+
+def _track(arguments: argparse.Namespace) -> None:
+    from hermesflow import tracking
+    from hermesflow.artifacts import Layout
+    from hermesflow.config import load_config
+
+    config = load_config(arguments.config)
+    tracking.create_runs(config, Layout(arguments.results / config.name), arguments.seeds or config.seeds)
+
+
+def _sync(arguments: argparse.Namespace) -> None:
+    from hermesflow import tracking
+
+    for line in tracking.sync(arguments.results):
+        print(line, flush=True)
+
+
+def _fetch(arguments: argparse.Namespace) -> None:
+    from hermesflow.config import load_config
+    from hermesflow.fetching import fetch_all, pinned_yaml
+
+    config = load_config(arguments.config)
+    if arguments.pin:
+        print(pinned_yaml(config), end="")
+        return
+    folders = fetch_all(config)
+    for key, folder in folders.items():
+        print(f"{key}: {folder}")
+    if not folders:
+        print(f"{arguments.config} names nothing on the hub: nothing to fetch")
+
+
+def _fid_reference(arguments: argparse.Namespace) -> None:
+    from hermesflow.benchmarks.fid_reference import make_reference
+    from hermesflow.config import load_config
+    from hermesflow.errors import ConfigError
+
+    config = load_config(arguments.config)
+    if config.benchmarks is None or config.benchmarks.coco is None:
+        raise ConfigError(
+            f"{arguments.config}: has no section `benchmarks.coco`, which names the captions, the Inception weights "
+            "and the file to write. Add it (docs/benchmarks.md)."
+        )
+    make_reference(config.benchmarks.coco, arguments.images, device=config.runtime.device)
+
+
+def _export_images(arguments: argparse.Namespace) -> None:
+    from hermesflow.artifacts import Layout
+    from hermesflow.benchmarks.exporting import export_images
+    from hermesflow.config import load_config
+
+    config = load_config(arguments.config)
+    options = {name: getattr(arguments, name) for name in BENCHMARK}
+    export_images(config, Layout(arguments.results / config.name), **options, folder=arguments.to)
+
+
+def _geneval_parity(arguments: argparse.Namespace) -> None:
+    from hermesflow.benchmarks.geneval_parity import compare
+    from hermesflow.config import load_config
+    from hermesflow.errors import ConfigError
+
+    config = load_config(arguments.config)
+    if config.benchmarks is None or config.benchmarks.geneval is None:
+        raise ConfigError(
+            f"{arguments.config}: has no section `benchmarks.geneval`, which names detector and CLIP. Add it "
+            "(docs/benchmarks.md)."
+        )
+    device = config.runtime.device
+    print(compare(config.benchmarks.geneval, arguments.theirs, arguments.images, device=device))
+
+
+def _publish(arguments: argparse.Namespace) -> None:
+    from hermesflow.artifacts import Layout
+    from hermesflow.config import load_config
+    from hermesflow.publishing import fill_readme, publish
+
+    config = load_config(arguments.config)
+    layout, target = Layout(arguments.results / config.name), arguments.to / config.name
+    publish(config, layout, target, seeds=arguments.seeds or config.seeds)
+    if arguments.readme:
+        fill_readme(arguments.readme, target)
+
+
+def _dag(arguments: argparse.Namespace) -> None:
+    from hermesflow.publishing import fill_dag
+
+    fill_dag(arguments.readme, sys.stdin.read())
+
+
+def _dvc(arguments: argparse.Namespace) -> None:
+    from hermesflow.artifacts import atomic
+    from hermesflow.pipeline import dvc_yaml
+
+    text = dvc_yaml(arguments.config)
+    with atomic(arguments.output) as temporary:
+        temporary.write_text(text)
+
+
+def _schema(arguments: argparse.Namespace) -> None:
+    from hermesflow.config_reference import json_schema, markdown
+
+    print(markdown() if arguments.markdown else json_schema(), end="")
