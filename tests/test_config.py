@@ -88,6 +88,8 @@ def test_nothing_of_the_paper_s_scale_is_fetched_without_pins():
     for key, file in (("data.questions.checker", "unifiedqa"), ("benchmarks.coco.inception", "pt_inception")):
         with pytest.raises(FetchError, match=rf"{file}.*no such file. Correct `folder`"):
             hub.fetch(sources.pop(key))
+    clips = [sources.pop(f"benchmarks.{section}.clip") for section in ("geneval", "coco")]
+    assert all(clip.revision and None not in clip.files.values() for clip in clips)
     for source in sources.values():
         with pytest.raises(ConfigError, match=rf"{source.repo}: .* not all pinned: run `hermesflow fetch --pin"):
             hub.fetch(source)
