@@ -88,10 +88,8 @@ def real_metrics_of(understanding: float, generation: float) -> dict[str, float]
 def real_summary(
     metrics_of: Callable[[float, float], dict[str, float]] = real_metrics_of, **settings: Any
 ) -> pd.DataFrame:
-    """The same for real images: the Frechet distance has no intervals there."""
-    table = make_summary(REAL_GAPS, metrics_of, **settings)
-    table.loc[table["metric"] == "fid", ["low", "high", "delta_low", "delta_high"]] = float("nan")
-    return table
+    """The same for real images."""
+    return make_summary(REAL_GAPS, metrics_of, **settings)
 
 
 def make_summary(

@@ -13,6 +13,7 @@ from hermesflow.benchmarks.fidelity import (
     Gaussian,
     clip_scores,
     distance,
+    distance_of,
     features,
     fidelity_units,
     moments,
@@ -24,6 +25,7 @@ from hermesflow.benchmarks.fidelity import (
 )
 from hermesflow.benchmarks.pretrained import PretrainedClip
 from hermesflow.errors import DataError
+from hermesflow.evaluation.frechet import distances_to
 from hermesflow.evaluation.statistics import Evaluated, estimate
 
 
@@ -237,6 +239,33 @@ def test_bootstrap_over_prompts_by_reference_statistics():
     np.testing.assert_allclose(by_moments.values, by_features.values)
     np.testing.assert_allclose(by_moments.replicates, by_features.replicates)
     assert by_moments.values[1] == pytest.approx(distance(drawn, moments(real)))
+
+
+@pytest.mark.parametrize(
+    ("rows", "counts"),
+    [
+        ([[0.0], [2.0], [0.0], [2.0]], [[1, 1, 1, 1], [4, 0, 0, 0], [0, 3, 1, 0]]),
+        ([[0.0, 0.0, 0.0], [2.0, 0.0, 0.0]], [[2, 2], [4, 0], [1, 3]]),
+    ],
+    ids=["more rows than features", "fewer"],
+)
+def test_resampled_distances_by_hand(rows, counts):
+    """To N(1, 4), of resamples with mean m and variance v: (m - 1)^2 + v + 4 - 2 sqrt(4 v).
+
+    0, 2, 0, 2: m = 1, v = 4/3. Four times 0: m = v = 0. 0, 2, 2, 2: m = 3/2, v = 1. Features that are 0 on both sides
+    change nothing.
+    """
+    mean, covariance = np.eye(len(rows[0]))[0], 4 * np.diag(np.eye(len(rows[0]))[0])
+    wanted = [4 / 3 + 4 - 4 * np.sqrt(4 / 3), 1 + 4, 0.25 + 1 + 4 - 4]
+    assert distances_to(np.array(counts, float), np.array(rows), mean, covariance) == pytest.approx(wanted)
+
+
+def test_a_distance_with_its_bootstrap():
+    generator = np.random.default_rng(0)
+    drawn, reference = generator.normal(1, 1, size=(40, 3)), moments(generator.normal(size=(200, 3)))
+    told = []
+    found = distance_of(drawn, reference, np.ones((2, 40)), advance=told.append)
+    assert (found.items, told) == (40, [1, 1]) and found.replicates == pytest.approx([found.value] * 2)
 
 
 def test_units_want_the_order_of_the_features():

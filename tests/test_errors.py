@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hermesflow import cli
+from hermesflow import cli, commands
 from hermesflow.data.store import Taken, open_store
 from hermesflow.errors import DataError, is_disk_full
 
@@ -56,7 +56,7 @@ def test_other_errors_are_not_a_full_disk():
 
 
 def test_the_command_says_what_to_do(small_disk, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(cli, "_schema", lambda arguments: np.save(small_disk / "x", np.zeros(100_000)))
+    monkeypatch.setattr(commands, "_schema", lambda arguments: np.save(small_disk / "x", np.zeros(100_000)))
     assert cli.main(["schema"]) == 1
     assert "Free some space, then give the same command again" in capsys.readouterr().err
 
@@ -65,6 +65,6 @@ def test_other_errors_keep_their_traceback(monkeypatch):
     def broken(arguments):
         raise RuntimeError("shapes differ")
 
-    monkeypatch.setattr(cli, "_schema", broken)
+    monkeypatch.setattr(commands, "_schema", broken)
     with pytest.raises(RuntimeError, match="shapes differ"):
         cli.main(["schema"])

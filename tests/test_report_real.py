@@ -50,12 +50,12 @@ def test_generation_has_the_kinds_and_dpg(full):
     assert row["dpg"] == pytest.approx(40.0)  # 100 x (0.50 - 0.1)
 
 
-def test_frechet_distance_stands_without_an_interval_and_says_why(full):
+def test_frechet_distance_says_what_its_interval_resamples(full):
     table = full["table3_fidelity"]
     cells = table.cells.set_index("Model").loc["pair-3"]
-    assert cells["COCO-30K FID"] == "21.20"  # 26.2 - 10 x 0.50
+    assert cells["COCO-30K FID"] == "21.20 [21.18, 21.22]"  # 26.2 - 10 x 0.50
     assert cells["CLIP score"] == "30.60 [30.58, 30.62]"
-    assert any("FID has no interval" in note and "21 s" in note for note in table.notes)
+    assert any("FID's intervals resample drawn images" in note for note in table.notes)
 
 
 def test_gap_is_told_by_all_three_protocols(full):

@@ -23,7 +23,7 @@ from hermesflow.benchmarks.reference_origin import origin
 from hermesflow.data.pairs import read_pairs
 from hermesflow.errors import ArtifactError, ConfigError
 from hermesflow.evaluation import generation
-from hermesflow.evaluation.statistics import UNIT_COLUMNS, Evaluated, point_values
+from hermesflow.evaluation.statistics import FIDELITY_POOL, UNIT_COLUMNS, Evaluated, point_values, resample_counts
 from hermesflow.judging.protocol import Item
 from hermesflow.judging.settings import LocalVlm
 from hermesflow.models.magvit import load_tokenizer
@@ -145,9 +145,23 @@ def test_whoever_draws_for_geneval2_is_told_the_licence(world, capsys):
 
 def test_the_frechet_distance_to_the_same_moments_with_one_mean_shifted(world):
     """|mean - mean|^2 = 3^2; the covariances are the same."""
-    _, layout, _ = world
+    config, layout, _ = world
     values = read_json(layout.benchmark(0, "base", "coco") / "values.json")
-    assert values == {"fid": pytest.approx(SHIFT**2, abs=1e-3)}
+    fid = values.pop("fid")
+    assert not values and fid["value"] == pytest.approx(SHIFT**2, abs=1e-3)
+    assert fid["items"] == len(CAPTIONS) and len(fid["replicates"]) == config.evaluation.bootstrap
+
+
+def test_a_resample_of_the_frechet_distance_by_hand(world):
+    """Of one image alone: no variance is left of it, so |x - mean|^2 and the trace of the reference."""
+    config, layout, _ = world
+    counts = resample_counts(FIDELITY_POOL, len(CAPTIONS), resamples=config.evaluation.bootstrap)
+    alone = int(np.flatnonzero(counts.max(axis=1) == len(CAPTIONS))[0])
+    reference = fidelity.read_reference(Path(config.benchmarks.coco.reference))
+    drawn = features_of(config, images_of(layout, "coco"))[counts[alone].argmax()]
+    wanted = ((drawn - reference.mean) ** 2).sum() + np.trace(reference.covariance)
+    fid = read_json(layout.benchmark(0, "base", "coco") / "values.json")["fid"]
+    assert fid["replicates"][alone] == pytest.approx(wanted, rel=1e-6)
 
 
 def test_the_clip_score_is_that_of_each_drawn_image_with_its_own_caption(world):

@@ -30,6 +30,7 @@ KINDS = {
 """Share of right images of two prompts of each kind."""
 CLIP_SCORES = {"base": [30.0, 32.0], "pair-1": [31.0, 34.0]}
 FID = {"base": 26.0, "pair-1": 25.5}
+BOOTSTRAP = 40
 SOFT_TIFA = {"base": [0.2, 0.4], "pair-1": [0.3, 0.7]}
 GQA = {"base": [1, 0, 0, 1], "pair-1": [1, 1, 0, 1]}
 JUDGE = {"base": ([1, 1, 0, 0], [1, 0, 0, 0]), "pair-1": ([1, 1, 0, 0], [1, 1, 0, 0])}
@@ -47,7 +48,7 @@ def config_of() -> Config:
         geneval2=GenEval2(prompts="geneval2_data.jsonl", judge="qwen"),
     )
     keep = {"pair-1": config.checkpoints["pair-1"]}
-    evaluation = replace(config.evaluation, bootstrap=40)
+    evaluation = replace(config.evaluation, bootstrap=BOOTSTRAP)
     return replace(config, checkpoints=keep, evaluation=evaluation, benchmarks=benchmarks, seeds=(0,))
 
 
@@ -70,7 +71,9 @@ def write_own(folder: Path, config: Config) -> None:
 
 def write_benchmark(folder: Path, units: pd.DataFrame, values: Mapping[str, float], **facts: object) -> None:
     write_table(folder / "units.parquet", units)
-    write_json(folder / "values.json", dict(values))
+    resampled = {metric: [one + 1, one + 3] * (BOOTSTRAP // 2) for metric, one in values.items()}
+    whole = {metric: {"value": one, "items": 2, "replicates": resampled[metric]} for metric, one in values.items()}
+    write_json(folder / "values.json", whole)
     write_json(folder / "facts.json", {"protocol": "as it is", "scorers": {}, "items": 2, **facts})
 
 
@@ -116,7 +119,8 @@ def test_cells_notes_and_runs_have_what_the_folders_hold(results):
     assert generation.loc["pair-1", "overall_delta"] == pytest.approx(1.5 / 6)
     fidelity = cells(layout, "table3_fidelity").set_index("model")
     assert fidelity.loc["pair-1", ["fid", "fid_delta", "clip_score"]].tolist() == [25.5, -0.5, 32.5]
-    assert fidelity.loc["pair-1", ["fid_low", "fid_delta_high"]].isna().all()
+    ends = fidelity.loc["pair-1", ["fid_low", "fid_high", "fid_delta_low", "fid_delta_high"]].tolist()
+    assert ends == [24.5, 26.5, -0.5, -0.5]  # resamples are 1 and 3 above the value, shifted by their mean
     understanding = cells(layout, "table1_understanding").set_index("model")
     assert understanding.loc["pair-1", ["gqa", "vqa", "cider"]].tolist() == [75, 50, 60]
     gap = cells(layout, "table4_gap").set_index(["checkpoint", "protocol"])["gap"]

@@ -1,3 +1,4 @@
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -206,8 +207,13 @@ def test_missing_features_are_named(tmp_path):
 def benchmark(folder: Path, *tables: pd.DataFrame, values=None) -> Path:
     rows = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(UNIT_COLUMNS))
     write_table(folder / statistics.UNITS, rows)
-    write_json(folder / statistics.VALUES, values or {})
+    write_json(folder / statistics.VALUES, {name: asdict(one) for name, one in (values or {}).items()})
     return folder
+
+
+def whole(value: float, *replicates: float) -> statistics.Whole:
+    """A figure of four units, and its resamples."""
+    return statistics.Whole(value, 4, replicates)
 
 
 def beside(tmp_path: Path, **found: list[Path]) -> tuple[dict, dict]:
@@ -229,26 +235,39 @@ def test_units_of_benchmarks_stand_beside_those_of_the_evaluation(tmp_path):
     assert table.loc[("pair", "vqa"), "delta"] == 0
 
 
-def test_figures_without_units_are_means_over_seeds_without_intervals(tmp_path):
-    fids = {"base": {0: 20.0, 1: 24.0}, "pair": {0: 18.0, 1: 20.0}}
-    own = [units("gap/self/understanding", [1, 0]), units("gap/self/generation", [0, 0])]
-    folders = {n: {s: write(tmp_path / n / str(s), *own) for s in (0, 1)} for n in fids}
+def test_figures_of_all_units_are_means_over_seeds_with_intervals_of_their_resamples(tmp_path):
+    """One seed: quantiles at 2.5 and 97.5 % of 20, 22, 24, 26 shifted to a mean of 20; all changes are one less."""
+    resampled = {"base": (20, 20.0, 22.0, 24.0, 26.0), "pair": (18, 19.0, 21.0, 23.0, 25.0)}
+    folders = {n: {0: write(tmp_path / n / "0", units("vqa", [1, 0]))} for n in resampled}
     benchmarks = {
-        n: {s: [benchmark(tmp_path / n / f"coco{s}", values={"fid": fid})] for s, fid in by_seed.items()}
-        for n, by_seed in fids.items()
+        n: {0: [benchmark(tmp_path / n / "coco", values={"fid": whole(*own)})]} for n, own in resampled.items()
     }
-    table = summarise(folders, benchmarks, resamples=50, confidence=0.95).set_index(["checkpoint", "metric"])
+    table = summarise(folders, benchmarks, resamples=4, confidence=0.95).set_index(["checkpoint", "metric"])
+    base, pair = table.loc[("base", "fid")], table.loc[("pair", "fid")]
+    assert (base["value"], base["items"], base["seeds"]) == (20, 4, 1)
+    assert base[["low", "high"]].tolist() == pytest.approx([17 + 0.025 * 3 * 2, 23 - 0.025 * 3 * 2])
+    assert pair[["delta", "delta_low", "delta_high"]].tolist() == pytest.approx([-2, -2, -2])
+    folders = {n: {s: write(tmp_path / n / str(s), units("vqa", [1, 0])) for s in (0, 1)} for n in resampled}
+    fids = {"base": (20.0, 24.0), "pair": (18.0, 20.0)}
+    benchmarks = {name: {} for name in fids}
+    for name, own in fids.items():
+        for seed, fid in enumerate(own):
+            folder = tmp_path / name / f"coco{seed}"
+            benchmarks[name][seed] = [benchmark(folder, values={"fid": whole(fid, fid, fid)})]
+    table = summarise(folders, benchmarks, resamples=2, confidence=0.95).set_index(["checkpoint", "metric"])
     assert table.loc[("base", "fid"), "value"] == 22  # (20 + 24) / 2
-    pair = table.loc[("pair", "fid")]
-    assert (pair["value"], pair["delta"], pair["items"], pair["seeds"]) == (19, -3, 0, 2)  # (-2 - 4) / 2
-    assert pair[["low", "high", "delta_low", "delta_high"]].isna().all()
-    assert table.loc[("pair", "gap/self/gap")].notna().all()  # what has no interval spreads to nothing else
+    assert table.loc[("pair", "fid"), ["value", "delta", "seeds"]].tolist() == [19, -3, 2]  # (-2 - 4) / 2
+
+
+def test_another_number_of_resamples_is_refused(tmp_path):
+    folders, benchmarks = beside(tmp_path, base=[benchmark(tmp_path / "coco", values={"fid": whole(9, 8.0, 9.0)})])
+    with pytest.raises(ArtifactError, match=r"`fid` was resampled 2 times .*evaluation\.bootstrap is 5"):
+        summarise(folders, benchmarks, resamples=5, confidence=0.95)
 
 
 def test_image_text_score_of_a_benchmark_needs_no_features(tmp_path):
-    folders, benchmarks = beside(
-        tmp_path, base=[benchmark(tmp_path / "coco", units("clip_score", [30, 32], pool="fid"), values={"fid": 9.5})]
-    )
+    scores, fid = units("clip_score", [30, 32], pool="fid"), whole(9.5, *range(5))
+    folders, benchmarks = beside(tmp_path, base=[benchmark(tmp_path / "coco", scores, values={"fid": fid})])
     table = summarise(folders, benchmarks, resamples=5, confidence=0.95).set_index("metric")["value"]
     assert table.to_dict() == {"vqa": 0.5, "clip_score": 31, "fid": 9.5}
 
@@ -265,7 +284,7 @@ def test_compositions_are_made_of_parts_in_one_folder(tmp_path):
     assert "mme/cognition" not in values
 
 
-@pytest.mark.parametrize("values", [None, {"fid": 9.0}], ids=["units", "values"])
+@pytest.mark.parametrize("values", [None, {"fid": whole(9.0, *range(5))}], ids=["units", "values"])
 def test_a_benchmark_that_a_checkpoint_lacks_is_refused(tmp_path, values):
     tables = [units("gqa", [1.0], pool="gqa")] if values is None else []
     folders, benchmarks = beside(tmp_path, base=[benchmark(tmp_path / "a", *tables, values=values)], pair=[])
@@ -279,8 +298,15 @@ def test_one_metric_in_two_folders_is_refused(tmp_path):
         statistics.read_evaluated(own, [benchmark(tmp_path / "beside", units("gqa", [1]))])
 
 
-@pytest.mark.parametrize(("content", "match"), [('{"fid": "9"}', "`fid` is '9'"), ('{"fid": NaN}', "`fid` is nan"),
-                                                ("[9]", "not an object")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ('{"fid": 9.0}', "`fid` is 9.0 and not value, items and replicates"),
+        ('{"fid": {"value": "9", "items": 2, "replicates": []}}', "`fid` is '9'"),
+        ('{"fid": {"value": 9, "items": 2, "replicates": [1, NaN]}}', "`fid` is nan"),
+        ("[9]", "not an object"),
+    ],
+)
 def test_values_that_are_no_numbers_are_refused(tmp_path, content, match):
     (tmp_path / "values.json").write_text(content)
     with pytest.raises(ArtifactError, match=rf"values\.json.*{match}"):

@@ -56,7 +56,7 @@ READS: dict[str, tuple[str, ...]] = {
     ),
     "draw": ("sampling.images", "benchmark.prompts", "benchmark.captions", "benchmark.images"),
     "gather_drawn": ("benchmark.prompts", "benchmark.captions", "benchmark.images"),
-    "grade": ("benchmark", "scoring"),
+    "grade": ("benchmark", "evaluation.bootstrap", "scoring"),
     "understand": ("benchmark.karpathy", "benchmark.tasks", "benchmark.vqav2_submission"),
     "report": (
         "benchmark",
@@ -71,8 +71,13 @@ READS: dict[str, tuple[str, ...]] = {
 """Config keys each stage reads; `checkpoint` stands for the checkpoint's own entry in the tree, `benchmark` for the
 benchmark's own section, or for all of `benchmarks` where a stage is given none. `runtime` is left out: it changes how a
 step runs, not what it makes. Of a model on disk nothing is read from the config."""
-OF_COLUMN = {"karpathy": "flickr30k", "vqav2_submission": "vqav2"}
-"""Keys of section `understanding` that one column alone reads."""
+OF_BENCHMARK = {
+    "benchmark.karpathy": "flickr30k",
+    "benchmark.vqav2_submission": "vqav2",
+    "evaluation.bootstrap": "coco",
+    "scoring": "gap",
+}
+"""Keys that one benchmark alone reads."""
 
 
 def reads(stage: str, checkpoint: str | None = None, benchmark: str | None = None) -> list[str]:
@@ -83,7 +88,7 @@ def reads(stage: str, checkpoint: str | None = None, benchmark: str | None = Non
     own = f"checkpoints.{checkpoint}"
     known = [key for key in READS[stage] if checkpoint != BASE or not _is_own(key)]
     if benchmark is not None:
-        known = [key for key in known if OF_COLUMN.get(key.removeprefix("benchmark."), benchmark) == benchmark]
+        known = [key for key in known if OF_BENCHMARK.get(key, benchmark) == benchmark]
     keys = [own + key.removeprefix("checkpoint") if _is_own(key) else key for key in known]
     named = {_of_benchmark(key, benchmark) for key in keys}
     return sorted({part for key in named for part in _PARTS.get(key, (key,))})

@@ -14,7 +14,7 @@ from __future__ import annotations
 import csv
 import json
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,7 +30,8 @@ from hermesflow.benchmarks.inception import SIDE
 from hermesflow.benchmarks.pretrained import PretrainedClip
 from hermesflow.errors import DataError
 from hermesflow.evaluation import generation
-from hermesflow.evaluation.frechet import frechet_distance
+from hermesflow.evaluation.frechet import distances_to, frechet_distance
+from hermesflow.evaluation.statistics import Whole
 
 IMAGES = 30_000
 """Images of the protocol that papers call COCO-30K."""
@@ -167,8 +168,8 @@ def moments(features: np.ndarray) -> Gaussian:
 def stand_in(reference: Gaussian) -> np.ndarray:
     """Rows with exactly the moments of a reference, to take the place of its features.
 
-    The distance sees nothing of the real features but their moments. With these rows as `real` the existing distance
-    and its bootstrap over prompts (`evaluation.statistics`) serve a reference that is known by its moments alone.
+    The distance sees nothing of the real features but their moments: with these rows as `real`, torchmetrics' distance
+    serves a reference that is known by its moments alone.
 
     Returns:
         (2 D, D) float64: mean +- sqrt((2 D - 1) / 2) times the rows of the symmetric root of the covariance.
@@ -191,6 +192,31 @@ def distance(features: np.ndarray, reference: Gaussian) -> float:
             "Make both with one extractor."
         )
     return frechet_distance(features.astype(np.float64), stand_in(reference))
+
+
+def distance_of(
+    features: np.ndarray,
+    reference: Gaussian,
+    counts: np.ndarray,
+    *,
+    device: str = "cpu",
+    advance: Callable[[int], None] = lambda _: None,
+) -> Whole:
+    """The distance (`distance`) with its bootstrap: drawn images are resampled, the reference is fixed.
+
+    Args:
+        features: (N, D) of drawn images.
+        reference: statistics of real images.
+        counts: (R, N) how often each image is drawn.
+        device: where the resamples are reckoned: one of 30,000 x 2,048 takes seconds of a CPU core.
+        advance: told of each resample that is done.
+
+    Raises:
+        DataError: the statistics are of another extractor.
+    """
+    value, wide = distance(features, reference), features.astype(np.float64)
+    moved = distances_to(counts, wide, reference.mean, reference.covariance, device=device, advance=advance)
+    return Whole(value, len(features), tuple(moved.tolist()))
 
 
 def scaled(image: np.ndarray) -> np.ndarray:

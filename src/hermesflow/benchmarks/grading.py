@@ -24,6 +24,7 @@ from hermesflow.benchmarks.geneval import Detection, Metadata
 from hermesflow.benchmarks.pretrained import PretrainedClip
 from hermesflow.errors import ArtifactError
 from hermesflow.evaluation import generation
+from hermesflow.evaluation.statistics import FIDELITY_POOL, Whole, resample_counts
 
 _TOGETHER = 32  # prompts whose images are decoded and scored together
 _DRAW = "Delete it and run snakemake again to draw anew."
@@ -70,8 +71,8 @@ class Graded:
     """UNIT_COLUMNS."""
     protocol: str
     """What was done, in words for a table's notes."""
-    values: dict[str, float] = field(default_factory=dict)
-    """Figures that have no units."""
+    values: dict[str, Whole] = field(default_factory=dict)
+    """Figures of all units together."""
     notes: dict[str, Any] = field(default_factory=dict)
     """What else the tables say, as plain JSON data."""
 
@@ -155,9 +156,11 @@ def grade_coco(
     clip: PretrainedClip,
     advance: Advance,
     *,
+    resamples: int,
+    resampled: Advance = lambda _: None,
     device: str = "cpu",
 ) -> Graded:
-    """Frechet distance of all images, and CLIP score of each."""
+    """Frechet distance of all images, with a bootstrap over captions, and CLIP score of each."""
     scores, seen, size = [], [], (0, 0)
     for start in range(0, len(captions), _TOGETHER):
         some = captions[start : start + _TOGETHER]
@@ -171,8 +174,9 @@ def grade_coco(
     other = "" if len(captions) == fidelity.IMAGES else f" (COCO-30K has {fidelity.IMAGES:,})"
     protocol = (
         f"one image of {size[0]} x {size[1]} pixels for each of {len(captions):,} captions{other}; FID: antialiased "
-        "bicubic to 299 x 299 in float (clean-fid), no interval; CLIP score: 100 max(cosine, 0), captions cut to 77 "
-        "tokens"
+        "bicubic to 299 x 299 in float (clean-fid); CLIP score: 100 max(cosine, 0), captions cut to 77 tokens"
     )
-    values = {"fid": fidelity.distance(np.concatenate(seen), reference)}
-    return Graded(pd.DataFrame(columns), fidelity.fidelity_units(captions, found.tolist()), protocol, values)
+    units = fidelity.fidelity_units(captions, found.tolist())
+    counts = resample_counts(FIDELITY_POOL, len(captions), resamples=resamples)  # as the CLIP score is resampled
+    fid = fidelity.distance_of(np.concatenate(seen), reference, counts, device=device, advance=resampled)
+    return Graded(pd.DataFrame(columns), units, protocol, {"fid": fid})

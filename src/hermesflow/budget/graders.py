@@ -46,6 +46,8 @@ BLIP = Released(361.2e6, 134.7e9)
 """BLIP base with 384 pixels: an image, a question of 20 tokens and 10 tokens written."""
 INCEPTION = Released(21.8e6, 11.4e9)
 """Inception of 2015, without its classifier."""
+FEATURES = 2048
+"""Inception's, whose covariance each resample of the Frechet distance makes anew."""
 LOOKERS = {
     "mask2former-swin-small-coco-instance": DETECTOR,
     "clip-vit-large-patch14": CLIP,
@@ -94,7 +96,8 @@ def grading(config: Config, benchmark: str, lengths: Lengths) -> Grading:
         scored = _looks((own.coco.clip, images))
         texts = [Pass(images, CLIP_TEXT, 0)] if scored.passes else []
         seen = Pass(images, INCEPTION.flops, _FLOAT * INCEPTION.parameters)
-        return Grading([*scored.passes, *texts, seen], scored.weights + _FLOAT * INCEPTION.parameters)
+        again = Pass(config.evaluation.bootstrap, 2 * images * FEATURES**2, 8 * images * FEATURES)
+        return Grading([*scored.passes, *texts, seen, again], scored.weights + _FLOAT * INCEPTION.parameters)
     if own.geneval2 and benchmark == "geneval2":
         questions = images * QUESTIONS[benchmark]
         return _chats(config, own.geneval2.judge, questions, prompt=lengths.asking, written=1)

@@ -5,6 +5,8 @@ Source: Heusel et al. 2017, Eq. 6.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 
@@ -34,19 +36,62 @@ def frechet_distances(counts: np.ndarray, generated: np.ndarray, real: np.ndarra
 
     Returns:
         (R,) distances; a row of ones gives torchmetrics' value.
-
-    Source: Heusel et al. 2017, Eq. 6. The trace of sqrt(A B) is that of the symmetric sqrt(A) B sqrt(A).
     """
-    covariance = np.cov(real, rowvar=False)
-    values, vectors = np.linalg.eigh(covariance)
-    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+    return distances_to(counts, generated, real.mean(axis=0), np.cov(real, rowvar=False))
+
+
+def distances_to(
+    counts: np.ndarray,
+    generated: np.ndarray,
+    mean: np.ndarray,
+    covariance: np.ndarray,
+    *,
+    device: str = "cpu",
+    advance: Callable[[int], None] = lambda _: None,
+) -> np.ndarray:
+    """Frechet distance of resampled generated features to a Gaussian.
+
+    The trace of sqrt(A B), with B the covariance of the generated features, is the sum of square roots of the
+    eigenvalues of A B. These are those of the symmetric C^T B C, where A = C C^T; and where there are fewer rows than
+    features, all but zeros are those of X A X^T, with B = X^T X.
+
+    Args:
+        counts: (R, N) how often each generated row is drawn.
+        generated: (N, D) float64.
+        mean: (D,) float64.
+        covariance: (D, D) float64.
+        device: where it is reckoned.
+        advance: told of each resample that is done.
+
+    Returns:
+        (R,) distances.
+
+    Source: Heusel et al. 2017, Eq. 6.
+    """
+    import torch
+
+    there = torch.from_numpy(covariance).to(device)
+    rows = torch.from_numpy(generated - mean).to(device)
+    squares, few = (rows**2).sum(dim=1), len(rows) <= rows.shape[1]
+    if few:
+        seen = rows @ there @ rows.T
+    else:
+        values, vectors = torch.linalg.eigh(there)
+        seen = rows @ (vectors * values.clamp(min=0).sqrt())
     distances = np.empty(len(counts))
-    for row, weights in enumerate(counts):
-        total = weights.sum()
-        mean = weights @ generated / total
-        centred = generated - mean
-        own = (centred.T * weights) @ centred / (total - 1)
-        cross = np.sqrt(np.linalg.eigvalsh(root @ own @ root).clip(min=0)).sum()
-        shift = mean - real.mean(axis=0)
-        distances[row] = shift @ shift + np.trace(own) + np.trace(covariance) - 2 * cross
+    for place, weights in enumerate(torch.from_numpy(counts)):
+        weight = weights.to(device)
+        total = weight.sum()
+        shift = weight @ rows / total
+        own = (weight @ squares - total * shift @ shift) / (total - 1)
+        if few:
+            middle = seen @ weight / total
+            centred = seen - middle[:, None] - middle + weight @ middle / total
+            product = weight.sqrt()[:, None] * centred * weight.sqrt() / (total - 1)
+        else:
+            middle = weight @ seen / total
+            product = ((seen.T * weight) @ seen - total * middle[:, None] * middle) / (total - 1)
+        cross = torch.linalg.eigvalsh(product).clamp(min=0).sqrt().sum()
+        distances[place] = float(shift @ shift + own + there.trace() - 2 * cross)
+        advance(1)
     return distances

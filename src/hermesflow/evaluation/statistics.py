@@ -14,9 +14,10 @@ each seed would treat what is hard about a prompt as independent between seeds a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,7 +31,7 @@ from hermesflow.seeding import seed_of
 UNITS = "units.parquet"
 FEATURES = "features.safetensors"
 VALUES = "values.json"
-"""Of a real benchmark's folder: figures that no units stand behind, by metric."""
+"""Of a real benchmark's folder: figures of all units together, by metric, as the fields of `Whole`."""
 UNIT_COLUMNS = ("metric", "pool", "id", "numerator", "denominator")
 COLUMNS = (
     "checkpoint", "metric", "value", "low", "high", "delta", "delta_low", "delta_high", "items", "seeds",
@@ -74,6 +75,17 @@ COMPOSED = _compositions()
 
 
 @dataclass(frozen=True)
+class Whole:
+    """A figure that is no ratio of sums over units, with its bootstrap."""
+
+    value: float
+    items: int
+    """Units that were resampled."""
+    replicates: tuple[float, ...]
+    """The figure of each resample of `resample_counts`."""
+
+
+@dataclass(frozen=True)
 class Evaluated:
     """What the evaluation folder of one checkpoint and seed, and the benchmarks' beside it, hold for the bootstrap."""
 
@@ -83,8 +95,8 @@ class Evaluated:
     """(N, D) features of drawn images, one per unit of FIDELITY_POOL, in order of the ids."""
     real: np.ndarray
     """(M, D) features of real images: the fixed reference of the Frechet distance."""
-    values: Mapping[str, float] = field(default_factory=dict)
-    """Figures without units, by metric: they have no interval."""
+    values: Mapping[str, Whole] = field(default_factory=dict)
+    """Figures of all units together, by metric."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +128,7 @@ def read_evaluated(folder: Path, benchmarks: Sequence[Path] = ()) -> Evaluated:
     features = read_weights(folder / FEATURES)
     if not {"generated", "real"} <= features.keys():
         raise ArtifactError(f"{folder / FEATURES}: has {sorted(features)}, not `generated` and `real`. Evaluate again.")
-    values: dict[str, float] = {}
+    values: dict[str, Whole] = {}
     measured = set(units[0]["metric"])
     for benchmark in benchmarks:
         units.append(read_table(benchmark / UNITS, UNIT_COLUMNS)[list(UNIT_COLUMNS)])
@@ -132,8 +144,8 @@ def read_evaluated(folder: Path, benchmarks: Sequence[Path] = ()) -> Evaluated:
     return Evaluated(pd.concat(units, ignore_index=True), generated, real, values)
 
 
-def read_values(path: Path) -> dict[str, float]:
-    """Figures without units, by metric.
+def read_values(path: Path) -> dict[str, Whole]:
+    """Figures of all units together, by metric.
 
     Raises:
         ArtifactError: missing, truncated, or something in it is not a finite number.
@@ -141,10 +153,17 @@ def read_values(path: Path) -> dict[str, float]:
     found = read_json(path)
     if not isinstance(found, dict):
         raise ArtifactError(f"{path}: is not an object of metrics and their values. {_AGAIN}")
-    for metric, value in found.items():
+    return {metric: _whole(path, metric, value) for metric, value in found.items()}
+
+
+def _whole(path: Path, metric: str, found: Any) -> Whole:
+    form = {field.name for field in fields(Whole)}
+    if not isinstance(found, dict) or found.keys() != form or not isinstance(found["replicates"], list):
+        raise ArtifactError(f"{path}: `{metric}` is {found!r} and not value, items and replicates. {_AGAIN}")
+    for value in (found["value"], found["items"], *found["replicates"]):
         if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
             raise ArtifactError(f"{path}: `{metric}` is {value!r} and not a finite number. {_AGAIN}")
-    return {metric: float(value) for metric, value in found.items()}
+    return Whole(float(found["value"]), int(found["items"]), tuple(map(float, found["replicates"])))
 
 
 def resample_counts(pool: str, units: int, *, resamples: int) -> np.ndarray:
@@ -230,11 +249,11 @@ def summarise(
         baseline: checkpoint that differences are taken from, over the seeds both have; its own are NaN.
 
     Returns:
-        One row per (checkpoint, metric): COLUMNS. `items`: resampled images or prompts; `seeds`: their number. A
-        figure without units has 0 items, and NaN where the others have ends of intervals.
+        One row per (checkpoint, metric): COLUMNS. `items`: resampled images or prompts; `seeds`: their number.
 
     Raises:
-        ArtifactError: a folder is unreadable, or its prompts are not those of the others.
+        ArtifactError: a folder is unreadable, its prompts are not those of the others, or it was resampled another
+            number of times.
     """
     found = {
         (name, seed): estimate(
@@ -280,18 +299,28 @@ def _compose(simple: Estimate) -> Estimate:
     )
 
 
-def _with_values(composed: Estimate, values: Mapping[str, float]) -> Estimate:
-    """Figures without units put behind the others: their replicates are NaN, and so are their intervals."""
+def _with_values(composed: Estimate, values: Mapping[str, Whole]) -> Estimate:
+    """Figures of all units put behind the others."""
     if not values:
         return composed
-    shape = (len(composed.replicates), len(values))
+    resamples = len(composed.replicates)
+    columns = [_replicates(metric, one, resamples) for metric, one in values.items()]
     return Estimate(
         (*composed.metrics, *values),
-        np.concatenate([composed.values, list(values.values())]),
-        np.concatenate([composed.replicates, np.full(shape, np.nan)], axis=1),
-        np.concatenate([composed.items, np.zeros(len(values), dtype=np.int64)]),
-        {**composed.designs, **dict.fromkeys(values, "")},
+        np.concatenate([composed.values, [one.value for one in values.values()]]),
+        np.concatenate([composed.replicates, np.column_stack(columns)], axis=1),
+        np.concatenate([composed.items, np.array([one.items for one in values.values()], dtype=np.int64)]),
+        {**composed.designs, **{metric: str(one.items) for metric, one in values.items()}},
     )
+
+
+def _replicates(metric: str, one: Whole, resamples: int) -> np.ndarray:
+    if resamples and len(one.replicates) != resamples:
+        raise ArtifactError(
+            f"`{metric}` was resampled {len(one.replicates):,} times when it was graded, and evaluation.bootstrap is "
+            f"{resamples:,}. Run snakemake: it grades anew."
+        )
+    return np.array(one.replicates[:resamples])
 
 
 def _over_seeds(values: Sequence[np.ndarray], replicates: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

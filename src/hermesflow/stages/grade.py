@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -90,7 +90,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, benchmark
     facts = {"protocol": graded.protocol, "items": len(prompts.ids), "images": prompts.images, **graded.notes}
     write_table(folder / "rows.parquet", graded.rows)
     write_table(folder / UNITS, graded.units)
-    write_json(folder / "values.json", graded.values)
+    write_json(folder / "values.json", {metric: asdict(one) for metric, one in graded.values.items()})
     write_json(folder / "facts.json", {**facts, "scorers": _scorers(job, benchmark)})
     inputs = [folder / "images.npy", model / "model.safetensors", layout.tokenizer / "model.safetensors"]
     files = [Path(path) for key in ("prompts", "captions", "reference") if (path := getattr(section, key, None))]
@@ -119,7 +119,19 @@ def _coco(job: Job) -> Graded:
     reference = fidelity.read_reference(there(own.reference, "coco.reference"))
     extractor, clip = load_inception(own.inception, device=job.device), PretrainedClip(own.clip, device=job.device)
     captions = fidelity.read_captions(Path(own.captions))
-    return grade_coco(captions, job.drawn, extractor, reference, clip, job.progress.advance, device=job.device)
+    resamples = job.config.evaluation.bootstrap
+    again = Progress(resamples, f"{job.progress.what}: bootstrap of the Frechet distance", "resample")
+    return grade_coco(
+        captions,
+        job.drawn,
+        extractor,
+        reference,
+        clip,
+        job.progress.advance,
+        resamples=resamples,
+        resampled=again.advance,
+        device=job.device,
+    )
 
 
 def _gap(job: Job) -> Graded:
