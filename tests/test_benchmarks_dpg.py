@@ -20,7 +20,8 @@ from hermesflow.benchmarks.dpg import (
 )
 from hermesflow.benchmarks.vqa_judge import TransformersVqa
 from hermesflow.errors import DataError
-from hermesflow.evaluation.statistics import Evaluated, point_values
+from hermesflow.evaluation.evaluated import Evaluated
+from hermesflow.evaluation.statistics import point_values
 
 CAT, PHOTO = ("partiprompts1", "A red cat, asleep.", "cat"), ("posescript7", "A photo", "")
 ROWS = [

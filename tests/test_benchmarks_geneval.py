@@ -15,8 +15,9 @@ from hermesflow.benchmarks.geneval import (
     strongest,
 )
 from hermesflow.errors import DataError
+from hermesflow.evaluation.evaluated import Evaluated
 from hermesflow.evaluation.generation import geneval_units
-from hermesflow.evaluation.statistics import Evaluated, point_values
+from hermesflow.evaluation.statistics import point_values
 
 BENCH, CAT, CUP = ({"class": name, "count": 1} for name in ("bench", "cat", "cup"))
 LINES = {  # one line of each kind, as evaluation_metadata.jsonl has them

@@ -88,7 +88,7 @@ def test_saved_and_loaded_alike(pairs, trained, tmp_path):
 def test_torchmetrics_takes_it_as_extractor(pairs, trained):
     from torchmetrics.image.fid import FrechetInceptionDistance
 
-    from hermesflow.evaluation.statistics import frechet_distances
+    from hermesflow.evaluation.frechet import frechet_distances
 
     real, fake = pairs[0][:100], pairs[0][:80] // 2
     library = FrechetInceptionDistance(feature=trained[0])

@@ -3,8 +3,9 @@ import pytest
 
 from hermesflow.data.microworld import Question, Scene, SceneObject
 from hermesflow.errors import DataError
+from hermesflow.evaluation.evaluated import Evaluated
 from hermesflow.evaluation.gap import Asked, gap_table, gap_units
-from hermesflow.evaluation.statistics import Evaluated, point_values
+from hermesflow.evaluation.statistics import point_values
 
 REAL = Scene((SceneObject("circle", "red", "large", 0),))
 WRONG_COLOR = Scene((SceneObject("circle", "blue", "large", 0),))

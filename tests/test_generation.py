@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from hermesflow.data.microworld import Scene, SceneObject, caption_of
+from hermesflow.evaluation.evaluated import Evaluated
 from hermesflow.evaluation.generation import (
     Check,
     Request,
@@ -15,7 +16,8 @@ from hermesflow.evaluation.generation import (
     fidelity_units,
     geneval_units,
 )
-from hermesflow.evaluation.statistics import GENEVAL_KINDS, Evaluated, point_values
+from hermesflow.evaluation.metrics import GENEVAL_KINDS
+from hermesflow.evaluation.statistics import point_values
 
 RED = SceneObject("circle", "red", "large", 0)
 BLUE = SceneObject("square", "blue", "small", 1)

@@ -23,7 +23,8 @@ from hermesflow.benchmarks.reference_origin import origin
 from hermesflow.data.pairs import read_pairs
 from hermesflow.errors import ArtifactError, ConfigError
 from hermesflow.evaluation import generation
-from hermesflow.evaluation.statistics import FIDELITY_POOL, UNIT_COLUMNS, Evaluated, point_values, resample_counts
+from hermesflow.evaluation.evaluated import UNIT_COLUMNS, Evaluated
+from hermesflow.evaluation.statistics import FIDELITY_POOL, point_values, resample_counts
 from hermesflow.judging.protocol import Item
 from hermesflow.judging.settings import LocalVlm
 from hermesflow.models.magvit import load_tokenizer

@@ -16,7 +16,8 @@ from hermesflow.config import Config, load_config
 from hermesflow.data.microworld import make_pairs
 from hermesflow.data.pairs import write_pairs
 from hermesflow.errors import ArtifactError
-from hermesflow.evaluation.statistics import COMPOSED, UNIT_COLUMNS
+from hermesflow.evaluation.evaluated import UNIT_COLUMNS
+from hermesflow.evaluation.metrics import COMPOSED
 from hermesflow.models.magvit import MagVitV2, save_tokenizer
 from hermesflow.stages import report
 from report_world import ROOT, metrics_of

@@ -15,7 +15,8 @@ from hermesflow.artifacts import Layout, read_json, write_codes, write_json, wri
 from hermesflow.benchmark_sections import Benchmarks, Coco, Gap, GenEval, GenEval2, Understanding
 from hermesflow.config import Config, load_config
 from hermesflow.errors import ArtifactError
-from hermesflow.evaluation.statistics import GENEVAL_KINDS, UNIT_COLUMNS
+from hermesflow.evaluation.evaluated import UNIT_COLUMNS
+from hermesflow.evaluation.metrics import GENEVAL_KINDS
 from hermesflow.judging.settings import LocalVlm
 from hermesflow.sections import Source
 from hermesflow.stages import report

@@ -8,18 +8,19 @@ import torch
 
 from hermesflow.artifacts import write_json, write_table, write_weights
 from hermesflow.errors import ArtifactError
-from hermesflow.evaluation import statistics
-from hermesflow.evaluation.statistics import (
-    COLUMNS,
+from hermesflow.evaluation import metrics, statistics
+from hermesflow.evaluation.evaluated import (
+    FEATURES,
     UNIT_COLUMNS,
+    UNITS,
+    VALUES,
     Evaluated,
-    estimate,
-    frechet_distance,
-    frechet_distances,
-    point_values,
-    resample_counts,
-    summarise,
+    Whole,
+    read_evaluated,
+    read_values,
 )
+from hermesflow.evaluation.frechet import frechet_distance, frechet_distances
+from hermesflow.evaluation.statistics import COLUMNS, estimate, point_values, resample_counts, summarise
 
 
 def units(metric: str, numerators, denominators=None, pool: str = "gap") -> pd.DataFrame:
@@ -35,10 +36,10 @@ def evaluated(*tables: pd.DataFrame) -> Evaluated:
 
 
 def write(folder: Path, *tables: pd.DataFrame, generated=None, real=None) -> Path:
-    write_table(folder / statistics.UNITS, pd.concat(tables, ignore_index=True))
+    write_table(folder / UNITS, pd.concat(tables, ignore_index=True))
     features = {"generated": generated, "real": real}
     write_weights(
-        folder / statistics.FEATURES,
+        folder / FEATURES,
         {k: torch.zeros(2, 2) if v is None else torch.as_tensor(v, dtype=torch.float32) for k, v in features.items()},
     )
     return folder
@@ -53,8 +54,8 @@ def test_a_metric_without_positives_is_zero():
 
 
 def test_compositions_by_hand():
-    tables = [units(f"mme/{t}", [v]) for t, v in zip(statistics.MME_TASKS, (200, 150, 100, 30), strict=True)]
-    tables += [units(f"pope/{s}/f1", [v]) for s, v in zip(statistics.POPE_SPLITS, (0.9, 0.6, 0.3), strict=True)]
+    tables = [units(f"mme/{t}", [v]) for t, v in zip(metrics.MME_TASKS, (200, 150, 100, 30), strict=True)]
+    tables += [units(f"pope/{s}/f1", [v]) for s, v in zip(metrics.POPE_SPLITS, (0.9, 0.6, 0.3), strict=True)]
     tables += [units("gap/paper/understanding", [0.9]), units("gap/paper/generation", [0.7])]
     values = point_values(evaluated(*tables))
     assert values["mme/total"] == pytest.approx(480)
@@ -181,7 +182,7 @@ def test_frechet_interval_holds_its_value_in_spite_of_resampling_bias(tmp_path):
     generator = np.random.default_rng(7)
     generated, real = generator.normal(size=(60, 8)), generator.normal(size=(200, 8))
     folder = write(tmp_path, units("clip_score", np.full(60, 30.0), pool="fid"), generated=generated, real=real)
-    raw = estimate(statistics.read_evaluated(folder), resamples=100).replicates[:, 1]
+    raw = estimate(read_evaluated(folder), resamples=100).replicates[:, 1]
     row = summarise({"base": {0: folder}}, resamples=100, confidence=0.95).set_index("metric").loc["fid"]
     assert raw.mean() > 1.2 * row["value"]
     assert row["low"] < row["value"] < row["high"]
@@ -199,21 +200,21 @@ def test_other_prompts_are_refused(tmp_path):
 
 def test_missing_features_are_named(tmp_path):
     folder = write(tmp_path, units("vqa", [1]))
-    (folder / statistics.FEATURES).unlink()
+    (folder / FEATURES).unlink()
     with pytest.raises(ArtifactError, match=r"features\.safetensors"):
         summarise({"base": {0: folder}}, resamples=5, confidence=0.95)
 
 
 def benchmark(folder: Path, *tables: pd.DataFrame, values=None) -> Path:
     rows = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(UNIT_COLUMNS))
-    write_table(folder / statistics.UNITS, rows)
-    write_json(folder / statistics.VALUES, {name: asdict(one) for name, one in (values or {}).items()})
+    write_table(folder / UNITS, rows)
+    write_json(folder / VALUES, {name: asdict(one) for name, one in (values or {}).items()})
     return folder
 
 
-def whole(value: float, *replicates: float) -> statistics.Whole:
+def whole(value: float, *replicates: float) -> Whole:
     """A figure of four units, and its resamples."""
-    return statistics.Whole(value, 4, replicates)
+    return Whole(value, 4, replicates)
 
 
 def beside(tmp_path: Path, **found: list[Path]) -> tuple[dict, dict]:
@@ -275,11 +276,11 @@ def test_image_text_score_of_a_benchmark_needs_no_features(tmp_path):
 def test_compositions_are_made_of_parts_in_one_folder(tmp_path):
     halves = [
         units(f"mme/{category}/{half}", [value], pool="mme")
-        for category in statistics.MME_FULL["perception"]
+        for category in metrics.MME_FULL["perception"]
         for half, value in (("accuracy", 80), ("accuracy_plus", 60))
     ]
     folder = benchmark(tmp_path / "mme", *halves)
-    values = point_values(statistics.read_evaluated(write(tmp_path / "evaluation", units("vqa", [1])), [folder]))
+    values = point_values(read_evaluated(write(tmp_path / "evaluation", units("vqa", [1])), [folder]))
     assert values["mme/perception"] == pytest.approx(1400)  # ten categories of 80 + 60
     assert "mme/cognition" not in values
 
@@ -295,7 +296,7 @@ def test_a_benchmark_that_a_checkpoint_lacks_is_refused(tmp_path, values):
 def test_one_metric_in_two_folders_is_refused(tmp_path):
     own = write(tmp_path / "evaluation", units("gqa", [1]))
     with pytest.raises(ArtifactError, match=r"beside: measures `gqa`"):
-        statistics.read_evaluated(own, [benchmark(tmp_path / "beside", units("gqa", [1]))])
+        read_evaluated(own, [benchmark(tmp_path / "beside", units("gqa", [1]))])
 
 
 @pytest.mark.parametrize(
@@ -310,4 +311,4 @@ def test_one_metric_in_two_folders_is_refused(tmp_path):
 def test_values_that_are_no_numbers_are_refused(tmp_path, content, match):
     (tmp_path / "values.json").write_text(content)
     with pytest.raises(ArtifactError, match=rf"values\.json.*{match}"):
-        statistics.read_values(tmp_path / "values.json")
+        read_values(tmp_path / "values.json")

@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from hermesflow.evaluation.statistics import MME_FULL
+from hermesflow.evaluation.metrics import MME_FULL
 from hermesflow.lmms.answering import pope_reading
 from hermesflow.lmms.running import BENCHMARKS, Evaluation, evaluate
 

@@ -12,7 +12,8 @@ from PIL import Image
 
 from hermesflow.artifacts import read_table
 from hermesflow.errors import ArtifactError, ConfigError, DataError
-from hermesflow.evaluation.statistics import UNIT_COLUMNS, Evaluated, estimate
+from hermesflow.evaluation.evaluated import UNIT_COLUMNS, Evaluated
+from hermesflow.evaluation.statistics import estimate
 from hermesflow.lmms import results
 from hermesflow.lmms.answering import pixel_digest
 

@@ -8,7 +8,7 @@ import pytest
 
 from hermesflow.artifacts import read_json, read_table
 from hermesflow.errors import ArtifactError
-from hermesflow.evaluation.statistics import UNIT_COLUMNS
+from hermesflow.evaluation.evaluated import UNIT_COLUMNS
 from hermesflow.lmms.answering import pixel_digest
 from hermesflow.lmms.results import figures_of
 

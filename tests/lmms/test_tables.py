@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hermesflow.artifacts import Layout, read_json, write_table, write_weights
-from hermesflow.evaluation import statistics
+from hermesflow.evaluation import evaluated, statistics
 from hermesflow.lmms.results import figures_of
 from hermesflow.lmms.running import BENCHMARKS
 from hermesflow.lmms.summary import summarise
@@ -52,7 +52,7 @@ def tables(folders, layout):
     """All tables of config/showo.yaml when base alone, and of it the columns of lmms-eval alone, are evaluated."""
     own = layout.checkpoint(0, "base") / "evaluation"
     rows = [(f"gap/self/{side}", "gap", "a", 1.0, 1.0) for side in ("understanding", "generation")]
-    write_table(own / "units.parquet", pd.DataFrame(rows, columns=list(statistics.UNIT_COLUMNS)))
+    write_table(own / "units.parquet", pd.DataFrame(rows, columns=list(evaluated.UNIT_COLUMNS)))
     write_weights(own / "features.safetensors", {name: torch.zeros(0, 1) for name in ("generated", "real")})
     benchmarks = {"base": {0: list(folders.values())}}
     summary = statistics.summarise({"base": {0: own}}, benchmarks, resamples=50, confidence=0.95)
@@ -64,7 +64,7 @@ def test_files_of_a_column(folders, small_world):
     """Of GQA's two questions one is answered as the record has it, but for case and punctuation."""
     said = [small_world.oracle.says(key, f"What is g{key}?{SHORT}") for key in (1, 2)]
     units = pd.read_parquet(folders["gqa"] / "units.parquet")
-    assert tuple(units.columns) == statistics.UNIT_COLUMNS and figures_of(units) == {"gqa": 0.5}
+    assert tuple(units.columns) == evaluated.UNIT_COLUMNS and figures_of(units) == {"gqa": 0.5}
     rows = pd.read_parquet(folders["gqa"] / "rows.parquet")
     assert dict(zip(rows["doc_id"], rows["answer"], strict=True)) == dict(enumerate(said))
     assert list(rows["target"]) == [said[0].upper() + "!", NOBODY] and set(rows["task"]) == {"gqa"}

@@ -30,8 +30,8 @@ from hermesflow.benchmarks.inception import SIDE
 from hermesflow.benchmarks.pretrained import PretrainedClip
 from hermesflow.errors import DataError
 from hermesflow.evaluation import generation
+from hermesflow.evaluation.evaluated import Whole
 from hermesflow.evaluation.frechet import distances_to, frechet_distance
-from hermesflow.evaluation.statistics import Whole
 
 IMAGES = 30_000
 """Images of the protocol that papers call COCO-30K."""

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from hermesflow.errors import DataError
-from hermesflow.evaluation.statistics import GENEVAL_KINDS
+from hermesflow.evaluation.metrics import GENEVAL_KINDS
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 """GenEval's own names of the six kinds, in the order of `GENEVAL_KINDS`."""

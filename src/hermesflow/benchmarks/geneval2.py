@@ -27,7 +27,7 @@ import pandas as pd
 from PIL import Image
 
 from hermesflow.errors import DataError
-from hermesflow.evaluation.statistics import GENEVAL2_SKILLS
+from hermesflow.evaluation.metrics import GENEVAL2_SKILLS
 from hermesflow.evaluation.understanding import units_table
 
 POOL = "geneval2"

@@ -29,7 +29,7 @@ from hermesflow.benchmarks.geneval import (
 from hermesflow.benchmarks.geneval_detector import ColorClassifier, Detector
 from hermesflow.benchmarks.pretrained import PretrainedClip
 from hermesflow.errors import DataError
-from hermesflow.evaluation.statistics import GENEVAL_KINDS
+from hermesflow.evaluation.metrics import GENEVAL_KINDS
 from hermesflow.progress import Progress
 
 RESULT_COLUMNS = ("prompt", "image", "kind", "caption", "accepted", "reason", "metadata", "details")

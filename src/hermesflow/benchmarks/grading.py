@@ -24,7 +24,8 @@ from hermesflow.benchmarks.geneval import Detection, Metadata
 from hermesflow.benchmarks.pretrained import PretrainedClip
 from hermesflow.errors import ArtifactError
 from hermesflow.evaluation import generation
-from hermesflow.evaluation.statistics import FIDELITY_POOL, Whole, resample_counts
+from hermesflow.evaluation.evaluated import Whole
+from hermesflow.evaluation.statistics import FIDELITY_POOL, resample_counts
 
 _TOGETHER = 32  # prompts whose images are decoded and scored together
 _DRAW = "Delete it and run snakemake again to draw anew."

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from hermesflow.data.captions import Mention, parse_caption, phrase, relation_of
 from hermesflow.data.scenes import CELLS, Scene
-from hermesflow.evaluation.statistics import FIDELITY_POOL, GENEVAL_KINDS
+from hermesflow.evaluation.metrics import GENEVAL_KINDS
+from hermesflow.evaluation.statistics import FIDELITY_POOL
 from hermesflow.evaluation.understanding import units_table
 from hermesflow.models.magvit import BATCH_PIXELS, MagVitV2, to_images
 from hermesflow.models.unified import UnifiedModel

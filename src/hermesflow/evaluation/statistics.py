@@ -14,89 +14,26 @@ each seed would treat what is hard about a prompt as independent between seeds a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from math import isfinite
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from hermesflow.artifacts import digest_of, read_json, read_table, read_weights
+from hermesflow.artifacts import digest_of
 from hermesflow.config import BASE
 from hermesflow.errors import ArtifactError
+from hermesflow.evaluation.evaluated import Evaluated, Whole, read_evaluated
 from hermesflow.evaluation.frechet import frechet_distance, frechet_distances
+from hermesflow.evaluation.metrics import COMPOSED
 from hermesflow.seeding import seed_of
 
-UNITS = "units.parquet"
-FEATURES = "features.safetensors"
-VALUES = "values.json"
-"""Of a real benchmark's folder: figures of all units together, by metric, as the fields of `Whole`."""
-UNIT_COLUMNS = ("metric", "pool", "id", "numerator", "denominator")
 COLUMNS = (
     "checkpoint", "metric", "value", "low", "high", "delta", "delta_low", "delta_high", "items", "seeds",
 )  # fmt: skip
 
-POPE_SPLITS = ("random", "popular", "adversarial")
-MME_TASKS = ("existence", "count", "position", "color")
-MME_FULL = {
-    "perception": (
-        *MME_TASKS, "posters", "celebrity", "scene", "landmark", "artwork", "OCR",
-    ),
-    "cognition": ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning"),
-}  # fmt: skip
-"""Categories of the real MME; those of the micro world are MME_TASKS."""
-GENEVAL_KINDS = ("single_object", "two_objects", "counting", "colors", "position", "color_attribution")
-GENEVAL2_SKILLS = ("object", "attribute", "count", "position", "verb")
-PROTOCOLS = ("paper", "same-judge", "self")
 FIDELITY_POOL = "fid"
 """The prompts whose drawn images are compared with real ones; rows of features are in order of their ids."""
-
-
-def _compositions() -> dict[str, dict[str, float]]:
-    table: dict[str, dict[str, float]] = {}
-    for figure in ("accuracy", "precision", "recall", "f1", "yes_ratio"):
-        table[f"pope/{figure}"] = {f"pope/{split}/{figure}": 1 / len(POPE_SPLITS) for split in POPE_SPLITS}
-    table["mme/total"] = {f"mme/{task}": 1.0 for task in MME_TASKS}
-    for skill, categories in MME_FULL.items():
-        halves = ("accuracy", "accuracy_plus")
-        table[f"mme/{skill}"] = {f"mme/{category}/{half}": 1.0 for category in categories for half in halves}
-        for half in halves:
-            table[f"mme/{skill}/{half}"] = {f"mme/{c}/{half}": 1 / len(categories) for c in categories}
-    table["geneval/overall"] = {f"geneval/{kind}": 1 / len(GENEVAL_KINDS) for kind in GENEVAL_KINDS}
-    for protocol in PROTOCOLS:
-        stem = f"gap/{protocol}"
-        table[f"{stem}/gap"] = {f"{stem}/understanding": 1.0, f"{stem}/generation": -1.0}
-    return table
-
-
-COMPOSED = _compositions()
-"""Figures that are weighted sums of others; made only where every part is there."""
-
-
-@dataclass(frozen=True)
-class Whole:
-    """A figure that is no ratio of sums over units, with its bootstrap."""
-
-    value: float
-    items: int
-    """Units that were resampled."""
-    replicates: tuple[float, ...]
-    """The figure of each resample of `resample_counts`."""
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """What the evaluation folder of one checkpoint and seed, and the benchmarks' beside it, hold for the bootstrap."""
-
-    units: pd.DataFrame
-    """One row per (metric, id): UNIT_COLUMNS."""
-    generated: np.ndarray
-    """(N, D) features of drawn images, one per unit of FIDELITY_POOL, in order of the ids."""
-    real: np.ndarray
-    """(M, D) features of real images: the fixed reference of the Frechet distance."""
-    values: Mapping[str, Whole] = field(default_factory=dict)
-    """Figures of all units together, by metric."""
 
 
 @dataclass(frozen=True)
@@ -112,58 +49,6 @@ class Estimate:
     """(M,) number of units behind each metric."""
     designs: Mapping[str, str]
     """Digest of the units each metric rests on; metrics of equal designs can be paired."""
-
-
-def read_evaluated(folder: Path, benchmarks: Sequence[Path] = ()) -> Evaluated:
-    """Read the raw material of one checkpoint and seed.
-
-    Args:
-        folder: its evaluation.
-        benchmarks: folders of real benchmarks; they hold units and values, and no features.
-
-    Raises:
-        ArtifactError: a file is missing, truncated or of another form, or two folders measure the same metric.
-    """
-    units = [read_table(folder / UNITS, UNIT_COLUMNS)]
-    features = read_weights(folder / FEATURES)
-    if not {"generated", "real"} <= features.keys():
-        raise ArtifactError(f"{folder / FEATURES}: has {sorted(features)}, not `generated` and `real`. Evaluate again.")
-    values: dict[str, Whole] = {}
-    measured = set(units[0]["metric"])
-    for benchmark in benchmarks:
-        units.append(read_table(benchmark / UNITS, UNIT_COLUMNS)[list(UNIT_COLUMNS)])
-        found = read_values(benchmark / VALUES)
-        own = {*units[-1]["metric"], *found}
-        if twice := sorted(measured & own):
-            raise ArtifactError(
-                f"{benchmark}: measures `{twice[0]}`, which another folder of this checkpoint does too. {_AGAIN}"
-            )
-        measured |= own
-        values |= found
-    generated, real = (features[name].double().numpy() for name in ("generated", "real"))
-    return Evaluated(pd.concat(units, ignore_index=True), generated, real, values)
-
-
-def read_values(path: Path) -> dict[str, Whole]:
-    """Figures of all units together, by metric.
-
-    Raises:
-        ArtifactError: missing, truncated, or something in it is not a finite number.
-    """
-    found = read_json(path)
-    if not isinstance(found, dict):
-        raise ArtifactError(f"{path}: is not an object of metrics and their values. {_AGAIN}")
-    return {metric: _whole(path, metric, value) for metric, value in found.items()}
-
-
-def _whole(path: Path, metric: str, found: Any) -> Whole:
-    form = {field.name for field in fields(Whole)}
-    if not isinstance(found, dict) or found.keys() != form or not isinstance(found["replicates"], list):
-        raise ArtifactError(f"{path}: `{metric}` is {found!r} and not value, items and replicates. {_AGAIN}")
-    for value in (found["value"], found["items"], *found["replicates"]):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
-            raise ArtifactError(f"{path}: `{metric}` is {value!r} and not a finite number. {_AGAIN}")
-    return Whole(float(found["value"]), int(found["items"]), tuple(map(float, found["replicates"])))
 
 
 def resample_counts(pool: str, units: int, *, resamples: int) -> np.ndarray:
@@ -348,6 +233,3 @@ def _check_same_design(found: Mapping[tuple[str, int], Estimate], folders: Mappi
                 f"first evaluation given, or is not in both ({len(apart)} metrics in all), so it cannot be compared "
                 "with it. Evaluate all checkpoints with one config."
             )
-
-
-_AGAIN = "Delete the folder and run snakemake again."

@@ -16,7 +16,7 @@ import pandas as pd
 
 from hermesflow.data.captions import NUMBERS, PLURALS, Facts, Mention, converse, parse_caption, phrase, relation_of
 from hermesflow.data.scenes import CELLS, COLORS, SHAPES
-from hermesflow.evaluation.statistics import UNIT_COLUMNS
+from hermesflow.evaluation.evaluated import UNIT_COLUMNS
 from hermesflow.seeding import seed_of
 
 POOL = "understanding"

@@ -21,7 +21,7 @@ import pandas as pd
 
 from hermesflow.artifacts import read_json, read_table
 from hermesflow.errors import ArtifactError
-from hermesflow.evaluation.statistics import COMPOSED
+from hermesflow.evaluation.metrics import COMPOSED
 from hermesflow.evaluation.understanding import units_table
 from hermesflow.lmms.running import IMAGES
 

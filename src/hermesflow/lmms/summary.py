@@ -15,7 +15,7 @@ import pandas as pd
 
 from hermesflow.artifacts import write_json, write_table
 from hermesflow.errors import HermesflowError
-from hermesflow.evaluation.statistics import UNITS
+from hermesflow.evaluation.evaluated import UNITS
 from hermesflow.lmms.results import FLICKR_TASKS, Run, Sample, read_run, run_units
 from hermesflow.lmms.running import SUBMISSION_TASK
 

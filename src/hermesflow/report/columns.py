@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hermesflow.evaluation.statistics import GENEVAL2_SKILLS
+from hermesflow.evaluation.metrics import GENEVAL2_SKILLS
 
 
 @dataclass(frozen=True)

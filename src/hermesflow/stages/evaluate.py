@@ -30,6 +30,7 @@ from hermesflow.data.pairs import read_pairs
 from hermesflow.data.scenes import Scene
 from hermesflow.encoders import SentenceEncoder, load_encoder
 from hermesflow.evaluation import clip, gap, generation, self_judged, statistics, understanding
+from hermesflow.evaluation.evaluated import FEATURES, UNITS, read_evaluated
 from hermesflow.evaluation.generation import DENSE, Request
 from hermesflow.evaluation.held_out import Split, answer, ask, questions_of, read_split
 from hermesflow.models.magvit import load_tokenizer
@@ -268,9 +269,9 @@ def _describe(config: Config, model: UnifiedModel, codes: Tensor) -> list[str]:
 
 
 def _write_summary(out: Path, units: pd.DataFrame, features: dict[str, Tensor]) -> None:
-    write_table(out / statistics.UNITS, units)
-    write_weights(out / statistics.FEATURES, features)
-    write_json(out / "metrics.json", statistics.point_values(statistics.read_evaluated(out)))
+    write_table(out / UNITS, units)
+    write_weights(out / FEATURES, features)
+    write_json(out / "metrics.json", statistics.point_values(read_evaluated(out)))
 
 
 def _samples(prompts: Sequence[dict[str, Any]], drawn: Drawn) -> tuple[list[str], Tensor]:

@@ -29,8 +29,8 @@ from hermesflow.benchmarks.reference_origin import check_reference
 from hermesflow.benchmarks.vqa_judge import TransformersVqa
 from hermesflow.config import Config, as_plain
 from hermesflow.encoders import load_encoder
+from hermesflow.evaluation.evaluated import UNITS
 from hermesflow.evaluation.held_out import ask, questions_of, read_split
-from hermesflow.evaluation.statistics import UNITS
 from hermesflow.judging.grading import check_judge, grade_gap, judge_of
 from hermesflow.judging.protocol import png_bytes
 from hermesflow.models.showo import load_model

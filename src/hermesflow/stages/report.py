@@ -13,7 +13,8 @@ from hermesflow import tracking
 from hermesflow.artifacts import Layout, read_codes, read_json, read_table, write_json
 from hermesflow.config import BASE, Config
 from hermesflow.errors import ArtifactError
-from hermesflow.evaluation.statistics import point_values, read_evaluated, summarise
+from hermesflow.evaluation.evaluated import read_evaluated
+from hermesflow.evaluation.statistics import point_values, summarise
 from hermesflow.report import audit, formatting, tables
 from hermesflow.report.answer import answer, summary_of
 from hermesflow.report.facts import benchmark_lines

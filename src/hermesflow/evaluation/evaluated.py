@@ -1,0 +1,101 @@
+"""What evaluations and real benchmarks leave for the bootstrap, read from their folders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hermesflow.artifacts import read_json, read_table, read_weights
+from hermesflow.errors import ArtifactError
+
+UNITS = "units.parquet"
+FEATURES = "features.safetensors"
+VALUES = "values.json"
+"""Of a real benchmark's folder: figures of all units together, by metric, as the fields of `Whole`."""
+UNIT_COLUMNS = ("metric", "pool", "id", "numerator", "denominator")
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A figure that is no ratio of sums over units, with its bootstrap."""
+
+    value: float
+    items: int
+    """Units that were resampled."""
+    replicates: tuple[float, ...]
+    """The figure of each resample of `resample_counts`."""
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What the evaluation folder of one checkpoint and seed, and the benchmarks' beside it, hold for the bootstrap."""
+
+    units: pd.DataFrame
+    """One row per (metric, id): UNIT_COLUMNS."""
+    generated: np.ndarray
+    """(N, D) features of drawn images, one per unit of FIDELITY_POOL, in order of the ids."""
+    real: np.ndarray
+    """(M, D) features of real images: the fixed reference of the Frechet distance."""
+    values: Mapping[str, Whole] = field(default_factory=dict)
+    """Figures of all units together, by metric."""
+
+
+def read_evaluated(folder: Path, benchmarks: Sequence[Path] = ()) -> Evaluated:
+    """Read the raw material of one checkpoint and seed.
+
+    Args:
+        folder: its evaluation.
+        benchmarks: folders of real benchmarks; they hold units and values, and no features.
+
+    Raises:
+        ArtifactError: a file is missing, truncated or of another form, or two folders measure the same metric.
+    """
+    units = [read_table(folder / UNITS, UNIT_COLUMNS)]
+    features = read_weights(folder / FEATURES)
+    if not {"generated", "real"} <= features.keys():
+        raise ArtifactError(f"{folder / FEATURES}: has {sorted(features)}, not `generated` and `real`. Evaluate again.")
+    values: dict[str, Whole] = {}
+    measured = set(units[0]["metric"])
+    for benchmark in benchmarks:
+        units.append(read_table(benchmark / UNITS, UNIT_COLUMNS)[list(UNIT_COLUMNS)])
+        found = read_values(benchmark / VALUES)
+        own = {*units[-1]["metric"], *found}
+        if twice := sorted(measured & own):
+            raise ArtifactError(
+                f"{benchmark}: measures `{twice[0]}`, which another folder of this checkpoint does too. {_AGAIN}"
+            )
+        measured |= own
+        values |= found
+    generated, real = (features[name].double().numpy() for name in ("generated", "real"))
+    return Evaluated(pd.concat(units, ignore_index=True), generated, real, values)
+
+
+def read_values(path: Path) -> dict[str, Whole]:
+    """Figures of all units together, by metric.
+
+    Raises:
+        ArtifactError: missing, truncated, or something in it is not a finite number.
+    """
+    found = read_json(path)
+    if not isinstance(found, dict):
+        raise ArtifactError(f"{path}: is not an object of metrics and their values. {_AGAIN}")
+    return {metric: _whole(path, metric, value) for metric, value in found.items()}
+
+
+def _whole(path: Path, metric: str, found: Any) -> Whole:
+    form = {field.name for field in fields(Whole)}
+    if not isinstance(found, dict) or found.keys() != form or not isinstance(found["replicates"], list):
+        raise ArtifactError(f"{path}: `{metric}` is {found!r} and not value, items and replicates. {_AGAIN}")
+    for value in (found["value"], found["items"], *found["replicates"]):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+            raise ArtifactError(f"{path}: `{metric}` is {value!r} and not a finite number. {_AGAIN}")
+    return Whole(float(found["value"]), int(found["items"]), tuple(map(float, found["replicates"])))
+
+
+_AGAIN = "Delete the folder and run snakemake again."
