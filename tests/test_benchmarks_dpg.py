@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from benchmark_models import save_blip, save_vilt
+from benchmark_models import save_blip, save_clip, save_qwen3_vl, save_vilt
 from hermesflow.benchmarks.dpg import (
     CSV_COLUMNS,
     Question,
@@ -18,8 +18,8 @@ from hermesflow.benchmarks.dpg import (
     read_grid,
     read_prompts,
 )
-from hermesflow.benchmarks.vqa_judge import TransformersVqa
-from hermesflow.errors import DataError
+from hermesflow.benchmarks.vqa_judge import TransformersVqa, vqa_judge
+from hermesflow.errors import ConfigError, DataError
 from hermesflow.evaluation.evaluated import Evaluated
 from hermesflow.evaluation.statistics import point_values
 
@@ -196,6 +196,26 @@ def test_a_choosing_model_gives_the_likeliest_of_its_answers(tmp_path):
     judge = TransformersVqa(str(save_vilt(tmp_path)))
     logits = judge._model(**judge._processor(image(), "is the cat red ?", return_tensors="pt")).logits[0]
     assert judge.answer(image(), ["is the cat red ?"]) == [["yes", "no", "cat"][int(logits.argmax())]]
+
+
+def test_a_chat_model_is_asked_to_answer_yes_or_no(tmp_path):
+    judge = vqa_judge(str(save_qwen3_vl(tmp_path)))
+    asked = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>cat ? Answer yes or no.<|im_end|>\n"
+    processor, model = judge._model.processor, judge._model.model
+    batch = processor(text=[f"{asked}<|im_start|>assistant\n"], images=[image()], return_tensors="pt")
+    written = model.generate(**batch, do_sample=False, max_new_tokens=10)[0, batch["input_ids"].shape[1] :]
+    assert judge.answer(image(), ["cat ?"]) == [processor.decode(written, skip_special_tokens=True).strip()]
+    assert judge.answer(image(), QUESTIONS) == [judge.answer(image(), [question])[0] for question in QUESTIONS]
+
+
+@pytest.mark.parametrize("save", [save_blip, save_vilt])
+def test_a_model_of_visual_questions_is_asked_as_such(tmp_path, save):
+    assert isinstance(vqa_judge(str(save(tmp_path))), TransformersVqa)
+
+
+def test_a_model_of_neither_kind_is_no_judge(tmp_path):
+    with pytest.raises(ConfigError, match=f"{tmp_path}: cannot be read as the VQA judge"):
+        vqa_judge(str(save_clip(tmp_path)))
 
 
 def test_from_files_to_the_table_cell_with_a_real_judge(tmp_path):

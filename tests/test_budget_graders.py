@@ -46,6 +46,13 @@ def test_dpg_by_hand():
     assert flops(CONFIG, "dpg") == pytest.approx(1_065 * 4 * 14 * 134.7e9)
 
 
+def test_dpg_by_a_chat_model():
+    """The question and the image once, then nine more tokens."""
+    config = with_sections(dpg=replace(CONFIG.benchmarks.dpg, judge=QWEN))
+    assert flops(config, "dpg") == pytest.approx(1_065 * 4 * 14 * 2 * 8.767e9 * (256 + 128 + 9))
+    assert graders.unknown(config) == []
+
+
 def test_coco_by_hand():
     """CLIP on images and captions, Inception on images; 1,000 covariances of 30,000 rows of 2,048."""
     again = 1_000 * 2 * 30_000 * 2_048**2

@@ -41,8 +41,8 @@ class DpgBench:
     images: Positive = 4
     """Images per prompt (DPG-Bench: 4, its grid of 2 x 2)."""
     judge: str | Source
-    """VQA model, BLIP or ViLT: a folder or a source. The original's mPLUG is not to be had for transformers, so figures
-    compare by one judge alone."""
+    """VQA model (BLIP, ViLT) or chat model that sees images (Qwen-VL, LLaVA): a folder or a source. The original's
+    mPLUG is not to be had for transformers, so figures compare by one judge alone."""
 
 
 @section

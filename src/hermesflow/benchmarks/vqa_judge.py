@@ -1,4 +1,4 @@
-"""A VQA model of transformers as DPG-Bench's judge: BLIP or ViLT (AutoModelForVisualQuestionAnswering).
+"""DPG-Bench's judge by transformers: BLIP, ViLT, or a chat model that sees images.
 
 The original judge, mPLUG-large (damo/mplug_visual-question-answering_coco_large_en), is released for modelscope alone;
 figures by another judge are not those of the paper, so the judge's name belongs beside them.
@@ -11,11 +11,27 @@ from collections.abc import Sequence
 import torch
 from PIL import Image
 
-from hermesflow.benchmarks.pretrained import read_pretrained
+from hermesflow.benchmarks.dpg import VqaJudge
+from hermesflow.benchmarks.pretrained import ChatModel, read_pretrained
 from hermesflow.sections import Source
 
 _TOGETHER = 32  # questions per forward pass
 _ANSWER_TOKENS = 10
+_ROLE = "the VQA judge"
+
+
+def vqa_judge(source: str | Source, *, device: str = "cpu") -> VqaJudge:
+    """The judge that its own configuration says it is.
+
+    Raises:
+        ConfigError: it cannot be read, or is neither kind of model.
+        FetchError: a source cannot be had.
+    """
+    from transformers.models.auto.modeling_auto import MODEL_FOR_VISUAL_QUESTION_ANSWERING_MAPPING as VQA
+
+    config = read_pretrained("AutoConfig", source, role=_ROLE)
+    kind = TransformersVqa if type(config) in VQA.keys() else ChatVqa  # noqa: SIM118 (a lazy mapping, not a dict)
+    return kind(source, device=device)
 
 
 class TransformersVqa:
@@ -29,9 +45,9 @@ class TransformersVqa:
     """
 
     def __init__(self, source: str | Source, *, device: str = "cpu") -> None:
-        kind, role = "AutoModelForVisualQuestionAnswering", "the VQA judge"
-        self._model = read_pretrained(kind, source, role=role, use_safetensors=True).to(device).eval()
-        self._processor = read_pretrained("AutoProcessor", source, role=role, backend="pil")
+        kind = "AutoModelForVisualQuestionAnswering"
+        self._model = read_pretrained(kind, source, role=_ROLE, use_safetensors=True).to(device).eval()
+        self._processor = read_pretrained("AutoProcessor", source, role=_ROLE, backend="pil")
 
     @torch.inference_mode()
     def answer(self, image: Image.Image, questions: Sequence[str]) -> list[str]:
@@ -59,3 +75,27 @@ class TransformersVqa:
             written = self._model.generate(**batch, do_sample=False, num_beams=1, max_new_tokens=_ANSWER_TOKENS)
             return [text.strip() for text in self._processor.batch_decode(written, skip_special_tokens=True)]
         return [self._model.config.id2label[best] for best in self._model(**batch).logits.argmax(dim=-1).tolist()]
+
+
+class ChatVqa:
+    """An image-text-to-text model with a chat template, asked one question at a time.
+
+    Behind each question it reads "Answer yes or no."
+
+    Raises:
+        ConfigError: it cannot be read, or is no such model.
+        FetchError: a source cannot be had.
+    """
+
+    def __init__(self, source: str | Source, *, device: str = "cpu") -> None:
+        self._model = ChatModel(source, role=_ROLE, device=device)
+
+    def answer(self, image: Image.Image, questions: Sequence[str]) -> list[str]:
+        """The likeliest answer to each question."""
+        return [self._answer(image.convert("RGB"), question) for question in questions]
+
+    def _answer(self, image: Image.Image, question: str) -> str:
+        text = f"{question} Answer yes or no."
+        content: list[dict[str, object]] = [{"type": "image", "image": image}, {"type": "text", "text": text}]
+        written, before = self._model.generate(content, max_new_tokens=_ANSWER_TOKENS)
+        return str(self._model.processor.decode(written[0, before:], skip_special_tokens=True)).strip()

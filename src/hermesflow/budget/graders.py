@@ -91,7 +91,9 @@ def grading(config: Config, benchmark: str, lengths: Lengths) -> Grading:
         crops = COLOURED * own.geneval.images * MOST_OBJECTS
         return _looks((own.geneval.detector, images), (own.geneval.clip, crops))
     if own.dpg and benchmark == "dpg":
-        return _looks((own.dpg.judge, images * QUESTIONS[benchmark]))
+        judge, questions = own.dpg.judge, images * QUESTIONS[benchmark]
+        looks = _looks((judge, questions))
+        return looks if looks.passes else _chats(config, judge, questions, prompt=lengths.asking, written=10)
     if own.coco and benchmark == "coco":
         scored = _looks((own.coco.clip, images))
         texts = [Pass(images, CLIP_TEXT, 0)] if scored.passes else []
@@ -102,10 +104,10 @@ def grading(config: Config, benchmark: str, lengths: Lengths) -> Grading:
         questions = images * QUESTIONS[benchmark]
         return _chats(config, own.geneval2.judge, questions, prompt=lengths.asking, written=1)
     if own.gap and benchmark == "gap" and isinstance(own.gap.judge, LocalVlm):
-        judge, questions = own.gap.judge, images * lengths.questions
+        local, asked = own.gap.judge, 3 * images * lengths.questions  # drawn, real, said
         prompt = len(OF_IMAGE) // cost.CHARACTERS_PER_TOKEN + lengths.asking
-        there = _chats(config, judge.model, 3 * questions, prompt=prompt, written=judge.max_new_tokens)
-        return Grading(there.passes, there.weights * (_FLOAT if judge.dtype == "float32" else _HALF) / _HALF)
+        there = _chats(config, local.model, asked, prompt=prompt, written=local.max_new_tokens)
+        return Grading(there.passes, there.weights * (_FLOAT if local.dtype == "float32" else _HALF) / _HALF)
     return Grading([], 0)
 
 
@@ -116,9 +118,10 @@ def unknown(config: Config) -> list[str]:
         return []
     found: list[str | Source] = []
     found += [own.geneval.detector, own.geneval.clip] if own.geneval else []
-    found += [own.dpg.judge] if own.dpg else []
     found += [own.coco.clip] if own.coco else []
     strange = [_title(one) for one in found if _name(one) not in LOOKERS]
+    judge = [own.dpg.judge] if own.dpg else []
+    strange += [_title(one) for one in judge if _name(one) not in LOOKERS.keys() | CHATS.keys()]
     chats: list[str | Source] = [own.geneval2.judge] if own.geneval2 else []
     chats += [own.gap.judge.model] if own.gap and isinstance(own.gap.judge, LocalVlm) else []
     return list(dict.fromkeys([*strange, *(_title(one) for one in chats if _name(one) not in CHATS)]))

@@ -26,7 +26,7 @@ from hermesflow.benchmarks.grading import (
 from hermesflow.benchmarks.inception import load_inception
 from hermesflow.benchmarks.pretrained import PretrainedClip, name_of
 from hermesflow.benchmarks.reference_origin import check_reference
-from hermesflow.benchmarks.vqa_judge import TransformersVqa
+from hermesflow.benchmarks.vqa_judge import vqa_judge
 from hermesflow.config import Config, as_plain
 from hermesflow.encoders import load_encoder
 from hermesflow.evaluation.evaluated import UNITS
@@ -109,7 +109,7 @@ def _geneval(job: Job) -> Graded:
 def _dpg(job: Job) -> Graded:
     own = job.own.dpg
     assert own is not None
-    judge = TransformersVqa(own.judge, device=job.device)
+    judge = vqa_judge(own.judge, device=job.device)
     return grade_dpg(dpg.read_prompts(Path(own.prompts)), job.drawn, judge, job.progress.advance)
 
 
