@@ -1,0 +1,110 @@
+"""The micro world's own POPE through the real command line: every answer is that of the checkpoint's own evaluation."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from datasets import Image
+
+from hermesflow.artifacts import Layout
+from hermesflow.benchmark_sections import Benchmarks, Understanding
+from hermesflow.config import load_config
+from hermesflow.data.pairs import images_of, read_pairs
+from hermesflow.evaluation import understanding
+from hermesflow.lmms.results import POPE_TASKS, figures_of
+from hermesflow.models.building import new_model
+from hermesflow.models.magvit import MagVitV2, save_tokenizer, to_pixels
+from hermesflow.models.showo import save_model
+from hermesflow.scoring import free_answers
+from hermesflow.stages import data, understand
+
+from . import world
+
+pytestmark = pytest.mark.lmms
+MICRO = load_config(Path(__file__).parents[2] / "config" / "micro.yaml")
+CONFIG = replace(
+    MICRO,
+    data=replace(MICRO.data, base_pairs=42, pairs=4, gap_pairs=3),
+    evaluation=replace(MICRO.evaluation, understanding_images=12, geneval_prompts=1, dense_prompts=1),
+)
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    """Rows of our own evaluation and of lmms-eval, and lmms-eval's figures."""
+    home = tmp_path_factory.mktemp("pope")
+    layout = Layout(home / "results")
+    data.run(CONFIG, layout)
+    pairs = read_pairs(layout.data("understanding"))
+    items = [item for item in understanding.items_of(pairs) if item.benchmark == "pope"]
+    place = {key: i for i, key in enumerate(pairs["id"])}
+    owners, questions = torch.tensor([place[item.id] for item in items]), [item.question for item in items]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        tokenizer = MagVitV2(CONFIG.image_tokenizer).eval()
+    with torch.inference_mode():
+        codes = tokenizer.encode(to_pixels(images_of(pairs)))
+    model = taught(codes, owners, questions, [item.answer for item in items])
+    said = free_answers(model, codes, owners, questions, max_answer_tokens=CONFIG.scoring.max_answer_tokens)
+    own = understanding.grade(items, said)
+    save_model(model, layout.checkpoint(0, "base") / "model")
+    save_tokenizer(tokenizer, layout.tokenizer)
+    write_tasks(home / "tasks", own, dict(zip(pairs["id"], pairs.data.column("image").to_pylist(), strict=True)))
+    section = Understanding(
+        columns=("pope",), batch_size=4, python=sys.executable, tasks=str(home / "tasks"), cache=str(home / "cache")
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        config = replace(CONFIG, benchmarks=Benchmarks(understanding=section))
+        understand.run(config, layout, seed=0, checkpoint="base", benchmark="pope")
+    folder = layout.benchmark(0, "base", "pope")
+    return own, pd.read_parquet(folder / "rows.parquet"), figures_of(pd.read_parquet(folder / "units.parquet"))
+
+
+def taught(codes, owners, questions, answers):
+    """The micro config's new model after a some steps on these questions, which make it right about two thirds of them."""
+    model = new_model(CONFIG, seed=0)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    for _ in range(60):
+        optimiser.zero_grad()
+        model.text_loss(codes, owners, questions, answers).backward()
+        optimiser.step()
+    return model.eval()
+
+
+def write_tasks(folder, own, image_of):
+    """POPE's three tasks with the micro world's questions, which have no words behind them."""
+    features = dict.fromkeys(("id", "question_id", "question", "answer", "image_source", "category"), world.STRING)
+    for name, task in POPE_TASKS.items():
+        rows = [
+            {
+                "id": str(i),
+                "question_id": str(i),
+                "question": row.question,
+                "answer": row.answer,
+                "image_source": row.id,
+                "category": task,
+                "image": image_of[row.id],
+            }
+            for i, row in enumerate(own[own["task"] == task].itertuples())
+        ]
+        shipped = f"pope/{name}.yaml"
+        world.write_task(folder, name, shipped, task, rows, {**features, "image": Image()}, doc_to_text="question")
+
+
+def test_every_answer_is_that_of_our_own_evaluation(both):
+    own, rows, _ = both
+    for name, task in POPE_TASKS.items():
+        theirs = rows[rows["task"] == name].sort_values("doc_id")["answer"]
+        assert list(theirs) == list(own[own["task"] == task]["prediction"])
+    assert set(own["prediction"]) == {"yes", "no"}
+
+
+def test_the_figures_are_those_of_our_own_evaluation(both):
+    own, _, figures = both
+    for task, some in own.groupby("task"):
+        assert figures[f"pope/{task}/accuracy"] == pytest.approx(some["right"].mean())
+    assert 0 < own["right"].mean() < 1
