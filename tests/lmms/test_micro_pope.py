@@ -65,7 +65,7 @@ def both(tmp_path_factory):
 
 
 def taught(codes, owners, questions, answers):
-    """The micro config's new model after a some steps on these questions, which make it right about two thirds of them."""
+    """The micro config's new model after some steps on these questions: right about two thirds of them."""
     model = new_model(CONFIG, seed=0)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for _ in range(60):
