@@ -21,13 +21,15 @@ from hermesflow.benchmarks import dpg, fidelity, geneval, geneval2
 from hermesflow.benchmarks.drawing import Prompts
 from hermesflow.benchmarks.fidelity import Caption, FeatureExtractor, Gaussian
 from hermesflow.benchmarks.geneval import Detection, Metadata
+from hermesflow.benchmarks.kept import Kept
 from hermesflow.benchmarks.pretrained import PretrainedClip
 from hermesflow.errors import ArtifactError
 from hermesflow.evaluation import generation
 from hermesflow.evaluation.evaluated import Whole
 from hermesflow.evaluation.statistics import FIDELITY_POOL, resample_counts
 
-_TOGETHER = 32  # prompts whose images are decoded and scored together
+_TOGETHER = 32  # captions whose images are decoded and scored together
+_KEPT_TOGETHER = 8  # prompts whose verdicts are kept together
 _DRAW = "Delete it and run snakemake again to draw anew."
 
 Advance = Callable[[int], None]
@@ -61,6 +63,10 @@ class Drawn:
         """All images of prompts `start` to `stop` - 1, (M, H, W, 3) uint8."""
         codes = self.codes[start:stop].astype(np.int64)
         return self.decode(torch.from_numpy(codes.reshape(-1, codes.shape[-1])))
+
+    def pictures(self, prompt: int) -> list[Image.Image]:
+        """The n images of one prompt."""
+        return [Image.fromarray(pixels) for pixels in self.of(prompt, prompt + 1)]
 
 
 @dataclass(frozen=True)
@@ -100,30 +106,37 @@ def read_drawn(layout: Layout, prompts: Prompts, *, seed: int, checkpoint: str, 
 
 
 def grade_geneval(
-    prompts: Sequence[Metadata], drawn: Drawn, detector: Detects, classifier: NamesColors, advance: Advance
+    prompts: Sequence[Metadata], drawn: Drawn, detector: Detects, classifier: NamesColors, kept: Kept, advance: Advance
 ) -> Graded:
     """GenEval's verdict on every image."""
-    rows = []
-    for number, metadata in enumerate(prompts):
-        for k, pixels in enumerate(images := drawn.of(number, number + 1)):
-            image = Image.fromarray(pixels)
-            rows.append(
-                geneval.image_row(number, k, metadata, detector.detect(image), partial(classifier.colors, image))
-            )
-        advance(len(images))
-    table = geneval.images_table(rows)
+
+    def verdicts(start: int, stop: int) -> pd.DataFrame:
+        rows = []
+        for number in range(start, stop):
+            for k, image in enumerate(images := drawn.pictures(number)):
+                found, colors = detector.detect(image), partial(classifier.colors, image)
+                rows.append(geneval.image_row(number, k, prompts[number], found, colors))
+            advance(len(images))
+        return geneval.images_table(rows)
+
+    table = _table(kept, drawn, verdicts, advance, together=_KEPT_TOGETHER)
     protocol = f"GenEval, {len(prompts):,} prompts x {drawn.codes.shape[1]} images; the original's thresholds and rules"
     return Graded(table, generation.geneval_units(table), protocol)
 
 
-def grade_dpg(prompts: Sequence[dpg.DensePrompt], drawn: Drawn, judge: dpg.VqaJudge, advance: Advance) -> Graded:
+def grade_dpg(
+    prompts: Sequence[dpg.DensePrompt], drawn: Drawn, judge: dpg.VqaJudge, kept: Kept, advance: Advance
+) -> Graded:
     """DPG-Bench's questions about every image."""
-    tables = []
-    for number, prompt in enumerate(prompts):
-        pictures = [Image.fromarray(pixels) for pixels in drawn.of(number, number + 1)]
-        tables.append(dpg.grade(prompt, pictures, judge))
-        advance(len(pictures))
-    table = pd.concat(tables, ignore_index=True)
+
+    def verdicts(start: int, stop: int) -> pd.DataFrame:
+        tables = []
+        for number in range(start, stop):
+            tables.append(dpg.grade(prompts[number], images := drawn.pictures(number), judge))
+            advance(len(images))
+        return pd.concat(tables, ignore_index=True)
+
+    table = _table(kept, drawn, verdicts, advance, together=_KEPT_TOGETHER)
     images, whole = drawn.codes.shape[1], (dpg.PROMPTS, dpg.IMAGES_PER_PROMPT)
     other = "" if (len(prompts), images) == whole else f" (the whole has {dpg.PROMPTS:,} x {dpg.IMAGES_PER_PROMPT})"
     protocol = f"DPG-Bench, {len(prompts):,} prompts x {images} images{other}; children of a no count 0"
@@ -132,15 +145,18 @@ def grade_dpg(prompts: Sequence[dpg.DensePrompt], drawn: Drawn, judge: dpg.VqaJu
 
 
 def grade_geneval2(
-    prompts: Sequence[geneval2.Prompt], drawn: Drawn, judge: geneval2.AnswerProbability, advance: Advance
+    prompts: Sequence[geneval2.Prompt], drawn: Drawn, judge: geneval2.AnswerProbability, kept: Kept, advance: Advance
 ) -> Graded:
     """GenEval 2's questions about every image."""
-    tables = []
-    for number, prompt in enumerate(prompts):
-        images = drawn.of(number, number + 1)
-        tables.append(geneval2.grade(number, prompt, [Image.fromarray(pixels) for pixels in images], judge))
-        advance(len(images))
-    table = pd.concat(tables, ignore_index=True)
+
+    def verdicts(start: int, stop: int) -> pd.DataFrame:
+        tables = []
+        for number in range(start, stop):
+            tables.append(geneval2.grade(number, prompts[number], images := drawn.pictures(number), judge))
+            advance(len(images))
+        return pd.concat(tables, ignore_index=True)
+
+    table = _table(kept, drawn, verdicts, advance, together=_KEPT_TOGETHER)
     protocol = (
         f"GenEval 2, {len(prompts):,} prompts x {drawn.codes.shape[1]} images; Soft-TIFA: probability that an answer "
         "begins with the right word"
@@ -155,6 +171,7 @@ def grade_coco(
     extractor: FeatureExtractor,
     reference: Gaussian,
     clip: PretrainedClip,
+    kept: Kept,
     advance: Advance,
     *,
     resamples: int,
@@ -162,22 +179,38 @@ def grade_coco(
     device: str = "cpu",
 ) -> Graded:
     """Frechet distance of all images, with a bootstrap over captions, and CLIP score of each."""
-    scores, seen, size = [], [], (0, 0)
-    for start in range(0, len(captions), _TOGETHER):
-        some = captions[start : start + _TOGETHER]
-        images = drawn.of(start, start + len(some))
-        size = images.shape[1:3]
-        seen.append(fidelity.features(extractor, list(images), device=device))
-        scores.append(fidelity.clip_scores(clip, list(images), [one.caption for one in some]))
-        advance(len(some))
-    found = np.concatenate(scores)
-    columns = {"id": [one.key for one in captions], "caption": [one.caption for one in captions], "clip_score": found}
+
+    def seen(start: int, stop: int) -> pd.DataFrame:
+        images, some = list(drawn.of(start, stop)), captions[start:stop]
+        features = fidelity.features(extractor, images, device=device)
+        scores = fidelity.clip_scores(clip, images, [one.caption for one in some])
+        advance(len(images))
+        return pd.DataFrame({"clip_score": scores, "features": list(features)})
+
+    found, size = _table(kept, drawn, seen, advance, together=_TOGETHER), drawn.of(0, 1).shape[1:3]
+    scores = found["clip_score"].to_numpy()
+    columns = {"id": [one.key for one in captions], "caption": [one.caption for one in captions], "clip_score": scores}
     other = "" if len(captions) == fidelity.IMAGES else f" (COCO-30K has {fidelity.IMAGES:,})"
     protocol = (
         f"one image of {size[0]} x {size[1]} pixels for each of {len(captions):,} captions{other}; FID: antialiased "
         "bicubic to 299 x 299 in float (clean-fid); CLIP score: 100 max(cosine, 0), captions cut to 77 tokens"
     )
-    units = fidelity.fidelity_units(captions, found.tolist())
+    units = fidelity.fidelity_units(captions, scores.tolist())
     counts = resample_counts(FIDELITY_POOL, len(captions), resamples=resamples)  # as the CLIP score is resampled
-    fid = fidelity.distance_of(np.concatenate(seen), reference, counts, device=device, advance=resampled)
+    fid = fidelity.distance_of(
+        np.stack(found["features"].tolist()), reference, counts, device=device, advance=resampled
+    )
     return Graded(pd.DataFrame(columns), units, protocol, {"fid": fid})
+
+
+def _table(
+    kept: Kept,
+    drawn: Drawn,
+    make: Callable[[int, int], pd.DataFrame],
+    advance: Advance,
+    *,
+    together: int,
+) -> pd.DataFrame:
+    """Verdicts on the images of all prompts; those of earlier runs count as graded."""
+    prompts, images = drawn.codes.shape[:2]
+    return kept.table(prompts, make, together=together, skip=lambda count: advance(count * images))

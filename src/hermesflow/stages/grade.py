@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from hermesflow.artifacts import Layout, write_json, write_manifest, write_table
+from hermesflow.artifacts import Layout, sha256, write_json, write_manifest, write_table
 from hermesflow.benchmark_sections import Benchmarks
 from hermesflow.benchmarks import dpg, fidelity, geneval, geneval2
 from hermesflow.benchmarks.answer_probability import TransformersAnswerProbability
@@ -24,7 +25,8 @@ from hermesflow.benchmarks.grading import (
     read_drawn,
 )
 from hermesflow.benchmarks.inception import load_inception
-from hermesflow.benchmarks.pretrained import PretrainedClip, name_of
+from hermesflow.benchmarks.kept import Kept
+from hermesflow.benchmarks.pretrained import PretrainedClip, digest_of, name_of
 from hermesflow.benchmarks.reference_origin import check_reference
 from hermesflow.benchmarks.vqa_judge import vqa_judge
 from hermesflow.config import Config, as_plain
@@ -51,6 +53,7 @@ class Job:
     prompts: Prompts
     drawn: Drawn
     progress: Progress
+    kept: Kept
 
     @property
     def own(self) -> Benchmarks:
@@ -83,10 +86,11 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, benchmark
     what = f"grade {benchmark} of {checkpoint}, seed {seed}"
     progress = Progress(len(prompts.ids) * prompts.images, what, "image")
     model = layout.checkpoint(seed, checkpoint) / "model"
-    job = Job(config, layout, model, prompts, drawn, progress)
+    section = getattr(config.benchmarks, benchmark)
+    kept = Kept.of(folder, _origin(section, [folder / "images.npy", layout.tokenizer / "model.safetensors"]))
+    job = Job(config, layout, model, prompts, drawn, progress, kept)
     graders = {"geneval": _geneval, "dpg": _dpg, "coco": _coco, "gap": _gap, "geneval2": _geneval2}
     graded = graders[benchmark](job)
-    section = getattr(job.own, benchmark)
     facts = {"protocol": graded.protocol, "items": len(prompts.ids), "images": prompts.images, **graded.notes}
     write_table(folder / "rows.parquet", graded.rows)
     write_table(folder / UNITS, graded.units)
@@ -96,6 +100,15 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, benchmark
     files = [Path(path) for key in ("prompts", "captions", "reference") if (path := getattr(section, key, None))]
     inputs += files or [layout.data("gap")]
     write_manifest(folder, config={benchmark: as_plain(section)}, inputs=inputs, seed=seed)
+    kept.drop()
+
+
+def _origin(section: Any, inputs: Sequence[Path]) -> list[object]:
+    """What decides the verdicts on drawn images: settings, prompts, images, and who grades."""
+    files = [*inputs, *(Path(path) for key in ("prompts", "captions") if (path := getattr(section, key, None)))]
+    graders = [one for key in ("detector", "clip", "inception", "judge") if (one := getattr(section, key, None))]
+    models = [digest_of(one) for one in graders if isinstance(one, str | Source)]  # the gap's judge has a store
+    return [as_plain(section), *map(sha256, files), *models]
 
 
 def _geneval(job: Job) -> Graded:
@@ -103,14 +116,14 @@ def _geneval(job: Job) -> Graded:
     assert own is not None
     classifier = ColorClassifier(PretrainedClip(own.clip, device=job.device))
     detector, prompts = Detector(own.detector, device=job.device), geneval.read_metadata(Path(own.prompts))
-    return grade_geneval(prompts, job.drawn, detector, classifier, job.progress.advance)
+    return grade_geneval(prompts, job.drawn, detector, classifier, job.kept, job.progress.advance)
 
 
 def _dpg(job: Job) -> Graded:
     own = job.own.dpg
     assert own is not None
     judge = vqa_judge(own.judge, device=job.device)
-    return grade_dpg(dpg.read_prompts(Path(own.prompts)), job.drawn, judge, job.progress.advance)
+    return grade_dpg(dpg.read_prompts(Path(own.prompts)), job.drawn, judge, job.kept, job.progress.advance)
 
 
 def _coco(job: Job) -> Graded:
@@ -127,6 +140,7 @@ def _coco(job: Job) -> Graded:
         extractor,
         reference,
         clip,
+        job.kept,
         job.progress.advance,
         resamples=resamples,
         resampled=again.advance,
@@ -155,7 +169,7 @@ def _geneval2(job: Job) -> Graded:
     own = job.own.geneval2
     assert own is not None
     judge = TransformersAnswerProbability(own.judge, device=job.device)
-    return grade_geneval2(geneval2.read_prompts(Path(own.prompts)), job.drawn, judge, job.progress.advance)
+    return grade_geneval2(geneval2.read_prompts(Path(own.prompts)), job.drawn, judge, job.kept, job.progress.advance)
 
 
 def _scorers(job: Job, benchmark: str) -> dict[str, str]:
