@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hermesflow.judging.protocol import png_bytes
+from hermesflow.judging.protocol import Item, png_bytes
 from hermesflow.judging.settings import Endpoint, Pace, Prices
 
 MODEL = "gpt-4o-2024-08-06"
@@ -108,6 +108,19 @@ class ChatServer:
 def picture(color: tuple[int, int, int]) -> bytes:
     """PNG of a square of one colour."""
     return png_bytes(np.full((28, 28, 3), color, dtype=np.uint8))
+
+
+def numbered(count: int) -> list[Item]:
+    """Different questions about one red square."""
+    red = picture((255, 0, 0))
+    return [Item(str(n), red, f"what color is object {n} ?", ("red", "blue"), "red") for n in range(count)]
+
+
+def first_choice(body: dict) -> dict:
+    """The message of a judge that takes the first choice, whatever it sees or reads."""
+    lines = body["messages"][-1]["content"][0]["text"].split("\n")
+    choice = next(line.removeprefix("- ") for line in lines if line.startswith("- "))
+    return {"role": "assistant", "content": json.dumps({"choice": choice}), "refusal": None}
 
 
 def error(message: str, code: str | None = None) -> bytes:

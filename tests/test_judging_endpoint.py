@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from chat_server import MODEL, ChatServer, error, picture
+from chat_server import MODEL, ChatServer, error, numbered, picture
 from hermesflow.errors import DataError, JudgeError
 from hermesflow.judging.chat import Stopped
 from hermesflow.judging.cost import estimate
@@ -24,10 +24,6 @@ OF_BLUE = Item("b", "rather blue", "what color is it ?", ("red", "blue"), "red")
 def server():
     with ChatServer() as running:
         yield running
-
-
-def numbered(count):
-    return [Item(str(n), RED, f"what color is object {n} ?", ("red", "blue"), "red") for n in range(count)]
 
 
 def test_verdicts_come_in_the_order_of_the_items(server, tmp_path):

@@ -4,10 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from chat_server import ChatServer, picture
+from chat_server import ChatServer, numbered, picture
 from hermesflow.errors import ConfigError, JudgeError
 from hermesflow.judging.endpoint import EndpointJudge
-from hermesflow.judging.protocol import Item
 from hermesflow.judging.settings import Prices
 
 RED = picture((255, 0, 0))
@@ -17,10 +16,6 @@ RED = picture((255, 0, 0))
 def server():
     with ChatServer() as running:
         yield running
-
-
-def numbered(count):
-    return [Item(str(n), RED, f"what color is object {n} ?", ("red", "blue"), "red") for n in range(count)]
 
 
 DEAR = Prices(input=0, output=100_000, image_tokens=255)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from benchmark_world import CAPTIONS, DPG, GENEVAL, draw_all, make_world
-from chat_server import MODEL, TOKENS, ChatServer
+from chat_server import MODEL, TOKENS, ChatServer, first_choice
 from hermesflow.artifacts import read_codes, read_json, sha256, write_codes
 from hermesflow.benchmark_sections import DRAWN, Gap
 from hermesflow.benchmarks import fidelity, geneval2
@@ -32,13 +32,6 @@ from hermesflow.stages import grade
 from tiny_vlm import make_llava
 
 SHIFT = 3.0
-
-
-def first_choice(body):
-    """A judge that takes the first choice, whatever it sees or reads."""
-    lines = body["messages"][-1]["content"][0]["text"].split("\n")
-    choice = next(line.removeprefix("- ") for line in lines if line.startswith("- "))
-    return {"role": "assistant", "content": json.dumps({"choice": choice}), "refusal": None}
 
 
 @pytest.fixture(scope="module")

@@ -122,16 +122,9 @@ def _fetch(arguments: argparse.Namespace) -> None:
 
 def _fid_reference(arguments: argparse.Namespace) -> None:
     from hermesflow.benchmarks.fid_reference import make_reference
-    from hermesflow.config import load_config
-    from hermesflow.errors import ConfigError
 
-    config = load_config(arguments.config)
-    if config.benchmarks is None or config.benchmarks.coco is None:
-        raise ConfigError(
-            f"{arguments.config}: has no section `benchmarks.coco`, which names the captions, the Inception weights "
-            "and the file to write. Add it (docs/benchmarks.md)."
-        )
-    make_reference(config.benchmarks.coco, arguments.images, device=config.runtime.device)
+    own, device = _benchmark(arguments.config, "coco", "the captions, the Inception weights and the file to write")
+    make_reference(own, arguments.images, device=device)
 
 
 def _export_images(arguments: argparse.Namespace) -> None:
@@ -146,17 +139,23 @@ def _export_images(arguments: argparse.Namespace) -> None:
 
 def _geneval_parity(arguments: argparse.Namespace) -> None:
     from hermesflow.benchmarks.geneval_parity import compare
+
+    own, device = _benchmark(arguments.config, "geneval", "detector and CLIP")
+    print(compare(own, arguments.theirs, arguments.images, device=device))
+
+
+def _benchmark(path: Path, name: str, names: str) -> tuple[Any, str]:
+    """A section of `benchmarks`, which names so and so, and the device of the config."""
     from hermesflow.config import load_config
     from hermesflow.errors import ConfigError
 
-    config = load_config(arguments.config)
-    if config.benchmarks is None or config.benchmarks.geneval is None:
+    config = load_config(path)
+    own = getattr(config.benchmarks, name, None)
+    if own is None:
         raise ConfigError(
-            f"{arguments.config}: has no section `benchmarks.geneval`, which names detector and CLIP. Add it "
-            "(docs/benchmarks.md)."
+            f"{path}: has no section `benchmarks.{name}`, which names {names}. Add it (docs/benchmarks.md)."
         )
-    device = config.runtime.device
-    print(compare(config.benchmarks.geneval, arguments.theirs, arguments.images, device=device))
+    return own, config.runtime.device
 
 
 def _publish(arguments: argparse.Namespace) -> None:

@@ -10,10 +10,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
+
 from hermesflow.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
+
+
+READING = (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError)
+"""What transformers raises where files are missing, broken or another model's, or want a library that is not there."""
 
 
 def read_model(reader: Any, folder: Path | str, *, role: str, unused: str = "", **options: Any) -> Any:

@@ -3,8 +3,6 @@
 A few steps here teach the model what to say about each of four pictures, so every figure is known beforehand.
 """
 
-import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -12,14 +10,12 @@ import pytest
 import torch
 
 from hermesflow.artifacts import Layout
-from hermesflow.benchmark_sections import Benchmarks, Understanding
 from hermesflow.config import load_config
 from hermesflow.lmms.answering import Pictures
 from hermesflow.lmms.results import figures_of
 from hermesflow.models.building import new_model
 from hermesflow.models.magvit import MagVitV2, save_tokenizer
 from hermesflow.models.showo import save_model
-from hermesflow.stages import understand
 
 from . import world
 from .world import SHORT
@@ -65,14 +61,7 @@ def folder(tmp_path_factory):
     save_tokenizer(tokenizer, layout.tokenizer)
     for name, rows in ASKED.items():
         world.pope(home / "tasks", name, [(key, *row) for key, row in enumerate(rows)])
-    own = Understanding(
-        columns=("pope",), batch_size=2, python=sys.executable, tasks=str(home / "tasks"), cache=str(home / "cache")
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        config = replace(CONFIG, benchmarks=Benchmarks(understanding=own))
-        understand.run(config, layout, seed=0, checkpoint="base", benchmark="pope")
-    return layout.benchmark(0, "base", "pope")
+    return world.understood(CONFIG, layout, home, batch_size=2)
 
 
 @pytest.mark.parametrize("name", ASKED)

@@ -1,6 +1,5 @@
 """The micro world's own POPE through the real command line: every answer is that of the checkpoint's own evaluation."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import torch
 from datasets import Image
 
 from hermesflow.artifacts import Layout
-from hermesflow.benchmark_sections import Benchmarks, Understanding
 from hermesflow.config import load_config
 from hermesflow.data.pairs import images_of, read_pairs
 from hermesflow.evaluation import understanding
@@ -19,7 +17,7 @@ from hermesflow.models.building import new_model
 from hermesflow.models.magvit import MagVitV2, save_tokenizer, to_pixels
 from hermesflow.models.showo import save_model
 from hermesflow.scoring import free_answers
-from hermesflow.stages import data, understand
+from hermesflow.stages import data
 
 from . import world
 
@@ -53,14 +51,7 @@ def both(tmp_path_factory):
     save_model(model, layout.checkpoint(0, "base") / "model")
     save_tokenizer(tokenizer, layout.tokenizer)
     write_tasks(home / "tasks", own, dict(zip(pairs["id"], pairs.data.column("image").to_pylist(), strict=True)))
-    section = Understanding(
-        columns=("pope",), batch_size=4, python=sys.executable, tasks=str(home / "tasks"), cache=str(home / "cache")
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        config = replace(CONFIG, benchmarks=Benchmarks(understanding=section))
-        understand.run(config, layout, seed=0, checkpoint="base", benchmark="pope")
-    folder = layout.benchmark(0, "base", "pope")
+    folder = world.understood(CONFIG, layout, home, batch_size=4)
     return own, pd.read_parquet(folder / "rows.parquet"), figures_of(pd.read_parquet(folder / "units.parquet"))
 
 

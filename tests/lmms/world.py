@@ -1,20 +1,25 @@
 """Small benchmarks in the form of the hub's data sets, local tasks that read them, and a tiny checkpoint."""
 
 import io
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import lmms_eval.tasks
+import pytest
 import torch
 import yaml
 from datasets import Dataset, Features, Image, Sequence, Value
 from PIL import Image as Images
 
+from hermesflow.benchmark_sections import Benchmarks, Understanding
 from hermesflow.lmms.answering import Pictures, Stopping, answers, likelihoods
 from hermesflow.lmms.running import TASKS
 from hermesflow.models.magvit import MagVitV2, load_tokenizer, save_tokenizer
 from hermesflow.models.prompting import word_tokenizer
 from hermesflow.models.showo import Shape, ShowO, load_model, save_model
 from hermesflow.sections import ImageTokenizer
+from hermesflow.stages import understand
 
 SHIPPED = Path(lmms_eval.tasks.__file__).parent
 STRING = Value("string")
@@ -263,3 +268,14 @@ def mmmu(folder, rows):
         for key, shown, kind, options, answer in rows
     ]
     write_task(folder, "mmmu_val", "mmmu/mmmu_val.yaml", "validation", made, features)
+
+
+def understood(config, layout, home, *, batch_size):
+    """Folder of column pope of `base`, by stage `understand` on the tasks that lie in `home`."""
+    tasks, cache = str(home / "tasks"), str(home / "cache")
+    own = Understanding(columns=("pope",), batch_size=batch_size, python=sys.executable, tasks=tasks, cache=cache)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        config = replace(config, benchmarks=Benchmarks(understanding=own))
+        understand.run(config, layout, seed=0, checkpoint="base", benchmark="pope")
+    return layout.benchmark(0, "base", "pope")

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import benchmark_world
-from chat_server import ChatServer
+from chat_server import ChatServer, first_choice
 from hermesflow.benchmark_sections import Understanding
 from hermesflow.config import as_plain
 from hermesflow.data.pairs import read_pairs
@@ -57,13 +57,6 @@ def benchmarks(folder, judge):
     subprocess.run([python, "-c", TASKS, tasks], check=True, env={**os.environ, "PYTHONPATH": paths})
     own = Understanding(columns=("pope",), batch_size=2, python=python, tasks=tasks, cache=str(folder / "hf"))
     return as_plain(dataclasses.replace(made, geneval2=None, understanding=own))
-
-
-def first_choice(body):
-    """A judge that always takes the first choice."""
-    lines = body["messages"][-1]["content"][0]["text"].split("\n")
-    choice = next(line.removeprefix("- ") for line in lines if line.startswith("- "))
-    return {"role": "assistant", "content": json.dumps({"choice": choice}), "refusal": None}
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from hermesflow.artifacts import Layout, write_json
 from hermesflow.benchmarks.drawing import Prompts, read_prompts
@@ -50,8 +49,8 @@ def export_images(config: Config, layout: Layout, *, seed: int, checkpoint: str,
     places = [folder / id_ / "samples" if benchmark == "geneval" else folder / id_ for id_ in prompts.ids]
     for number, place in enumerate(places):
         place.mkdir(parents=True)
-        for k, pixels in enumerate(drawn.of(number, number + 1)):
-            Image.fromarray(pixels).save(place / _name(k))
+        for k, image in enumerate(drawn.pictures(number)):
+            image.save(place / _name(k))
         progress.advance(prompts.images)
     if benchmark == "geneval":
         assert config.benchmarks is not None and config.benchmarks.geneval is not None

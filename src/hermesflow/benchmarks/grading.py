@@ -110,16 +110,14 @@ def grade_geneval(
 ) -> Graded:
     """GenEval's verdict on every image."""
 
-    def verdicts(start: int, stop: int) -> pd.DataFrame:
+    def verdicts(number: int, images: list[Image.Image]) -> pd.DataFrame:
         rows = []
-        for number in range(start, stop):
-            for k, image in enumerate(images := drawn.pictures(number)):
-                found, colors = detector.detect(image), partial(classifier.colors, image)
-                rows.append(geneval.image_row(number, k, prompts[number], found, colors))
-            advance(len(images))
+        for k, image in enumerate(images):
+            found, colors = detector.detect(image), partial(classifier.colors, image)
+            rows.append(geneval.image_row(number, k, prompts[number], found, colors))
         return geneval.images_table(rows)
 
-    table = _table(kept, drawn, verdicts, advance, together=_KEPT_TOGETHER)
+    table = _by_prompt(kept, drawn, verdicts, advance)
     protocol = f"GenEval, {len(prompts):,} prompts x {drawn.codes.shape[1]} images; the original's thresholds and rules"
     return Graded(table, generation.geneval_units(table), protocol)
 
@@ -128,15 +126,7 @@ def grade_dpg(
     prompts: Sequence[dpg.DensePrompt], drawn: Drawn, judge: dpg.VqaJudge, kept: Kept, advance: Advance
 ) -> Graded:
     """DPG-Bench's questions about every image."""
-
-    def verdicts(start: int, stop: int) -> pd.DataFrame:
-        tables = []
-        for number in range(start, stop):
-            tables.append(dpg.grade(prompts[number], images := drawn.pictures(number), judge))
-            advance(len(images))
-        return pd.concat(tables, ignore_index=True)
-
-    table = _table(kept, drawn, verdicts, advance, together=_KEPT_TOGETHER)
+    table = _by_prompt(kept, drawn, lambda number, images: dpg.grade(prompts[number], images, judge), advance)
     images, whole = drawn.codes.shape[1], (dpg.PROMPTS, dpg.IMAGES_PER_PROMPT)
     other = "" if (len(prompts), images) == whole else f" (the whole has {dpg.PROMPTS:,} x {dpg.IMAGES_PER_PROMPT})"
     protocol = f"DPG-Bench, {len(prompts):,} prompts x {images} images{other}; children of a no count 0"
@@ -148,15 +138,9 @@ def grade_geneval2(
     prompts: Sequence[geneval2.Prompt], drawn: Drawn, judge: geneval2.AnswerProbability, kept: Kept, advance: Advance
 ) -> Graded:
     """GenEval 2's questions about every image."""
-
-    def verdicts(start: int, stop: int) -> pd.DataFrame:
-        tables = []
-        for number in range(start, stop):
-            tables.append(geneval2.grade(number, prompts[number], images := drawn.pictures(number), judge))
-            advance(len(images))
-        return pd.concat(tables, ignore_index=True)
-
-    table = _table(kept, drawn, verdicts, advance, together=_KEPT_TOGETHER)
+    table = _by_prompt(
+        kept, drawn, lambda number, images: geneval2.grade(number, prompts[number], images, judge), advance
+    )
     protocol = (
         f"GenEval 2, {len(prompts):,} prompts x {drawn.codes.shape[1]} images; Soft-TIFA: probability that an answer "
         "begins with the right word"
@@ -201,6 +185,21 @@ def grade_coco(
         np.stack(found["features"].tolist()), reference, counts, device=device, advance=resampled
     )
     return Graded(pd.DataFrame(columns), units, protocol, {"fid": fid})
+
+
+def _by_prompt(
+    kept: Kept, drawn: Drawn, make: Callable[[int, list[Image.Image]], pd.DataFrame], advance: Advance
+) -> pd.DataFrame:
+    """Verdicts on the images of all prompts, made for one prompt at a time."""
+
+    def some(start: int, stop: int) -> pd.DataFrame:
+        tables = []
+        for number in range(start, stop):
+            tables.append(make(number, images := drawn.pictures(number)))
+            advance(len(images))
+        return pd.concat(tables, ignore_index=True)
+
+    return _table(kept, drawn, some, advance, together=_KEPT_TOGETHER)
 
 
 def _table(

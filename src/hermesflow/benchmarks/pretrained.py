@@ -14,14 +14,13 @@ from typing import Any
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 
 from hermesflow import hub
 from hermesflow.artifacts import sha256
 from hermesflow.errors import ConfigError
-from hermesflow.released import read_model
+from hermesflow.released import READING, read_model
 from hermesflow.sections import Source
 
 _TOGETHER = 32  # images or texts per forward pass
@@ -50,7 +49,7 @@ def read_pretrained(kind: str | type, source: str | Source, *, role: str, **opti
         if options.pop("use_safetensors", False):
             return read_model(reader, folder, role=role, **options)
         return reader.from_pretrained(folder, local_files_only=True, **options)
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError, SafetensorError) as error:  # transformers' errors
+    except READING as error:
         raise ConfigError(
             f"{folder}: cannot be read as {role} ({name}): {' '.join(str(error).split())[:400]} It must hold the "
             "configuration, processor and safetensors weights of a released model, each file whole."

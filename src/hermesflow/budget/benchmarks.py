@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hermesflow.benchmarks import dpg, fidelity
 from hermesflow.benchmarks.drawing import TOGETHER
 from hermesflow.config import Config
 from hermesflow.lmms.running import KARPATHY_TASK, SUBMISSION_TASK, tasks_wanted
 
-PROMPTS = {"geneval": 553, "dpg": 1065, "coco": 30_000, "geneval2": 800}
+PROMPTS = {"geneval": 553, "dpg": dpg.PROMPTS, "coco": fidelity.IMAGES, "geneval2": 800}
 """Prompts of each file. Source: Ghosh et al. 2023 (GenEval); Hu et al. 2024 (DPG-Bench); the paper's Table 3; Kamath et
 al. 2025 (GenEval 2)."""
 

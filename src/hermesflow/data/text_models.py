@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from hermesflow import hub
 from hermesflow.data.tifa import json_messages, tifa_prompt
 from hermesflow.data_sections import QuestionModels
 from hermesflow.errors import ConfigError
-from hermesflow.released import read_model
+from hermesflow.released import READING, read_model
 from hermesflow.sections import Source
 
 _ANSWER_TOKENS = 30  # as TIFA's checker
@@ -105,13 +104,7 @@ def _load(kind: Any, source: str | Source, key: str, *, dtype: torch.dtype, devi
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         loaded = read_model(kind, folder, role=f"data.questions.{key}", dtype=dtype)
-    except (
-        OSError,
-        ValueError,
-        ImportError,
-        RuntimeError,
-        SafetensorError,
-    ) as error:  # transformers' errors; a format may want another library
+    except READING as error:
         raise ConfigError(
             f"data.questions.{key}: {_name(source)} cannot be read: {' '.join(str(error).split())[:400]} It must be a "
             "folder, or repo, revision and files on the hub, with a tokenizer and safetensors weights (docs/data.md)."
