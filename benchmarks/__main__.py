@@ -18,7 +18,7 @@ import torch
 
 from benchmarks import growth, measuring, report, sizes, works
 from benchmarks.limits import Machine
-from hermesflow.artifacts import write_json
+from hermesflow.core.files import write_json
 
 
 def main() -> None:

@@ -22,7 +22,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from hermesflow.artifacts import write_json
+from hermesflow.core.files import write_json
+from hermesflow.core.seeding import generator
 from hermesflow.distributed import new_accelerator
 from hermesflow.homologous import HomologousPairs
 from hermesflow.models.prompting import word_tokenizer
@@ -30,15 +31,7 @@ from hermesflow.models.showo import Shape, ShowO, recompute_activations
 from hermesflow.preferences import CAPTION_COLUMNS, IMAGE_COLUMNS
 from hermesflow.sampling import sample_images
 from hermesflow.sections import ImageSampling, Training
-from hermesflow.seeding import generator
-from hermesflow.train import (
-    PairLogps,
-    ReferenceTable,
-    learning_rate,
-    new_optimizer,
-    reference_logps,
-    step_loss,
-)
+from hermesflow.train import PairLogps, ReferenceTable, learning_rate, new_optimizer, reference_logps, step_loss
 
 GIB = 2**30
 _OTHERS = {"partial_rotary_factor": 0.5, "rope_theta": 10_000.0, "layer_norm_eps": 1e-5, "max_text_tokens": 128}

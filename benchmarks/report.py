@@ -14,7 +14,7 @@ import transformers
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from hermesflow.artifacts import git_revision
+from hermesflow.core.files import git_revision
 from hermesflow.delivery import Mlflow, address
 from hermesflow.report.figures import FAINT, GENERATION, INK, STYLE, UNDERSTANDING, new_figure, save
 from hermesflow.spool import Outbox, RunName

@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import save_file
 
 from benchmark_models import save_clip, save_detector, save_qwen3_vl, save_vilt
-from hermesflow.artifacts import Layout, sha256, write_codes
 from hermesflow.benchmark_sections import Benchmarks, Coco, DpgBench, Gap, GenEval, GenEval2, Understanding
 from hermesflow.benchmarks.dpg import CSV_COLUMNS
 from hermesflow.benchmarks.inception import Inception
 from hermesflow.config import Config, load_config
+from hermesflow.core.files import Layout, sha256, write_codes
 from hermesflow.data.pairs import read_pairs
 from hermesflow.judging.settings import AnyJudge, LocalVlm
 from hermesflow.models.building import new_model

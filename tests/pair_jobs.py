@@ -16,8 +16,8 @@ from unittest.mock import patch
 from accelerate import Accelerator, DistributedType, PartialState
 
 from hermesflow import tracking
-from hermesflow.artifacts import Layout
-from hermesflow.errors import Interrupted
+from hermesflow.core.errors import Interrupted
+from hermesflow.core.files import Layout
 from hermesflow.sections import Lora
 from hermesflow.stages import reference, train
 from pair_world import small_config

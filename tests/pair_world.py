@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from hermesflow.artifacts import Layout, write_codes, write_table
 from hermesflow.config import Config, as_plain, load_config
+from hermesflow.core.files import Layout, write_codes, write_table
 from hermesflow.models.building import new_model
 from hermesflow.models.showo import save_model
 from hermesflow.sections import Training

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hermesflow.artifacts import Layout, write_codes
 from hermesflow.config import Config, load_config
+from hermesflow.core.files import Layout, write_codes
 from hermesflow.data.microworld import make_pairs
 from hermesflow.data.pairs import write_pairs
 from hermesflow.models.building import new_model

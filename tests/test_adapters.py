@@ -12,9 +12,9 @@ from peft import PeftModel
 
 from hermesflow import provenance, tracking
 from hermesflow.adapters import add_adapters
-from hermesflow.artifacts import Layout, read_weights
 from hermesflow.config import load_config
-from hermesflow.errors import ConfigError
+from hermesflow.core.errors import ConfigError
+from hermesflow.core.files import Layout, read_weights
 from hermesflow.models.showo import load_model
 from hermesflow.sections import Lora
 from hermesflow.stages import prefer, reference, train

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from hermesflow.errors import ConfigError
+from hermesflow.core.errors import ConfigError
 from hermesflow.report.answer import TOLERANCE, answer, claims, summary_of, verdict_above, verdict_below
 from hermesflow.report.lookup import Figures
 from report_world import GAPS, make_summary, micro

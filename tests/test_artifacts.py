@@ -7,36 +7,36 @@ import pandas as pd
 import pytest
 import torch
 
-from hermesflow import artifacts
-from hermesflow.errors import ArtifactError
+from hermesflow.core import files
+from hermesflow.core.errors import ArtifactError
 
 
 def test_atomic_leaves_nothing_half_written(tmp_path):
     path = tmp_path / "deep" / "a.json"
-    artifacts.write_json(path, {"old": 1})
-    with pytest.raises(RuntimeError), artifacts.atomic(path) as temporary:
+    files.write_json(path, {"old": 1})
+    with pytest.raises(RuntimeError), files.atomic(path) as temporary:
         temporary.write_text("half")
         raise RuntimeError
-    assert artifacts.read_json(path) == {"old": 1}
+    assert files.read_json(path) == {"old": 1}
     assert [p.name for p in path.parent.iterdir()] == ["a.json"]
 
 
 def test_json_is_the_same_bytes_for_the_same_content(tmp_path):
-    artifacts.write_json(tmp_path / "a.json", {"b": 1, "a": [1.5, None]})
-    artifacts.write_json(tmp_path / "b.json", {"a": [1.5, None], "b": 1})
+    files.write_json(tmp_path / "a.json", {"b": 1, "a": [1.5, None]})
+    files.write_json(tmp_path / "b.json", {"a": [1.5, None], "b": 1})
     assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
     with pytest.raises(ValueError, match="JSON compliant"):
-        artifacts.write_json(tmp_path / "c.json", float("nan"))
+        files.write_json(tmp_path / "c.json", float("nan"))
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])
 def test_tables_come_back_and_columns_are_checked(tmp_path, suffix):
     path = tmp_path / f"t{suffix}"
     table = pd.DataFrame({"id": ["p1", "p2"], "score": [0.1, 1 / 3]})
-    artifacts.write_table(path, table)
-    pd.testing.assert_frame_equal(artifacts.read_table(path, ["id", "score"]), table)
+    files.write_table(path, table)
+    pd.testing.assert_frame_equal(files.read_table(path, ["id", "score"]), table)
     with pytest.raises(ArtifactError, match=r"t\..*`?\['kind'\]"):
-        artifacts.read_table(path, ["id", "kind"])
+        files.read_table(path, ["id", "kind"])
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 no more"])
@@ -44,18 +44,18 @@ def test_broken_table_names_file_and_mend(tmp_path, content):
     path = tmp_path / "t.parquet"
     path.write_bytes(content)
     with pytest.raises(ArtifactError, match=r"t\.parquet.*run snakemake again"):
-        artifacts.read_table(path, ["id"])
+        files.read_table(path, ["id"])
 
 
 @pytest.fixture
 def codes(tmp_path):
     path = tmp_path / "images.npy"
-    artifacts.write_codes(path, ["p1", "p2"], np.arange(2 * 3 * 4).reshape(2, 3, 4))
+    files.write_codes(path, ["p1", "p2"], np.arange(2 * 3 * 4).reshape(2, 3, 4))
     return path
 
 
 def test_codes_come_back_by_id(codes):
-    ids, stored = artifacts.read_codes(codes)
+    ids, stored = files.read_codes(codes)
     assert ids == ["p1", "p2"]
     assert stored.dtype == np.uint16
     assert stored[1, 2, 3] == 23
@@ -64,7 +64,7 @@ def test_codes_come_back_by_id(codes):
 def test_truncated_token_file_is_refused(codes):
     os.truncate(codes, codes.stat().st_size - 8)
     with pytest.raises(ArtifactError, match=r"images\.npy.*run snakemake again"):
-        artifacts.read_codes(codes)
+        files.read_codes(codes)
 
 
 def test_one_changed_token_is_noticed(codes):
@@ -72,25 +72,25 @@ def test_one_changed_token_is_noticed(codes):
     content[-1] ^= 1
     codes.write_bytes(content)
     with pytest.raises(ArtifactError, match=r"images\.npy.*sha256 differs"):
-        artifacts.read_codes(codes)
+        files.read_codes(codes)
 
 
 def test_missing_index_is_refused(codes):
     codes.with_suffix(".json").unlink()
     with pytest.raises(ArtifactError, match=r"images\.json"):
-        artifacts.read_codes(codes)
+        files.read_codes(codes)
 
 
 @pytest.mark.parametrize("ids", [["p1"], ["p1", "p1"]])
 def test_codes_need_one_different_id_each(tmp_path, ids):
     with pytest.raises(ArtifactError, match="ids"):
-        artifacts.write_codes(tmp_path / "x.npy", ids, np.zeros((2, 1, 4)))
+        files.write_codes(tmp_path / "x.npy", ids, np.zeros((2, 1, 4)))
 
 
 def test_weights_come_back(tmp_path):
     weight = torch.arange(6.0).reshape(2, 3)
-    artifacts.write_weights(tmp_path / "m.safetensors", {"w": weight.T})
-    assert torch.equal(artifacts.read_weights(tmp_path / "m.safetensors")["w"], weight.T)
+    files.write_weights(tmp_path / "m.safetensors", {"w": weight.T})
+    assert torch.equal(files.read_weights(tmp_path / "m.safetensors")["w"], weight.T)
 
 
 class Harmful:
@@ -105,31 +105,31 @@ def test_pickles_are_refused_and_never_run(tmp_path, monkeypatch):
     torch.save({"w": torch.ones(2)}, new)
     for path in (plain, new):
         with pytest.raises(ArtifactError, match=rf"{path.name}.*pickle.*[Cc]onvert"):
-            artifacts.read_weights(path)
+            files.read_weights(path)
     assert not (tmp_path / "harmed").exists()
 
 
 def test_truncated_weights_are_refused(tmp_path):
     path = tmp_path / "m.safetensors"
-    artifacts.write_weights(path, {"w": torch.ones(100)})
+    files.write_weights(path, {"w": torch.ones(100)})
     os.truncate(path, 200)
     with pytest.raises(ArtifactError, match=r"m\.safetensors.*truncated"):
-        artifacts.read_weights(path)
+        files.read_weights(path)
 
 
 def test_manifest_says_what_a_folder_is_made_from(tmp_path):
     source = tmp_path / "in.csv"
     source.write_text("id\n")
-    artifacts.write_manifest(tmp_path / "out", config={"steps": 3}, inputs=[source], seed=4)
-    manifest = artifacts.read_json(tmp_path / "out" / "manifest.json")
+    files.write_manifest(tmp_path / "out", config={"steps": 3}, inputs=[source], seed=4)
+    manifest = files.read_json(tmp_path / "out" / "manifest.json")
     assert manifest["config"] == {"steps": 3}
     assert manifest["seed"] == 4
-    assert manifest["inputs"] == {str(source): artifacts.sha256(source)}
+    assert manifest["inputs"] == {str(source): files.sha256(source)}
     assert set(manifest) == {"git_revision", "config", "config_digest", "seed", "versions", "inputs"}
     assert json.dumps(manifest).count(":") < 30  # no clock time, no host
 
 
 def test_layout_keeps_everything_of_a_checkpoint_in_its_folder(tmp_path):
-    layout = artifacts.Layout(tmp_path / "micro")
+    layout = files.Layout(tmp_path / "micro")
     assert layout.checkpoint(2, "pair-1") == tmp_path / "micro" / "seed2" / "pair-1"
     assert layout.data("gap") == tmp_path / "micro" / "data" / "gap.parquet"

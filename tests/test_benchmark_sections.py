@@ -5,7 +5,7 @@ import yaml
 
 from hermesflow.benchmark_sections import COLUMNS, Benchmarks, Understanding
 from hermesflow.config import load_config
-from hermesflow.errors import ConfigError
+from hermesflow.core.errors import ConfigError
 from hermesflow.fetching import sources_of
 
 SHOWO = Path(__file__).parents[1] / "config" / "showo.yaml"

@@ -10,7 +10,7 @@ from transformers.utils import is_torchvision_available
 from benchmark_models import save_qwen3_vl
 from hermesflow.benchmarks.answer_probability import TransformersAnswerProbability, first_tokens
 from hermesflow.benchmarks.pretrained import read_processor
-from hermesflow.errors import ConfigError, FetchError
+from hermesflow.core.errors import ConfigError, FetchError
 from hermesflow.sections import Source
 
 ASKED = "How many cats are in the image? Answer in one word."

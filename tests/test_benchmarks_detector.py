@@ -8,7 +8,7 @@ from benchmark_models import ITS_OWN_NAMES, save_clip, save_detector
 from hermesflow.benchmarks.geneval import COLORS, OBJECTS, Detection
 from hermesflow.benchmarks.geneval_detector import ColorClassifier, Detector, crop, instances, object_names
 from hermesflow.benchmarks.pretrained import PretrainedClip
-from hermesflow.errors import ConfigError
+from hermesflow.core.errors import ConfigError
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from hermesflow.benchmarks.dpg import (
     read_prompts,
 )
 from hermesflow.benchmarks.vqa_judge import TransformersVqa, vqa_judge
-from hermesflow.errors import ConfigError, DataError
+from hermesflow.core.errors import ConfigError, DataError
 from hermesflow.evaluation.evaluated import Evaluated
 from hermesflow.evaluation.statistics import point_values
 

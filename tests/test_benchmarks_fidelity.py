@@ -24,7 +24,7 @@ from hermesflow.benchmarks.fidelity import (
     write_reference,
 )
 from hermesflow.benchmarks.pretrained import PretrainedClip
-from hermesflow.errors import DataError
+from hermesflow.core.errors import DataError
 from hermesflow.evaluation.evaluated import Evaluated
 from hermesflow.evaluation.frechet import distances_to
 from hermesflow.evaluation.statistics import estimate

@@ -14,7 +14,7 @@ from hermesflow.benchmarks.geneval import (
     relative_position,
     strongest,
 )
-from hermesflow.errors import DataError
+from hermesflow.core.errors import DataError
 from hermesflow.evaluation.evaluated import Evaluated
 from hermesflow.evaluation.generation import geneval_units
 from hermesflow.evaluation.statistics import point_values

@@ -17,7 +17,7 @@ from hermesflow.benchmarks.geneval2 import (
     read_scores,
     soft_tifa,
 )
-from hermesflow.errors import DataError
+from hermesflow.core.errors import DataError
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS, Evaluated
 from hermesflow.evaluation.statistics import estimate, point_values
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from hermesflow.artifacts import sha256
 from hermesflow.benchmarks.fidelity import features
 from hermesflow.benchmarks.inception import Inception, _Mixed, _Step, load_inception
-from hermesflow.errors import ArtifactError, ConfigError, FetchError
+from hermesflow.core.errors import ArtifactError, ConfigError, FetchError
+from hermesflow.core.files import sha256
 from hermesflow.sections import Source
 
 

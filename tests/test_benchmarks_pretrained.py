@@ -11,7 +11,7 @@ from hermesflow.benchmarks.answer_probability import TransformersAnswerProbabili
 from hermesflow.benchmarks.geneval_detector import Detector
 from hermesflow.benchmarks.pretrained import PretrainedClip
 from hermesflow.benchmarks.vqa_judge import TransformersVqa
-from hermesflow.errors import ConfigError
+from hermesflow.core.errors import ConfigError
 
 READERS = {
     "the object detector": (save_detector, Detector, "class_predictor.weight"),

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import test_stage_grade
-from hermesflow.artifacts import write_table, write_weights
+from hermesflow.core.files import write_table, write_weights
 from hermesflow.data.pairs import read_pairs
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS
 from hermesflow.evaluation.statistics import summarise

@@ -19,10 +19,10 @@ from hermesflow.budget.machines import BANDWIDTH_UTILISATION, Pass, machine_of, 
 from hermesflow.budget.plan import added, by, places, plan
 from hermesflow.budget.rules import Rules
 from hermesflow.config import load_config
-from hermesflow.errors import ConfigError
+from hermesflow.core.errors import ConfigError
+from hermesflow.core.seeding import generator
 from hermesflow.masking import draw_mask
 from hermesflow.models import kernels
-from hermesflow.seeding import generator
 from hermesflow.stages import gather_candidates, sample, score
 from selfplay_world import make_world
 

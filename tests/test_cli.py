@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from hermesflow import cli
-from hermesflow.errors import ArtifactError
+from hermesflow.core.errors import ArtifactError
 
 SMOKE = str(Path(__file__).parents[1] / "config" / "smoke.yaml")
 

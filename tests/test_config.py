@@ -4,9 +4,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hermesflow import config_reference, hub
+from hermesflow import config_reference
 from hermesflow.config import as_plain, config_schema, load_config
-from hermesflow.errors import ConfigError, FetchError
+from hermesflow.core import hub
+from hermesflow.core.errors import ConfigError, FetchError
 from hermesflow.fetching import sources_of
 from hermesflow.sections import Training
 

@@ -14,9 +14,9 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from hermesflow.artifacts import Layout
 from hermesflow.config import as_plain, load_config
-from hermesflow.errors import ArtifactError
+from hermesflow.core.errors import ArtifactError
+from hermesflow.core.files import Layout
 from hermesflow.models.building import meta_model
 from hermesflow.models.conversion import converted, read_pickle
 from hermesflow.models.magvit import MagVitV2, load_tokenizer

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hermesflow.core.errors import DataError
 from hermesflow.data.images import fit_image
-from hermesflow.errors import DataError
 
 
 def encoded(image: Image.Image, kind: str = "PNG") -> bytes:

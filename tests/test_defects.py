@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from hermesflow import tracking
-from hermesflow.artifacts import Layout, read_codes, read_table
+from hermesflow.core.errors import ConfigError, DataError
+from hermesflow.core.files import Layout, read_codes, read_table
 from hermesflow.distributed import check_training, new_accelerator
-from hermesflow.errors import ConfigError, DataError
 from hermesflow.homologous import HomologousPairs, PairBatch
 from hermesflow.losses import dpo_loss, pair_dpo_loss
 from hermesflow.models.showo import load_model
@@ -202,7 +202,7 @@ def test_a_killed_training_resumes_to_the_same_weights(world, tmp_path, monkeypa
 def start_training(layout: Layout, config: dict) -> subprocess.Popen:
     script = (
         "from pathlib import Path; from pair_world import small_config; from hermesflow import tracking\n"
-        "from hermesflow.artifacts import Layout; from hermesflow.stages import train\n"
+        "from hermesflow.core.files import Layout; from hermesflow.stages import train\n"
         "tracking.open_run = lambda *a, **k: None\n"
         f"train.run(small_config(**{config}), Layout(Path({str(layout.root)!r})), seed=0, checkpoint='{CHECKPOINT}')\n"
     )

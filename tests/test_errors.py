@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from hermesflow import cli, commands
+from hermesflow.core.errors import DataError, is_disk_full
 from hermesflow.data.store import Taken, open_store
-from hermesflow.errors import DataError, is_disk_full
 
 
 @pytest.fixture

@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 from huggingface_hub import constants
 
-from hermesflow.artifacts import Layout
 from hermesflow.config import load_config
+from hermesflow.core.errors import ConfigError, DataError, FetchError
+from hermesflow.core.files import Layout
 from hermesflow.data.pairs import read_pairs, read_rows
-from hermesflow.errors import ConfigError, DataError, FetchError
 from hermesflow.stages import data as stage
 from hub_server import HubServer
 from journeydb_world import SIZES, TOTAL, jpeg, write_config

@@ -14,8 +14,8 @@ from types import SimpleNamespace
 import pytest
 
 from hermesflow import tracking
-from hermesflow.artifacts import Layout
-from hermesflow.errors import Interrupted
+from hermesflow.core.errors import Interrupted
+from hermesflow.core.files import Layout
 from hermesflow.interruption import ECHO, Interruption
 from hermesflow.stages import prefer, reference, train
 from pair_world import CommandLine, make_world, small_config

@@ -14,12 +14,12 @@ import pandas as pd
 import pytest
 from huggingface_hub import constants
 
-from hermesflow.artifacts import Layout, read_json
 from hermesflow.cli import main
 from hermesflow.config import load_config
+from hermesflow.core.errors import DataError
+from hermesflow.core.files import Layout, read_json
 from hermesflow.data.journeydb import JourneyDbSource
 from hermesflow.data.pairs import images_of, read_pairs, read_rows, validate
-from hermesflow.errors import DataError
 from hermesflow.stages import data as stage
 from hub_server import HubServer
 from journeydb_world import (

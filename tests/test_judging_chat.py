@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from chat_server import MODEL, ChatServer, completion, error
-from hermesflow.errors import JudgeError
+from hermesflow.core.errors import JudgeError
 from hermesflow.judging.chat import Chat, Stopped
 
 BODY = {"model": "gpt-4o", "messages": [{"role": "user", "content": [{"type": "text", "text": "- red\nred"}]}]}

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from chat_server import MODEL, ChatServer, error, numbered, picture
-from hermesflow.errors import DataError, JudgeError
+from hermesflow.core.errors import DataError, JudgeError
 from hermesflow.judging.chat import Stopped
 from hermesflow.judging.cost import estimate
 from hermesflow.judging.endpoint import EndpointJudge, body_of, key_of

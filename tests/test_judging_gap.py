@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from chat_server import ChatServer, picture
+from hermesflow.core.errors import DataError
 from hermesflow.data.questions import Question
-from hermesflow.errors import DataError
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS, Evaluated
 from hermesflow.evaluation.gap import Asked, gap_units
 from hermesflow.evaluation.statistics import point_values

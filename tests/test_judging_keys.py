@@ -3,7 +3,7 @@
 import pytest
 
 from chat_server import ChatServer
-from hermesflow.errors import ConfigError
+from hermesflow.core.errors import ConfigError
 from hermesflow.judging.chat import Chat
 
 KEY = "sk-proj-0123456789abcdef"

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from chat_server import ChatServer, numbered, picture
-from hermesflow.errors import ConfigError, JudgeError
+from hermesflow.core.errors import ConfigError, JudgeError
 from hermesflow.judging.endpoint import EndpointJudge
 from hermesflow.judging.settings import Prices
 

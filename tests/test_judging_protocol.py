@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hermesflow.errors import DataError
+from hermesflow.core.errors import DataError
 from hermesflow.judging.protocol import Item, Verdict, check_items, is_right, outcome_counts, png_bytes
 
 ITEM = Item("a", "red", "what color ?", ("red", "blue"), "red")

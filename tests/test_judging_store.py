@@ -3,7 +3,7 @@ import threading
 
 import pytest
 
-from hermesflow.errors import ConfigError
+from hermesflow.core.errors import ConfigError
 from hermesflow.judging.replies import Reply
 from hermesflow.judging.store import AnswerStore
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hermesflow.artifacts import Layout
-from hermesflow.errors import ConfigError
+from hermesflow.core.errors import ConfigError
+from hermesflow.core.files import Layout
 from hermesflow.launching import accelerate_options
 from hermesflow.stages import prefer, reference
 from pair_world import CommandLine, make_world, small_config

@@ -2,8 +2,8 @@ import pytest
 import torch
 from PIL import Image
 
+from hermesflow.core.errors import DataError
 from hermesflow.data.images import fit_image
-from hermesflow.errors import DataError
 from hermesflow.lmms.answering import (
     Pictures,
     Stopping,

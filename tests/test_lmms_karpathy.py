@@ -3,7 +3,7 @@ import json
 import pytest
 from datasets import Dataset
 
-from hermesflow.errors import ConfigError, DataError
+from hermesflow.core.errors import ConfigError, DataError
 from hermesflow.lmms import karpathy
 
 

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from hermesflow.errors import ArtifactError
+from hermesflow.core.errors import ArtifactError
 from hermesflow.lmms import results
 
 ANSWERS = ["red\u2028car", "a\x85b", "green\u2029", "blue"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hermesflow.errors import ArtifactError, ConfigError
+from hermesflow.core.errors import ArtifactError, ConfigError
 from hermesflow.lmms.running import BENCHMARKS, KARPATHY_TASK, PYTHON, TASKS, Evaluation, command, evaluate
 
 EVALUATION = Evaluation(model=Path("m"), tokenizer=Path("t"), tasks=["gqa", "mme"], batch_size=8)

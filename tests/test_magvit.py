@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hermesflow.errors import ArtifactError
+from hermesflow.core.errors import ArtifactError
 from hermesflow.models.magvit import MagVitV2, load_tokenizer, save_tokenizer, to_images, to_pixels
 from hermesflow.sections import ImageTokenizer
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 import yaml
 
-from hermesflow.artifacts import Layout, read_table
 from hermesflow.config import load_config
+from hermesflow.core.errors import ConfigError, HermesflowError
+from hermesflow.core.files import Layout, read_table
 from hermesflow.data.pairs import images_of, read_pairs
-from hermesflow.errors import ConfigError, HermesflowError
 from hermesflow.losses import dpo_logratios, pair_dpo_loss
 from hermesflow.models.magvit import load_tokenizer
 from hermesflow.official.images import smaller_images, smaller_pictures

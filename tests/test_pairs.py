@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from hermesflow.config import load_config
+from hermesflow.core.errors import DataError
 from hermesflow.data import pairs
 from hermesflow.data.microworld import make_pairs
 from hermesflow.data.pairs import SCHEMA, images_of, read_pairs, read_rows, validate, write_pairs
-from hermesflow.errors import DataError
 from hermesflow.sections import Data
 
 

@@ -11,7 +11,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from hermesflow.artifacts import Layout, read_codes
+from hermesflow.core.files import Layout, read_codes
 from hermesflow.data.pairs import read_pairs
 from hub_server import HubServer
 from paper_world import SHOWO, lay_over, release, small_config

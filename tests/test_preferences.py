@@ -6,9 +6,9 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from hermesflow.artifacts import Layout, read_codes, read_table
 from hermesflow.config import Config
-from hermesflow.errors import ArtifactError, DataError
+from hermesflow.core.errors import ArtifactError, DataError
+from hermesflow.core.files import Layout, read_codes, read_table
 from hermesflow.preferences import (
     CAPTION_COLUMNS,
     IMAGE_COLUMNS,

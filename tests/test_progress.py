@@ -1,6 +1,6 @@
 import io
 
-from hermesflow.progress import Progress
+from hermesflow.core.progress import Progress
 
 
 class Clock:

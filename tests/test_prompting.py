@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from hermesflow.errors import ArtifactError, DataError
+from hermesflow.core.errors import ArtifactError, DataError
 from hermesflow.models import prompting
 from hermesflow.models.prompting import TokenIds, load_text_tokenizer, pretrained_tokenizer, word_tokenizer
 from phi_tokenizer import END, phi_tokenizer, write_tokenizer

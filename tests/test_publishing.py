@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from hermesflow.artifacts import Layout, read_json, sha256, write_json
 from hermesflow.config import load_config
-from hermesflow.errors import ArtifactError
+from hermesflow.core.errors import ArtifactError
+from hermesflow.core.files import Layout, read_json, sha256, write_json
 from hermesflow.publishing import fill, fill_dag, fill_readme, publish
 
 CONFIG = load_config(Path(__file__).parents[1] / "config" / "smoke.yaml")

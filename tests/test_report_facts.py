@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from hermesflow.artifacts import write_json
-from hermesflow.errors import ArtifactError
+from hermesflow.core.errors import ArtifactError
+from hermesflow.core.files import write_json
 from hermesflow.report.facts import benchmark_lines
 
 GAP = {"protocol": "3 questions", "scorers": {"judge": "gpt-4o-2024-08-06"}, "items": 1000}

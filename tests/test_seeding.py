@@ -3,7 +3,7 @@ import sys
 
 import torch
 
-from hermesflow.seeding import generator, seed_of
+from hermesflow.core.seeding import generator, seed_of
 
 
 def test_known_seed():
@@ -12,7 +12,7 @@ def test_known_seed():
 
 
 def test_same_names_same_stream_in_another_process():
-    code = "import torch; from hermesflow.seeding import generator as g; "
+    code = "import torch; from hermesflow.core.seeding import generator as g; "
     code += "print(torch.rand(3, generator=g(1, 'a')).tolist())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(torch.rand(3, generator=generator(1, "a")).tolist())

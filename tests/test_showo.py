@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 import omni_attention as attention
 from hermesflow.config import load_config
-from hermesflow.errors import ArtifactError
+from hermesflow.core.errors import ArtifactError
 from hermesflow.models import prompting
 from hermesflow.models.building import new_model
 from hermesflow.models.showo import Shape, ShowO, load_model, save_model

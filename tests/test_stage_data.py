@@ -9,12 +9,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from hermesflow.artifacts import Layout, read_json
 from hermesflow.config import Config, load_config
+from hermesflow.core.errors import DataError
+from hermesflow.core.files import Layout, read_json
 from hermesflow.data.captions import GENEVAL_KINDS
 from hermesflow.data.microworld import make_pairs
 from hermesflow.data.pairs import read_pairs, write_pairs
-from hermesflow.errors import DataError
 from hermesflow.stages import data as stage
 
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from benchmark_world import CAPTIONS, draw_all, make_world
-from hermesflow.artifacts import read_codes, write_codes
 from hermesflow.benchmarks import drawing
 from hermesflow.benchmarks.fidelity import Caption, Gaussian, write_reference
 from hermesflow.benchmarks.reference_origin import origin
+from hermesflow.core.errors import ArtifactError, ConfigError, DataError
+from hermesflow.core.files import read_codes, write_codes
 from hermesflow.data.pairs import read_pairs
-from hermesflow.errors import ArtifactError, ConfigError, DataError
 from hermesflow.evaluation import generation
 from hermesflow.evaluation.generation import Request
 from hermesflow.models.showo import load_model

@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 import torch
 
-from hermesflow.artifacts import Layout, read_codes, read_json, read_table, write_codes
 from hermesflow.config import load_config
+from hermesflow.core.errors import ArtifactError
+from hermesflow.core.files import Layout, read_codes, read_json, read_table, write_codes
 from hermesflow.data.judge import answer, read_image
 from hermesflow.data.microworld import Question
 from hermesflow.data.pairs import images_of, read_pairs
-from hermesflow.errors import ArtifactError
 from hermesflow.evaluation import held_out, statistics
 from hermesflow.models.building import new_model
 from hermesflow.models.magvit import MagVitV2, save_tokenizer

@@ -6,7 +6,7 @@ import pkgutil
 import pytest
 
 from benchmark_world import draw_all, make_world
-from hermesflow.artifacts import read_json
+from hermesflow.core.files import read_json
 from hermesflow.stages import grade
 
 SEES = {

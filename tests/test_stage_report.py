@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 import torch
 
-from hermesflow.artifacts import Layout, write_codes, write_json, write_table, write_weights
 from hermesflow.config import Config, load_config
+from hermesflow.core.errors import ArtifactError
+from hermesflow.core.files import Layout, write_codes, write_json, write_table, write_weights
 from hermesflow.data.microworld import make_pairs
 from hermesflow.data.pairs import write_pairs
-from hermesflow.errors import ArtifactError
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS
 from hermesflow.evaluation.metrics import COMPOSED
 from hermesflow.models.magvit import MagVitV2, save_tokenizer

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 import torch
 
-from hermesflow.artifacts import Layout, read_json, write_codes, write_json, write_table, write_weights
 from hermesflow.benchmark_sections import Benchmarks, Coco, Gap, GenEval, GenEval2, Understanding
 from hermesflow.config import Config, load_config
-from hermesflow.errors import ArtifactError
+from hermesflow.core.errors import ArtifactError
+from hermesflow.core.files import Layout, read_json, write_codes, write_json, write_table, write_weights
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS
 from hermesflow.evaluation.metrics import GENEVAL_KINDS
 from hermesflow.judging.settings import LocalVlm

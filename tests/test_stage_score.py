@@ -3,9 +3,9 @@ import shutil
 import numpy as np
 import pytest
 
-from hermesflow.artifacts import read_json, read_table
+from hermesflow.core.errors import ArtifactError
+from hermesflow.core.files import read_json, read_table
 from hermesflow.data.microworld import Question
-from hermesflow.errors import ArtifactError
 from hermesflow.sharding import shard_folder
 from hermesflow.stages import agreement, gather_scores
 from hermesflow.stages.agreement import rank_agreement

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from hermesflow.artifacts import Layout
 from hermesflow.config import load_config
+from hermesflow.core.files import Layout
 from hermesflow.data.microworld import make_pairs
 from hermesflow.data.pairs import write_pairs
 from hermesflow.models.magvit import MagVitV2, Reconstruction, load_tokenizer, to_pixels

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from hermesflow.artifacts import Layout
 from hermesflow.benchmark_sections import COLUMNS, Benchmarks, Understanding
 from hermesflow.config import load_config
-from hermesflow.errors import ConfigError, DataError
+from hermesflow.core.errors import ConfigError, DataError
+from hermesflow.core.files import Layout
 from hermesflow.lmms.karpathy import SPLITS
 from hermesflow.lmms.running import BENCHMARKS
 from hermesflow.stages import understand

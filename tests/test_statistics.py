@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 import torch
 
-from hermesflow.artifacts import write_json, write_table, write_weights
-from hermesflow.errors import ArtifactError
+from hermesflow.core.errors import ArtifactError
+from hermesflow.core.files import write_json, write_table, write_weights
 from hermesflow.evaluation import metrics, statistics
 from hermesflow.evaluation.evaluated import (
     FEATURES,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from hermesflow.core.errors import DataError
 from hermesflow.data.store import Taken, open_store
-from hermesflow.errors import DataError
 
 GOOD, BAD = Taken("a", "1" * 64, "", b"png"), Taken("b", "", "missing image", None)
 

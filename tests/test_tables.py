@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from hermesflow.errors import ArtifactError
+from hermesflow.core.errors import ArtifactError
 from hermesflow.report import audit, formatting
 from hermesflow.report.answer import answer
 from hermesflow.report.formatting import EMPTY, Table

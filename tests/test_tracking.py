@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from hermesflow import cli, spool, tracking
-from hermesflow.artifacts import Layout
 from hermesflow.config import load_config
+from hermesflow.core.files import Layout
 from hermesflow.delivery import Mlflow
 from hermesflow.spool import Record, Spool
 from mlflow_world import Gate, MlflowServer, forked, free_port
@@ -94,7 +94,7 @@ def test_another_beta_is_another_run_of_that_checkpoint_alone(tmp_path):
 
 def test_many_processes_at_once_on_a_new_database(tmp_path):
     code = (
-        "import sys, pathlib; from hermesflow import tracking; from hermesflow.artifacts import Layout\n"
+        "import sys, pathlib; from hermesflow import tracking; from hermesflow.core.files import Layout\n"
         "from hermesflow.config import load_config\n"
         "layout = Layout(pathlib.Path(sys.argv[2]) / 'smoke')\n"
         "run = tracking.open_run(load_config(sys.argv[1]), layout, 0, sys.argv[3])\n"

@@ -10,21 +10,15 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 
 from hermesflow import tracking
-from hermesflow.artifacts import Layout, read_json, read_weights, write_json
 from hermesflow.config import Config
+from hermesflow.core.errors import ArtifactError, ConfigError, DataError, HermesflowError
+from hermesflow.core.files import Layout, read_json, read_weights, write_json
 from hermesflow.distributed import check_training, micro_batches, new_accelerator
-from hermesflow.errors import ArtifactError, ConfigError, DataError, HermesflowError
 from hermesflow.homologous import HomologousPairs
 from hermesflow.models.showo import load_model
 from hermesflow.stages import prefer, reference, train
 from hermesflow.stages.reference import load_pairs
-from hermesflow.train import (
-    Logps,
-    PairLogps,
-    ReferenceTable,
-    learning_rate,
-    step_loss,
-)
+from hermesflow.train import Logps, PairLogps, ReferenceTable, learning_rate, step_loss
 from hermesflow.training_state import StateFolder
 from pair_world import make_world, small_config, training
 

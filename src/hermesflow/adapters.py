@@ -12,8 +12,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from torch import Tensor
 
-from hermesflow.artifacts import write_json, write_weights
-from hermesflow.errors import ConfigError
+from hermesflow.core.errors import ConfigError
+from hermesflow.core.files import write_json, write_weights
 from hermesflow.models.showo import ShowO
 from hermesflow.sections import Lora
 

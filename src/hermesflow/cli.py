@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from hermesflow.commands import add_commands
-from hermesflow.errors import HermesflowError, Interrupted, is_disk_full
+from hermesflow.core.errors import HermesflowError, Interrupted, is_disk_full
 from hermesflow.options import BENCHMARK, CHECKPOINT, SHARD, add_option, new_command, positive
 
 
@@ -105,9 +105,9 @@ def _stage_command(commands: Any, name: str, run: Any) -> None:
 
 def _run_stage(arguments: argparse.Namespace) -> None:
     with _nothing_collected():
-        from hermesflow.artifacts import Layout
         from hermesflow.config import BASE, load_config
-        from hermesflow.errors import ConfigError
+        from hermesflow.core.errors import ConfigError
+        from hermesflow.core.files import Layout
 
     config = load_config(arguments.config)
     options = {name: getattr(arguments, name) for name in STAGES[arguments.command].takes}

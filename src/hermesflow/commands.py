@@ -72,7 +72,7 @@ def _plan(arguments: argparse.Namespace) -> None:
     from hermesflow.budget.lengths import QUESTIONS, Lengths
     from hermesflow.budget.machines import MACHINES, UTILISATION
     from hermesflow.config import load_config
-    from hermesflow.errors import ConfigError
+    from hermesflow.core.errors import ConfigError
 
     utilisation = arguments.utilisation or UTILISATION
     if not 0 < utilisation <= 1:
@@ -91,8 +91,8 @@ def _plan(arguments: argparse.Namespace) -> None:
 
 def _track(arguments: argparse.Namespace) -> None:
     from hermesflow import tracking
-    from hermesflow.artifacts import Layout
     from hermesflow.config import load_config
+    from hermesflow.core.files import Layout
 
     config = load_config(arguments.config)
     tracking.create_runs(config, Layout(arguments.results / config.name), arguments.seeds or config.seeds)
@@ -128,9 +128,9 @@ def _fid_reference(arguments: argparse.Namespace) -> None:
 
 
 def _export_images(arguments: argparse.Namespace) -> None:
-    from hermesflow.artifacts import Layout
     from hermesflow.benchmarks.exporting import export_images
     from hermesflow.config import load_config
+    from hermesflow.core.files import Layout
 
     config = load_config(arguments.config)
     options = {name: getattr(arguments, name) for name in BENCHMARK}
@@ -147,7 +147,7 @@ def _geneval_parity(arguments: argparse.Namespace) -> None:
 def _benchmark(path: Path, name: str, names: str) -> tuple[Any, str]:
     """A section of `benchmarks`, which names so and so, and the device of the config."""
     from hermesflow.config import load_config
-    from hermesflow.errors import ConfigError
+    from hermesflow.core.errors import ConfigError
 
     config = load_config(path)
     own = getattr(config.benchmarks, name, None)
@@ -159,8 +159,8 @@ def _benchmark(path: Path, name: str, names: str) -> tuple[Any, str]:
 
 
 def _publish(arguments: argparse.Namespace) -> None:
-    from hermesflow.artifacts import Layout
     from hermesflow.config import load_config
+    from hermesflow.core.files import Layout
     from hermesflow.publishing import fill_readme, publish
 
     config = load_config(arguments.config)
@@ -177,7 +177,7 @@ def _dag(arguments: argparse.Namespace) -> None:
 
 
 def _dvc(arguments: argparse.Namespace) -> None:
-    from hermesflow.artifacts import atomic
+    from hermesflow.core.files import atomic
     from hermesflow.pipeline import dvc_yaml
 
     text = dvc_yaml(arguments.config)

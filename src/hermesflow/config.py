@@ -17,8 +17,8 @@ import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
 from hermesflow.benchmark_sections import Benchmarks
+from hermesflow.core.errors import ConfigError
 from hermesflow.data_sections import AnyData, RealData
-from hermesflow.errors import ConfigError
 from hermesflow.judging.settings import Endpoint, check_endpoint
 from hermesflow.sections import (
     BaseTraining,

@@ -19,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 
-from hermesflow.artifacts import digest_of
+from hermesflow.core.files import digest_of
 from hermesflow.spool import Record, RunName
 
 _BATCH = 1000  # metrics in one call: MLflow's limit

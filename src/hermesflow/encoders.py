@@ -10,11 +10,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from hermesflow import hub
-from hermesflow.artifacts import sha256
-from hermesflow.errors import ArtifactError, ConfigError
+from hermesflow.core import hub
+from hermesflow.core.errors import ArtifactError, ConfigError
+from hermesflow.core.files import sha256
+from hermesflow.core.pretrained import read_model
 from hermesflow.models.kernels import quicken
-from hermesflow.released import read_model
 from hermesflow.sections import Encoder, Scoring, Source
 
 WEIGHTS = "model.safetensors"

@@ -7,9 +7,9 @@ from typing import Any
 
 import yaml
 
-from hermesflow import hub
 from hermesflow.benchmark_sections import Benchmarks
 from hermesflow.config import Config, as_plain
+from hermesflow.core import hub
 from hermesflow.data_sections import RealData
 from hermesflow.judging.settings import LocalVlm
 from hermesflow.sections import Source

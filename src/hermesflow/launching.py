@@ -22,7 +22,7 @@ from types import FrameType
 import psutil
 import yaml
 
-from hermesflow.errors import ConfigError, HermesflowError, Interrupted
+from hermesflow.core.errors import ConfigError, HermesflowError, Interrupted
 from hermesflow.sections import Runtime
 
 PASSED_ON = (signal.SIGTERM, signal.SIGUSR1)

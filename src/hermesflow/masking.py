@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from hermesflow.core.seeding import generator as named_generator
 from hermesflow.sections import MaskSchedule
-from hermesflow.seeding import generator as named_generator
 
 SCHEDULES: dict[MaskSchedule, Callable[[Tensor], Tensor]] = {
     "cosine": lambda ratio: torch.cos(ratio * (math.pi / 2)),

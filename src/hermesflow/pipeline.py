@@ -16,9 +16,9 @@ from typing import Any
 
 import yaml
 
-from hermesflow.artifacts import digest_of
 from hermesflow.config import Config, has_judge, load_config
-from hermesflow.errors import ConfigError
+from hermesflow.core.errors import ConfigError
+from hermesflow.core.files import digest_of
 from hermesflow.provenance import READS, ROOT, modules_of, reads
 
 GATHERED_BY = {"sample": "gather_candidates", "score": "gather_scores", "draw": "gather_drawn"}

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from hermesflow.errors import DataError
+from hermesflow.core.errors import DataError
 
 Drop = Literal["same text", "same image", "tie", "inverted", "below threshold"]
 

@@ -7,9 +7,9 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from hermesflow.artifacts import Layout, atomic, digest_of, git_revision, read_json, sha256, write_json
 from hermesflow.config import Config, as_plain
-from hermesflow.errors import ArtifactError
+from hermesflow.core.errors import ArtifactError
+from hermesflow.core.files import Layout, atomic, digest_of, git_revision, read_json, sha256, write_json
 
 FOLDERS = ("tables", "figures")
 FILES = ("answer.md", "summary.json")

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from hermesflow.config import Config
-from hermesflow.errors import ArtifactError, ConfigError
+from hermesflow.core.errors import ArtifactError, ConfigError
 
 CAPTION_TYPES = {"id": "str", "candidate": "int64", "caption": "str"}
 SCORE_TYPES = {"id": "str", "candidate": "int64", "score": "float64"}

@@ -19,10 +19,10 @@ from typing import Any
 import pandas as pd
 
 from hermesflow import spool
-from hermesflow.artifacts import Layout, digest_of, git_revision
 from hermesflow.config import BASE, Config, as_plain
+from hermesflow.core.errors import HermesflowError
+from hermesflow.core.files import Layout, digest_of, git_revision
 from hermesflow.delivery import Mlflow, address, describe
-from hermesflow.errors import HermesflowError
 from hermesflow.spool import Outbox, Record, RunName
 
 _SEED, _CHECKPOINT, _MADE_FROM = "hermesflow.seed", "hermesflow.checkpoint", "hermesflow.made_from"

@@ -15,14 +15,14 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from hermesflow.core.errors import DataError, HermesflowError, Interrupted
+from hermesflow.core.progress import Progress
 from hermesflow.distributed import micro_batches
-from hermesflow.errors import DataError, HermesflowError, Interrupted
 from hermesflow.homologous import HomologousPairs, PairBatch, Row
 from hermesflow.interruption import Interruption
 from hermesflow.losses import chosen_nll, dpo_logratios, implicit_rewards, pair_dpo_loss
 from hermesflow.models.unified import UnifiedModel
 from hermesflow.official.training import spoiled_deltas
-from hermesflow.progress import Progress
 from hermesflow.sections import Defect, Objective, Training
 from hermesflow.training_state import StateFolder
 

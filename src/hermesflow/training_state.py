@@ -9,8 +9,8 @@ from typing import Any
 
 from accelerate import Accelerator, DistributedType
 
-from hermesflow.artifacts import read_json, write_json
-from hermesflow.errors import ConfigError
+from hermesflow.core.errors import ConfigError
+from hermesflow.core.files import read_json, write_json
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from hermesflow.artifacts import Layout
 from hermesflow.benchmark_sections import Benchmarks, Understanding
 from hermesflow.config import Config, load_config
+from hermesflow.core.files import Layout
 from hermesflow.stages import understand
 
 SMOKE = Path(__file__).parents[2] / "config" / "smoke.yaml"

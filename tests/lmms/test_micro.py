@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 import torch
 
-from hermesflow.artifacts import Layout
 from hermesflow.config import load_config
+from hermesflow.core.files import Layout
 from hermesflow.lmms.answering import Pictures
 from hermesflow.lmms.results import figures_of
 from hermesflow.models.building import new_model

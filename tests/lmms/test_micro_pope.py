@@ -8,8 +8,8 @@ import pytest
 import torch
 from datasets import Image
 
-from hermesflow.artifacts import Layout
 from hermesflow.config import load_config
+from hermesflow.core.files import Layout
 from hermesflow.data.pairs import images_of, read_pairs
 from hermesflow.evaluation import understanding
 from hermesflow.lmms.results import POPE_TASKS, figures_of

@@ -10,8 +10,8 @@ import pytest
 from lmms_eval.api.instance import Instance
 from PIL import Image
 
-from hermesflow.artifacts import read_table
-from hermesflow.errors import ArtifactError, ConfigError, DataError
+from hermesflow.core.errors import ArtifactError, ConfigError, DataError
+from hermesflow.core.files import read_table
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS, Evaluated
 from hermesflow.evaluation.statistics import estimate
 from hermesflow.lmms import results

@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from hermesflow.artifacts import read_json, read_table
-from hermesflow.errors import ArtifactError
+from hermesflow.core.errors import ArtifactError
+from hermesflow.core.files import read_json, read_table
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS
 from hermesflow.lmms.answering import pixel_digest
 from hermesflow.lmms.results import figures_of

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from hermesflow.artifacts import Layout, read_json, write_table, write_weights
+from hermesflow.core.files import Layout, read_json, write_table, write_weights
 from hermesflow.evaluation import evaluated, statistics
 from hermesflow.lmms.results import figures_of
 from hermesflow.lmms.running import BENCHMARKS

@@ -8,7 +8,7 @@ import psutil
 import pytest
 import yaml
 
-from hermesflow.artifacts import read_table, sha256
+from hermesflow.core.files import read_table, sha256
 
 from .conftest import Clone, make_clone
 

@@ -11,7 +11,7 @@ import yaml
 from hermesflow import benchmark_sections, provenance, spool
 from hermesflow.benchmark_sections import COLUMNS, DRAWN
 from hermesflow.config import BASE, load_config
-from hermesflow.errors import ConfigError
+from hermesflow.core.errors import ConfigError
 from hermesflow.pipeline import check_benchmarks, check_mirror, is_mirror
 from hermesflow.running import hold_folder
 

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from hermesflow.benchmarks.pretrained import ChatModel
-from hermesflow.errors import ConfigError
+from hermesflow.core.errors import ConfigError
 from hermesflow.sections import Source
 
 _ROLE = "the VQA model"

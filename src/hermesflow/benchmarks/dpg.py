@@ -23,7 +23,7 @@ from typing import Protocol
 import pandas as pd
 from PIL import Image
 
-from hermesflow.errors import DataError
+from hermesflow.core.errors import DataError
 from hermesflow.evaluation.generation import DENSE
 from hermesflow.evaluation.understanding import units_table
 

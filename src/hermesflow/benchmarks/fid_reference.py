@@ -18,9 +18,9 @@ from hermesflow.benchmarks.drawing import there
 from hermesflow.benchmarks.fidelity import Caption, FeatureExtractor, Gaussian
 from hermesflow.benchmarks.inception import load_inception
 from hermesflow.benchmarks.reference_origin import origin
+from hermesflow.core.errors import DataError
+from hermesflow.core.progress import Progress
 from hermesflow.data.folder import IMAGE_ENDINGS
-from hermesflow.errors import DataError
-from hermesflow.progress import Progress
 
 _TOGETHER = 32  # images decoded at once
 

@@ -25,10 +25,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hermesflow.artifacts import atomic
 from hermesflow.benchmarks.inception import SIDE
 from hermesflow.benchmarks.pretrained import PretrainedClip
-from hermesflow.errors import DataError
+from hermesflow.core.errors import DataError
+from hermesflow.core.files import atomic
 from hermesflow.evaluation import generation
 from hermesflow.evaluation.evaluated import Whole
 from hermesflow.evaluation.frechet import distances_to, frechet_distance

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hermesflow.errors import DataError
+from hermesflow.core.errors import DataError
 from hermesflow.evaluation.metrics import GENEVAL_KINDS
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")

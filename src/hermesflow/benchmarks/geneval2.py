@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from hermesflow.errors import DataError
+from hermesflow.core.errors import DataError
 from hermesflow.evaluation.metrics import GENEVAL2_SKILLS
 from hermesflow.evaluation.understanding import units_table
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from hermesflow.benchmarks.geneval import COLORS, OBJECTS, Detection
 from hermesflow.benchmarks.pretrained import PretrainedClip, finite, read_pretrained
-from hermesflow.errors import ConfigError
+from hermesflow.core.errors import ConfigError
 from hermesflow.sections import Source
 
 OTHER_NAMES = {

@@ -28,9 +28,9 @@ from hermesflow.benchmarks.geneval import (
 )
 from hermesflow.benchmarks.geneval_detector import ColorClassifier, Detector
 from hermesflow.benchmarks.pretrained import PretrainedClip
-from hermesflow.errors import DataError
+from hermesflow.core.errors import DataError
+from hermesflow.core.progress import Progress
 from hermesflow.evaluation.metrics import GENEVAL_KINDS
-from hermesflow.progress import Progress
 
 RESULT_COLUMNS = ("prompt", "image", "kind", "caption", "accepted", "reason", "metadata", "details")
 AGREEMENT_COLUMNS = ("kind", "images", "agreement", "ours", "theirs", "only_ours", "only_theirs")

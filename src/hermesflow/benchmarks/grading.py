@@ -16,14 +16,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hermesflow.artifacts import Layout, read_codes, read_json
 from hermesflow.benchmarks import dpg, fidelity, geneval, geneval2
 from hermesflow.benchmarks.drawing import Prompts
 from hermesflow.benchmarks.fidelity import Caption, FeatureExtractor, Gaussian
 from hermesflow.benchmarks.geneval import Detection, Metadata
 from hermesflow.benchmarks.kept import Kept
 from hermesflow.benchmarks.pretrained import PretrainedClip
-from hermesflow.errors import ArtifactError
+from hermesflow.core.errors import ArtifactError
+from hermesflow.core.files import Layout, read_codes, read_json
 from hermesflow.evaluation import generation
 from hermesflow.evaluation.evaluated import Whole
 from hermesflow.evaluation.statistics import FIDELITY_POOL, resample_counts

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hermesflow import hub
-from hermesflow.artifacts import read_weights
-from hermesflow.errors import ArtifactError, ConfigError
+from hermesflow.core import hub
+from hermesflow.core.errors import ArtifactError, ConfigError
+from hermesflow.core.files import read_weights
 from hermesflow.sections import Source
 
 SIDE = 299

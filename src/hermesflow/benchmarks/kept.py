@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from hermesflow.artifacts import digest_of, sha256, write_table
+from hermesflow.core.files import digest_of, sha256, write_table
 
 _PREFIX = "graded-"
 

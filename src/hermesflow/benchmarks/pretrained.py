@@ -17,10 +17,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from hermesflow import hub
-from hermesflow.artifacts import sha256
-from hermesflow.errors import ConfigError
-from hermesflow.released import READING, read_model
+from hermesflow.core import hub
+from hermesflow.core.errors import ConfigError
+from hermesflow.core.files import sha256
+from hermesflow.core.pretrained import READING, read_model
 from hermesflow.sections import Source
 
 _TOGETHER = 32  # images or texts per forward pass

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
-from hermesflow.artifacts import sha256
 from hermesflow.benchmarks import fidelity
 from hermesflow.benchmarks.fidelity import Caption
-from hermesflow.errors import DataError
+from hermesflow.core.errors import DataError
+from hermesflow.core.files import sha256
 from hermesflow.sections import Source
 
 _IMAGES, _NETWORK = "image_ids", "inception"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from hermesflow.errors import ConfigError
+from hermesflow.core.errors import ConfigError
 
 UTILISATION = 0.4
 """Share of a GPU's peak FLOP/s that is reached. A guess, and the default of `--utilisation`: training codes of this

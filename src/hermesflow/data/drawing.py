@@ -12,11 +12,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from hermesflow.core.errors import DataError
+from hermesflow.core.progress import Progress
+from hermesflow.core.seeding import seed_of
 from hermesflow.data.images import fit_image
 from hermesflow.data.store import Store, Taken
-from hermesflow.errors import DataError
-from hermesflow.progress import Progress
-from hermesflow.seeding import seed_of
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import io
 
 from PIL import Image
 
-from hermesflow.errors import DataError
+from hermesflow.core.errors import DataError
 
 
 def fit_image(encoded: bytes, image_size: int) -> bytes:

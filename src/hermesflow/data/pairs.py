@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from hermesflow.artifacts import atomic
-from hermesflow.errors import DataError
+from hermesflow.core.errors import DataError
+from hermesflow.core.files import atomic
 
 SCHEMA = datasets.Features(
     {

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from random import Random
 
+from hermesflow.core.seeding import seed_of
 from hermesflow.data.captions import (
     NUMBERS,
     PLURALS,
@@ -19,7 +20,6 @@ from hermesflow.data.captions import (
     relation_of,
 )
 from hermesflow.data.scenes import CELLS, COLORS, SHAPES, SIZES
-from hermesflow.seeding import seed_of
 
 QUESTION_KINDS = ("existence", "color", "shape", "size", "count", "relation")
 DIRECTIONS = ("above", "below", "left", "right")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from hermesflow.artifacts import Layout, digest_of, write_table
+from hermesflow.core.files import Layout, digest_of, write_table
 from hermesflow.data.asking import Asker
 from hermesflow.data.drawing import Candidate, Drawn, Rejected, Source, by_selection, draw, first_by_seed
 from hermesflow.data.folder import open_folder

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hermesflow.artifacts import read_json, write_json
+from hermesflow.core.errors import DataError
+from hermesflow.core.files import read_json, write_json
 from hermesflow.data.drawing import Candidate, Drawn
 from hermesflow.data.store import Store
-from hermesflow.errors import DataError
 
 _SHOWN = 5  # records named in a message
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hermesflow.errors import DataError
+from hermesflow.core.errors import DataError
 
 _COMMIT_EVERY = 200  # images
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hermesflow.errors import DataError
+from hermesflow.core.errors import DataError
 
 
 @contextmanager

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from hermesflow import hub
+from hermesflow.core import hub
+from hermesflow.core.errors import ConfigError
+from hermesflow.core.pretrained import READING, read_model
 from hermesflow.data.tifa import json_messages, tifa_prompt
 from hermesflow.data_sections import QuestionModels
-from hermesflow.errors import ConfigError
-from hermesflow.released import READING, read_model
 from hermesflow.sections import Source
 
 _ANSWER_TOKENS = 30  # as TIFA's checker

@@ -6,16 +6,7 @@ import re
 from collections import Counter
 from itertools import permutations
 
-from hermesflow.data.captions import (
-    NUMBERS,
-    PLURALS,
-    RELATIONS,
-    Facts,
-    Mention,
-    converse,
-    parse_caption,
-    relation_of,
-)
+from hermesflow.data.captions import NUMBERS, PLURALS, RELATIONS, Facts, Mention, converse, parse_caption, relation_of
 from hermesflow.data.questions import Question
 from hermesflow.data.scenes import CELLS, COLORS, SHAPES, SIZES, Scene, SceneObject
 

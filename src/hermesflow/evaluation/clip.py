@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hermesflow.artifacts import read_json, read_weights, write_json, write_weights
-from hermesflow.seeding import generator, seed_of
+from hermesflow.core.files import read_json, read_weights, write_json, write_weights
+from hermesflow.core.seeding import generator, seed_of
 
 WEIGHTS = "model.safetensors"
 SETTINGS = "config.json"

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hermesflow.artifacts import read_json, read_table, read_weights
-from hermesflow.errors import ArtifactError
+from hermesflow.core.errors import ArtifactError
+from hermesflow.core.files import read_json, read_table, read_weights
 
 UNITS = "units.parquet"
 FEATURES = "features.safetensors"

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hermesflow.artifacts import Layout, read_codes
 from hermesflow.config import Config
+from hermesflow.core.files import Layout, read_codes
 from hermesflow.data.pairs import images_of, read_pairs
 from hermesflow.data.questions import Question
 from hermesflow.evaluation.gap import Asked

@@ -20,13 +20,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hermesflow.artifacts import digest_of
 from hermesflow.config import BASE
-from hermesflow.errors import ArtifactError
+from hermesflow.core.errors import ArtifactError
+from hermesflow.core.files import digest_of
+from hermesflow.core.seeding import seed_of
 from hermesflow.evaluation.evaluated import Evaluated, Whole, read_evaluated
 from hermesflow.evaluation.frechet import frechet_distance, frechet_distances
 from hermesflow.evaluation.metrics import COMPOSED
-from hermesflow.seeding import seed_of
 
 COLUMNS = (
     "checkpoint", "metric", "value", "low", "high", "delta", "delta_low", "delta_high", "items", "seeds",

@@ -14,10 +14,10 @@ from typing import Any
 
 import pandas as pd
 
+from hermesflow.core.seeding import seed_of
 from hermesflow.data.captions import NUMBERS, PLURALS, Facts, Mention, converse, parse_caption, phrase, relation_of
 from hermesflow.data.scenes import CELLS, COLORS, SHAPES
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS
-from hermesflow.seeding import seed_of
 
 POOL = "understanding"
 ANSWER_COLUMNS = ("benchmark", "task", "id", "question", "answer", "prediction", "right")

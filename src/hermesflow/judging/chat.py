@@ -14,7 +14,7 @@ from typing import Any, Self
 import httpx2
 import tenacity
 
-from hermesflow.errors import ConfigError, JudgeError
+from hermesflow.core.errors import ConfigError, JudgeError
 from hermesflow.judging.pacing import Pacer, retry_after
 from hermesflow.judging.replies import Reply
 from hermesflow.judging.settings import Endpoint, check_endpoint

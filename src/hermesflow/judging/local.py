@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hermesflow.errors import DataError
+from hermesflow.core.errors import DataError
+from hermesflow.core.progress import Progress
 from hermesflow.judging.instructions import prompt_of
 from hermesflow.judging.protocol import Item, Verdict, check_items
 from hermesflow.judging.replies import Reply, tell_cut, verdict_of
 from hermesflow.judging.settings import LocalVlm
 from hermesflow.judging.store import AnswerStore
-from hermesflow.progress import Progress
 from hermesflow.sections import Source
 
 

@@ -12,8 +12,8 @@ from typing import Literal, Protocol, get_args
 
 import numpy as np
 
+from hermesflow.core.errors import DataError
 from hermesflow.data.question_rows import plain
-from hermesflow.errors import DataError
 
 Outcome = Literal["chosen", "cannot tell", "refused", "unreadable", "cut short"]
 """`unreadable`: a text that does not name exactly one of the choices. `cut short`: one that ended with the tokens

@@ -21,7 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
 
-from hermesflow.errors import ConfigError
+from hermesflow.core.errors import ConfigError
 from hermesflow.judging.replies import Reply
 
 

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from hermesflow.core.errors import DataError
 from hermesflow.data.images import fit_image
-from hermesflow.errors import DataError
 from hermesflow.evaluation.understanding import yes_or_no
 from hermesflow.models.magvit import BATCH_PIXELS, MagVitV2, to_pixels
 from hermesflow.models.unified import UnifiedModel

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hermesflow.errors import ConfigError, DataError
+from hermesflow.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -14,13 +14,13 @@ from lmms_eval.api.instance import GenerationResult, Instance
 from lmms_eval.api.model import lmms
 from PIL import Image, ImageFile
 
-from hermesflow.artifacts import write_table
-from hermesflow.errors import ConfigError, DataError
+from hermesflow.core.errors import ConfigError, DataError
+from hermesflow.core.files import write_table
+from hermesflow.core.progress import Progress
 from hermesflow.lmms import PROGRESS
 from hermesflow.lmms.answering import Pictures, Stopping, answers, by_picture, caption, likelihoods, pope_reading
 from hermesflow.models.magvit import load_tokenizer
 from hermesflow.models.showo import DTYPES, load_model
-from hermesflow.progress import Progress
 
 IMAGE_COLUMNS = ("task", "doc_id", "image")
 OTHERWISE = 128  # new tokens where a task names no number

@@ -19,8 +19,8 @@ from typing import Any
 
 import pandas as pd
 
-from hermesflow.artifacts import read_json, read_table
-from hermesflow.errors import ArtifactError
+from hermesflow.core.errors import ArtifactError
+from hermesflow.core.files import read_json, read_table
 from hermesflow.evaluation.metrics import COMPOSED
 from hermesflow.evaluation.understanding import units_table
 from hermesflow.lmms.running import IMAGES

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hermesflow.errors import ArtifactError, ConfigError
+from hermesflow.core.errors import ArtifactError, ConfigError
 from hermesflow.lmms import MODEL, PROGRESS
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from hermesflow.artifacts import write_json, write_table
-from hermesflow.errors import HermesflowError
+from hermesflow.core.errors import HermesflowError
+from hermesflow.core.files import write_json, write_table
 from hermesflow.evaluation.evaluated import UNITS
 from hermesflow.lmms.results import FLICKR_TASKS, Run, Sample, read_run, run_units
 from hermesflow.lmms.running import SUBMISSION_TASK

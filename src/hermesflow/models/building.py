@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from hermesflow import hub
 from hermesflow.config import Config
+from hermesflow.core import hub
 from hermesflow.models import prompting
 from hermesflow.models.showo import Shape, ShowO
 from hermesflow.sections import Source

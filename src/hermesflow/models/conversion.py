@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from hermesflow import hub
-from hermesflow.artifacts import atomic, digest_of, read_weights, sha256, write_weights
-from hermesflow.errors import ArtifactError
+from hermesflow.core import hub
+from hermesflow.core.errors import ArtifactError
+from hermesflow.core.files import atomic, digest_of, read_weights, sha256, write_weights
 from hermesflow.sections import Source
 
 SAFE = ".safetensors"

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hermesflow.artifacts import read_json, read_weights, write_json, write_weights
 from hermesflow.config import as_plain
-from hermesflow.errors import ArtifactError
+from hermesflow.core.errors import ArtifactError
+from hermesflow.core.files import read_json, read_weights, write_json, write_weights
 from hermesflow.models.loading import fill, moved, without_weights
 from hermesflow.models.magvit_blocks import Decoder, Encoder
 from hermesflow.sections import ImageTokenizer

@@ -19,8 +19,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from hermesflow.artifacts import read_json
-from hermesflow.errors import ArtifactError, DataError
+from hermesflow.core.errors import ArtifactError, DataError
+from hermesflow.core.files import read_json
 
 SPECIAL_TOKENS = ("soi", "eoi", "sov", "eov", "t2i", "mmu", "t2v", "v2v", "lvg")
 END_OF_TEXT = "<|endoftext|>"

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, PhiConfig, PhiForCausalLM
 
-from hermesflow.artifacts import atomic, read_json, read_weights, write_json, write_weights
-from hermesflow.errors import ArtifactError
+from hermesflow.core.errors import ArtifactError
+from hermesflow.core.files import atomic, read_json, read_weights, write_json, write_weights
 from hermesflow.logps import row_sums, token_logps
 from hermesflow.models import capacity, grouping, packing, prompting
 from hermesflow.models.kernels import Layout, linear, quicken

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from hermesflow.config import BASE, Config, as_plain
-from hermesflow.errors import ConfigError
+from hermesflow.core.errors import ConfigError
 from hermesflow.report.formatting import number, with_interval
 from hermesflow.report.lookup import SELF, Figures
 from hermesflow.report.roles import pair_chain, pair_chains, roles

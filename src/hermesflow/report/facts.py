@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hermesflow.artifacts import read_json
-from hermesflow.errors import ArtifactError
+from hermesflow.core.errors import ArtifactError
+from hermesflow.core.files import read_json
 
 FACTS = "facts.json"
 _KNOWN = ("protocol", "scorers", "items")

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from hermesflow.artifacts import atomic
+from hermesflow.core.files import atomic
 from hermesflow.report.formatting import number
 from hermesflow.report.lookup import Figures
 

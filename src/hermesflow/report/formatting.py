@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 from tabulate import tabulate
 
-from hermesflow.artifacts import atomic, write_table
+from hermesflow.core.files import atomic, write_table
 
 EMPTY = "–"
 

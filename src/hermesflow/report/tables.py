@@ -14,8 +14,8 @@ from typing import Any, get_args
 
 import pandas as pd
 
-from hermesflow.artifacts import read_table
 from hermesflow.config import Config
+from hermesflow.core.files import read_table
 from hermesflow.report import notes
 from hermesflow.report.columns import (
     MICRO,

@@ -9,24 +9,19 @@ import numpy as np
 import pandas as pd
 import torch
 
-from hermesflow.artifacts import Layout, read_table, write_json
 from hermesflow.config import BASE, Config
+from hermesflow.core.errors import DataError
+from hermesflow.core.files import Layout, read_table, write_json
+from hermesflow.core.progress import Progress
 from hermesflow.data import judge
 from hermesflow.data.microworld import Question, parse_caption
 from hermesflow.data.pairs import read_pairs
 from hermesflow.encoders import SentenceEncoder, load_choice_encoder, load_encoder
-from hermesflow.errors import DataError
 from hermesflow.models.magvit import load_tokenizer, to_images
 from hermesflow.models.showo import load_model
-from hermesflow.progress import Progress
 from hermesflow.scoring import CAPTION_MEASURES, VQA_METHODS
 from hermesflow.sharding import IMAGE_TYPES, pairs_per_batch
-from hermesflow.stages.score import (
-    questions_of_row,
-    read_candidates,
-    score_captions,
-    score_images,
-)
+from hermesflow.stages.score import questions_of_row, read_candidates, score_captions, score_images
 
 Agreement = dict[str, float | int | None]
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 import pandas as pd
 import torch
 
-from hermesflow import seeding, tracking
-from hermesflow.artifacts import Layout, read_codes, write_manifest, write_table
+from hermesflow import tracking
 from hermesflow.config import BASE, Config, as_plain
+from hermesflow.core import seeding
+from hermesflow.core.errors import ArtifactError
+from hermesflow.core.files import Layout, read_codes, write_manifest, write_table
+from hermesflow.core.progress import Progress
+from hermesflow.core.seeding import deterministic
 from hermesflow.data.pairs import read_pairs
-from hermesflow.errors import ArtifactError
 from hermesflow.models.building import meta_model, new_model
 from hermesflow.models.conversion import converted, place
 from hermesflow.models.showo import describe_model, save_model
 from hermesflow.pretraining import Example, batches, optimiser_of, train_step
-from hermesflow.progress import Progress
 from hermesflow.sections import Source
-from hermesflow.seeding import deterministic
 
 LOG_EVERY = 20  # steps between rows of history.csv
 

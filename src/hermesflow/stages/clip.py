@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from hermesflow.artifacts import Layout, write_json, write_manifest
 from hermesflow.config import Config
+from hermesflow.core.errors import DataError
+from hermesflow.core.files import Layout, write_json, write_manifest
+from hermesflow.core.progress import Progress
+from hermesflow.core.seeding import deterministic
 from hermesflow.data.pairs import images_of, read_pairs
-from hermesflow.errors import DataError
 from hermesflow.evaluation.clip import retrieval_accuracy, save_clip, train_clip
-from hermesflow.progress import Progress
-from hermesflow.seeding import deterministic
 
 
 def run(config: Config, layout: Layout) -> None:

@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hermesflow.artifacts import Layout, digest_of, read_codes, sha256, write_codes
 from hermesflow.benchmarks.drawing import Prompts, read_prompts
 from hermesflow.config import Config, as_plain
-from hermesflow.errors import ArtifactError
+from hermesflow.core.errors import ArtifactError
+from hermesflow.core.files import Layout, digest_of, read_codes, sha256, write_codes
+from hermesflow.core.progress import Progress
+from hermesflow.core.seeding import deterministic
 from hermesflow.evaluation import generation
 from hermesflow.models.showo import load_model
 from hermesflow.models.unified import UnifiedModel
-from hermesflow.progress import Progress
 from hermesflow.sections import ImageSampling
-from hermesflow.seeding import deterministic
 from hermesflow.sharding import shard_batches, shard_folder
 
 

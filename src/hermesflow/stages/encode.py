@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from hermesflow.artifacts import Layout, write_codes
 from hermesflow.config import Config
+from hermesflow.core.files import Layout, write_codes
+from hermesflow.core.progress import Progress
 from hermesflow.data.pairs import images_of, read_pairs
 from hermesflow.models.magvit import BATCH_PIXELS, load_tokenizer, to_pixels
-from hermesflow.progress import Progress
 
 SPLITS = ("base", "pairs", "gap", "understanding")
 

@@ -15,15 +15,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from hermesflow.artifacts import (
-    Layout,
-    write_codes,
-    write_json,
-    write_manifest,
-    write_table,
-    write_weights,
-)
 from hermesflow.config import Config, as_plain
+from hermesflow.core.files import Layout, write_codes, write_json, write_manifest, write_table, write_weights
+from hermesflow.core.progress import Progress
+from hermesflow.core.seeding import deterministic
 from hermesflow.data.captions import parse_caption
 from hermesflow.data.judge import accepts, read_images
 from hermesflow.data.pairs import read_pairs
@@ -36,11 +31,9 @@ from hermesflow.evaluation.held_out import Split, answer, ask, questions_of, rea
 from hermesflow.models.magvit import load_tokenizer
 from hermesflow.models.showo import load_model
 from hermesflow.models.unified import UnifiedModel
-from hermesflow.progress import Progress
 from hermesflow.sampling import sample_texts
 from hermesflow.scoring import nearest_choice
 from hermesflow.sections import Decoding
-from hermesflow.seeding import deterministic
 
 SAMPLES_PER_KIND = 2  # prompts of each kind kept for the figure of samples
 OWN_SAMPLES = 14  # prompts kept where they have no kinds

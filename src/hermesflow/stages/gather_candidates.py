@@ -5,17 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from hermesflow.artifacts import Layout, read_codes, read_table, write_codes, write_manifest, write_table
 from hermesflow.config import Config, as_plain
+from hermesflow.core.files import Layout, read_codes, read_table, write_codes, write_manifest, write_table
 from hermesflow.data.pairs import read_pairs
-from hermesflow.sharding import (
-    CAPTION_TYPES,
-    check_candidates,
-    check_ids,
-    shard_folder,
-    shard_ids,
-    sorted_candidates,
-)
+from hermesflow.sharding import CAPTION_TYPES, check_candidates, check_ids, shard_folder, shard_ids, sorted_candidates
 
 
 def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shards: int | None = None) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from hermesflow.artifacts import Layout, sha256, write_json, write_manifest, write_table
 from hermesflow.benchmark_sections import Benchmarks
 from hermesflow.benchmarks import dpg, fidelity, geneval, geneval2
 from hermesflow.benchmarks.answer_probability import TransformersAnswerProbability
@@ -30,16 +29,17 @@ from hermesflow.benchmarks.pretrained import PretrainedClip, digest_of, name_of
 from hermesflow.benchmarks.reference_origin import check_reference
 from hermesflow.benchmarks.vqa_judge import vqa_judge
 from hermesflow.config import Config, as_plain
+from hermesflow.core.files import Layout, sha256, write_json, write_manifest, write_table
+from hermesflow.core.progress import Progress
+from hermesflow.core.seeding import deterministic
 from hermesflow.encoders import load_encoder
 from hermesflow.evaluation.evaluated import UNITS
 from hermesflow.evaluation.held_out import ask, questions_of, read_split
 from hermesflow.judging.grading import check_judge, grade_gap, judge_of
 from hermesflow.judging.protocol import png_bytes
 from hermesflow.models.showo import load_model
-from hermesflow.progress import Progress
 from hermesflow.scoring import nearest_choice
 from hermesflow.sections import Source
-from hermesflow.seeding import deterministic
 
 
 @dataclass(frozen=True)

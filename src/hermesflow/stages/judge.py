@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from hermesflow.artifacts import Layout, write_json
 from hermesflow.config import Config
+from hermesflow.core.files import Layout, write_json
 from hermesflow.data.captions import parse_caption
 from hermesflow.data.judge import accepts, answer, read_images
 from hermesflow.data.pairs import images_of, read_pairs

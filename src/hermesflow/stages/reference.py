@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from hermesflow.artifacts import Layout, read_codes, read_table, write_table
 from hermesflow.config import Config
+from hermesflow.core.errors import ArtifactError
+from hermesflow.core.files import Layout, read_codes, read_table, write_table
 from hermesflow.data.pairs import images_of, read_pairs
 from hermesflow.distributed import new_accelerator
-from hermesflow.errors import ArtifactError
 from hermesflow.homologous import HomologousPairs
 from hermesflow.models.magvit import load_tokenizer
 from hermesflow.models.showo import load_model

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from hermesflow import tracking
-from hermesflow.artifacts import Layout, read_codes, read_json, read_table, write_json
 from hermesflow.config import BASE, Config
-from hermesflow.errors import ArtifactError
+from hermesflow.core.errors import ArtifactError
+from hermesflow.core.files import Layout, read_codes, read_json, read_table, write_json
 from hermesflow.evaluation.evaluated import read_evaluated
 from hermesflow.evaluation.statistics import point_values, summarise
 from hermesflow.report import audit, formatting, tables

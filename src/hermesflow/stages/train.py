@@ -6,13 +6,13 @@ import torch
 
 from hermesflow import tracking
 from hermesflow.adapters import add_adapters, save_adapters
-from hermesflow.artifacts import Layout, digest_of, read_table, sha256, write_manifest, write_table
 from hermesflow.config import Config, as_plain
+from hermesflow.core.files import Layout, digest_of, read_table, sha256, write_manifest, write_table
+from hermesflow.core.seeding import seed_of
 from hermesflow.distributed import new_accelerator
 from hermesflow.interruption import Interruption
 from hermesflow.models.showo import load_model, recompute_activations, save_model
 from hermesflow.official.training import training_of
-from hermesflow.seeding import seed_of
 from hermesflow.stages.reference import load_pairs
 from hermesflow.train import Logps, ReferenceTable, train_policy
 from hermesflow.training_state import StateFolder

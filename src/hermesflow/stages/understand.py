@@ -6,10 +6,10 @@ import os
 import subprocess
 from pathlib import Path
 
-from hermesflow.artifacts import Layout, write_manifest
 from hermesflow.benchmark_sections import Understanding
 from hermesflow.config import Config, as_plain
-from hermesflow.errors import ArtifactError, ConfigError, DataError
+from hermesflow.core.errors import ArtifactError, ConfigError, DataError
+from hermesflow.core.files import Layout, write_manifest
 from hermesflow.lmms.karpathy import SPLITS
 from hermesflow.lmms.results import LOCAL
 from hermesflow.lmms.running import KARPATHY_TASK, TASKS, Evaluation, evaluate, tasks_wanted

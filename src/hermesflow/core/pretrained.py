@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from hermesflow.errors import ConfigError
+from hermesflow.core.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch

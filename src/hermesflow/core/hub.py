@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from hermesflow.artifacts import sha256
-from hermesflow.errors import ConfigError, FetchError, HermesflowError, is_disk_full
+from hermesflow.core.errors import ConfigError, FetchError, HermesflowError, is_disk_full
+from hermesflow.core.files import sha256
 from hermesflow.sections import Source
 
 _PIN = "run `hermesflow fetch --pin --config FILE` and put the lines it prints into the config"

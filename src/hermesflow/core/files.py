@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from hermesflow.errors import ArtifactError
+from hermesflow.core.errors import ArtifactError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and short steps do without it
     from torch import Tensor

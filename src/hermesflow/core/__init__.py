@@ -1,0 +1,1 @@
+"""What every package rests on: files, provenance, the hub, random streams, progress, errors."""
