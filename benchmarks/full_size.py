@@ -22,6 +22,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from hermesflow.config.sections import ImageSampling, Training
 from hermesflow.core.files import write_json
 from hermesflow.core.seeding import generator
 from hermesflow.distributed import new_accelerator
@@ -30,7 +31,6 @@ from hermesflow.models.prompting import word_tokenizer
 from hermesflow.models.showo import Shape, ShowO, recompute_activations
 from hermesflow.preferences import CAPTION_COLUMNS, IMAGE_COLUMNS
 from hermesflow.sampling import sample_images
-from hermesflow.sections import ImageSampling, Training
 from hermesflow.train import PairLogps, ReferenceTable, learning_rate, new_optimizer, reference_logps, step_loss
 
 GIB = 2**30

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from hermesflow import sampling
+from hermesflow.config.sections import Decoding, ImageSampling, Training
 from hermesflow.homologous import PairBatch
 from hermesflow.models.showo import ShowO
 from hermesflow.scoring import MultipleChoice
-from hermesflow.sections import Decoding, ImageSampling, Training
 from hermesflow.train import Logps, step_loss
 
 GREEDY = Decoding(top_k=1, temperature=1.0)

@@ -15,12 +15,12 @@ import torch
 
 from hermesflow.budget.decoder import Decoder
 from hermesflow.budget.memory import Call, image_calls, text_calls
-from hermesflow.config import Config, load_config
+from hermesflow.config.experiment import Config, load_config
+from hermesflow.config.sections import Decoding, ImageSampling
 from hermesflow.models import sessions
 from hermesflow.models.building import new_model
 from hermesflow.models.showo import ShowO, recompute_activations
 from hermesflow.sampling import sample_images, sample_texts
-from hermesflow.sections import Decoding, ImageSampling
 from hermesflow.train import new_optimizer
 
 MICRO = Path(__file__).parents[1] / "config" / "micro.yaml"

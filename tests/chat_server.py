@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from hermesflow.config.judges import Endpoint, Pace, Prices
 from hermesflow.judging.protocol import Item, png_bytes
-from hermesflow.judging.settings import Endpoint, Pace, Prices
 
 MODEL = "gpt-4o-2024-08-06"
 TOKENS = (200, 10)

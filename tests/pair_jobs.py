@@ -16,9 +16,9 @@ from unittest.mock import patch
 from accelerate import Accelerator, DistributedType, PartialState
 
 from hermesflow import tracking
+from hermesflow.config.sections import Lora
 from hermesflow.core.errors import Interrupted
 from hermesflow.core.files import Layout
-from hermesflow.sections import Lora
 from hermesflow.stages import reference, train
 from pair_world import small_config
 

@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from hermesflow.config import Config, as_plain, load_config
+from hermesflow.config.experiment import Config, as_plain, load_config
+from hermesflow.config.sections import Training
 from hermesflow.core.files import Layout, write_codes, write_table
 from hermesflow.models.building import new_model
 from hermesflow.models.showo import save_model
-from hermesflow.sections import Training
 
 SMOKE = Path(__file__).parents[1] / "config" / "smoke.yaml"
 WORDS = ("red", "blue", "green", "circle", "square", "cross")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from hermesflow.config import Config, load_config
+from hermesflow.config.experiment import Config, load_config
 from hermesflow.evaluation.metrics import GENEVAL_KINDS
 from hermesflow.evaluation.statistics import COLUMNS
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hermesflow.config import Config, load_config
+from hermesflow.config.experiment import Config, load_config
 from hermesflow.core.files import Layout, write_codes
 from hermesflow.data.microworld import make_pairs
 from hermesflow.data.pairs import write_pairs

@@ -10,13 +10,14 @@ import pytest
 import torch
 from peft import PeftModel
 
-from hermesflow import provenance, tracking
+from hermesflow import tracking
 from hermesflow.adapters import add_adapters
-from hermesflow.config import load_config
+from hermesflow.config import provenance
+from hermesflow.config.experiment import load_config
+from hermesflow.config.sections import Lora
 from hermesflow.core.errors import ConfigError
 from hermesflow.core.files import Layout, read_weights
 from hermesflow.models.showo import load_model
-from hermesflow.sections import Lora
 from hermesflow.stages import prefer, reference, train
 from hermesflow.stages.reference import load_pairs
 from hermesflow.train import PairLogps, new_optimizer

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hermesflow.benchmark_sections import COLUMNS, Benchmarks, Understanding
-from hermesflow.config import load_config
+from hermesflow.config.benchmarks import COLUMNS, Benchmarks, Understanding
+from hermesflow.config.experiment import load_config
 from hermesflow.core.errors import ConfigError
 from hermesflow.fetching import sources_of
 

@@ -16,7 +16,7 @@ from hermesflow.benchmarks.geneval2 import read_prompts, read_scores
 from hermesflow.benchmarks.geneval_detector import ColorClassifier, Detector
 from hermesflow.benchmarks.geneval_parity import grade_folder
 from hermesflow.benchmarks.pretrained import PretrainedClip
-from hermesflow.config import as_plain, load_config
+from hermesflow.config.experiment import as_plain, load_config
 from hermesflow.core.files import read_codes
 from hermesflow.evaluation import generation
 from hermesflow.models.magvit import load_tokenizer

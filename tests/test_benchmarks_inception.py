@@ -8,9 +8,9 @@ import torch
 
 from hermesflow.benchmarks.fidelity import features
 from hermesflow.benchmarks.inception import Inception, _Mixed, _Step, load_inception
+from hermesflow.config.sections import Source
 from hermesflow.core.errors import ArtifactError, ConfigError, FetchError
 from hermesflow.core.files import sha256
-from hermesflow.sections import Source
 
 
 def known_weights():

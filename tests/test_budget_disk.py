@@ -14,7 +14,7 @@ import yaml
 from hermesflow.budget import disk, pixels, plan
 from hermesflow.budget.decoder import Decoder
 from hermesflow.budget.lengths import Lengths
-from hermesflow.config import load_config
+from hermesflow.config.experiment import load_config
 from hermesflow.core.files import write_codes, write_table
 from hermesflow.models.building import new_model
 from hermesflow.models.magvit import MagVitV2, save_tokenizer

@@ -13,7 +13,8 @@ from hermesflow.adapters import add_adapters
 from hermesflow.budget import decoder, pixels
 from hermesflow.budget.decoder import Decoder, image_decoding, image_scoring, text_decoding, text_scoring
 from hermesflow.budget.machines import forwards, total
-from hermesflow.config import load_config
+from hermesflow.config.experiment import load_config
+from hermesflow.config.sections import Decoding, ImageSampling, ImageTokenizer, Lora
 from hermesflow.core.seeding import generator
 from hermesflow.models import capacity, kernels
 from hermesflow.models.building import new_model
@@ -21,7 +22,6 @@ from hermesflow.models.magvit import MagVitV2
 from hermesflow.models.showo import recompute_activations
 from hermesflow.sampling import sample_images, sample_texts
 from hermesflow.scoring import vqa_likelihood, vqa_probability
-from hermesflow.sections import Decoding, ImageSampling, ImageTokenizer, Lora
 
 MICRO = load_config(Path(__file__).parents[1] / "config" / "micro.yaml")
 IN_PLACE = {torch.ops.aten.addmm_: lambda _, a, b, **__: 2 * a[0] * a[1] * b[1]}  # torch does not count it

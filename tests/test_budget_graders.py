@@ -9,15 +9,15 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from hermesflow import cli
-from hermesflow.benchmark_sections import GenEval2
 from hermesflow.benchmarks.inception import Inception
 from hermesflow.budget import graders
 from hermesflow.budget.lengths import Lengths
 from hermesflow.budget.machines import total
 from hermesflow.budget.rules import Rules
-from hermesflow.config import load_config
-from hermesflow.judging.settings import LocalVlm, Prices
-from hermesflow.sections import Source
+from hermesflow.config.benchmarks import GenEval2
+from hermesflow.config.experiment import load_config
+from hermesflow.config.judges import LocalVlm, Prices
+from hermesflow.config.sections import Source
 
 FILE = Path(__file__).parents[1] / "config" / "showo.yaml"
 CONFIG = load_config(FILE)

@@ -11,14 +11,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import benchmark_world
 from hermesflow import cli
-from hermesflow.benchmark_sections import GenEval2
 from hermesflow.budget import benchmarks, disk, table
 from hermesflow.budget.decoder import Decoder, text_decoding
 from hermesflow.budget.lengths import Lengths, expected_masked
 from hermesflow.budget.machines import BANDWIDTH_UTILISATION, Pass, machine_of, total
 from hermesflow.budget.plan import added, by, places, plan
 from hermesflow.budget.rules import Rules
-from hermesflow.config import load_config
+from hermesflow.config.benchmarks import GenEval2
+from hermesflow.config.experiment import load_config
 from hermesflow.core.errors import ConfigError
 from hermesflow.core.seeding import generator
 from hermesflow.masking import draw_mask

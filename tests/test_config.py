@@ -4,12 +4,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hermesflow import config_reference
-from hermesflow.config import as_plain, config_schema, load_config
+from hermesflow.config import reference
+from hermesflow.config.experiment import as_plain, config_schema, load_config
+from hermesflow.config.sections import Training
 from hermesflow.core import hub
 from hermesflow.core.errors import ConfigError, FetchError
 from hermesflow.fetching import sources_of
-from hermesflow.sections import Training
 
 ROOT = Path(__file__).parents[1]
 SMOKE = ROOT / "config" / "smoke.yaml"
@@ -213,11 +213,11 @@ def test_schema_accepts_what_is_shipped_and_refuses_unknown_keys():
 
 
 def test_committed_schema_and_table_of_keys_are_current():
-    assert (ROOT / "workflow/schemas/config.schema.json").read_text() == config_reference.json_schema(), "make dvc"
-    assert (ROOT / "config/README.md").read_text() == config_reference.markdown(), "make dvc"
+    assert (ROOT / "workflow/schemas/config.schema.json").read_text() == reference.json_schema(), "make dvc"
+    assert (ROOT / "config/README.md").read_text() == reference.markdown(), "make dvc"
 
 
 def test_every_key_is_explained():
-    rows = [line.split("|") for line in config_reference.markdown().splitlines() if line.startswith("| `")]
+    rows = [line.split("|") for line in reference.markdown().splitlines() if line.startswith("| `")]
     unexplained = [row[1] for row in rows if not row[-2].strip()]
     assert not unexplained, "give these fields a docstring"

@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from hermesflow import tracking
+from hermesflow.config.sections import Checkpoint
 from hermesflow.core.errors import ConfigError, DataError
 from hermesflow.core.files import Layout, read_codes, read_table
 from hermesflow.distributed import check_training, new_accelerator
@@ -24,7 +25,6 @@ from hermesflow.homologous import HomologousPairs, PairBatch
 from hermesflow.losses import dpo_loss, pair_dpo_loss
 from hermesflow.models.showo import load_model
 from hermesflow.preferences import CAPTION_COLUMNS, IMAGE_COLUMNS
-from hermesflow.sections import Checkpoint
 from hermesflow.stages import prefer, reference, train
 from hermesflow.stages.reference import load_pairs
 from hermesflow.train import PairLogps, reference_logps

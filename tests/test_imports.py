@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hermesflow import provenance
+from hermesflow.config import provenance
 
 LAYERS = (
     (
@@ -141,7 +141,7 @@ def test_importing_does_nothing(tmp_path):
     ("module", "allowed"),
     [
         ("hermesflow.cli", set()),
-        ("hermesflow.provenance", set()),
+        ("hermesflow.config.provenance", set()),
         ("hermesflow.stages.prefer", {"pandas"}),
         ("hermesflow.stages.gather_candidates", {"pandas", "datasets"}),
         ("hermesflow.stages.gather_scores", {"pandas", "datasets"}),

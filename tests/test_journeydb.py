@@ -15,7 +15,7 @@ import pytest
 from huggingface_hub import constants
 
 from hermesflow.cli import main
-from hermesflow.config import load_config
+from hermesflow.config.experiment import load_config
 from hermesflow.core.errors import DataError
 from hermesflow.core.files import Layout, read_json
 from hermesflow.data.journeydb import JourneyDbSource

@@ -3,11 +3,11 @@ from dataclasses import replace
 
 import pytest
 
+from hermesflow.config.judges import Prices
 from hermesflow.judging.cost import Budget, estimate, total
 from hermesflow.judging.instructions import OF_IMAGE, OF_TEXT
 from hermesflow.judging.protocol import Item
 from hermesflow.judging.replies import Reply
-from hermesflow.judging.settings import Prices
 
 PRICES = Prices(input=2.5, output=10.0, image_tokens=255)
 

@@ -6,13 +6,13 @@ from dataclasses import replace
 import pytest
 
 from chat_server import MODEL, ChatServer, error, numbered, picture
+from hermesflow.config.judges import Prices
 from hermesflow.core.errors import DataError, JudgeError
 from hermesflow.judging.chat import Stopped
 from hermesflow.judging.cost import estimate
 from hermesflow.judging.endpoint import EndpointJudge, body_of, key_of
 from hermesflow.judging.instructions import OF_IMAGE
 from hermesflow.judging.protocol import Item
-from hermesflow.judging.settings import Prices
 
 RED, BLUE = picture((255, 0, 0)), picture((0, 0, 255))
 ON_RED = Item("a", RED, "what color is it ?", ("red", "blue"), "red")

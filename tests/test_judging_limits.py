@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from chat_server import ChatServer, numbered, picture
+from hermesflow.config.judges import Prices
 from hermesflow.core.errors import ConfigError, JudgeError
 from hermesflow.judging.endpoint import EndpointJudge
-from hermesflow.judging.settings import Prices
 
 RED = picture((255, 0, 0))
 

@@ -14,12 +14,12 @@ from safetensors.torch import load_file, save_file
 from benchmark_models import save_qwen3_vl
 from chat_server import picture
 from hermesflow.benchmarks.pretrained import digest_of
+from hermesflow.config.judges import LocalVlm
+from hermesflow.config.sections import Source
 from hermesflow.core.errors import ConfigError, DataError, FetchError
 from hermesflow.judging.local import LocalJudge
 from hermesflow.judging.protocol import Item
-from hermesflow.judging.settings import LocalVlm
 from hermesflow.judging.store import AnswerStore
-from hermesflow.sections import Source
 from tiny_vlm import make_llava
 
 ASKED = ("what color is it ?", ("red", "blue"), "red")

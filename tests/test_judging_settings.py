@@ -1,7 +1,7 @@
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from hermesflow.judging.settings import AnyJudge, Endpoint, LocalVlm
+from hermesflow.config.judges import AnyJudge, Endpoint, LocalVlm
 
 READER = TypeAdapter(AnyJudge)
 ENDPOINT = {

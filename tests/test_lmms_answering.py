@@ -2,6 +2,7 @@ import pytest
 import torch
 from PIL import Image
 
+from hermesflow.config.sections import ImageTokenizer
 from hermesflow.core.errors import DataError
 from hermesflow.data.images import fit_image
 from hermesflow.lmms.answering import (
@@ -16,7 +17,6 @@ from hermesflow.lmms.answering import (
     square,
 )
 from hermesflow.models.magvit import MagVitV2, to_pixels
-from hermesflow.sections import ImageTokenizer
 from showo_golden import random_model
 
 UNTIL_END = Stopping(6)

@@ -8,7 +8,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from hermesflow.config import load_config
+from hermesflow.config.experiment import load_config
+from hermesflow.config.sections import Data
 from hermesflow.data.captions import Facts, Mention, relation_of
 from hermesflow.data.microworld import (
     BUCKETS,
@@ -31,7 +32,6 @@ from hermesflow.data.microworld import (
 from hermesflow.data.questions import QUESTION_KINDS
 from hermesflow.data.scenes import mask_of
 from hermesflow.data.verdicts import answer
-from hermesflow.sections import Data
 
 
 @pytest.fixture(scope="module")

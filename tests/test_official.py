@@ -11,7 +11,9 @@ import pytest
 import torch
 import yaml
 
-from hermesflow.config import load_config
+from hermesflow.config.experiment import load_config
+from hermesflow.config.provenance import params_of
+from hermesflow.config.sections import Checkpoint, Defect
 from hermesflow.core.errors import ConfigError, HermesflowError
 from hermesflow.core.files import Layout, read_table
 from hermesflow.data.pairs import images_of, read_pairs
@@ -22,9 +24,7 @@ from hermesflow.official.pairs import joined_by_list_index, stale_selection
 from hermesflow.official.sampling import sampling_of
 from hermesflow.official.training import WARMUP, dropped_prompts, spoiled_deltas, training_of
 from hermesflow.preferences import IMAGE_COLUMNS, Candidate, Threshold
-from hermesflow.provenance import params_of
 from hermesflow.report.tables import _arm
-from hermesflow.sections import Checkpoint, Defect
 from hermesflow.stages import data, prefer, reference, tokenizer, train
 from hermesflow.stages.reference import load_pairs
 from hermesflow.train import PairLogps, learning_rate

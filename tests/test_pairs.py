@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from hermesflow.config import load_config
+from hermesflow.config.experiment import load_config
+from hermesflow.config.sections import Data
 from hermesflow.core.errors import DataError
 from hermesflow.data import pairs
 from hermesflow.data.microworld import make_pairs
 from hermesflow.data.pairs import SCHEMA, images_of, read_pairs, read_rows, validate, write_pairs
-from hermesflow.sections import Data
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from hermesflow.config import Config
+from hermesflow.config.experiment import Config
+from hermesflow.config.sections import Checkpoint
 from hermesflow.core.errors import ArtifactError, DataError
 from hermesflow.core.files import Layout, read_codes, read_table
 from hermesflow.preferences import (
@@ -25,7 +26,6 @@ from hermesflow.preferences import (
     select,
     updated_pair,
 )
-from hermesflow.sections import Checkpoint
 from hermesflow.stages import prefer
 from pair_world import make_candidates, make_world, small_config
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from hermesflow import provenance
-from hermesflow.benchmark_sections import COLUMNS, Benchmarks, Gap, Understanding
 from hermesflow.cli import STAGES
-from hermesflow.config import Config, load_config
-from hermesflow.judging.settings import LocalVlm, Pace, Prices
+from hermesflow.config import provenance
+from hermesflow.config.benchmarks import COLUMNS, Benchmarks, Gap, Understanding
+from hermesflow.config.experiment import Config, load_config
+from hermesflow.config.judges import LocalVlm, Pace, Prices
 
 SHOWO = Path(__file__).parents[1] / "config" / "showo.yaml"
 SMOKE = load_config(SHOWO.with_name("smoke.yaml"))

@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from hermesflow import sampling
+from hermesflow.config.sections import Decoding, ImageSampling
 from hermesflow.core.seeding import generator
 from hermesflow.data.questions import Question
 from hermesflow.models import capacity
 from hermesflow.sampling import inverse_cdf, sample_images, sample_texts
 from hermesflow.scoring import vqa_likelihood, vqa_probability
-from hermesflow.sections import Decoding, ImageSampling
 from showo_golden import CAPTIONS, QUESTION, golden_image, golden_model, random_model, reference
 
 GREEDY = Decoding(top_k=1, temperature=1.0)

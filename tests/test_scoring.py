@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from hermesflow.config.sections import Encoder
 from hermesflow.data.microworld import Question
 from hermesflow.encoders import load_encoder
 from hermesflow.models.building import new_model
@@ -16,7 +17,6 @@ from hermesflow.scoring import (
     vqa_likelihood,
     vqa_probability,
 )
-from hermesflow.sections import Encoder
 from selfplay_world import tiny_config
 
 

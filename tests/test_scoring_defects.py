@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+from hermesflow.config.sections import Encoder, Scoring
 from hermesflow.data.microworld import Question
-from hermesflow.sections import Encoder, Scoring
 from hermesflow.sharding import IMAGE_TYPES, sorted_candidates
 from hermesflow.stages.score import score_captions, score_images
 

@@ -11,7 +11,6 @@ from PIL import Image
 
 from benchmark_world import CAPTIONS, DPG, GENEVAL, draw_all, make_world
 from chat_server import MODEL, TOKENS, ChatServer, first_choice
-from hermesflow.benchmark_sections import DRAWN, Gap
 from hermesflow.benchmarks import fidelity, geneval2
 from hermesflow.benchmarks.answer_probability import TransformersAnswerProbability
 from hermesflow.benchmarks.drawing import read_prompts
@@ -19,6 +18,8 @@ from hermesflow.benchmarks.fidelity import Caption, Gaussian, moments, write_ref
 from hermesflow.benchmarks.inception import load_inception
 from hermesflow.benchmarks.pretrained import PretrainedClip, digest_of
 from hermesflow.benchmarks.reference_origin import origin
+from hermesflow.config.benchmarks import DRAWN, Gap
+from hermesflow.config.judges import LocalVlm
 from hermesflow.core.errors import ArtifactError, ConfigError
 from hermesflow.core.files import read_codes, read_json, sha256, write_codes
 from hermesflow.data.pairs import read_pairs
@@ -26,7 +27,6 @@ from hermesflow.evaluation import generation
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS, Evaluated
 from hermesflow.evaluation.statistics import FIDELITY_POOL, point_values, resample_counts
 from hermesflow.judging.protocol import Item
-from hermesflow.judging.settings import LocalVlm
 from hermesflow.models.magvit import load_tokenizer
 from hermesflow.stages import grade
 from tiny_vlm import make_llava

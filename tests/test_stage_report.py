@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from hermesflow.config import Config, load_config
+from hermesflow.config.experiment import Config, load_config
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout, write_codes, write_json, write_table, write_weights
 from hermesflow.data.microworld import make_pairs

@@ -11,14 +11,14 @@ import pandas as pd
 import pytest
 import torch
 
-from hermesflow.benchmark_sections import Benchmarks, Coco, Gap, GenEval, GenEval2, Understanding
-from hermesflow.config import Config, load_config
+from hermesflow.config.benchmarks import Benchmarks, Coco, Gap, GenEval, GenEval2, Understanding
+from hermesflow.config.experiment import Config, load_config
+from hermesflow.config.judges import LocalVlm
+from hermesflow.config.sections import Source
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout, read_json, write_codes, write_json, write_table, write_weights
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS
 from hermesflow.evaluation.metrics import GENEVAL_KINDS
-from hermesflow.judging.settings import LocalVlm
-from hermesflow.sections import Source
 from hermesflow.stages import report
 from report_world import ROOT
 from test_stage_report import make_results

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from hermesflow.benchmark_sections import COLUMNS, Benchmarks, Understanding
-from hermesflow.config import load_config
+from hermesflow.config.benchmarks import COLUMNS, Benchmarks, Understanding
+from hermesflow.config.experiment import load_config
 from hermesflow.core.errors import ConfigError, DataError
 from hermesflow.core.files import Layout
 from hermesflow.lmms.karpathy import SPLITS

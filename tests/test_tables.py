@@ -10,13 +10,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from hermesflow.config.sections import Checkpoint
 from hermesflow.core.errors import ArtifactError
 from hermesflow.report import audit, formatting
 from hermesflow.report.answer import answer
 from hermesflow.report.formatting import EMPTY, Table
 from hermesflow.report.roles import candidate_sweep, main_checkpoints, pair_chain, roles
 from hermesflow.report.tables import GAP_COLUMNS, all_tables
-from hermesflow.sections import Checkpoint
 from report_world import PAPER_TABLES, ROOT, make_summary, micro
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from hermesflow import cli, spool, tracking
-from hermesflow.config import load_config
+from hermesflow.config.experiment import load_config
 from hermesflow.core.files import Layout
 from hermesflow.delivery import Mlflow
 from hermesflow.spool import Record, Spool
@@ -48,7 +48,7 @@ def test_one_parent_per_seed_and_one_child_per_checkpoint(layout, client):
         parent = runs[child.data.tags["mlflow.parentRunId"]]
         assert parent.data.tags["hermesflow.seed"] == child.data.tags["hermesflow.seed"]
         assert child.data.tags["mlflow.source.git.commit"]
-        assert child.data.tags["hermesflow.config"]
+        assert child.data.tags["hermesflow.config.experiment"]
 
 
 def test_creating_again_adds_nothing(layout, client):
@@ -95,7 +95,7 @@ def test_another_beta_is_another_run_of_that_checkpoint_alone(tmp_path):
 def test_many_processes_at_once_on_a_new_database(tmp_path):
     code = (
         "import sys, pathlib; from hermesflow import tracking; from hermesflow.core.files import Layout\n"
-        "from hermesflow.config import load_config\n"
+        "from hermesflow.config.experiment import load_config\n"
         "layout = Layout(pathlib.Path(sys.argv[2]) / 'smoke')\n"
         "run = tracking.open_run(load_config(sys.argv[1]), layout, 0, sys.argv[3])\n"
         "run.log({'loss': 1.0}, step=1)\n"

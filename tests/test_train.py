@@ -10,7 +10,7 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 
 from hermesflow import tracking
-from hermesflow.config import Config
+from hermesflow.config.experiment import Config
 from hermesflow.core.errors import ArtifactError, ConfigError, DataError, HermesflowError
 from hermesflow.core.files import Layout, read_json, read_weights, write_json
 from hermesflow.distributed import check_training, micro_batches, new_accelerator

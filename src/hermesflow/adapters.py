@@ -12,10 +12,10 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from torch import Tensor
 
+from hermesflow.config.sections import Lora
 from hermesflow.core.errors import ConfigError
 from hermesflow.core.files import write_json, write_weights
 from hermesflow.models.showo import ShowO
-from hermesflow.sections import Lora
 
 
 def add_adapters(model: ShowO, lora: Lora, *, seed: int) -> PeftModel:

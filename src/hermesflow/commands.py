@@ -71,7 +71,7 @@ def _plan(arguments: argparse.Namespace) -> None:
     from hermesflow.budget import table
     from hermesflow.budget.lengths import QUESTIONS, Lengths
     from hermesflow.budget.machines import MACHINES, UTILISATION
-    from hermesflow.config import load_config
+    from hermesflow.config.experiment import load_config
     from hermesflow.core.errors import ConfigError
 
     utilisation = arguments.utilisation or UTILISATION
@@ -91,7 +91,7 @@ def _plan(arguments: argparse.Namespace) -> None:
 
 def _track(arguments: argparse.Namespace) -> None:
     from hermesflow import tracking
-    from hermesflow.config import load_config
+    from hermesflow.config.experiment import load_config
     from hermesflow.core.files import Layout
 
     config = load_config(arguments.config)
@@ -106,7 +106,7 @@ def _sync(arguments: argparse.Namespace) -> None:
 
 
 def _fetch(arguments: argparse.Namespace) -> None:
-    from hermesflow.config import load_config
+    from hermesflow.config.experiment import load_config
     from hermesflow.fetching import fetch_all, pinned_yaml
 
     config = load_config(arguments.config)
@@ -129,7 +129,7 @@ def _fid_reference(arguments: argparse.Namespace) -> None:
 
 def _export_images(arguments: argparse.Namespace) -> None:
     from hermesflow.benchmarks.exporting import export_images
-    from hermesflow.config import load_config
+    from hermesflow.config.experiment import load_config
     from hermesflow.core.files import Layout
 
     config = load_config(arguments.config)
@@ -146,7 +146,7 @@ def _geneval_parity(arguments: argparse.Namespace) -> None:
 
 def _benchmark(path: Path, name: str, names: str) -> tuple[Any, str]:
     """A section of `benchmarks`, which names so and so, and the device of the config."""
-    from hermesflow.config import load_config
+    from hermesflow.config.experiment import load_config
     from hermesflow.core.errors import ConfigError
 
     config = load_config(path)
@@ -159,7 +159,7 @@ def _benchmark(path: Path, name: str, names: str) -> tuple[Any, str]:
 
 
 def _publish(arguments: argparse.Namespace) -> None:
-    from hermesflow.config import load_config
+    from hermesflow.config.experiment import load_config
     from hermesflow.core.files import Layout
     from hermesflow.publishing import fill_readme, publish
 
@@ -186,6 +186,6 @@ def _dvc(arguments: argparse.Namespace) -> None:
 
 
 def _schema(arguments: argparse.Namespace) -> None:
-    from hermesflow.config_reference import json_schema, markdown
+    from hermesflow.config.reference import json_schema, markdown
 
     print(markdown() if arguments.markdown else json_schema(), end="")

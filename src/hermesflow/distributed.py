@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 
 from accelerate import Accelerator, DistributedType
 
+from hermesflow.config.sections import Training
 from hermesflow.core.errors import ConfigError
 from hermesflow.core.seeding import deterministic
 from hermesflow.homologous import Row
-from hermesflow.sections import Training
 
 
 def new_accelerator(training: Training, *, device: str, precision: str) -> Accelerator:

@@ -10,12 +10,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from hermesflow.config.sections import Encoder, Scoring, Source
 from hermesflow.core import hub
 from hermesflow.core.errors import ArtifactError, ConfigError
 from hermesflow.core.files import sha256
 from hermesflow.core.pretrained import read_model
 from hermesflow.models.kernels import quicken
-from hermesflow.sections import Encoder, Scoring, Source
 
 WEIGHTS = "model.safetensors"
 _ROWS = 128  # texts per forward pass

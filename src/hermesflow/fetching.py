@@ -7,12 +7,12 @@ from typing import Any
 
 import yaml
 
-from hermesflow.benchmark_sections import Benchmarks
-from hermesflow.config import Config, as_plain
+from hermesflow.config.benchmarks import Benchmarks
+from hermesflow.config.data import RealData
+from hermesflow.config.experiment import Config, as_plain
+from hermesflow.config.judges import LocalVlm
+from hermesflow.config.sections import Source
 from hermesflow.core import hub
-from hermesflow.data_sections import RealData
-from hermesflow.judging.settings import LocalVlm
-from hermesflow.sections import Source
 
 
 def sources_of(config: Config) -> dict[str, Source]:

@@ -16,12 +16,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from hermesflow.config.sections import Defect, MaskSchedule
 from hermesflow.core.errors import DataError
 from hermesflow.core.seeding import seed_of
 from hermesflow.masking import pair_mask
 from hermesflow.official.training import dropped_prompts
 from hermesflow.preferences import CAPTION_COLUMNS, IMAGE_COLUMNS
-from hermesflow.sections import Defect, MaskSchedule
 
 Row = tuple[str, int]
 """A pair id and the pass (from 0) in which it is met."""

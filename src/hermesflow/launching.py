@@ -22,8 +22,8 @@ from types import FrameType
 import psutil
 import yaml
 
+from hermesflow.config.sections import Runtime
 from hermesflow.core.errors import ConfigError, HermesflowError, Interrupted
-from hermesflow.sections import Runtime
 
 PASSED_ON = (signal.SIGTERM, signal.SIGUSR1)
 

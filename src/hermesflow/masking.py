@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from hermesflow.config.sections import MaskSchedule
 from hermesflow.core.seeding import generator as named_generator
-from hermesflow.sections import MaskSchedule
 
 SCHEDULES: dict[MaskSchedule, Callable[[Tensor], Tensor]] = {
     "cosine": lambda ratio: torch.cos(ratio * (math.pi / 2)),

@@ -16,10 +16,10 @@ from typing import Any
 
 import yaml
 
-from hermesflow.config import Config, has_judge, load_config
+from hermesflow.config.experiment import Config, has_judge, load_config
+from hermesflow.config.provenance import READS, ROOT, modules_of, reads
 from hermesflow.core.errors import ConfigError
 from hermesflow.core.files import digest_of
-from hermesflow.provenance import READS, ROOT, modules_of, reads
 
 GATHERED_BY = {"sample": "gather_candidates", "score": "gather_scores", "draw": "gather_drawn"}
 """Scattered rules and the rule that joins their shards."""

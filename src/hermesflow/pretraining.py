@@ -15,9 +15,9 @@ from itertools import count
 import torch
 from torch import Tensor
 
+from hermesflow.config.sections import BaseTraining
 from hermesflow.masking import draw_mask
 from hermesflow.models.showo import ShowO
-from hermesflow.sections import BaseTraining
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from hermesflow.config import Config, as_plain
+from hermesflow.config.experiment import Config, as_plain
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout, atomic, digest_of, git_revision, read_json, sha256, write_json
 

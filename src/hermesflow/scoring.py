@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hermesflow.config.sections import CaptionMeasure, Decoding, Scoring, VqaMethod
 from hermesflow.encoders import SentenceEncoder
 from hermesflow.sampling import sample_texts
-from hermesflow.sections import CaptionMeasure, Decoding, Scoring, VqaMethod
 
 CAPTION_MEASURES: tuple[CaptionMeasure, ...] = get_args(CaptionMeasure)
 VQA_METHODS: tuple[VqaMethod, ...] = get_args(VqaMethod)

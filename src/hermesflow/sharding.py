@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hermesflow.config import Config
+from hermesflow.config.experiment import Config
 from hermesflow.core.errors import ArtifactError, ConfigError
 
 CAPTION_TYPES = {"id": "str", "candidate": "int64", "caption": "str"}

@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from hermesflow.config.sections import Defect, Objective, Training
 from hermesflow.core.errors import DataError, HermesflowError, Interrupted
 from hermesflow.core.progress import Progress
 from hermesflow.distributed import micro_batches
@@ -23,7 +24,6 @@ from hermesflow.interruption import Interruption
 from hermesflow.losses import chosen_nll, dpo_logratios, implicit_rewards, pair_dpo_loss
 from hermesflow.models.unified import UnifiedModel
 from hermesflow.official.training import spoiled_deltas
-from hermesflow.sections import Defect, Objective, Training
 from hermesflow.training_state import StateFolder
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hermesflow.benchmark_sections import Benchmarks, Understanding
-from hermesflow.config import Config, load_config
+from hermesflow.config.benchmarks import Benchmarks, Understanding
+from hermesflow.config.experiment import Config, load_config
 from hermesflow.core.files import Layout
 from hermesflow.stages import understand
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from hermesflow.config import load_config
+from hermesflow.config.experiment import load_config
 from hermesflow.core.files import Layout
 from hermesflow.lmms.answering import Pictures
 from hermesflow.lmms.results import figures_of

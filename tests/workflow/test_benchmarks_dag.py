@@ -15,8 +15,8 @@ import yaml
 
 import benchmark_world
 from chat_server import ChatServer, first_choice
-from hermesflow.benchmark_sections import Understanding
-from hermesflow.config import as_plain
+from hermesflow.config.benchmarks import Understanding
+from hermesflow.config.experiment import as_plain
 from hermesflow.data.pairs import read_pairs
 from hub_server import HubServer
 from paper_world import lay_over, release, small_config

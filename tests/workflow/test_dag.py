@@ -7,9 +7,9 @@ import sys
 import pytest
 import yaml
 
-from hermesflow.benchmark_sections import COLUMNS
 from hermesflow.cli import LAUNCHED, STAGES
-from hermesflow.config import load_config
+from hermesflow.config.benchmarks import COLUMNS
+from hermesflow.config.experiment import load_config
 from hermesflow.pipeline import GATHERED_BY, dvc_yaml, is_mirror, stages_of
 
 from .conftest import REPOSITORY
@@ -256,7 +256,7 @@ def test_every_rule_has_its_dvc_stage_with_the_same_files(fresh, jobs):
         assert sorted([*stage["outs"], *stage.get("metrics", [])]) == job["output"]
         inside = [path for path in job["input"] if "/shards/" not in path]
         assert set(inside) <= set(stage["deps"])
-        assert "src/hermesflow/config.py" in stage["deps"]
+        assert "src/hermesflow/config/experiment.py" in stage["deps"]
         assert f"src/hermesflow/stages/{job['rule']}.py" in stage["deps"]
     assert not [path for stage in stages.values() for path in stage["outs"] if "/shards/" in path]
 

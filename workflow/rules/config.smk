@@ -8,9 +8,10 @@ from pathlib import Path
 
 import yaml
 
-from hermesflow import benchmark_sections, provenance, spool
-from hermesflow.benchmark_sections import COLUMNS, DRAWN
-from hermesflow.config import BASE, load_config
+from hermesflow.config import benchmarks, provenance
+from hermesflow import spool
+from hermesflow.config.benchmarks import COLUMNS, DRAWN
+from hermesflow.config.experiment import BASE, load_config
 from hermesflow.core.errors import ConfigError
 from hermesflow.pipeline import check_benchmarks, check_mirror, is_mirror
 from hermesflow.running import hold_folder

@@ -12,8 +12,8 @@ from typing import Any
 from PIL import Image
 
 from hermesflow.benchmarks.pretrained import ChatModel
+from hermesflow.config.sections import Source
 from hermesflow.core.errors import ConfigError
-from hermesflow.sections import Source
 
 _ROLE = "the VQA model"
 

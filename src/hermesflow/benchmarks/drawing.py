@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from hermesflow.benchmark_sections import DRAWN, Benchmarks
 from hermesflow.benchmarks import dpg, fidelity, geneval, geneval2
 from hermesflow.benchmarks.reference_origin import check_reference
+from hermesflow.config.benchmarks import DRAWN, Benchmarks
 from hermesflow.core.errors import ConfigError, DataError
 from hermesflow.core.files import Layout, digest_of
 from hermesflow.data.pairs import read_pairs

@@ -13,7 +13,7 @@ import torch
 
 from hermesflow.benchmarks.drawing import Prompts, read_prompts
 from hermesflow.benchmarks.grading import read_drawn
-from hermesflow.config import Config
+from hermesflow.config.experiment import Config
 from hermesflow.core.errors import ConfigError, DataError
 from hermesflow.core.files import Layout, write_json
 from hermesflow.core.progress import Progress

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hermesflow.benchmark_sections import Coco
 from hermesflow.benchmarks import fidelity
 from hermesflow.benchmarks.drawing import there
 from hermesflow.benchmarks.fidelity import Caption, FeatureExtractor, Gaussian
 from hermesflow.benchmarks.inception import load_inception
 from hermesflow.benchmarks.reference_origin import origin
+from hermesflow.config.benchmarks import Coco
 from hermesflow.core.errors import DataError
 from hermesflow.core.progress import Progress
 from hermesflow.data.folder import IMAGE_ENDINGS

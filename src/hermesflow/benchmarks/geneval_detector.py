@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from hermesflow.benchmarks.geneval import COLORS, OBJECTS, Detection
 from hermesflow.benchmarks.pretrained import PretrainedClip, finite, read_pretrained
+from hermesflow.config.sections import Source
 from hermesflow.core.errors import ConfigError
-from hermesflow.sections import Source
 
 OTHER_NAMES = {
     "motorbike": "motorcycle",

@@ -14,7 +14,6 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from hermesflow.benchmark_sections import GenEval
 from hermesflow.benchmarks.geneval import (
     KINDS,
     TAGS,
@@ -28,6 +27,7 @@ from hermesflow.benchmarks.geneval import (
 )
 from hermesflow.benchmarks.geneval_detector import ColorClassifier, Detector
 from hermesflow.benchmarks.pretrained import PretrainedClip
+from hermesflow.config.benchmarks import GenEval
 from hermesflow.core.errors import DataError
 from hermesflow.core.progress import Progress
 from hermesflow.evaluation.metrics import GENEVAL_KINDS

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hermesflow.config.sections import Source
 from hermesflow.core import hub
 from hermesflow.core.errors import ArtifactError, ConfigError
 from hermesflow.core.files import read_weights
-from hermesflow.sections import Source
 
 SIDE = 299
 """Pixels per side of the network's input."""

@@ -17,11 +17,11 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from hermesflow.config.sections import Source
 from hermesflow.core import hub
 from hermesflow.core.errors import ConfigError
 from hermesflow.core.files import sha256
 from hermesflow.core.pretrained import READING, read_model
-from hermesflow.sections import Source
 
 _TOGETHER = 32  # images or texts per forward pass
 _CLIP = "the CLIP model"

@@ -13,9 +13,9 @@ import numpy as np
 
 from hermesflow.benchmarks import fidelity
 from hermesflow.benchmarks.fidelity import Caption
+from hermesflow.config.sections import Source
 from hermesflow.core.errors import DataError
 from hermesflow.core.files import sha256
-from hermesflow.sections import Source
 
 _IMAGES, _NETWORK = "image_ids", "inception"
 _AGAIN = "Make them again by `hermesflow fid-reference` (docs/dpg-and-coco.md)."

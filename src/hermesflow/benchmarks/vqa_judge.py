@@ -13,7 +13,7 @@ from PIL import Image
 
 from hermesflow.benchmarks.dpg import VqaJudge
 from hermesflow.benchmarks.pretrained import ChatModel, read_pretrained
-from hermesflow.sections import Source
+from hermesflow.config.sections import Source
 
 _TOGETHER = 32  # questions per forward pass
 _ANSWER_TOKENS = 10

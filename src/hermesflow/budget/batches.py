@@ -13,10 +13,10 @@ from hermesflow.budget.decoder import FLOAT, Decoder, Scored, image_decoding, im
 from hermesflow.budget.lengths import CHOICES, Lengths, expected_masked
 from hermesflow.budget.machines import Pass
 from hermesflow.budget.memory import Call
-from hermesflow.config import Config
+from hermesflow.config.experiment import Config
+from hermesflow.config.sections import Objective, Training, VqaMethod
 from hermesflow.models import capacity
 from hermesflow.sampling import KEEP_BELOW
-from hermesflow.sections import Objective, Training, VqaMethod
 
 FLOAT32 = "no"
 

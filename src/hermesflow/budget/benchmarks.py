@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from hermesflow.benchmarks import dpg, fidelity
 from hermesflow.benchmarks.drawing import TOGETHER
-from hermesflow.config import Config
+from hermesflow.config.experiment import Config
 from hermesflow.lmms.running import KARPATHY_TASK, SUBMISSION_TASK, tasks_wanted
 
 PROMPTS = {"geneval": 553, "dpg": dpg.PROMPTS, "coco": fidelity.IMAGES, "geneval2": 800}

@@ -14,12 +14,12 @@ from typing import NamedTuple
 
 from hermesflow.budget.lengths import masked_counts
 from hermesflow.budget.machines import Pass
-from hermesflow.config import Config
+from hermesflow.config.experiment import Config
+from hermesflow.config.sections import Lora
 from hermesflow.data.questions import vocabulary
 from hermesflow.logps import LOGITS
 from hermesflow.models import capacity
 from hermesflow.models.prompting import TokenIds
-from hermesflow.sections import Lora
 
 FLOAT = 4
 PHI_WORDS = 50_295

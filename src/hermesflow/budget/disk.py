@@ -12,7 +12,7 @@ from hermesflow.budget import pixels
 from hermesflow.budget.benchmarks import drawings, tasks_of
 from hermesflow.budget.decoder import Decoder
 from hermesflow.budget.lengths import Lengths
-from hermesflow.config import Config, has_judge
+from hermesflow.config.experiment import Config, has_judge
 from hermesflow.data.captions import GENEVAL_KINDS
 
 ID_BYTES = 24

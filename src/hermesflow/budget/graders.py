@@ -14,12 +14,12 @@ from hermesflow.benchmarks.geneval import MOST_OBJECTS
 from hermesflow.budget.benchmarks import drawings
 from hermesflow.budget.lengths import Lengths
 from hermesflow.budget.machines import Pass
-from hermesflow.config import BASE, Config
+from hermesflow.config.experiment import BASE, Config
+from hermesflow.config.judges import Endpoint, LocalVlm
+from hermesflow.config.sections import Source
 from hermesflow.judging import cost
 from hermesflow.judging.instructions import OF_IMAGE
 from hermesflow.judging.protocol import Item
-from hermesflow.judging.settings import Endpoint, LocalVlm
-from hermesflow.sections import Source
 
 QUESTIONS = {"dpg": 14, "geneval2": 8}
 """Questions about an image, of the original files; guesses."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from hermesflow.config import Config
+from hermesflow.config.experiment import Config
+from hermesflow.config.sections import MaskSchedule
 from hermesflow.data.questions import MAX_QUESTIONS
 from hermesflow.masking import SCHEDULES
-from hermesflow.sections import MaskSchedule
 
 QUESTIONS = MAX_QUESTIONS
 """Questions a pair is taken to have (`--questions`); the micro world makes at most so many."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hermesflow.budget.machines import Pass
-from hermesflow.sections import ImageTokenizer
+from hermesflow.config.sections import ImageTokenizer
 
 _ALIVE = 4
 """Feature maps of the widest level that exist at once: of a residual block its input, the change so far, and input and

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from hermesflow.benchmark_sections import shards_of
 from hermesflow.budget.decoder import Decoder
 from hermesflow.budget.disk import disk_of, files_of, transient_bytes
 from hermesflow.budget.lengths import Lengths
 from hermesflow.budget.machines import Machine, forwards, total
 from hermesflow.budget.rules import Rules
-from hermesflow.config import BASE, Config, has_judge
+from hermesflow.config.benchmarks import shards_of
+from hermesflow.config.experiment import BASE, Config, has_judge
 
 ONCE = ("data", "tokenizer", "encode", "judge", "clip")
 SAMPLED = ("sample", "gather_candidates", "score", "gather_scores")

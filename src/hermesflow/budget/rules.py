@@ -18,13 +18,13 @@ from hermesflow.budget.disk import split_sizes
 from hermesflow.budget.lengths import Lengths, expected_masked
 from hermesflow.budget.machines import Pass
 from hermesflow.budget.memory import image_calls, scoring_peak, text_calls
-from hermesflow.config import Config, has_judge
+from hermesflow.config.experiment import Config, has_judge
+from hermesflow.config.sections import Training
 from hermesflow.distributed import micro_batch_size
 from hermesflow.evaluation.generation import _ROWS as DRAWN_TOGETHER
 from hermesflow.models.magvit import BATCH_PIXELS
 from hermesflow.pretraining import text_steps
 from hermesflow.scoring import VQA_METHODS
-from hermesflow.sections import Training
 from hermesflow.sharding import pairs_per_batch
 from hermesflow.stages.encode import SPLITS
 from hermesflow.stages.evaluate import OWN_SAMPLES

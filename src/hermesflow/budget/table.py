@@ -15,8 +15,8 @@ from hermesflow.budget.decoder import Decoder
 from hermesflow.budget.lengths import Lengths
 from hermesflow.budget.machines import BANDWIDTH_UTILISATION, Machine, machine_of
 from hermesflow.budget.plan import BENCHMARK_BOUNDS, BOUNDS, Line, added, by, plan
-from hermesflow.config import BASE, Config
-from hermesflow.judging.settings import Endpoint
+from hermesflow.config.experiment import BASE, Config
+from hermesflow.config.judges import Endpoint
 
 GB = 1e9
 _ALL = "all"

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from hermesflow.config.sections import Source
 from hermesflow.core.errors import ConfigError, FetchError, HermesflowError, is_disk_full
 from hermesflow.core.files import sha256
-from hermesflow.sections import Source
 
 _PIN = "run `hermesflow fetch --pin --config FILE` and put the lines it prints into the config"
 _SIGN_IN = "set HF_TOKEN to a token that may read it (or run `hf auth login`)"

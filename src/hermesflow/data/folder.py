@@ -13,12 +13,12 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from hermesflow.config.data import Folder
 from hermesflow.core import hub
 from hermesflow.core.errors import DataError
 from hermesflow.data.drawing import Candidate, Rejected, Source
 from hermesflow.data.question_rows import rows_of
 from hermesflow.data.streams import reading
-from hermesflow.data_sections import Folder
 
 KIND = "folder"
 """Kind of a question that does not say its own."""

@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from hermesflow.config.data import JourneyDb
 from hermesflow.core import hub
 from hermesflow.core.errors import DataError
 from hermesflow.data.drawing import Candidate, Rejected
 from hermesflow.data.question_rows import Unusable, plain, question_row
 from hermesflow.data.streams import reading
-from hermesflow.data_sections import JourneyDb
 
 ANNOTATIONS = "data/train/train_anno_realease_repath.jsonl"
 """The annotations whose paths are those of the shards (JourneyDB/JourneyDB, issues 12 and 15); spelled so."""

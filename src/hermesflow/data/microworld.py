@@ -17,11 +17,11 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
+from hermesflow.config.sections import Data
 from hermesflow.core.seeding import seed_of
 from hermesflow.data.captions import GENEVAL_KINDS, KINDS, Facts, caption_of, parse_caption
 from hermesflow.data.questions import Question, questions_of, varied_questions_of, vocabulary
 from hermesflow.data.scenes import CELLS, COLORS, GROUND, SHAPES, SIZES, Scene, SceneObject, render
-from hermesflow.sections import Data
 
 __all__ = [
     "CELLS",

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from hermesflow.config.data import JourneyDb, QuestionModels, RealData
 from hermesflow.core.files import Layout, digest_of, write_table
 from hermesflow.data.asking import Asker
 from hermesflow.data.drawing import Candidate, Drawn, Rejected, Source, by_selection, draw, first_by_seed
@@ -17,7 +18,6 @@ from hermesflow.data.journeydb import JourneyDbSource
 from hermesflow.data.pairs import write_pairs
 from hermesflow.data.selection import check_enough, check_selection, read_selection, write_selection
 from hermesflow.data.store import Store, open_store
-from hermesflow.data_sections import JourneyDb, QuestionModels, RealData
 
 SPLITS = ("pairs", "gap", "understanding", "prompts", "base")
 """The order in which splits are drawn: the pairs of self-play do not depend on the sizes of the others."""

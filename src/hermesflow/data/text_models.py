@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
+from hermesflow.config.data import QuestionModels
+from hermesflow.config.sections import Source
 from hermesflow.core import hub
 from hermesflow.core.errors import ConfigError
 from hermesflow.core.pretrained import READING, read_model
 from hermesflow.data.tifa import json_messages, tifa_prompt
-from hermesflow.data_sections import QuestionModels
-from hermesflow.sections import Source
 
 _ANSWER_TOKENS = 30  # as TIFA's checker
 _CHECKED_TOGETHER = 32  # prompts per forward pass of the checker

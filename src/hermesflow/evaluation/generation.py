@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from hermesflow.config.sections import ImageSampling
 from hermesflow.core.seeding import generator
 from hermesflow.data.captions import Mention, parse_caption, phrase, relation_of
 from hermesflow.data.scenes import CELLS, Scene
@@ -22,7 +23,6 @@ from hermesflow.evaluation.understanding import units_table
 from hermesflow.models.magvit import BATCH_PIXELS, MagVitV2, to_images
 from hermesflow.models.unified import UnifiedModel
 from hermesflow.sampling import sample_images
-from hermesflow.sections import ImageSampling
 
 DENSE = "dense"
 _ROWS = 250  # images drawn in turn (memory only)

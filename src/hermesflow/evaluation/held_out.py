@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hermesflow.config import Config
+from hermesflow.config.experiment import Config
 from hermesflow.core.files import Layout, read_codes
 from hermesflow.data.pairs import images_of, read_pairs
 from hermesflow.data.questions import Question

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hermesflow.config import BASE
+from hermesflow.config.experiment import BASE
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import digest_of
 from hermesflow.core.seeding import seed_of

@@ -14,10 +14,10 @@ from typing import Any, Self
 import httpx2
 import tenacity
 
+from hermesflow.config.judges import Endpoint, check_endpoint
 from hermesflow.core.errors import ConfigError, JudgeError
 from hermesflow.judging.pacing import Pacer, retry_after
 from hermesflow.judging.replies import Reply
-from hermesflow.judging.settings import Endpoint, check_endpoint
 
 _REPEATED = (408, 409, 425, 429)
 _OUT_OF_CREDIT = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")

@@ -7,10 +7,10 @@ import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from hermesflow.config.judges import Prices
 from hermesflow.judging.instructions import prompt_of
 from hermesflow.judging.protocol import Item
 from hermesflow.judging.replies import Reply
-from hermesflow.judging.settings import Prices
 
 CHARACTERS_PER_TOKEN = 4
 """Of English text, roughly; OpenAI's own rule of thumb."""

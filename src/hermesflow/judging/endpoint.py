@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from hermesflow.config.judges import Endpoint
 from hermesflow.core.errors import JudgeError
 from hermesflow.core.progress import Progress
 from hermesflow.judging.chat import Chat, Stopped
@@ -19,7 +20,6 @@ from hermesflow.judging.cost import ROUNDING, Bill, Budget, estimate, total
 from hermesflow.judging.instructions import prompt_of
 from hermesflow.judging.protocol import Item, Verdict, check_items
 from hermesflow.judging.replies import Reply, tell_cut, verdict_of
-from hermesflow.judging.settings import Endpoint
 from hermesflow.judging.store import AnswerStore
 
 TEMPERATURE = 0.0

@@ -7,12 +7,12 @@ from dataclasses import asdict
 from typing import Any
 
 from hermesflow.benchmarks.grading import Graded
+from hermesflow.config.judges import AnyJudge, Endpoint
 from hermesflow.evaluation.gap import Asked, gap_units
 from hermesflow.judging.endpoint import EndpointJudge
 from hermesflow.judging.gap import about_images, ask, gap_table, judge_facts
 from hermesflow.judging.local import LocalJudge
 from hermesflow.judging.protocol import Judge
-from hermesflow.judging.settings import AnyJudge, Endpoint
 
 
 def judge_of(settings: AnyJudge, *, device: str) -> EndpointJudge | LocalJudge:

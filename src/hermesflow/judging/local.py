@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hermesflow.config.judges import LocalVlm
+from hermesflow.config.sections import Source
 from hermesflow.core.errors import DataError
 from hermesflow.core.progress import Progress
 from hermesflow.judging.instructions import prompt_of
 from hermesflow.judging.protocol import Item, Verdict, check_items
 from hermesflow.judging.replies import Reply, tell_cut, verdict_of
-from hermesflow.judging.settings import LocalVlm
 from hermesflow.judging.store import AnswerStore
-from hermesflow.sections import Source
 
 
 class LocalJudge:

@@ -16,13 +16,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from hermesflow.config.sections import Decoding
 from hermesflow.core.errors import DataError
 from hermesflow.data.images import fit_image
 from hermesflow.evaluation.understanding import yes_or_no
 from hermesflow.models.magvit import BATCH_PIXELS, MagVitV2, to_pixels
 from hermesflow.models.unified import UnifiedModel
 from hermesflow.sampling import of_session, sample_texts, sessions
-from hermesflow.sections import Decoding
 
 GREEDY = Decoding(top_k=1, temperature=1.0)
 

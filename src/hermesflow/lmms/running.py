@@ -15,7 +15,7 @@ from hermesflow.core.errors import ArtifactError, ConfigError
 from hermesflow.lmms import MODEL, PROGRESS
 
 if TYPE_CHECKING:
-    from hermesflow.benchmark_sections import Understanding
+    from hermesflow.config.benchmarks import Understanding
 
 PYTHON = Path(".venv-lmms/bin/python")
 """Interpreter of the environment that `make lmms` builds."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from hermesflow.config import Config
+from hermesflow.config.experiment import Config
+from hermesflow.config.sections import Source
 from hermesflow.core import hub
 from hermesflow.models import prompting
 from hermesflow.models.showo import Shape, ShowO
-from hermesflow.sections import Source
 
 MICROWORLD = "microworld"
 

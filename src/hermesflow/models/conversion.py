@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from hermesflow.config.sections import Source
 from hermesflow.core import hub
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import atomic, digest_of, read_weights, sha256, write_weights
-from hermesflow.sections import Source
 
 SAFE = ".safetensors"
 Shapes = Mapping[str, tuple[int, ...]]

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hermesflow.config import as_plain
+from hermesflow.config.experiment import as_plain
+from hermesflow.config.sections import ImageTokenizer
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import read_json, read_weights, write_json, write_weights
 from hermesflow.models.loading import fill, moved, without_weights
 from hermesflow.models.magvit_blocks import Decoder, Encoder
-from hermesflow.sections import ImageTokenizer
 
 BATCH_PIXELS = 250 * 48**2
 """Pixels that go through the image tokenizer together (memory only)."""

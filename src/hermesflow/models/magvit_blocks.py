@@ -12,7 +12,7 @@ from collections import OrderedDict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hermesflow.sections import ImageTokenizer
+from hermesflow.config.sections import ImageTokenizer
 
 
 class Encoder(nn.Module):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, PhiConfig, PhiForCausalLM
 
+from hermesflow.config.sections import LanguageModel, Precision
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import atomic, read_json, read_weights, write_json, write_weights
 from hermesflow.logps import row_sums, token_logps
@@ -26,7 +27,6 @@ from hermesflow.models.kernels import Layout, linear, quicken
 from hermesflow.models.loading import fill, moved, without_weights
 from hermesflow.models.prompting import TokenIds, Tokenizer
 from hermesflow.models.sessions import ShowOImageSession, ShowOTextSession
-from hermesflow.sections import LanguageModel, Precision
 
 DTYPES: dict[Precision, torch.dtype] = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ATTENTION = "hermesflow"

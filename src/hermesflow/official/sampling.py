@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
-from hermesflow.sections import Defect, Sampling
+from hermesflow.config.sections import Defect, Sampling
 
 
 def sampling_of(settings: Sampling, defects: Collection[Defect]) -> Sampling:

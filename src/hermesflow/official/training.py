@@ -9,8 +9,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from hermesflow.config.sections import Defect, Training
 from hermesflow.core.seeding import seed_of
-from hermesflow.sections import Defect, Training
 
 PROMPT_DROPOUT = 0.1
 WARMUP = 5000 / 3000

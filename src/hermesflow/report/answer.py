@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from hermesflow.config import BASE, Config, as_plain
+from hermesflow.config.experiment import BASE, Config, as_plain
 from hermesflow.core.errors import ConfigError
 from hermesflow.report.formatting import number, with_interval
 from hermesflow.report.lookup import SELF, Figures

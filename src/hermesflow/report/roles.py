@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hermesflow.config import BASE, Config
+from hermesflow.config.experiment import BASE, Config
 
 
 def pair_chains(config: Config) -> tuple[tuple[str, ...], ...]:

@@ -14,7 +14,8 @@ from typing import Any, get_args
 
 import pandas as pd
 
-from hermesflow.config import Config
+from hermesflow.config.experiment import Config
+from hermesflow.config.sections import Defect
 from hermesflow.core.files import read_table
 from hermesflow.report import notes
 from hermesflow.report.columns import (
@@ -31,7 +32,6 @@ from hermesflow.report.columns import (
 from hermesflow.report.formatting import EMPTY, Table, number, with_interval
 from hermesflow.report.lookup import Figures
 from hermesflow.report.roles import main_checkpoints, roles
-from hermesflow.sections import Defect
 
 GAP_COLUMNS = (
     *("checkpoint", "protocol", "understanding", "generation", "gap"),

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from hermesflow.config import BASE, Config
+from hermesflow.config.experiment import BASE, Config
 from hermesflow.core.errors import DataError
 from hermesflow.core.files import Layout, read_table, write_json
 from hermesflow.core.progress import Progress

@@ -6,7 +6,8 @@ import pandas as pd
 import torch
 
 from hermesflow import tracking
-from hermesflow.config import BASE, Config, as_plain
+from hermesflow.config.experiment import BASE, Config, as_plain
+from hermesflow.config.sections import Source
 from hermesflow.core import seeding
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout, read_codes, write_manifest, write_table
@@ -17,7 +18,6 @@ from hermesflow.models.building import meta_model, new_model
 from hermesflow.models.conversion import converted, place
 from hermesflow.models.showo import describe_model, save_model
 from hermesflow.pretraining import Example, batches, optimiser_of, train_step
-from hermesflow.sections import Source
 
 LOG_EVERY = 20  # steps between rows of history.csv
 

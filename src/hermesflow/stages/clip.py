@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from hermesflow.config import Config
+from hermesflow.config.experiment import Config
 from hermesflow.core.errors import DataError
 from hermesflow.core.files import Layout, write_json, write_manifest
 from hermesflow.core.progress import Progress

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from hermesflow.benchmarks.drawing import Prompts, read_prompts
-from hermesflow.config import Config, as_plain
+from hermesflow.config.experiment import Config, as_plain
+from hermesflow.config.sections import ImageSampling
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout, digest_of, read_codes, sha256, write_codes
 from hermesflow.core.progress import Progress
@@ -20,7 +21,6 @@ from hermesflow.core.seeding import deterministic
 from hermesflow.evaluation import generation
 from hermesflow.models.showo import load_model
 from hermesflow.models.unified import UnifiedModel
-from hermesflow.sections import ImageSampling
 from hermesflow.sharding import shard_batches, shard_folder
 
 

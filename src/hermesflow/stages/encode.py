@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from hermesflow.config import Config
+from hermesflow.config.experiment import Config
 from hermesflow.core.files import Layout, write_codes
 from hermesflow.core.progress import Progress
 from hermesflow.data.pairs import images_of, read_pairs

@@ -15,7 +15,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from hermesflow.config import Config, as_plain
+from hermesflow.config.experiment import Config, as_plain
+from hermesflow.config.sections import Decoding
 from hermesflow.core.files import Layout, write_codes, write_json, write_manifest, write_table, write_weights
 from hermesflow.core.progress import Progress
 from hermesflow.core.seeding import deterministic
@@ -33,7 +34,6 @@ from hermesflow.models.showo import load_model
 from hermesflow.models.unified import UnifiedModel
 from hermesflow.sampling import sample_texts
 from hermesflow.scoring import nearest_choice
-from hermesflow.sections import Decoding
 
 SAMPLES_PER_KIND = 2  # prompts of each kind kept for the figure of samples
 OWN_SAMPLES = 14  # prompts kept where they have no kinds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from hermesflow.config import Config, as_plain
+from hermesflow.config.experiment import Config, as_plain
 from hermesflow.core.files import Layout, read_table, write_manifest, write_table
 from hermesflow.data.pairs import read_pairs
 from hermesflow.sharding import (

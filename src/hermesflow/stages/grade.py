@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from hermesflow.benchmark_sections import Benchmarks
 from hermesflow.benchmarks import dpg, fidelity, geneval, geneval2
 from hermesflow.benchmarks.answer_probability import TransformersAnswerProbability
 from hermesflow.benchmarks.drawing import Prompts, read_prompts, there
@@ -28,7 +27,9 @@ from hermesflow.benchmarks.kept import Kept
 from hermesflow.benchmarks.pretrained import PretrainedClip, digest_of, name_of
 from hermesflow.benchmarks.reference_origin import check_reference
 from hermesflow.benchmarks.vqa_judge import vqa_judge
-from hermesflow.config import Config, as_plain
+from hermesflow.config.benchmarks import Benchmarks
+from hermesflow.config.experiment import Config, as_plain
+from hermesflow.config.sections import Source
 from hermesflow.core.files import Layout, sha256, write_json, write_manifest, write_table
 from hermesflow.core.progress import Progress
 from hermesflow.core.seeding import deterministic
@@ -39,7 +40,6 @@ from hermesflow.judging.grading import check_judge, grade_gap, judge_of
 from hermesflow.judging.protocol import png_bytes
 from hermesflow.models.showo import load_model
 from hermesflow.scoring import nearest_choice
-from hermesflow.sections import Source
 
 
 @dataclass(frozen=True)

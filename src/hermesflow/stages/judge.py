@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hermesflow.config import Config
+from hermesflow.config.experiment import Config
 from hermesflow.core.files import Layout, write_json
 from hermesflow.data.captions import parse_caption
 from hermesflow.data.judge import accepts, answer, read_images

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from hermesflow.config import Config
+from hermesflow.config.experiment import Config
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout, read_codes, read_table, write_table
 from hermesflow.data.pairs import images_of, read_pairs

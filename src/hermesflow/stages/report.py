@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from hermesflow import tracking
-from hermesflow.config import BASE, Config
+from hermesflow.config.experiment import BASE, Config
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout, read_codes, read_json, read_table, write_json
 from hermesflow.evaluation.evaluated import read_evaluated

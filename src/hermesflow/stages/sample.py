@@ -10,7 +10,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from hermesflow.config import Config
+from hermesflow.config.experiment import Config
+from hermesflow.config.sections import Sampling
 from hermesflow.core.files import Layout, read_codes, write_codes, write_table
 from hermesflow.core.progress import Progress
 from hermesflow.core.seeding import generator
@@ -18,7 +19,6 @@ from hermesflow.data.pairs import read_pairs
 from hermesflow.models.showo import load_model
 from hermesflow.official.sampling import sampling_of
 from hermesflow.sampling import sample_images, sample_texts
-from hermesflow.sections import Sampling
 from hermesflow.sharding import CAPTION_TYPES, check_ids, shard_batches, shard_folder
 
 

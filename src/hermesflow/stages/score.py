@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from hermesflow.config import Config
+from hermesflow.config.experiment import Config
+from hermesflow.config.sections import CaptionMeasure, Scoring, VqaMethod
 from hermesflow.core.files import Layout, read_codes, read_table, write_table
 from hermesflow.core.progress import Progress
 from hermesflow.data.microworld import Question
@@ -18,7 +19,6 @@ from hermesflow.data.pairs import read_pairs
 from hermesflow.encoders import SentenceEncoder, load_choice_encoder, load_encoder
 from hermesflow.models.showo import load_model
 from hermesflow.scoring import answer_credits, caption_scores, sum_per_image
-from hermesflow.sections import CaptionMeasure, Scoring, VqaMethod
 from hermesflow.sharding import (
     CAPTION_TYPES,
     IMAGE_TYPES,

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hermesflow.config import Config, as_plain
+from hermesflow.config.experiment import Config, as_plain
+from hermesflow.config.sections import Source, TokenizerTraining
 from hermesflow.core import seeding
 from hermesflow.core.files import Layout, write_json, write_manifest, write_table
 from hermesflow.core.progress import Progress
@@ -21,7 +22,6 @@ from hermesflow.core.seeding import deterministic
 from hermesflow.data.pairs import images_of, read_pairs
 from hermesflow.models.conversion import converted, place
 from hermesflow.models.magvit import MagVitV2, Reconstruction, save_tokenizer, to_pixels
-from hermesflow.sections import Source, TokenizerTraining
 
 LOG_EVERY = 25  # steps between rows of history.csv
 WARMUP_SHARE = 0.1

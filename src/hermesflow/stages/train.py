@@ -6,7 +6,7 @@ import torch
 
 from hermesflow import tracking
 from hermesflow.adapters import add_adapters, save_adapters
-from hermesflow.config import Config, as_plain
+from hermesflow.config.experiment import Config, as_plain
 from hermesflow.core.files import Layout, digest_of, read_table, sha256, write_manifest, write_table
 from hermesflow.core.seeding import seed_of
 from hermesflow.distributed import new_accelerator

@@ -6,8 +6,8 @@ import os
 import subprocess
 from pathlib import Path
 
-from hermesflow.benchmark_sections import Understanding
-from hermesflow.config import Config, as_plain
+from hermesflow.config.benchmarks import Understanding
+from hermesflow.config.experiment import Config, as_plain
 from hermesflow.core.errors import ArtifactError, ConfigError, DataError
 from hermesflow.core.files import Layout, write_manifest
 from hermesflow.lmms.karpathy import SPLITS

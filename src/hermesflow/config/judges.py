@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
+from hermesflow.config.sections import Count, Positive, Rate, Source, Weight, section
 from hermesflow.core.errors import ConfigError
-from hermesflow.sections import Count, Positive, Rate, Source, Weight, section
 
 
 @section

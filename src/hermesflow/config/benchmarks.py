@@ -6,8 +6,8 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
-from hermesflow.judging.settings import AnyJudge
-from hermesflow.sections import Positive, Source, section
+from hermesflow.config.judges import AnyJudge
+from hermesflow.config.sections import Positive, Source, section
 
 DrawnBenchmark = Literal["geneval", "dpg", "coco", "gap", "geneval2"]
 Column = Literal["pope", "mme", "flickr30k", "vqav2", "gqa", "mmmu"]

@@ -13,12 +13,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hermesflow.benchmark_sections import section_of
-from hermesflow.config import BASE, Config, as_plain
-from hermesflow.judging.settings import HOW, Endpoint, LocalVlm
+from hermesflow.config.benchmarks import section_of
+from hermesflow.config.experiment import BASE, Config, as_plain
+from hermesflow.config.judges import HOW, Endpoint, LocalVlm
 
 PACKAGE = "hermesflow"
-ROOT = Path(__file__).parent
+ROOT = Path(__file__).parents[1]
 RECORDERS = frozenset({"hermesflow.tracking"})
 """Modules that record what happened and never decide what is computed: no reason to run a step again."""
 ELSEWHERE: dict[str, tuple[str, ...]] = {"understand": ("hermesflow.lmms.plugin", "hermesflow.lmms.summary")}

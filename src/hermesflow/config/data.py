@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from hermesflow.sections import Count, Data, Positive, Revision, Share, Source, section
+from hermesflow.config.sections import Count, Data, Positive, Revision, Share, Source, section
 
 
 @section

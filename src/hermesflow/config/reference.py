@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hermesflow.config import config_schema
+from hermesflow.config.experiment import config_schema
 
 SCHEMA_ID = "https://json-schema.org/draft/2020-12/schema"
 INTRODUCTION = """# Config files

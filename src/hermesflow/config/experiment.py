@@ -1,7 +1,7 @@
 """The whole experiment as one frozen, validated object.
 
 One YAML file (`config/micro.yaml`, `config/smoke.yaml`, ...) is read once into `Config`; functions get the
-section they need (`hermesflow.sections`). Unknown keys and wrong types are refused with the file, the key and the
+section they need (`hermesflow.config.sections`). Unknown keys and wrong types are refused with the file, the key and the
 mend. The JSON schema in `workflow/schemas/config.schema.json` is generated from these classes
 (`python -m hermesflow schema`).
 """
@@ -16,11 +16,10 @@ from typing import Annotated, Any, get_args
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
-from hermesflow.benchmark_sections import Benchmarks
-from hermesflow.core.errors import ConfigError
-from hermesflow.data_sections import AnyData, RealData
-from hermesflow.judging.settings import Endpoint, check_endpoint
-from hermesflow.sections import (
+from hermesflow.config.benchmarks import Benchmarks
+from hermesflow.config.data import AnyData, RealData
+from hermesflow.config.judges import Endpoint, check_endpoint
+from hermesflow.config.sections import (
     BaseTraining,
     Checkpoint,
     Defect,
@@ -37,6 +36,7 @@ from hermesflow.sections import (
     Weights,
     section,
 )
+from hermesflow.core.errors import ConfigError
 
 BASE = "base"  # the name of the checkpoint every tree starts from
 
