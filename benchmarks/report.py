@@ -15,10 +15,10 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from hermesflow.core.files import git_revision
-from hermesflow.delivery import Mlflow, address
 from hermesflow.report.figures import FAINT, GENERATION, INK, STYLE, UNDERSTANDING, new_figure, save
-from hermesflow.spool import Outbox, RunName
-from hermesflow.tracking import Run
+from hermesflow.tracking.delivery import Mlflow, address
+from hermesflow.tracking.runs import Run
+from hermesflow.tracking.spool import Outbox, RunName
 
 BARS = {
     "captioning": 80.0,

@@ -15,11 +15,11 @@ from unittest.mock import patch
 
 from accelerate import Accelerator, DistributedType, PartialState
 
-from hermesflow import tracking
 from hermesflow.config.sections import Lora
 from hermesflow.core.errors import Interrupted
 from hermesflow.core.files import Layout
 from hermesflow.stages import reference, train
+from hermesflow.tracking import runs
 from pair_world import small_config
 
 CHECKPOINT = "pair-1"
@@ -47,7 +47,7 @@ def run_job(
     for stage in (reference, train):
         if not stages or stage.__name__.rpartition(".")[2] in stages:
             try:
-                with patch.object(tracking, "open_run", return_value=run):  # tests share this process
+                with patch.object(runs, "open_run", return_value=run):  # tests share this process
                     stage.run(config, Layout(folder / name), seed=0, checkpoint=CHECKPOINT)
             except Interrupted as stopped:
                 print(f"{name}: {stopped}", flush=True)

@@ -10,7 +10,6 @@ import pytest
 import torch
 from peft import PeftModel
 
-from hermesflow import tracking
 from hermesflow.adapters import add_adapters
 from hermesflow.config import provenance
 from hermesflow.config.experiment import load_config
@@ -20,6 +19,7 @@ from hermesflow.core.files import Layout, read_weights
 from hermesflow.models.showo import load_model
 from hermesflow.stages import prefer, reference, train
 from hermesflow.stages.reference import load_pairs
+from hermesflow.tracking import runs
 from hermesflow.train import PairLogps, new_optimizer
 from pair_world import SMOKE, make_world, small_config, training
 
@@ -45,7 +45,7 @@ def trained(layout, tmp_path_factory) -> Path:
     own = Layout(Path(shutil.copytree(layout.root, tmp_path_factory.mktemp("trained") / "results")))
     config = small_config(lora=LORA, steps=20, learning_rate=2e-2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tracking, "open_run", lambda *args, **kwargs: None)
+        patch.setattr(runs, "open_run", lambda *args, **kwargs: None)
         for stage in (reference, train):
             stage.run(config, own, seed=0, checkpoint=CHECKPOINT)
     return own.checkpoint(0, CHECKPOINT)
@@ -129,7 +129,7 @@ def test_an_interrupted_training_of_adapters_goes_on(trained, layout, tmp_path, 
 
     own = Layout(Path(shutil.copytree(layout.root, tmp_path / "results")))
     config = small_config(lora=LORA, steps=20, learning_rate=2e-2)
-    monkeypatch.setattr(tracking, "open_run", lambda *args, **kwargs: None)
+    monkeypatch.setattr(runs, "open_run", lambda *args, **kwargs: None)
     reference.run(config, own, seed=0, checkpoint=CHECKPOINT)
     save = train.StateFolder.save
     with monkeypatch.context() as patch, pytest.raises(Killed):

@@ -16,7 +16,6 @@ import pandas as pd
 import pytest
 import torch
 
-from hermesflow import tracking
 from hermesflow.config.sections import Checkpoint
 from hermesflow.core.errors import ConfigError, DataError
 from hermesflow.core.files import Layout, read_codes, read_table
@@ -27,6 +26,7 @@ from hermesflow.models.showo import load_model
 from hermesflow.preferences import CAPTION_COLUMNS, IMAGE_COLUMNS
 from hermesflow.stages import prefer, reference, train
 from hermesflow.stages.reference import load_pairs
+from hermesflow.tracking import runs
 from hermesflow.train import PairLogps, reference_logps
 from pair_world import SMOKE, environment, make_candidates, make_world, small_config, training
 
@@ -176,7 +176,7 @@ def test_a_warm_up_longer_than_the_training_is_refused(world):
 
 def test_a_killed_training_resumes_to_the_same_weights(world, tmp_path, monkeypatch, capfd):
     """The official resume restored weights only, not optimiser, schedule, step order or RNG."""
-    monkeypatch.setattr(tracking, "open_run", lambda *args, **kwargs: None)
+    monkeypatch.setattr(runs, "open_run", lambda *args, **kwargs: None)
     config = {"steps": 80, "checkpoint_every": 10}
     reference.run(small_config(**config), world, seed=0, checkpoint=CHECKPOINT)
     straight, killed = (Layout(Path(shutil.copytree(world.root, tmp_path / name))) for name in ("straight", "killed"))
@@ -214,7 +214,7 @@ def start_training(layout: Layout, config: dict) -> subprocess.Popen:
 
 def test_iterations_are_named_by_the_config_alone(tmp_path, monkeypatch):
     """File names and the iteration number were hard-coded."""
-    monkeypatch.setattr(tracking, "open_run", lambda *args, **kwargs: None)
+    monkeypatch.setattr(runs, "open_run", lambda *args, **kwargs: None)
     config = small_config(steps=2)
     tree = {"one": ("base", "pair"), "two": ("one", "pair"), "three": ("two", "generation")}
     config = replace(config, checkpoints={k: Checkpoint(parent=p, objective=o) for k, (p, o) in tree.items()})

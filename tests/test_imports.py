@@ -108,7 +108,9 @@ def test_losses_import_torch_alone():
 
 
 def test_only_delivery_imports_mlflow():
-    assert [name for name, path in modules().items() if "mlflow" in imported_roots(path)] == ["hermesflow.delivery"]
+    assert [name for name, path in modules().items() if "mlflow" in imported_roots(path)] == [
+        "hermesflow.tracking.delivery"
+    ]
 
 
 def test_package_does_not_import_snakemake():

@@ -13,11 +13,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from hermesflow import tracking
 from hermesflow.core.errors import Interrupted
 from hermesflow.core.files import Layout
 from hermesflow.interruption import ECHO, Interruption
 from hermesflow.stages import prefer, reference, train
+from hermesflow.tracking import runs
 from pair_world import CommandLine, make_world, small_config
 
 CHECKPOINT = "pair-1"
@@ -37,7 +37,7 @@ def world(tmp_path_factory) -> Path:
         stage.run(config, layout, seed=0, checkpoint=CHECKPOINT)
     shutil.copytree(folder / "results", folder / "straight")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tracking, "open_run", lambda *args, **kwargs: None)
+        patch.setattr(runs, "open_run", lambda *args, **kwargs: None)
         train.run(config, Layout(folder / "straight" / "smoke"), seed=0, checkpoint=CHECKPOINT)
     return folder
 

@@ -9,11 +9,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from hermesflow import cli, spool, tracking
+from hermesflow import cli
 from hermesflow.config.experiment import load_config
 from hermesflow.core.files import Layout
-from hermesflow.delivery import Mlflow
-from hermesflow.spool import Record, Spool
+from hermesflow.tracking import runs, spool
+from hermesflow.tracking.delivery import Mlflow
+from hermesflow.tracking.spool import Record, Spool
 from mlflow_world import Gate, MlflowServer, forked, free_port
 
 SMOKE = Path(__file__).parents[1] / "config" / "smoke.yaml"
@@ -25,7 +26,7 @@ def layout(tmp_path_factory):
     """A results folder with database and runs for seeds 0 and 1."""
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     layout = Layout(tmp_path_factory.mktemp("results") / "smoke")
-    tracking.create_runs(CONFIG, layout, [0, 1])
+    runs.create_runs(CONFIG, layout, [0, 1])
     return layout
 
 
@@ -53,12 +54,12 @@ def test_one_parent_per_seed_and_one_child_per_checkpoint(layout, client):
 
 def test_creating_again_adds_nothing(layout, client):
     before = len(runs_of(client))
-    tracking.create_runs(CONFIG, layout, [0, 1])
+    runs.create_runs(CONFIG, layout, [0, 1])
     assert len(runs_of(client)) == before
 
 
 def test_curves_artifacts_and_inputs_are_kept(layout, client, tmp_path):
-    run = tracking.open_run(CONFIG, layout, 0, "pair-1")
+    run = runs.open_run(CONFIG, layout, 0, "pair-1")
     for step in (1, 2):
         run.log({"loss": 1 / step, "rewards/margins/t2i": step}, step=step)
     (tmp_path / "table.csv").write_text("a\n1\n")
@@ -78,17 +79,15 @@ def test_curves_artifacts_and_inputs_are_kept(layout, client, tmp_path):
 
 
 def test_the_same_run_is_found_again(layout):
-    assert tracking.open_run(CONFIG, layout, 1, "und-1").run_id == tracking.open_run(CONFIG, layout, 1, "und-1").run_id
-    assert tracking.open_run(CONFIG, layout, 1, "und-1").run_id != tracking.open_run(CONFIG, layout, 0, "und-1").run_id
+    assert runs.open_run(CONFIG, layout, 1, "und-1").run_id == runs.open_run(CONFIG, layout, 1, "und-1").run_id
+    assert runs.open_run(CONFIG, layout, 1, "und-1").run_id != runs.open_run(CONFIG, layout, 0, "und-1").run_id
 
 
 def test_another_beta_is_another_run_of_that_checkpoint_alone(tmp_path):
     file = tmp_path / "other.yaml"
     file.write_text(SMOKE.read_text().replace("pair-2: {", "pair-2: {beta: 0.9, "))
     other = load_config(file)
-    differ = {
-        name for name in CONFIG.checkpoints if tracking.made_from(CONFIG, name) != tracking.made_from(other, name)
-    }
+    differ = {name for name in CONFIG.checkpoints if runs.made_from(CONFIG, name) != runs.made_from(other, name)}
     assert differ == {"pair-2"}
 
 
@@ -110,9 +109,9 @@ def test_many_processes_at_once_on_a_new_database(tmp_path):
 
 def test_uri_can_be_set_from_outside(monkeypatch, tmp_path):
     layout = Layout(tmp_path / "results" / "micro")
-    assert tracking.tracking_uri(layout) == f"sqlite:///{tmp_path}/results/mlflow.db"
+    assert runs.tracking_uri(layout) == f"sqlite:///{tmp_path}/results/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
-    assert tracking.tracking_uri(layout) == "http://host:5000"
+    assert runs.tracking_uri(layout) == "http://host:5000"
 
 
 @pytest.fixture
@@ -123,7 +122,7 @@ def impatient(monkeypatch):
 
 
 def test_a_database_that_fails_gets_its_records_later(layout, client, impatient, capsys):
-    run = tracking.open_run(CONFIG, layout, 0, "gen-1")
+    run = runs.open_run(CONFIG, layout, 0, "gen-1")
     database = sqlite3.connect(layout.root.parent / "mlflow.db")
     run.log({"loss": 1.0}, step=1)
     database.execute("ALTER TABLE metrics RENAME TO hidden")
@@ -136,7 +135,7 @@ def test_a_database_that_fails_gets_its_records_later(layout, client, impatient,
 
 
 def test_what_cannot_be_recorded_is_told_of_and_stops_nothing(layout, capsys):
-    run = tracking.open_run(CONFIG, layout, 0, "base")
+    run = runs.open_run(CONFIG, layout, 0, "base")
     run.log({"loss": "no number"})
     assert "cannot be recorded, the work goes on" in capsys.readouterr().err
 
@@ -170,7 +169,7 @@ def world(monkeypatch, tmp_path):
             return self
 
         def open(self, checkpoint="pair-1"):
-            return tracking.open_run(config, self.layout, 0, checkpoint)
+            return runs.open_run(config, self.layout, 0, checkpoint)
 
         def found(self, server, name="pair-1, seed 0"):
             self.client = Mlflow(self.home, server.uri).client()
@@ -189,7 +188,7 @@ def world(monkeypatch, tmp_path):
 
         def leave_behind(self, server, steps, key="loss"):
             """A spool whose process is gone."""
-            own, name = Spool(self.home), tracking._run_name(config, 0, "pair-1")
+            own, name = Spool(self.home), runs._run_name(config, 0, "pair-1")
             for step in steps:
                 points = [[key(step) if callable(key) else key, step / 8, 1000 + step, step]]
                 own.add(Record(server.uri, name, "metrics", 1000 + step, {"points": points}))

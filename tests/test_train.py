@@ -9,7 +9,6 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
 
-from hermesflow import tracking
 from hermesflow.config.experiment import Config
 from hermesflow.core.errors import ArtifactError, ConfigError, DataError, HermesflowError
 from hermesflow.core.files import Layout, read_json, read_weights, write_json
@@ -18,6 +17,7 @@ from hermesflow.homologous import HomologousPairs
 from hermesflow.models.showo import load_model
 from hermesflow.stages import prefer, reference, train
 from hermesflow.stages.reference import load_pairs
+from hermesflow.tracking import runs
 from hermesflow.train import Logps, PairLogps, ReferenceTable, learning_rate, step_loss
 from hermesflow.training_state import StateFolder
 from pair_world import make_world, small_config, training
@@ -28,7 +28,7 @@ CHECKPOINT = "pair-1"
 
 @pytest.fixture(autouse=True)
 def no_tracking(monkeypatch):
-    monkeypatch.setattr(tracking, "open_run", lambda *args, **kwargs: None)
+    monkeypatch.setattr(runs, "open_run", lambda *args, **kwargs: None)
 
 
 @pytest.fixture(scope="module")
@@ -113,13 +113,13 @@ def test_state_of_another_task_is_not_resumed(layout, monkeypatch):
 
     config = small_config()
     reference.run(config, layout, seed=0, checkpoint=CHECKPOINT)
-    monkeypatch.setattr(tracking, "open_run", lambda *args, **kwargs: Mock(log=kill))
+    monkeypatch.setattr(runs, "open_run", lambda *args, **kwargs: Mock(log=kill))
     with pytest.raises(Killed):
         train.run(config, layout, seed=0, checkpoint=CHECKPOINT)
     states = layout.checkpoint(0, CHECKPOINT) / "state"
     assert [p.name for p in states.iterdir()] == ["step-00000004"]
     (states / "unfinished-00000006").mkdir()  # killed while writing
-    monkeypatch.setattr(tracking, "open_run", lambda *args, **kwargs: None)
+    monkeypatch.setattr(runs, "open_run", lambda *args, **kwargs: None)
     other = small_config(beta=0.3, checkpoint_every=4)  # meets the other task's state of step 4
     train.run(other, layout, seed=0, checkpoint=CHECKPOINT)
     resumed = (model_folder(layout) / "model.safetensors").read_bytes()

@@ -90,18 +90,18 @@ def _plan(arguments: argparse.Namespace) -> None:
 
 
 def _track(arguments: argparse.Namespace) -> None:
-    from hermesflow import tracking
     from hermesflow.config.experiment import load_config
     from hermesflow.core.files import Layout
+    from hermesflow.tracking import runs
 
     config = load_config(arguments.config)
-    tracking.create_runs(config, Layout(arguments.results / config.name), arguments.seeds or config.seeds)
+    runs.create_runs(config, Layout(arguments.results / config.name), arguments.seeds or config.seeds)
 
 
 def _sync(arguments: argparse.Namespace) -> None:
-    from hermesflow import tracking
+    from hermesflow.tracking import runs
 
-    for line in tracking.sync(arguments.results):
+    for line in runs.sync(arguments.results):
         print(line, flush=True)
 
 

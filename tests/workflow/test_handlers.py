@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from hermesflow import spool
-from hermesflow.spool import Record, RunName, Spool
+from hermesflow.tracking import spool
+from hermesflow.tracking.spool import Record, RunName, Spool
 
 from .conftest import REPOSITORY
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from hermesflow.config import benchmarks, provenance
-from hermesflow import spool
+from hermesflow.tracking import spool
 from hermesflow.config.benchmarks import COLUMNS, DRAWN
 from hermesflow.config.experiment import BASE, load_config
 from hermesflow.core.errors import ConfigError

@@ -19,7 +19,7 @@ from hermesflow.config.judges import HOW, Endpoint, LocalVlm
 
 PACKAGE = "hermesflow"
 ROOT = Path(__file__).parents[1]
-RECORDERS = frozenset({"hermesflow.tracking"})
+RECORDERS = frozenset({"hermesflow.tracking.runs"})
 """Modules that record what happened and never decide what is computed: no reason to run a step again."""
 ELSEWHERE: dict[str, tuple[str, ...]] = {"understand": ("hermesflow.lmms.plugin", "hermesflow.lmms.summary")}
 """Modules that a stage runs in another interpreter, where no import leads: they decide its results too."""

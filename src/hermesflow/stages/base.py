@@ -5,7 +5,6 @@ from __future__ import annotations
 import pandas as pd
 import torch
 
-from hermesflow import tracking
 from hermesflow.config.experiment import BASE, Config, as_plain
 from hermesflow.config.sections import Source
 from hermesflow.core import seeding
@@ -18,6 +17,7 @@ from hermesflow.models.building import meta_model, new_model
 from hermesflow.models.conversion import converted, place
 from hermesflow.models.showo import describe_model, save_model
 from hermesflow.pretraining import Example, batches, optimiser_of, train_step
+from hermesflow.tracking import runs
 
 LOG_EVERY = 20  # steps between rows of history.csv
 
@@ -52,7 +52,7 @@ def run(config: Config, layout: Layout, *, seed: int) -> None:
     )
     optimiser, schedule = optimiser_of(model, settings)
     history = []
-    run = tracking.open_run(config, layout, seed, BASE)
+    run = runs.open_run(config, layout, seed, BASE)
     captions = pairs.select_columns(["id", "caption", "kind"]).to_pandas()
     run.log_inputs("base pairs", captions, source=layout.data("base"), context="training")
     progress = Progress(settings.steps, f"base model, seed {seed}", "step")
@@ -74,7 +74,7 @@ def take(config: Config, layout: Layout, source: Source, *, seed: int) -> None:
     Raises:
         ArtifactError: the weights are not those of the model in the config.
     """
-    tracking.open_run(config, layout, seed, BASE)
+    runs.open_run(config, layout, seed, BASE)
     model, folder = meta_model(config), layout.checkpoint(seed, BASE) / "model"
     weights = converted(source, model, cache=layout.weights)
     place(weights, folder / "model.safetensors")

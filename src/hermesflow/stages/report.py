@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 import numpy as np
 import pandas as pd
 
-from hermesflow import tracking
 from hermesflow.config.experiment import BASE, Config
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout, read_codes, read_json, read_table, write_json
@@ -20,6 +19,7 @@ from hermesflow.report.answer import answer, summary_of
 from hermesflow.report.facts import benchmark_lines
 from hermesflow.report.lookup import Figures
 from hermesflow.report.roles import candidate_sweep, pair_chain
+from hermesflow.tracking import runs
 
 T = TypeVar("T")
 PAPER_TABLES = Path(__file__).parents[3] / "config" / "paper_tables"
@@ -74,13 +74,13 @@ def benchmark_folders(config: Config, layout: Layout, seed: int, checkpoint: str
 def _track(config: Config, layout: Layout, seeds: Sequence[int]) -> None:
     """Every checkpoint's figures to its MLflow run, the report to the seeds' runs."""
     for seed in seeds:
-        tracking.open_run(config, layout, seed, None).log_artifacts(layout.report)
+        runs.open_run(config, layout, seed, None).log_artifacts(layout.report)
         for name in (BASE, *config.checkpoints):
             folder = layout.checkpoint(seed, name) / "evaluation"
             metrics = read_json(folder / "metrics.json")
             if benchmarks := benchmark_folders(config, layout, seed, name):
                 metrics |= point_values(read_evaluated(folder, benchmarks))
-            tracking.open_run(config, layout, seed, name).log(metrics)
+            runs.open_run(config, layout, seed, name).log(metrics)
 
 
 def write_tables(

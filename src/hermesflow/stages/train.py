@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from hermesflow import tracking
 from hermesflow.adapters import add_adapters, save_adapters
 from hermesflow.config.experiment import Config, as_plain
 from hermesflow.core.files import Layout, digest_of, read_table, sha256, write_manifest, write_table
@@ -14,6 +13,7 @@ from hermesflow.interruption import Interruption
 from hermesflow.models.showo import load_model, recompute_activations, save_model
 from hermesflow.official.training import training_of
 from hermesflow.stages.reference import load_pairs
+from hermesflow.tracking import runs
 from hermesflow.train import Logps, ReferenceTable, train_policy
 from hermesflow.training_state import StateFolder
 
@@ -64,7 +64,7 @@ def _train(config: Config, layout: Layout, *, seed: int, checkpoint: str, interr
         "defects": sorted(config.defects_of(checkpoint)),
     }
     state = StateFolder(folder / "state", task=digest_of([made_with, seed, [sha256(path) for path in inputs]]))
-    tracked = tracking.open_run(config, layout, seed, checkpoint) if accelerator.is_main_process else None
+    tracked = runs.open_run(config, layout, seed, checkpoint) if accelerator.is_main_process else None
     if tracked:
         codes = ["chosen_codes", "rejected_codes"]
         preferences = read_table(inputs[1], ["id", *codes]).drop(columns=codes)

@@ -18,12 +18,12 @@ from typing import Any
 
 import pandas as pd
 
-from hermesflow import spool
 from hermesflow.config.experiment import BASE, Config, as_plain
 from hermesflow.core.errors import HermesflowError
 from hermesflow.core.files import Layout, digest_of, git_revision
-from hermesflow.delivery import Mlflow, address, describe
-from hermesflow.spool import Outbox, Record, RunName
+from hermesflow.tracking import spool
+from hermesflow.tracking.delivery import Mlflow, address, describe
+from hermesflow.tracking.spool import Outbox, Record, RunName
 
 _SEED, _CHECKPOINT, _MADE_FROM = "hermesflow.seed", "hermesflow.checkpoint", "hermesflow.made_from"
 _SEED_RUN = "all"  # value of the checkpoint tag of a parent run

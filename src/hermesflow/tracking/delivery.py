@@ -20,7 +20,7 @@ from typing import Any
 import pandas as pd
 
 from hermesflow.core.files import digest_of
-from hermesflow.spool import Record, RunName
+from hermesflow.tracking.spool import Record, RunName
 
 _BATCH = 1000  # metrics in one call: MLflow's limit
 _SETTINGS = {

@@ -1,0 +1,1 @@
+"""MLflow: what happened, run by run."""
