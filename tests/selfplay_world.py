@@ -8,7 +8,7 @@ import pytest
 
 from hermesflow.config.experiment import Config, load_config
 from hermesflow.core.files import Layout, write_codes
-from hermesflow.data.microworld import make_pairs
+from hermesflow.data.microworld.world import make_pairs
 from hermesflow.data.pairs import write_pairs
 from hermesflow.models.building import new_model
 from hermesflow.models.showo import save_model

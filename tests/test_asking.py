@@ -20,9 +20,9 @@ from hermesflow.config.data import QuestionModels
 from hermesflow.config.experiment import load_config
 from hermesflow.core.errors import ConfigError
 from hermesflow.core.files import Layout
-from hermesflow.data import real_pairs
 from hermesflow.data.pairs import read_rows
-from hermesflow.data.text_models import Checker, Generator
+from hermesflow.data.questions.text_models import Checker, Generator
+from hermesflow.data.sources import real_pairs
 from hermesflow.stages import data as stage
 from journeydb_world import SIZES, TOTAL, files_of, good_world, write_config, write_files
 from tiny_text_models import TIFA_TEXT, make_llama, make_t5

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from hermesflow.data.microworld import KINDS, caption_of, make_scene, render
+from hermesflow.data.microworld.world import KINDS, caption_of, make_scene, render
 from hermesflow.evaluation import clip
 from hermesflow.evaluation.clip import (
     Clip,

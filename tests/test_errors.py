@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from hermesflow import cli, commands
 from hermesflow.core.errors import DataError, is_disk_full
-from hermesflow.data.store import Taken, open_store
+from hermesflow.data.sources.store import Taken, open_store
 
 
 @pytest.fixture

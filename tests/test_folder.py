@@ -144,7 +144,7 @@ def test_text_files_beside_images(tmp_path):
 
 
 def test_metadata_csv(tmp_path):
-    from hermesflow.data.folder import ImageSource
+    from hermesflow.data.sources.folder import ImageSource
 
     write_images(tmp_path, rows())
     with (tmp_path / "metadata.csv").open("w", newline="") as file:

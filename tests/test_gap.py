@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from hermesflow.core.errors import DataError
-from hermesflow.data.microworld import Question, Scene, SceneObject
+from hermesflow.data.microworld.world import Question, Scene, SceneObject
 from hermesflow.evaluation.evaluated import Evaluated
 from hermesflow.evaluation.gap import Asked, gap_table, gap_units
 from hermesflow.evaluation.statistics import point_values

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 import torch
 
-from hermesflow.data.microworld import Scene, SceneObject, caption_of
+from hermesflow.data.microworld.world import Scene, SceneObject, caption_of
 from hermesflow.evaluation.evaluated import Evaluated
 from hermesflow.evaluation.generation import (
     Check,

@@ -18,8 +18,8 @@ from hermesflow.cli import main
 from hermesflow.config.experiment import load_config
 from hermesflow.core.errors import DataError
 from hermesflow.core.files import Layout, read_json
-from hermesflow.data.journeydb import JourneyDbSource
 from hermesflow.data.pairs import images_of, read_pairs, read_rows, validate
+from hermesflow.data.sources.journeydb import JourneyDbSource
 from hermesflow.stages import data as stage
 from hub_server import HubServer
 from journeydb_world import (

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from hermesflow.data.judge import accepts, answer, caption_facts_f1, read_image, read_images
-from hermesflow.data.microworld import (
+from hermesflow.data.microworld.judge import accepts, answer, caption_facts_f1, read_image, read_images
+from hermesflow.data.microworld.world import (
     COLORS,
     GROUND,
     KINDS,

@@ -3,7 +3,7 @@ import pytest
 
 from chat_server import ChatServer, picture
 from hermesflow.core.errors import DataError
-from hermesflow.data.questions import Question
+from hermesflow.data.microworld.questions import Question
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS, Evaluated
 from hermesflow.evaluation.gap import Asked, gap_units
 from hermesflow.evaluation.statistics import point_values

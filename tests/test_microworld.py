@@ -10,8 +10,11 @@ import pytest
 
 from hermesflow.config.experiment import load_config
 from hermesflow.config.sections import Data
-from hermesflow.data.captions import Facts, Mention, relation_of
-from hermesflow.data.microworld import (
+from hermesflow.data.microworld.captions import Facts, Mention, relation_of
+from hermesflow.data.microworld.questions import QUESTION_KINDS
+from hermesflow.data.microworld.scenes import mask_of
+from hermesflow.data.microworld.verdicts import answer
+from hermesflow.data.microworld.world import (
     BUCKETS,
     COLORS,
     GROUND,
@@ -29,9 +32,6 @@ from hermesflow.data.microworld import (
     render,
     vocabulary,
 )
-from hermesflow.data.questions import QUESTION_KINDS
-from hermesflow.data.scenes import mask_of
-from hermesflow.data.verdicts import answer
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from hermesflow.config.experiment import load_config
 from hermesflow.config.sections import Data
 from hermesflow.core.errors import DataError
 from hermesflow.data import pairs
-from hermesflow.data.microworld import make_pairs
+from hermesflow.data.microworld.world import make_pairs
 from hermesflow.data.pairs import SCHEMA, images_of, read_pairs, read_rows, validate, write_pairs
 
 

@@ -7,7 +7,7 @@ import torch
 from hermesflow import sampling
 from hermesflow.config.sections import Decoding, ImageSampling
 from hermesflow.core.seeding import generator
-from hermesflow.data.questions import Question
+from hermesflow.data.microworld.questions import Question
 from hermesflow.models import capacity
 from hermesflow.sampling import inverse_cdf, sample_images, sample_texts
 from hermesflow.scoring import vqa_likelihood, vqa_probability

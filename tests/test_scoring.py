@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from hermesflow.config.sections import Encoder
-from hermesflow.data.microworld import Question
+from hermesflow.data.microworld.world import Question
 from hermesflow.encoders import load_encoder
 from hermesflow.models.building import new_model
 from hermesflow.scoring import (

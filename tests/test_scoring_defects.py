@@ -5,7 +5,7 @@ import pandas as pd
 import torch
 
 from hermesflow.config.sections import Encoder, Scoring
-from hermesflow.data.microworld import Question
+from hermesflow.data.microworld.world import Question
 from hermesflow.sharding import IMAGE_TYPES, sorted_candidates
 from hermesflow.stages.score import score_captions, score_images
 

@@ -12,8 +12,8 @@ import pytest
 from hermesflow.config.experiment import Config, load_config
 from hermesflow.core.errors import DataError
 from hermesflow.core.files import Layout, read_json
-from hermesflow.data.captions import GENEVAL_KINDS
-from hermesflow.data.microworld import make_pairs
+from hermesflow.data.microworld.captions import GENEVAL_KINDS
+from hermesflow.data.microworld.world import make_pairs
 from hermesflow.data.pairs import read_pairs, write_pairs
 from hermesflow.stages import data as stage
 

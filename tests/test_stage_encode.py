@@ -6,7 +6,7 @@ import torch
 
 from hermesflow.config.experiment import load_config
 from hermesflow.core.files import Layout, read_codes
-from hermesflow.data.microworld import make_pairs
+from hermesflow.data.microworld.world import make_pairs
 from hermesflow.data.pairs import write_pairs
 from hermesflow.stages import encode
 

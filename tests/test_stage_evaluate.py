@@ -10,8 +10,8 @@ import torch
 from hermesflow.config.experiment import load_config
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout, read_codes, read_json, read_table, write_codes
-from hermesflow.data.judge import answer, read_image
-from hermesflow.data.microworld import Question
+from hermesflow.data.microworld.judge import answer, read_image
+from hermesflow.data.microworld.world import Question
 from hermesflow.data.pairs import images_of, read_pairs
 from hermesflow.evaluation import held_out, statistics
 from hermesflow.models.building import new_model

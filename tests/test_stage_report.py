@@ -14,7 +14,7 @@ import torch
 from hermesflow.config.experiment import Config, load_config
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout, write_codes, write_json, write_table, write_weights
-from hermesflow.data.microworld import make_pairs
+from hermesflow.data.microworld.world import make_pairs
 from hermesflow.data.pairs import write_pairs
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS
 from hermesflow.evaluation.metrics import COMPOSED

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hermesflow.core.errors import DataError
-from hermesflow.data.store import Taken, open_store
+from hermesflow.data.sources.store import Taken, open_store
 
 GOOD, BAD = Taken("a", "1" * 64, "", b"png"), Taken("b", "", "missing image", None)
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from hermesflow.data.question_rows import merge, rows_of
-from hermesflow.data.tifa import (
+from hermesflow.data.questions.rows import merge, rows_of
+from hermesflow.data.questions.tifa import (
     agrees,
     choice_prompt,
     free_prompt,

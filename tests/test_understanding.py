@@ -3,8 +3,8 @@ from collections import Counter
 
 import pytest
 
-from hermesflow.data.judge import answer, read_image
-from hermesflow.data.microworld import KINDS, Question, caption_of, make_scene, parse_caption, render, vocabulary
+from hermesflow.data.microworld.judge import answer, read_image
+from hermesflow.data.microworld.world import KINDS, Question, caption_of, make_scene, parse_caption, render, vocabulary
 from hermesflow.evaluation import understanding
 from hermesflow.evaluation.understanding import (
     Item,
@@ -37,7 +37,7 @@ def world(count=140):
 
 
 def rows(count=140):
-    from hermesflow.data.microworld import questions_of
+    from hermesflow.data.microworld.world import questions_of
 
     return [
         {"id": key, "caption": caption, "questions": [vars(q) for q in questions_of(caption)]}

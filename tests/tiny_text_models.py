@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
-from hermesflow.data.tifa import json_messages, tifa_prompt
+from hermesflow.data.questions.tifa import json_messages, tifa_prompt
 
 TIFA_TEXT = """dogs
 Activities:

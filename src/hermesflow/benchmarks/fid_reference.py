@@ -20,7 +20,7 @@ from hermesflow.benchmarks.reference_origin import origin
 from hermesflow.config.benchmarks import Coco
 from hermesflow.core.errors import DataError
 from hermesflow.core.progress import Progress
-from hermesflow.data.folder import IMAGE_ENDINGS
+from hermesflow.data.sources.folder import IMAGE_ENDINGS
 
 _TOGETHER = 32  # images decoded at once
 

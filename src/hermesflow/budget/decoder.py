@@ -16,7 +16,7 @@ from hermesflow.budget.lengths import masked_counts
 from hermesflow.budget.machines import Pass
 from hermesflow.config.experiment import Config
 from hermesflow.config.sections import Lora
-from hermesflow.data.questions import vocabulary
+from hermesflow.data.microworld.questions import vocabulary
 from hermesflow.logps import LOGITS
 from hermesflow.models import capacity
 from hermesflow.models.prompting import TokenIds

@@ -13,7 +13,7 @@ from hermesflow.budget.benchmarks import drawings, tasks_of
 from hermesflow.budget.decoder import Decoder
 from hermesflow.budget.lengths import Lengths
 from hermesflow.config.experiment import Config, has_judge
-from hermesflow.data.captions import GENEVAL_KINDS
+from hermesflow.data.microworld.captions import GENEVAL_KINDS
 
 ID_BYTES = 24
 TOKEN_BYTES = 8

@@ -9,7 +9,7 @@ import torch
 
 from hermesflow.config.experiment import Config
 from hermesflow.config.sections import MaskSchedule
-from hermesflow.data.questions import MAX_QUESTIONS
+from hermesflow.data.microworld.questions import MAX_QUESTIONS
 from hermesflow.masking import SCHEDULES
 
 QUESTIONS = MAX_QUESTIONS

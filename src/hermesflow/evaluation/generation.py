@@ -15,8 +15,8 @@ from torch import Tensor
 
 from hermesflow.config.sections import ImageSampling
 from hermesflow.core.seeding import generator
-from hermesflow.data.captions import Mention, parse_caption, phrase, relation_of
-from hermesflow.data.scenes import CELLS, Scene
+from hermesflow.data.microworld.captions import Mention, parse_caption, phrase, relation_of
+from hermesflow.data.microworld.scenes import CELLS, Scene
 from hermesflow.evaluation.metrics import GENEVAL_KINDS
 from hermesflow.evaluation.statistics import FIDELITY_POOL
 from hermesflow.evaluation.understanding import units_table

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from hermesflow.config.experiment import Config
 from hermesflow.core.files import Layout, read_codes
+from hermesflow.data.microworld.questions import Question
 from hermesflow.data.pairs import images_of, read_pairs
-from hermesflow.data.questions import Question
 from hermesflow.evaluation.gap import Asked
 from hermesflow.models.unified import UnifiedModel
 from hermesflow.scoring import free_answers

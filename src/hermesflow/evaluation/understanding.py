@@ -15,8 +15,17 @@ from typing import Any
 import pandas as pd
 
 from hermesflow.core.seeding import seed_of
-from hermesflow.data.captions import NUMBERS, PLURALS, Facts, Mention, converse, parse_caption, phrase, relation_of
-from hermesflow.data.scenes import CELLS, COLORS, SHAPES
+from hermesflow.data.microworld.captions import (
+    NUMBERS,
+    PLURALS,
+    Facts,
+    Mention,
+    converse,
+    parse_caption,
+    phrase,
+    relation_of,
+)
+from hermesflow.data.microworld.scenes import CELLS, COLORS, SHAPES
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS
 
 POOL = "understanding"

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from hermesflow.core.errors import DataError
-from hermesflow.data.question_rows import plain
+from hermesflow.data.questions.rows import plain
 from hermesflow.evaluation.gap import Asked
 from hermesflow.judging.protocol import Item, Judge, Verdict, outcome_counts
 

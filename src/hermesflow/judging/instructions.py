@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hermesflow.data.question_rows import plain
+from hermesflow.data.questions.rows import plain
 from hermesflow.judging.protocol import Item, Outcome
 
 CANNOT_TELL = "cannot tell"

@@ -13,7 +13,7 @@ from typing import Literal, Protocol, get_args
 import numpy as np
 
 from hermesflow.core.errors import DataError
-from hermesflow.data.question_rows import plain
+from hermesflow.data.questions.rows import plain
 
 Outcome = Literal["chosen", "cannot tell", "refused", "unreadable", "cut short"]
 """`unreadable`: a text that does not name exactly one of the choices. `cut short`: one that ended with the tokens

@@ -34,7 +34,7 @@ def text_tokenizer(source: str | Source) -> prompting.TextTokenizer:
         ArtifactError: its folder holds no readable tokenizer.
     """
     if source == MICROWORLD:
-        from hermesflow.data.microworld import vocabulary  # the one tokenizer that comes with its world
+        from hermesflow.data.microworld.world import vocabulary  # the one tokenizer that comes with its world
 
         return prompting.word_tokenizer(vocabulary())
     return prompting.pretrained_tokenizer(hub.fetch(source) if isinstance(source, Source) else source)

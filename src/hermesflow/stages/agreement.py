@@ -13,8 +13,8 @@ from hermesflow.config.experiment import BASE, Config
 from hermesflow.core.errors import DataError
 from hermesflow.core.files import Layout, read_table, write_json
 from hermesflow.core.progress import Progress
-from hermesflow.data import judge
-from hermesflow.data.microworld import Question, parse_caption
+from hermesflow.data.microworld import judge
+from hermesflow.data.microworld.world import Question, parse_caption
 from hermesflow.data.pairs import read_pairs
 from hermesflow.encoders import SentenceEncoder, load_choice_encoder, load_encoder
 from hermesflow.models.magvit import load_tokenizer, to_images

@@ -17,10 +17,10 @@ from hermesflow.config.experiment import Config, as_plain
 from hermesflow.config.sections import Data
 from hermesflow.core.errors import DataError
 from hermesflow.core.files import Layout, write_manifest, write_table
-from hermesflow.data.captions import GENEVAL_KINDS
-from hermesflow.data.microworld import make_pairs
+from hermesflow.data.microworld.captions import GENEVAL_KINDS
+from hermesflow.data.microworld.world import make_pairs
 from hermesflow.data.pairs import read_rows, validate, write_pairs
-from hermesflow.data.real_pairs import write_real_pairs
+from hermesflow.data.sources.real_pairs import write_real_pairs
 
 SPLITS = ("base", "pairs", "gap", "understanding", "prompts")
 

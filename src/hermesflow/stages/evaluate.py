@@ -20,10 +20,10 @@ from hermesflow.config.sections import Decoding
 from hermesflow.core.files import Layout, write_codes, write_json, write_manifest, write_table, write_weights
 from hermesflow.core.progress import Progress
 from hermesflow.core.seeding import deterministic
-from hermesflow.data.captions import parse_caption
-from hermesflow.data.judge import accepts, read_images
+from hermesflow.data.microworld.captions import parse_caption
+from hermesflow.data.microworld.judge import accepts, read_images
+from hermesflow.data.microworld.scenes import Scene
 from hermesflow.data.pairs import read_pairs
-from hermesflow.data.scenes import Scene
 from hermesflow.encoders import SentenceEncoder, load_encoder
 from hermesflow.evaluation import clip, gap, generation, self_judged, statistics, understanding
 from hermesflow.evaluation.evaluated import FEATURES, UNITS, read_evaluated

@@ -10,11 +10,11 @@ import torch
 
 from hermesflow.config.experiment import Config
 from hermesflow.core.files import Layout, write_json
-from hermesflow.data.captions import parse_caption
-from hermesflow.data.judge import accepts, answer, read_images
+from hermesflow.data.microworld.captions import parse_caption
+from hermesflow.data.microworld.judge import accepts, answer, read_images
+from hermesflow.data.microworld.questions import Question
+from hermesflow.data.microworld.scenes import Scene
 from hermesflow.data.pairs import images_of, read_pairs
-from hermesflow.data.questions import Question
-from hermesflow.data.scenes import Scene
 from hermesflow.models.magvit import MagVitV2, load_tokenizer, to_images, to_pixels
 
 SPLIT = "gap"

@@ -126,8 +126,8 @@ def write_figures(config: Config, layout: Layout, summary: pd.DataFrame, seeds: 
 
 def _write_pictures(config: Config, layout: Layout, checkpoints: Sequence[str], seed: int) -> None:
     """Figure 4 and the preference examples: both need the image tokenizer."""
-    from hermesflow.data.captions import parse_caption
-    from hermesflow.data.judge import accepts, read_image
+    from hermesflow.data.microworld.captions import parse_caption
+    from hermesflow.data.microworld.judge import accepts, read_image
     from hermesflow.models.magvit import load_tokenizer
     from hermesflow.report import figures, grids
 

@@ -14,7 +14,7 @@ from hermesflow.config.experiment import Config
 from hermesflow.config.sections import CaptionMeasure, Scoring, VqaMethod
 from hermesflow.core.files import Layout, read_codes, read_table, write_table
 from hermesflow.core.progress import Progress
-from hermesflow.data.microworld import Question
+from hermesflow.data.microworld.world import Question
 from hermesflow.data.pairs import read_pairs
 from hermesflow.encoders import SentenceEncoder, load_choice_encoder, load_encoder
 from hermesflow.models.showo import load_model

@@ -12,10 +12,10 @@ from hermesflow.config.data import QuestionModels
 from hermesflow.config.experiment import as_plain
 from hermesflow.core.files import digest_of
 from hermesflow.core.progress import Progress
-from hermesflow.data import tifa
-from hermesflow.data.drawing import Candidate, Source
-from hermesflow.data.question_rows import merge
-from hermesflow.data.store import Store
+from hermesflow.data.questions import tifa
+from hermesflow.data.questions.rows import merge
+from hermesflow.data.sources.drawing import Candidate, Source
+from hermesflow.data.sources.store import Store
 
 Written = tuple[list[dict[str, Any]], Counter[str]]
 """Questions kept of one caption, and why others were dropped."""

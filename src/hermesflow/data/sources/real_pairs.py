@@ -11,13 +11,13 @@ import pandas as pd
 
 from hermesflow.config.data import JourneyDb, QuestionModels, RealData
 from hermesflow.core.files import Layout, digest_of, write_table
-from hermesflow.data.asking import Asker
-from hermesflow.data.drawing import Candidate, Drawn, Rejected, Source, by_selection, draw, first_by_seed
-from hermesflow.data.folder import open_folder
-from hermesflow.data.journeydb import JourneyDbSource
 from hermesflow.data.pairs import write_pairs
-from hermesflow.data.selection import check_enough, check_selection, read_selection, write_selection
-from hermesflow.data.store import Store, open_store
+from hermesflow.data.questions.asking import Asker
+from hermesflow.data.sources.drawing import Candidate, Drawn, Rejected, Source, by_selection, draw, first_by_seed
+from hermesflow.data.sources.folder import open_folder
+from hermesflow.data.sources.journeydb import JourneyDbSource
+from hermesflow.data.sources.selection import check_enough, check_selection, read_selection, write_selection
+from hermesflow.data.sources.store import Store, open_store
 
 SPLITS = ("pairs", "gap", "understanding", "prompts", "base")
 """The order in which splits are drawn: the pairs of self-play do not depend on the sizes of the others."""
@@ -77,7 +77,10 @@ def _open(settings: RealData, downloads: Path) -> Source:
 
 
 def _models(settings: QuestionModels, device: str) -> tuple[Any, Any]:
-    from hermesflow.data.text_models import Checker, Generator  # torch and transformers take seconds to import
+    from hermesflow.data.questions.text_models import (  # torch and transformers take seconds to import
+        Checker,
+        Generator,
+    )
 
     return Generator(settings, device=device), Checker(settings, device=device)
 

@@ -13,7 +13,7 @@ from hermesflow.config.sections import Source
 from hermesflow.core import hub
 from hermesflow.core.errors import ConfigError
 from hermesflow.core.pretrained import READING, read_model
-from hermesflow.data.tifa import json_messages, tifa_prompt
+from hermesflow.data.questions.tifa import json_messages, tifa_prompt
 
 _ANSWER_TOKENS = 30  # as TIFA's checker
 _CHECKED_TOGETHER = 32  # prompts per forward pass of the checker

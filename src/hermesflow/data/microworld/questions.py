@@ -8,7 +8,7 @@ from functools import cache
 from random import Random
 
 from hermesflow.core.seeding import seed_of
-from hermesflow.data.captions import (
+from hermesflow.data.microworld.captions import (
     NUMBERS,
     PLURALS,
     RELATIONS,
@@ -19,7 +19,7 @@ from hermesflow.data.captions import (
     phrase,
     relation_of,
 )
-from hermesflow.data.scenes import CELLS, COLORS, SHAPES, SIZES
+from hermesflow.data.microworld.scenes import CELLS, COLORS, SHAPES, SIZES
 
 QUESTION_KINDS = ("existence", "color", "shape", "size", "count", "relation")
 DIRECTIONS = ("above", "below", "left", "right")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hermesflow.data.scenes import CELLS, COLORS, SHAPES, SIZES, Scene, SceneObject
+from hermesflow.data.microworld.scenes import CELLS, COLORS, SHAPES, SIZES, Scene, SceneObject
 
 GENEVAL_KINDS = ("single_object", "two_objects", "counting", "colors", "position", "color_attribution")
 KINDS = (*GENEVAL_KINDS, "dense")

@@ -6,9 +6,18 @@ import re
 from collections import Counter
 from itertools import permutations
 
-from hermesflow.data.captions import NUMBERS, PLURALS, RELATIONS, Facts, Mention, converse, parse_caption, relation_of
-from hermesflow.data.questions import Question
-from hermesflow.data.scenes import CELLS, COLORS, SHAPES, SIZES, Scene, SceneObject
+from hermesflow.data.microworld.captions import (
+    NUMBERS,
+    PLURALS,
+    RELATIONS,
+    Facts,
+    Mention,
+    converse,
+    parse_caption,
+    relation_of,
+)
+from hermesflow.data.microworld.questions import Question
+from hermesflow.data.microworld.scenes import CELLS, COLORS, SHAPES, SIZES, Scene, SceneObject
 
 _NOUN = rf"(?:(?:{'|'.join([*SIZES, *COLORS, *PLURALS.values(), *SHAPES, 'objects', 'object'])}) ?)+"
 _RELATION = "|".join(RELATIONS)

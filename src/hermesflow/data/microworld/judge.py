@@ -13,8 +13,8 @@ from functools import cache
 import numpy as np
 from scipy import ndimage
 
-from hermesflow.data.scenes import COLORS, GROUND, SHAPES, SIZES, Scene, SceneObject, mask_of
-from hermesflow.data.verdicts import accepts, answer, caption_facts_f1
+from hermesflow.data.microworld.scenes import COLORS, GROUND, SHAPES, SIZES, Scene, SceneObject, mask_of
+from hermesflow.data.microworld.verdicts import accepts, answer, caption_facts_f1
 
 __all__ = ["accepts", "answer", "caption_facts_f1", "read_image", "read_images"]
 

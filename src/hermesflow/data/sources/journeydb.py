@@ -17,9 +17,9 @@ from typing import IO, Any
 from hermesflow.config.data import JourneyDb
 from hermesflow.core import hub
 from hermesflow.core.errors import DataError
-from hermesflow.data.drawing import Candidate, Rejected
-from hermesflow.data.question_rows import Unusable, plain, question_row
-from hermesflow.data.streams import reading
+from hermesflow.data.questions.rows import Unusable, plain, question_row
+from hermesflow.data.sources.drawing import Candidate, Rejected
+from hermesflow.data.sources.streams import reading
 
 ANNOTATIONS = "data/train/train_anno_realease_repath.jsonl"
 """The annotations whose paths are those of the shards (JourneyDB/JourneyDB, issues 12 and 15); spelled so."""

@@ -10,8 +10,8 @@ from typing import Any
 
 from hermesflow.core.errors import DataError
 from hermesflow.core.files import read_json, write_json
-from hermesflow.data.drawing import Candidate, Drawn
-from hermesflow.data.store import Store
+from hermesflow.data.sources.drawing import Candidate, Drawn
+from hermesflow.data.sources.store import Store
 
 _SHOWN = 5  # records named in a message
 

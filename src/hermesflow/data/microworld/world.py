@@ -19,9 +19,9 @@ from PIL import Image
 
 from hermesflow.config.sections import Data
 from hermesflow.core.seeding import seed_of
-from hermesflow.data.captions import GENEVAL_KINDS, KINDS, Facts, caption_of, parse_caption
-from hermesflow.data.questions import Question, questions_of, varied_questions_of, vocabulary
-from hermesflow.data.scenes import CELLS, COLORS, GROUND, SHAPES, SIZES, Scene, SceneObject, render
+from hermesflow.data.microworld.captions import GENEVAL_KINDS, KINDS, Facts, caption_of, parse_caption
+from hermesflow.data.microworld.questions import Question, questions_of, varied_questions_of, vocabulary
+from hermesflow.data.microworld.scenes import CELLS, COLORS, GROUND, SHAPES, SIZES, Scene, SceneObject, render
 
 __all__ = [
     "CELLS",

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hermesflow.data.question_rows import Unusable, plain, question_row
+from hermesflow.data.questions.rows import Unusable, plain, question_row
 
 TYPES = (
     *("object", "human", "animal", "food", "activity", "attribute", "counting", "color", "material", "spatial"),

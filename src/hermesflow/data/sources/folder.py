@@ -16,9 +16,9 @@ from typing import Any
 from hermesflow.config.data import Folder
 from hermesflow.core import hub
 from hermesflow.core.errors import DataError
-from hermesflow.data.drawing import Candidate, Rejected, Source
-from hermesflow.data.question_rows import rows_of
-from hermesflow.data.streams import reading
+from hermesflow.data.questions.rows import rows_of
+from hermesflow.data.sources.drawing import Candidate, Rejected, Source
+from hermesflow.data.sources.streams import reading
 
 KIND = "folder"
 """Kind of a question that does not say its own."""

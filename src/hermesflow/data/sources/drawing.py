@@ -16,7 +16,7 @@ from hermesflow.core.errors import DataError
 from hermesflow.core.progress import Progress
 from hermesflow.core.seeding import seed_of
 from hermesflow.data.images import fit_image
-from hermesflow.data.store import Store, Taken
+from hermesflow.data.sources.store import Store, Taken
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Pairs of real images: JourneyDB, and a folder of the user's."""
