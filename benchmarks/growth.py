@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks import sizes, works
 from benchmarks.measuring import fastest
 from benchmarks.sizes import Size
-from hermesflow.models.showo import ShowO
+from hermesflow.models.showo.model import ShowO
 
 CAPTIONS, IMAGES, PAIRS, SHARDS = (1, 2, 5, 10, 20), (4, 8, 16, 32), (1, 2, 4, 8), (1, 2, 4, 8)
 TOKENS, STEPS, IMAGES_EACH, CAPTIONS_EACH = 20, 2, 2, 10

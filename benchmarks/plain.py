@@ -17,7 +17,7 @@ from torch import Tensor
 from hermesflow import sampling
 from hermesflow.config.sections import Decoding, ImageSampling, Training
 from hermesflow.homologous import PairBatch
-from hermesflow.models.showo import ShowO
+from hermesflow.models.showo.model import ShowO
 from hermesflow.scoring import MultipleChoice
 from hermesflow.train import Logps, step_loss
 

@@ -16,8 +16,8 @@ from hermesflow.config.sections import Decoding, ImageSampling, Training
 from hermesflow.core.files import read_codes, write_codes
 from hermesflow.core.seeding import generator
 from hermesflow.homologous import HomologousPairs
-from hermesflow.models.prompting import TokenIds, word_tokenizer
-from hermesflow.models.showo import Shape, ShowO
+from hermesflow.models.showo.model import Shape, ShowO
+from hermesflow.models.showo.prompting import TokenIds, word_tokenizer
 from hermesflow.preferences import CAPTION_COLUMNS, IMAGE_COLUMNS
 
 _OTHERS = {"partial_rotary_factor": 0.5, "rope_theta": 10_000.0, "layer_norm_eps": 1e-5}

@@ -15,7 +15,7 @@ from benchmarks import limits, plain, sizes
 from benchmarks.sizes import Size
 from hermesflow.budget.machines import Pass
 from hermesflow.homologous import HomologousPairs, PairBatch
-from hermesflow.models.showo import ShowO
+from hermesflow.models.showo.model import ShowO
 from hermesflow.sampling import sample_images, sample_texts
 from hermesflow.scoring import nearest_choice, vqa_generate, vqa_likelihood
 from hermesflow.train import Logps, PairLogps, new_optimizer, step_loss

@@ -21,9 +21,9 @@ from hermesflow.config.judges import AnyJudge, LocalVlm
 from hermesflow.config.sections import Source
 from hermesflow.core.files import Layout, sha256, write_codes
 from hermesflow.data.pairs import read_pairs
-from hermesflow.models.building import new_model
-from hermesflow.models.magvit import MagVitV2, save_tokenizer
-from hermesflow.models.showo import save_model
+from hermesflow.models.showo.building import new_model
+from hermesflow.models.showo.magvit import MagVitV2, save_tokenizer
+from hermesflow.models.showo.model import save_model
 from hermesflow.stages import data, draw, gather_drawn
 
 SMOKE = Path(__file__).parents[1] / "config" / "smoke.yaml"

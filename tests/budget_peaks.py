@@ -17,9 +17,9 @@ from hermesflow.budget.decoder import Decoder
 from hermesflow.budget.memory import Call, image_calls, text_calls
 from hermesflow.config.experiment import Config, load_config
 from hermesflow.config.sections import Decoding, ImageSampling
-from hermesflow.models import sessions
-from hermesflow.models.building import new_model
-from hermesflow.models.showo import ShowO, recompute_activations
+from hermesflow.models.showo import sessions
+from hermesflow.models.showo.building import new_model
+from hermesflow.models.showo.model import ShowO, recompute_activations
 from hermesflow.sampling import sample_images, sample_texts
 from hermesflow.train import new_optimizer
 

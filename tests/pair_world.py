@@ -15,8 +15,8 @@ import yaml
 from hermesflow.config.experiment import Config, as_plain, load_config
 from hermesflow.config.sections import Training
 from hermesflow.core.files import Layout, write_codes, write_table
-from hermesflow.models.building import new_model
-from hermesflow.models.showo import save_model
+from hermesflow.models.showo.building import new_model
+from hermesflow.models.showo.model import save_model
 
 SMOKE = Path(__file__).parents[1] / "config" / "smoke.yaml"
 WORDS = ("red", "blue", "green", "circle", "square", "cross")

@@ -13,8 +13,8 @@ from tokenizers import processors
 from transformers import AutoModel, BertConfig, MPNetConfig, PreTrainedTokenizerFast
 
 from hermesflow.config.experiment import load_config
-from hermesflow.models.building import new_model
-from hermesflow.models.magvit import MagVitV2
+from hermesflow.models.showo.building import new_model
+from hermesflow.models.showo.magvit import MagVitV2
 from hub_server import HubServer
 from journeydb_world import files_of, good_world
 from phi_tokenizer import END, phi_tokenizer, tokenizer_files, write_tokenizer

@@ -10,8 +10,8 @@ from hermesflow.config.experiment import Config, load_config
 from hermesflow.core.files import Layout, write_codes
 from hermesflow.data.microworld.world import make_pairs
 from hermesflow.data.pairs import write_pairs
-from hermesflow.models.building import new_model
-from hermesflow.models.showo import save_model
+from hermesflow.models.showo.building import new_model
+from hermesflow.models.showo.model import save_model
 from hermesflow.stages import gather_candidates, gather_scores, sample, score
 
 SMOKE = Path(__file__).parents[1] / "config" / "smoke.yaml"

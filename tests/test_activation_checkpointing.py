@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hermesflow.models.showo import load_model, recompute_activations
+from hermesflow.models.showo.model import load_model, recompute_activations
 from hermesflow.stages import prefer
 from hermesflow.stages.reference import load_pairs
 from hermesflow.train import PairLogps

@@ -16,7 +16,7 @@ from hermesflow.config.experiment import load_config
 from hermesflow.config.sections import Lora
 from hermesflow.core.errors import ConfigError
 from hermesflow.core.files import Layout, read_weights
-from hermesflow.models.showo import load_model
+from hermesflow.models.showo.model import load_model
 from hermesflow.stages import prefer, reference, train
 from hermesflow.stages.reference import load_pairs
 from hermesflow.tracking import runs

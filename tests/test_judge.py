@@ -213,7 +213,7 @@ def test_measure_is_perfect_on_real_images_and_lower_on_wrong_ones(world):
 
 def test_reconstruct_keeps_order_whatever_the_batch(images):
     from hermesflow.config.experiment import load_config
-    from hermesflow.models.magvit import MagVitV2
+    from hermesflow.models.showo.magvit import MagVitV2
 
     tokenizer = MagVitV2(load_config("config/smoke.yaml").image_tokenizer).eval()
     whole = reconstruct(tokenizer, images[:6], batch=6)

@@ -16,7 +16,7 @@ from hermesflow.lmms.answering import (
     pope_reading,
     square,
 )
-from hermesflow.models.magvit import MagVitV2, to_pixels
+from hermesflow.models.showo.magvit import MagVitV2, to_pixels
 from showo_golden import random_model
 
 UNTIL_END = Stopping(6)

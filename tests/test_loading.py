@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from hermesflow.models.loading import fill, moved, without_weights
-from hermesflow.models.showo import load_model, save_model
+from hermesflow.models.showo.model import load_model, save_model
 from showo_golden import random_model
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from hermesflow.config.sections import ImageTokenizer
 from hermesflow.core.errors import ArtifactError
-from hermesflow.models.magvit import MagVitV2, load_tokenizer, save_tokenizer, to_images, to_pixels
+from hermesflow.models.showo.magvit import MagVitV2, load_tokenizer, save_tokenizer, to_images, to_pixels
 
 GOLDENS = Path(__file__).parent / "goldens" / "magvitv2"
 OFFICIAL = ImageTokenizer(

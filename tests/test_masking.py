@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from hermesflow.masking import SCHEDULES, draw_mask, pair_mask
+from hermesflow.models.showo.masking import SCHEDULES, draw_mask, pair_mask
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

@@ -18,7 +18,7 @@ from hermesflow.core.errors import ConfigError, HermesflowError
 from hermesflow.core.files import Layout, read_table
 from hermesflow.data.pairs import images_of, read_pairs
 from hermesflow.losses import dpo_logratios, pair_dpo_loss
-from hermesflow.models.magvit import load_tokenizer
+from hermesflow.models.showo.magvit import load_tokenizer
 from hermesflow.official.images import smaller_images, smaller_pictures
 from hermesflow.official.pairs import joined_by_list_index, stale_selection
 from hermesflow.official.sampling import sampling_of

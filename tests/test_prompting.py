@@ -3,8 +3,8 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from hermesflow.core.errors import ArtifactError, DataError
-from hermesflow.models import prompting
-from hermesflow.models.prompting import TokenIds, load_text_tokenizer, pretrained_tokenizer, word_tokenizer
+from hermesflow.models.showo import prompting
+from hermesflow.models.showo.prompting import TokenIds, load_text_tokenizer, pretrained_tokenizer, word_tokenizer
 from phi_tokenizer import END, phi_tokenizer, write_tokenizer
 from showo_golden import reference
 

@@ -8,9 +8,9 @@ from safetensors.torch import load_file
 import omni_attention as attention
 from hermesflow.config.experiment import load_config
 from hermesflow.core.errors import ArtifactError
-from hermesflow.models import prompting
-from hermesflow.models.building import new_model
-from hermesflow.models.showo import Shape, ShowO, load_model, save_model
+from hermesflow.models.showo import prompting
+from hermesflow.models.showo.building import new_model
+from hermesflow.models.showo.model import Shape, ShowO, load_model, save_model
 from showo_golden import (
     CAPTIONS,
     GOLDENS,

@@ -14,9 +14,9 @@ from hermesflow.data.microworld.judge import answer, read_image
 from hermesflow.data.microworld.world import Question
 from hermesflow.data.pairs import images_of, read_pairs
 from hermesflow.evaluation import held_out, statistics
-from hermesflow.models.building import new_model
-from hermesflow.models.magvit import MagVitV2, save_tokenizer
-from hermesflow.models.showo import save_model
+from hermesflow.models.showo.building import new_model
+from hermesflow.models.showo.magvit import MagVitV2, save_tokenizer
+from hermesflow.models.showo.model import save_model
 from hermesflow.stages import clip, data, evaluate
 
 SPLITS = ("understanding", "gap")

@@ -27,7 +27,7 @@ from hermesflow.evaluation import generation
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS, Evaluated
 from hermesflow.evaluation.statistics import FIDELITY_POOL, point_values, resample_counts
 from hermesflow.judging.protocol import Item
-from hermesflow.models.magvit import load_tokenizer
+from hermesflow.models.showo.magvit import load_tokenizer
 from hermesflow.stages import grade
 from tiny_vlm import make_llava
 

@@ -18,7 +18,7 @@ from hermesflow.data.microworld.world import make_pairs
 from hermesflow.data.pairs import write_pairs
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS
 from hermesflow.evaluation.metrics import COMPOSED
-from hermesflow.models.magvit import MagVitV2, save_tokenizer
+from hermesflow.models.showo.magvit import MagVitV2, save_tokenizer
 from hermesflow.stages import report
 from report_world import ROOT, metrics_of
 

@@ -10,7 +10,7 @@ from hermesflow.config.experiment import load_config
 from hermesflow.core.files import Layout
 from hermesflow.data.microworld.world import make_pairs
 from hermesflow.data.pairs import write_pairs
-from hermesflow.models.magvit import MagVitV2, Reconstruction, load_tokenizer, to_pixels
+from hermesflow.models.showo.magvit import MagVitV2, Reconstruction, load_tokenizer, to_pixels
 from hermesflow.stages import tokenizer
 
 

@@ -14,7 +14,7 @@ from hermesflow.core.errors import ArtifactError, ConfigError, DataError, Hermes
 from hermesflow.core.files import Layout, read_json, read_weights, write_json
 from hermesflow.distributed import check_training, micro_batches, new_accelerator
 from hermesflow.homologous import HomologousPairs
-from hermesflow.models.showo import load_model
+from hermesflow.models.showo.model import load_model
 from hermesflow.stages import prefer, reference, train
 from hermesflow.stages.reference import load_pairs
 from hermesflow.tracking import runs

@@ -15,7 +15,7 @@ from torch import Tensor
 from hermesflow.config.sections import Lora
 from hermesflow.core.errors import ConfigError
 from hermesflow.core.files import write_json, write_weights
-from hermesflow.models.showo import ShowO
+from hermesflow.models.showo.model import ShowO
 
 
 def add_adapters(model: ShowO, lora: Lora, *, seed: int) -> PeftModel:

@@ -19,7 +19,7 @@ from torch import Tensor
 from hermesflow.config.sections import Defect, MaskSchedule
 from hermesflow.core.errors import DataError
 from hermesflow.core.seeding import seed_of
-from hermesflow.masking import pair_mask
+from hermesflow.models.showo.masking import pair_mask
 from hermesflow.official.training import dropped_prompts
 from hermesflow.preferences import CAPTION_COLUMNS, IMAGE_COLUMNS
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from hermesflow.config.sections import BaseTraining
-from hermesflow.masking import draw_mask
-from hermesflow.models.showo import ShowO
+from hermesflow.models.showo.masking import draw_mask
+from hermesflow.models.showo.model import ShowO
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hermesflow.config.sections import Decoding, ImageSampling
-from hermesflow.models.unified import UnifiedModel
+from hermesflow.models.backbone import UnifiedModel
 
 _BLOCK = 64  # codes whose weights are added up before one is drawn
 KEEP_BELOW = 0.75  # rows that ended are dropped when fewer than this share are left

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hermesflow.config.sections import CaptionMeasure, Decoding, Scoring, VqaMethod
-from hermesflow.encoders import SentenceEncoder
+from hermesflow.models.sentence_encoder import SentenceEncoder
 from hermesflow.sampling import sample_texts
 
 CAPTION_MEASURES: tuple[CaptionMeasure, ...] = get_args(CaptionMeasure)

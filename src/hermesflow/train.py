@@ -22,7 +22,7 @@ from hermesflow.distributed import micro_batches
 from hermesflow.homologous import HomologousPairs, PairBatch, Row
 from hermesflow.interruption import Interruption
 from hermesflow.losses import chosen_nll, dpo_logratios, implicit_rewards, pair_dpo_loss
-from hermesflow.models.unified import UnifiedModel
+from hermesflow.models.backbone import UnifiedModel
 from hermesflow.official.training import spoiled_deltas
 from hermesflow.training_state import StateFolder
 

@@ -13,9 +13,9 @@ from hermesflow.config.experiment import load_config
 from hermesflow.core.files import Layout
 from hermesflow.lmms.answering import Pictures
 from hermesflow.lmms.results import figures_of
-from hermesflow.models.building import new_model
-from hermesflow.models.magvit import MagVitV2, save_tokenizer
-from hermesflow.models.showo import save_model
+from hermesflow.models.showo.building import new_model
+from hermesflow.models.showo.magvit import MagVitV2, save_tokenizer
+from hermesflow.models.showo.model import save_model
 
 from . import world
 from .world import SHORT

@@ -13,9 +13,9 @@ from hermesflow.core.files import Layout
 from hermesflow.data.pairs import images_of, read_pairs
 from hermesflow.evaluation import understanding
 from hermesflow.lmms.results import POPE_TASKS, figures_of
-from hermesflow.models.building import new_model
-from hermesflow.models.magvit import MagVitV2, save_tokenizer, to_pixels
-from hermesflow.models.showo import save_model
+from hermesflow.models.showo.building import new_model
+from hermesflow.models.showo.magvit import MagVitV2, save_tokenizer, to_pixels
+from hermesflow.models.showo.model import save_model
 from hermesflow.scoring import free_answers
 from hermesflow.stages import data
 

@@ -16,9 +16,9 @@ from hermesflow.config.benchmarks import Benchmarks, Understanding
 from hermesflow.config.sections import ImageTokenizer
 from hermesflow.lmms.answering import Pictures, Stopping, answers, likelihoods
 from hermesflow.lmms.running import TASKS
-from hermesflow.models.magvit import MagVitV2, load_tokenizer, save_tokenizer
-from hermesflow.models.prompting import word_tokenizer
-from hermesflow.models.showo import Shape, ShowO, load_model, save_model
+from hermesflow.models.showo.magvit import MagVitV2, load_tokenizer, save_tokenizer
+from hermesflow.models.showo.model import Shape, ShowO, load_model, save_model
+from hermesflow.models.showo.prompting import word_tokenizer
 from hermesflow.stages import understand
 
 SHIPPED = Path(lmms_eval.tasks.__file__).parent

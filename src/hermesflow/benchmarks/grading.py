@@ -90,7 +90,7 @@ def read_drawn(layout: Layout, prompts: Prompts, *, seed: int, checkpoint: str, 
     Raises:
         ArtifactError: missing, truncated, or of other prompts than the benchmark's file has now.
     """
-    from hermesflow.models.magvit import load_tokenizer
+    from hermesflow.models.showo.magvit import load_tokenizer
 
     path = layout.benchmark(seed, checkpoint, prompts.benchmark) / "images.npy"
     ids, codes = read_codes(path)

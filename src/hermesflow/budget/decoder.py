@@ -17,9 +17,9 @@ from hermesflow.budget.machines import Pass
 from hermesflow.config.experiment import Config
 from hermesflow.config.sections import Lora
 from hermesflow.data.microworld.questions import vocabulary
-from hermesflow.logps import LOGITS
 from hermesflow.models import capacity
-from hermesflow.models.prompting import TokenIds
+from hermesflow.models.logps import LOGITS
+from hermesflow.models.showo.prompting import TokenIds
 
 FLOAT = 4
 PHI_WORDS = 50_295

@@ -10,7 +10,7 @@ import torch
 from hermesflow.config.experiment import Config
 from hermesflow.config.sections import MaskSchedule
 from hermesflow.data.microworld.questions import MAX_QUESTIONS
-from hermesflow.masking import SCHEDULES
+from hermesflow.models.showo.masking import SCHEDULES
 
 QUESTIONS = MAX_QUESTIONS
 """Questions a pair is taken to have (`--questions`); the micro world makes at most so many."""

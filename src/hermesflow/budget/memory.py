@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from hermesflow.budget.decoder import FLOAT, UNCONDITIONAL, Decoder
 from hermesflow.budget.lengths import masked_counts
-from hermesflow.logps import LOGITS
-from hermesflow.models.sessions import GROWTH
+from hermesflow.models.logps import LOGITS
+from hermesflow.models.showo.sessions import GROWTH
 
 _KERNELS = 6 * 2**20
 """Bytes of what oneDNN compiles for the shapes that it meets in training; measured."""

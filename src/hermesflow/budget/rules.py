@@ -22,7 +22,7 @@ from hermesflow.config.experiment import Config, has_judge
 from hermesflow.config.sections import Training
 from hermesflow.distributed import micro_batch_size
 from hermesflow.evaluation.generation import _ROWS as DRAWN_TOGETHER
-from hermesflow.models.magvit import BATCH_PIXELS
+from hermesflow.models.showo.magvit import BATCH_PIXELS
 from hermesflow.pretraining import text_steps
 from hermesflow.scoring import VQA_METHODS
 from hermesflow.sharding import pairs_per_batch

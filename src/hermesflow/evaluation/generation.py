@@ -20,8 +20,8 @@ from hermesflow.data.microworld.scenes import CELLS, Scene
 from hermesflow.evaluation.metrics import GENEVAL_KINDS
 from hermesflow.evaluation.statistics import FIDELITY_POOL
 from hermesflow.evaluation.understanding import units_table
-from hermesflow.models.magvit import BATCH_PIXELS, MagVitV2, to_images
-from hermesflow.models.unified import UnifiedModel
+from hermesflow.models.backbone import UnifiedModel
+from hermesflow.models.showo.magvit import BATCH_PIXELS, MagVitV2, to_images
 from hermesflow.sampling import sample_images
 
 DENSE = "dense"

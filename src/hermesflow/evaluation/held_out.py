@@ -15,7 +15,7 @@ from hermesflow.core.files import Layout, read_codes
 from hermesflow.data.microworld.questions import Question
 from hermesflow.data.pairs import images_of, read_pairs
 from hermesflow.evaluation.gap import Asked
-from hermesflow.models.unified import UnifiedModel
+from hermesflow.models.backbone import UnifiedModel
 from hermesflow.scoring import free_answers
 from hermesflow.sharding import check_ids
 

@@ -20,8 +20,8 @@ from hermesflow.config.sections import Decoding
 from hermesflow.core.errors import DataError
 from hermesflow.data.images import fit_image
 from hermesflow.evaluation.understanding import yes_or_no
-from hermesflow.models.magvit import BATCH_PIXELS, MagVitV2, to_pixels
-from hermesflow.models.unified import UnifiedModel
+from hermesflow.models.backbone import UnifiedModel
+from hermesflow.models.showo.magvit import BATCH_PIXELS, MagVitV2, to_pixels
 from hermesflow.sampling import of_session, sample_texts, sessions
 
 GREEDY = Decoding(top_k=1, temperature=1.0)

@@ -19,8 +19,8 @@ from hermesflow.core.files import write_table
 from hermesflow.core.progress import Progress
 from hermesflow.lmms import PROGRESS
 from hermesflow.lmms.answering import Pictures, Stopping, answers, by_picture, caption, likelihoods, pope_reading
-from hermesflow.models.magvit import load_tokenizer
-from hermesflow.models.showo import DTYPES, load_model
+from hermesflow.models.showo.magvit import load_tokenizer
+from hermesflow.models.showo.model import DTYPES, load_model
 
 IMAGE_COLUMNS = ("task", "doc_id", "image")
 OTHERWISE = 128  # new tokens where a task names no number

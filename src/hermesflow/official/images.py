@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hermesflow.models.magvit import MagVitV2, to_images, to_pixels
+from hermesflow.models.showo.magvit import MagVitV2, to_images, to_pixels
 
 
 def smaller_images(

@@ -16,9 +16,9 @@ from hermesflow.core.progress import Progress
 from hermesflow.data.microworld import judge
 from hermesflow.data.microworld.world import Question, parse_caption
 from hermesflow.data.pairs import read_pairs
-from hermesflow.encoders import SentenceEncoder, load_choice_encoder, load_encoder
-from hermesflow.models.magvit import load_tokenizer, to_images
-from hermesflow.models.showo import load_model
+from hermesflow.models.sentence_encoder import SentenceEncoder, load_choice_encoder, load_encoder
+from hermesflow.models.showo.magvit import load_tokenizer, to_images
+from hermesflow.models.showo.model import load_model
 from hermesflow.scoring import CAPTION_MEASURES, VQA_METHODS
 from hermesflow.sharding import IMAGE_TYPES, pairs_per_batch
 from hermesflow.stages.score import questions_of_row, read_candidates, score_captions, score_images

@@ -13,9 +13,9 @@ from hermesflow.core.files import Layout, read_codes, write_manifest, write_tabl
 from hermesflow.core.progress import Progress
 from hermesflow.core.seeding import deterministic
 from hermesflow.data.pairs import read_pairs
-from hermesflow.models.building import meta_model, new_model
 from hermesflow.models.conversion import converted, place
-from hermesflow.models.showo import describe_model, save_model
+from hermesflow.models.showo.building import meta_model, new_model
+from hermesflow.models.showo.model import describe_model, save_model
 from hermesflow.pretraining import Example, batches, optimiser_of, train_step
 from hermesflow.tracking import runs
 

@@ -19,8 +19,8 @@ from hermesflow.core.files import Layout, digest_of, read_codes, sha256, write_c
 from hermesflow.core.progress import Progress
 from hermesflow.core.seeding import deterministic
 from hermesflow.evaluation import generation
-from hermesflow.models.showo import load_model
-from hermesflow.models.unified import UnifiedModel
+from hermesflow.models.backbone import UnifiedModel
+from hermesflow.models.showo.model import load_model
 from hermesflow.sharding import shard_batches, shard_folder
 
 

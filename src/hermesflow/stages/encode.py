@@ -9,7 +9,7 @@ from hermesflow.config.experiment import Config
 from hermesflow.core.files import Layout, write_codes
 from hermesflow.core.progress import Progress
 from hermesflow.data.pairs import images_of, read_pairs
-from hermesflow.models.magvit import BATCH_PIXELS, load_tokenizer, to_pixels
+from hermesflow.models.showo.magvit import BATCH_PIXELS, load_tokenizer, to_pixels
 
 SPLITS = ("base", "pairs", "gap", "understanding")
 

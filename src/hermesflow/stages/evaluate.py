@@ -24,14 +24,14 @@ from hermesflow.data.microworld.captions import parse_caption
 from hermesflow.data.microworld.judge import accepts, read_images
 from hermesflow.data.microworld.scenes import Scene
 from hermesflow.data.pairs import read_pairs
-from hermesflow.encoders import SentenceEncoder, load_encoder
 from hermesflow.evaluation import clip, gap, generation, self_judged, statistics, understanding
 from hermesflow.evaluation.evaluated import FEATURES, UNITS, read_evaluated
 from hermesflow.evaluation.generation import DENSE, Request
 from hermesflow.evaluation.held_out import Split, answer, ask, questions_of, read_split
-from hermesflow.models.magvit import load_tokenizer
-from hermesflow.models.showo import load_model
-from hermesflow.models.unified import UnifiedModel
+from hermesflow.models.backbone import UnifiedModel
+from hermesflow.models.sentence_encoder import SentenceEncoder, load_encoder
+from hermesflow.models.showo.magvit import load_tokenizer
+from hermesflow.models.showo.model import load_model
 from hermesflow.sampling import sample_texts
 from hermesflow.scoring import nearest_choice
 

@@ -33,12 +33,12 @@ from hermesflow.config.sections import Source
 from hermesflow.core.files import Layout, sha256, write_json, write_manifest, write_table
 from hermesflow.core.progress import Progress
 from hermesflow.core.seeding import deterministic
-from hermesflow.encoders import load_encoder
 from hermesflow.evaluation.evaluated import UNITS
 from hermesflow.evaluation.held_out import ask, questions_of, read_split
 from hermesflow.judging.grading import check_judge, grade_gap, judge_of
 from hermesflow.judging.protocol import png_bytes
-from hermesflow.models.showo import load_model
+from hermesflow.models.sentence_encoder import load_encoder
+from hermesflow.models.showo.model import load_model
 from hermesflow.scoring import nearest_choice
 
 

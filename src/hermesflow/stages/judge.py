@@ -15,7 +15,7 @@ from hermesflow.data.microworld.judge import accepts, answer, read_images
 from hermesflow.data.microworld.questions import Question
 from hermesflow.data.microworld.scenes import Scene
 from hermesflow.data.pairs import images_of, read_pairs
-from hermesflow.models.magvit import MagVitV2, load_tokenizer, to_images, to_pixels
+from hermesflow.models.showo.magvit import MagVitV2, load_tokenizer, to_images, to_pixels
 
 SPLIT = "gap"
 """Images neither tokenizer nor base model has been trained on."""

@@ -12,8 +12,8 @@ from hermesflow.core.files import Layout, read_codes, read_table, write_table
 from hermesflow.data.pairs import images_of, read_pairs
 from hermesflow.distributed import new_accelerator
 from hermesflow.homologous import HomologousPairs
-from hermesflow.models.magvit import load_tokenizer
-from hermesflow.models.showo import load_model
+from hermesflow.models.showo.magvit import load_tokenizer
+from hermesflow.models.showo.model import load_model
 from hermesflow.official.images import smaller_images, smaller_pictures
 from hermesflow.preferences import CAPTION_COLUMNS, IMAGE_COLUMNS
 from hermesflow.train import reference_logps

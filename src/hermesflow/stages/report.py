@@ -128,7 +128,7 @@ def _write_pictures(config: Config, layout: Layout, checkpoints: Sequence[str], 
     """Figure 4 and the preference examples: both need the image tokenizer."""
     from hermesflow.data.microworld.captions import parse_caption
     from hermesflow.data.microworld.judge import accepts, read_image
-    from hermesflow.models.magvit import load_tokenizer
+    from hermesflow.models.showo.magvit import load_tokenizer
     from hermesflow.report import figures, grids
 
     tokenizer = load_tokenizer(layout.tokenizer, device="cpu")
@@ -213,7 +213,7 @@ def _decode(tokenizer: Any, codes: np.ndarray) -> np.ndarray:
     """(..., T) codes -> (..., H, W, 3) uint8."""
     import torch
 
-    from hermesflow.models.magvit import to_images
+    from hermesflow.models.showo.magvit import to_images
 
     with torch.inference_mode():
         flat = torch.from_numpy(codes.reshape(-1, codes.shape[-1]).astype(np.int64))

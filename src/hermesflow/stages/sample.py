@@ -16,7 +16,7 @@ from hermesflow.core.files import Layout, read_codes, write_codes, write_table
 from hermesflow.core.progress import Progress
 from hermesflow.core.seeding import generator
 from hermesflow.data.pairs import read_pairs
-from hermesflow.models.showo import load_model
+from hermesflow.models.showo.model import load_model
 from hermesflow.official.sampling import sampling_of
 from hermesflow.sampling import sample_images, sample_texts
 from hermesflow.sharding import CAPTION_TYPES, check_ids, shard_batches, shard_folder

@@ -16,8 +16,8 @@ from hermesflow.core.files import Layout, read_codes, read_table, write_table
 from hermesflow.core.progress import Progress
 from hermesflow.data.microworld.world import Question
 from hermesflow.data.pairs import read_pairs
-from hermesflow.encoders import SentenceEncoder, load_choice_encoder, load_encoder
-from hermesflow.models.showo import load_model
+from hermesflow.models.sentence_encoder import SentenceEncoder, load_choice_encoder, load_encoder
+from hermesflow.models.showo.model import load_model
 from hermesflow.scoring import answer_credits, caption_scores, sum_per_image
 from hermesflow.sharding import (
     CAPTION_TYPES,

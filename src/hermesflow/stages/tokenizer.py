@@ -21,7 +21,7 @@ from hermesflow.core.progress import Progress
 from hermesflow.core.seeding import deterministic
 from hermesflow.data.pairs import images_of, read_pairs
 from hermesflow.models.conversion import converted, place
-from hermesflow.models.magvit import MagVitV2, Reconstruction, save_tokenizer, to_pixels
+from hermesflow.models.showo.magvit import MagVitV2, Reconstruction, save_tokenizer, to_pixels
 
 LOG_EVERY = 25  # steps between rows of history.csv
 WARMUP_SHARE = 0.1

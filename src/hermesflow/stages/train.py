@@ -10,7 +10,7 @@ from hermesflow.core.files import Layout, digest_of, read_table, sha256, write_m
 from hermesflow.core.seeding import seed_of
 from hermesflow.distributed import new_accelerator
 from hermesflow.interruption import Interruption
-from hermesflow.models.showo import load_model, recompute_activations, save_model
+from hermesflow.models.showo.model import load_model, recompute_activations, save_model
 from hermesflow.official.training import training_of
 from hermesflow.stages.reference import load_pairs
 from hermesflow.tracking import runs

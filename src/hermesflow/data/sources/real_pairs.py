@@ -77,10 +77,7 @@ def _open(settings: RealData, downloads: Path) -> Source:
 
 
 def _models(settings: QuestionModels, device: str) -> tuple[Any, Any]:
-    from hermesflow.data.questions.text_models import (  # torch and transformers take seconds to import
-        Checker,
-        Generator,
-    )
+    from hermesflow.data.questions.text_models import Checker, Generator
 
     return Generator(settings, device=device), Checker(settings, device=device)
 

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hermesflow.models import packing, prompting
-from hermesflow.models.packing import Forward
-from hermesflow.models.prompting import TokenIds
+from hermesflow.models.showo import packing, prompting
+from hermesflow.models.showo.packing import Forward
+from hermesflow.models.showo.prompting import TokenIds
 
 Texts = Sequence[Sequence[int]]
 """Token ids."""

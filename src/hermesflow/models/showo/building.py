@@ -7,8 +7,8 @@ import torch
 from hermesflow.config.experiment import Config
 from hermesflow.config.sections import Source
 from hermesflow.core import hub
-from hermesflow.models import prompting
-from hermesflow.models.showo import Shape, ShowO
+from hermesflow.models.showo import prompting
+from hermesflow.models.showo.model import Shape, ShowO
 
 MICROWORLD = "microworld"
 

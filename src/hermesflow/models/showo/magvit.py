@@ -23,7 +23,7 @@ from hermesflow.config.sections import ImageTokenizer
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import read_json, read_weights, write_json, write_weights
 from hermesflow.models.loading import fill, moved, without_weights
-from hermesflow.models.magvit_blocks import Decoder, Encoder
+from hermesflow.models.showo.magvit_blocks import Decoder, Encoder
 
 BATCH_PIXELS = 250 * 48**2
 """Pixels that go through the image tokenizer together (memory only)."""

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from hermesflow.models import prompting
-from hermesflow.models.prompting import TextTree, TokenIds
+from hermesflow.models.showo import prompting
+from hermesflow.models.showo.prompting import TextTree, TokenIds
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """attend(layer, query, key, value), each (B, H, L, d) -> attention's output, (B, L, H, d)."""

@@ -21,12 +21,13 @@ from transformers import AttentionInterface, PhiConfig, PhiForCausalLM
 from hermesflow.config.sections import LanguageModel, Precision
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import atomic, read_json, read_weights, write_json, write_weights
-from hermesflow.logps import row_sums, token_logps
-from hermesflow.models import capacity, grouping, packing, prompting
+from hermesflow.models import capacity
 from hermesflow.models.kernels import Layout, linear, quicken
 from hermesflow.models.loading import fill, moved, without_weights
-from hermesflow.models.prompting import TokenIds, Tokenizer
-from hermesflow.models.sessions import ShowOImageSession, ShowOTextSession
+from hermesflow.models.logps import row_sums, token_logps
+from hermesflow.models.showo import grouping, packing, prompting
+from hermesflow.models.showo.prompting import TokenIds, Tokenizer
+from hermesflow.models.showo.sessions import ShowOImageSession, ShowOTextSession
 
 DTYPES: dict[Precision, torch.dtype] = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ATTENTION = "hermesflow"

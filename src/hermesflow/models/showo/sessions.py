@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from hermesflow.models import grouping, packing, prompting
-from hermesflow.models.packing import BlocksBehindPrompts, Forward, Layers, RowsBehindImages
-from hermesflow.models.prompting import TokenIds
+from hermesflow.models.showo import grouping, packing, prompting
+from hermesflow.models.showo.packing import BlocksBehindPrompts, Forward, Layers, RowsBehindImages
+from hermesflow.models.showo.prompting import TokenIds
 
 GROWTH = 16  # columns that room is made for when there is none left
 

@@ -1,0 +1,1 @@
+"""Show-o on transformers' Phi, its MAGVITv2 image tokenizer, and MaskGIT generation."""
