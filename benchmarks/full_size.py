@@ -29,8 +29,8 @@ from hermesflow.distributed import new_accelerator
 from hermesflow.homologous import HomologousPairs
 from hermesflow.models.showo.model import Shape, ShowO, recompute_activations
 from hermesflow.models.showo.prompting import word_tokenizer
-from hermesflow.preferences import CAPTION_COLUMNS, IMAGE_COLUMNS
-from hermesflow.sampling import sample_images
+from hermesflow.selfplay.preferences import CAPTION_COLUMNS, IMAGE_COLUMNS
+from hermesflow.selfplay.sampling import sample_images
 from hermesflow.train import PairLogps, ReferenceTable, learning_rate, new_optimizer, reference_logps, step_loss
 
 GIB = 2**30

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hermesflow import sampling
 from hermesflow.config.sections import Decoding, ImageSampling, Training
 from hermesflow.homologous import PairBatch
 from hermesflow.models.showo.model import ShowO
-from hermesflow.scoring import MultipleChoice
+from hermesflow.selfplay import sampling
+from hermesflow.selfplay.scoring import MultipleChoice
 from hermesflow.train import Logps, step_loss
 
 GREEDY = Decoding(top_k=1, temperature=1.0)

@@ -18,7 +18,7 @@ from hermesflow.core.seeding import generator
 from hermesflow.homologous import HomologousPairs
 from hermesflow.models.showo.model import Shape, ShowO
 from hermesflow.models.showo.prompting import TokenIds, word_tokenizer
-from hermesflow.preferences import CAPTION_COLUMNS, IMAGE_COLUMNS
+from hermesflow.selfplay.preferences import CAPTION_COLUMNS, IMAGE_COLUMNS
 
 _OTHERS = {"partial_rotary_factor": 0.5, "rope_theta": 10_000.0, "layer_norm_eps": 1e-5}
 _GAIN = 1.5  # of the weights, times one over the root of what goes in

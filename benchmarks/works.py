@@ -16,8 +16,8 @@ from benchmarks.sizes import Size
 from hermesflow.budget.machines import Pass
 from hermesflow.homologous import HomologousPairs, PairBatch
 from hermesflow.models.showo.model import ShowO
-from hermesflow.sampling import sample_images, sample_texts
-from hermesflow.scoring import nearest_choice, vqa_generate, vqa_likelihood
+from hermesflow.selfplay.sampling import sample_images, sample_texts
+from hermesflow.selfplay.scoring import nearest_choice, vqa_generate, vqa_likelihood
 from hermesflow.train import Logps, PairLogps, new_optimizer, step_loss
 
 Run = Callable[[], Any]

@@ -20,7 +20,7 @@ from hermesflow.config.sections import Decoding, ImageSampling
 from hermesflow.models.showo import sessions
 from hermesflow.models.showo.building import new_model
 from hermesflow.models.showo.model import ShowO, recompute_activations
-from hermesflow.sampling import sample_images, sample_texts
+from hermesflow.selfplay.sampling import sample_images, sample_texts
 from hermesflow.train import new_optimizer
 
 MICRO = Path(__file__).parents[1] / "config" / "micro.yaml"

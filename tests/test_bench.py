@@ -12,7 +12,7 @@ import pytest
 import torch
 from benchmarks import growth, limits, measuring, plain, sizes, works
 
-from hermesflow import sampling
+from hermesflow.selfplay import sampling
 
 ROOT = Path(__file__).parents[1]
 TINY = sizes.SIZES["tiny"]

@@ -19,7 +19,7 @@ from hermesflow.core.files import write_codes, write_table
 from hermesflow.models.showo.building import new_model
 from hermesflow.models.showo.magvit import MagVitV2, save_tokenizer
 from hermesflow.models.showo.model import save_model
-from hermesflow.preferences import Candidate, Pair, captions_table, images_table
+from hermesflow.selfplay.preferences import Candidate, Pair, captions_table, images_table
 from hermesflow.train import Logps
 
 ROOT = Path(__file__).parents[1]

@@ -19,8 +19,8 @@ from hermesflow.models import capacity, kernels, logps
 from hermesflow.models.showo.building import new_model
 from hermesflow.models.showo.magvit import MagVitV2
 from hermesflow.models.showo.model import recompute_activations
-from hermesflow.sampling import sample_images, sample_texts
-from hermesflow.scoring import vqa_likelihood, vqa_probability
+from hermesflow.selfplay.sampling import sample_images, sample_texts
+from hermesflow.selfplay.scoring import vqa_likelihood, vqa_probability
 
 MICRO = load_config(Path(__file__).parents[1] / "config" / "micro.yaml")
 IN_PLACE = {torch.ops.aten.addmm_: lambda _, a, b, **__: 2 * a[0] * a[1] * b[1]}  # torch does not count it

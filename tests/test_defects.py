@@ -23,7 +23,7 @@ from hermesflow.distributed import check_training, new_accelerator
 from hermesflow.homologous import HomologousPairs, PairBatch
 from hermesflow.losses import dpo_loss, pair_dpo_loss
 from hermesflow.models.showo.model import load_model
-from hermesflow.preferences import CAPTION_COLUMNS, IMAGE_COLUMNS
+from hermesflow.selfplay.preferences import CAPTION_COLUMNS, IMAGE_COLUMNS
 from hermesflow.stages import prefer, reference, train
 from hermesflow.stages.reference import load_pairs
 from hermesflow.tracking import runs

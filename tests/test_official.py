@@ -23,8 +23,8 @@ from hermesflow.official.images import smaller_images, smaller_pictures
 from hermesflow.official.pairs import joined_by_list_index, stale_selection
 from hermesflow.official.sampling import sampling_of
 from hermesflow.official.training import WARMUP, dropped_prompts, spoiled_deltas, training_of
-from hermesflow.preferences import IMAGE_COLUMNS, Candidate, Threshold
 from hermesflow.report.tables import _arm
+from hermesflow.selfplay.preferences import IMAGE_COLUMNS, Candidate, Threshold
 from hermesflow.stages import data, prefer, reference, tokenizer, train
 from hermesflow.stages.reference import load_pairs
 from hermesflow.train import PairLogps, learning_rate

@@ -10,7 +10,7 @@ from hermesflow.config.experiment import Config
 from hermesflow.config.sections import Checkpoint
 from hermesflow.core.errors import ArtifactError, DataError
 from hermesflow.core.files import Layout, read_codes, read_table
-from hermesflow.preferences import (
+from hermesflow.selfplay.preferences import (
     CAPTION_COLUMNS,
     IMAGE_COLUMNS,
     Candidate,

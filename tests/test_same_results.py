@@ -7,8 +7,8 @@ import pytest
 import torch
 from benchmarks import plain, sizes
 
-from hermesflow.sampling import sample_images, sample_texts
-from hermesflow.scoring import nearest_choice, vqa_generate, vqa_likelihood
+from hermesflow.selfplay.sampling import sample_images, sample_texts
+from hermesflow.selfplay.scoring import nearest_choice, vqa_generate, vqa_likelihood
 from hermesflow.train import Logps, PairLogps, step_loss
 
 FEW = {"medium": {"questions": 4, "pairs": 1}, "tiny": {}}

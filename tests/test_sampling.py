@@ -4,13 +4,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from hermesflow import sampling
 from hermesflow.config.sections import Decoding, ImageSampling
 from hermesflow.core.seeding import generator
 from hermesflow.data.microworld.questions import Question
 from hermesflow.models import capacity
-from hermesflow.sampling import inverse_cdf, sample_images, sample_texts
-from hermesflow.scoring import vqa_likelihood, vqa_probability
+from hermesflow.selfplay import sampling
+from hermesflow.selfplay.sampling import inverse_cdf, sample_images, sample_texts
+from hermesflow.selfplay.scoring import vqa_likelihood, vqa_probability
 from showo_golden import CAPTIONS, QUESTION, golden_image, golden_model, random_model, reference
 
 GREEDY = Decoding(top_k=1, temperature=1.0)

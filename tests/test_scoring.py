@@ -6,7 +6,7 @@ from hermesflow.config.sections import Encoder
 from hermesflow.data.microworld.world import Question
 from hermesflow.models.sentence_encoder import load_encoder
 from hermesflow.models.showo.building import new_model
-from hermesflow.scoring import (
+from hermesflow.selfplay.scoring import (
     VQA_METHODS,
     answer_credits,
     caption_scores,
@@ -127,7 +127,7 @@ def test_equal_rows_are_asked_once(model, monkeypatch):
         rows.append((len(codes), owners.tolist(), list(prompts)))
         return [f"{o} {p}" for o, p in zip(owners.tolist(), prompts, strict=True)]
 
-    monkeypatch.setattr("hermesflow.scoring.sample_texts", counted)
+    monkeypatch.setattr("hermesflow.selfplay.scoring.sample_texts", counted)
     codes = torch.tensor([[5, 6], [7, 8], [5, 6]])
     answers = free_answers(model, codes, torch.tensor([0, 1, 2, 2]), ["a", "a", "a", "b"], max_answer_tokens=1)
     assert rows == [(2, [0, 1, 0], ["a", "a", "b"])]
@@ -166,7 +166,7 @@ def test_no_questions_no_credits(model, encoder, method):
 
 
 def test_credits_of_a_right_answer_are_one(model, encoder, monkeypatch):
-    monkeypatch.setattr("hermesflow.scoring.vqa_generate", lambda *_, **__: [QUESTIONS[0].answer, "", ""])
+    monkeypatch.setattr("hermesflow.selfplay.scoring.vqa_generate", lambda *_, **__: [QUESTIONS[0].answer, "", ""])
     codes, owners = torch.zeros(1, model.num_image_tokens, dtype=torch.long), torch.zeros(3, dtype=torch.long)
     settings = tiny_config().scoring
     credits = answer_credits(model, codes, owners, QUESTIONS, method="generate", settings=settings, encoder=encoder)

@@ -6,7 +6,7 @@ import torch
 
 from hermesflow.config.sections import Encoder, Scoring
 from hermesflow.data.microworld.world import Question
-from hermesflow.sharding import IMAGE_TYPES, sorted_candidates
+from hermesflow.selfplay.sharding import IMAGE_TYPES, sorted_candidates
 from hermesflow.stages.score import score_captions, score_images
 
 IDS = ["1", "2", "10"]  # sorted as strings: 1, 10, 2

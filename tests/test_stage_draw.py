@@ -15,7 +15,7 @@ from hermesflow.data.pairs import read_pairs
 from hermesflow.evaluation import generation
 from hermesflow.evaluation.generation import Request
 from hermesflow.models.showo.model import load_model
-from hermesflow.sharding import shard_folder
+from hermesflow.selfplay.sharding import shard_folder
 from hermesflow.stages import draw, gather_drawn
 
 

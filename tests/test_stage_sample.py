@@ -7,7 +7,7 @@ import pytest
 from hermesflow.core.errors import ArtifactError, ConfigError
 from hermesflow.core.files import read_codes, read_table, write_codes, write_table
 from hermesflow.data.pairs import read_pairs
-from hermesflow.sharding import shard_batches, shard_folder
+from hermesflow.selfplay.sharding import shard_batches, shard_folder
 from hermesflow.stages import gather_candidates, sample
 from selfplay_world import PAIRS, bytes_of, sample_all, world  # noqa: F401
 

@@ -21,7 +21,7 @@ from hermesflow.core.errors import DataError
 from hermesflow.core.seeding import seed_of
 from hermesflow.models.showo.masking import pair_mask
 from hermesflow.official.training import dropped_prompts
-from hermesflow.preferences import CAPTION_COLUMNS, IMAGE_COLUMNS
+from hermesflow.selfplay.preferences import CAPTION_COLUMNS, IMAGE_COLUMNS
 
 Row = tuple[str, int]
 """A pair id and the pass (from 0) in which it is met."""

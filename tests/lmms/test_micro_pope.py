@@ -16,7 +16,7 @@ from hermesflow.lmms.results import POPE_TASKS, figures_of
 from hermesflow.models.showo.building import new_model
 from hermesflow.models.showo.magvit import MagVitV2, save_tokenizer, to_pixels
 from hermesflow.models.showo.model import save_model
-from hermesflow.scoring import free_answers
+from hermesflow.selfplay.scoring import free_answers
 from hermesflow.stages import data
 
 from . import world

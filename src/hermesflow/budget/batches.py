@@ -16,7 +16,7 @@ from hermesflow.budget.memory import Call
 from hermesflow.config.experiment import Config
 from hermesflow.config.sections import Objective, Training, VqaMethod
 from hermesflow.models import capacity
-from hermesflow.sampling import KEEP_BELOW
+from hermesflow.selfplay.sampling import KEEP_BELOW
 
 FLOAT32 = "no"
 

@@ -24,8 +24,8 @@ from hermesflow.distributed import micro_batch_size
 from hermesflow.evaluation.generation import _ROWS as DRAWN_TOGETHER
 from hermesflow.models.showo.magvit import BATCH_PIXELS
 from hermesflow.pretraining import text_steps
-from hermesflow.scoring import VQA_METHODS
-from hermesflow.sharding import pairs_per_batch
+from hermesflow.selfplay.scoring import VQA_METHODS
+from hermesflow.selfplay.sharding import pairs_per_batch
 from hermesflow.stages.encode import SPLITS
 from hermesflow.stages.evaluate import OWN_SAMPLES
 

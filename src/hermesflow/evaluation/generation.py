@@ -22,7 +22,7 @@ from hermesflow.evaluation.statistics import FIDELITY_POOL
 from hermesflow.evaluation.understanding import units_table
 from hermesflow.models.backbone import UnifiedModel
 from hermesflow.models.showo.magvit import BATCH_PIXELS, MagVitV2, to_images
-from hermesflow.sampling import sample_images
+from hermesflow.selfplay.sampling import sample_images
 
 DENSE = "dense"
 _ROWS = 250  # images drawn in turn (memory only)

@@ -16,8 +16,8 @@ from hermesflow.data.microworld.questions import Question
 from hermesflow.data.pairs import images_of, read_pairs
 from hermesflow.evaluation.gap import Asked
 from hermesflow.models.backbone import UnifiedModel
-from hermesflow.scoring import free_answers
-from hermesflow.sharding import check_ids
+from hermesflow.selfplay.scoring import free_answers
+from hermesflow.selfplay.sharding import check_ids
 
 
 @dataclass(frozen=True)

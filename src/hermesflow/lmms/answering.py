@@ -22,7 +22,7 @@ from hermesflow.data.images import fit_image
 from hermesflow.evaluation.understanding import yes_or_no
 from hermesflow.models.backbone import UnifiedModel
 from hermesflow.models.showo.magvit import BATCH_PIXELS, MagVitV2, to_pixels
-from hermesflow.sampling import of_session, sample_texts, sessions
+from hermesflow.selfplay.sampling import of_session, sample_texts, sessions
 
 GREEDY = Decoding(top_k=1, temperature=1.0)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from hermesflow.preferences import Candidate, Pair, Selection, Threshold, select
+from hermesflow.selfplay.preferences import Candidate, Pair, Selection, Threshold, select
 
 
 def joined_by_list_index(candidates: pd.DataFrame) -> pd.DataFrame:

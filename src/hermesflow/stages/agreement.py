@@ -19,8 +19,8 @@ from hermesflow.data.pairs import read_pairs
 from hermesflow.models.sentence_encoder import SentenceEncoder, load_choice_encoder, load_encoder
 from hermesflow.models.showo.magvit import load_tokenizer, to_images
 from hermesflow.models.showo.model import load_model
-from hermesflow.scoring import CAPTION_MEASURES, VQA_METHODS
-from hermesflow.sharding import IMAGE_TYPES, pairs_per_batch
+from hermesflow.selfplay.scoring import CAPTION_MEASURES, VQA_METHODS
+from hermesflow.selfplay.sharding import IMAGE_TYPES, pairs_per_batch
 from hermesflow.stages.score import questions_of_row, read_candidates, score_captions, score_images
 
 Agreement = dict[str, float | int | None]

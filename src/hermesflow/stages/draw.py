@@ -21,7 +21,7 @@ from hermesflow.core.seeding import deterministic
 from hermesflow.evaluation import generation
 from hermesflow.models.backbone import UnifiedModel
 from hermesflow.models.showo.model import load_model
-from hermesflow.sharding import shard_batches, shard_folder
+from hermesflow.selfplay.sharding import shard_batches, shard_folder
 
 
 def run(

@@ -32,8 +32,8 @@ from hermesflow.models.backbone import UnifiedModel
 from hermesflow.models.sentence_encoder import SentenceEncoder, load_encoder
 from hermesflow.models.showo.magvit import load_tokenizer
 from hermesflow.models.showo.model import load_model
-from hermesflow.sampling import sample_texts
-from hermesflow.scoring import nearest_choice
+from hermesflow.selfplay.sampling import sample_texts
+from hermesflow.selfplay.scoring import nearest_choice
 
 SAMPLES_PER_KIND = 2  # prompts of each kind kept for the figure of samples
 OWN_SAMPLES = 14  # prompts kept where they have no kinds

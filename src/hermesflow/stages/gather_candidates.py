@@ -8,7 +8,14 @@ import pandas as pd
 from hermesflow.config.experiment import Config, as_plain
 from hermesflow.core.files import Layout, read_codes, read_table, write_codes, write_manifest, write_table
 from hermesflow.data.pairs import read_pairs
-from hermesflow.sharding import CAPTION_TYPES, check_candidates, check_ids, shard_folder, shard_ids, sorted_candidates
+from hermesflow.selfplay.sharding import (
+    CAPTION_TYPES,
+    check_candidates,
+    check_ids,
+    shard_folder,
+    shard_ids,
+    sorted_candidates,
+)
 
 
 def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shards: int | None = None) -> None:

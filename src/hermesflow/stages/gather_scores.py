@@ -7,7 +7,7 @@ import pandas as pd
 from hermesflow.config.experiment import Config, as_plain
 from hermesflow.core.files import Layout, read_table, write_manifest, write_table
 from hermesflow.data.pairs import read_pairs
-from hermesflow.sharding import (
+from hermesflow.selfplay.sharding import (
     IMAGE_TYPES,
     SCORE_TYPES,
     check_candidates,

@@ -39,7 +39,7 @@ from hermesflow.judging.grading import check_judge, grade_gap, judge_of
 from hermesflow.judging.protocol import png_bytes
 from hermesflow.models.sentence_encoder import load_encoder
 from hermesflow.models.showo.model import load_model
-from hermesflow.scoring import nearest_choice
+from hermesflow.selfplay.scoring import nearest_choice
 
 
 @dataclass(frozen=True)

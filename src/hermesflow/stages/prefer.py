@@ -11,7 +11,7 @@ from hermesflow.config.experiment import BASE, Config, as_plain
 from hermesflow.core.errors import DataError
 from hermesflow.core.files import Layout, read_codes, read_table, write_json, write_manifest, write_table
 from hermesflow.official.pairs import joined_by_list_index, stale_selection
-from hermesflow.preferences import (
+from hermesflow.selfplay.preferences import (
     CAPTION_COLUMNS,
     IMAGE_COLUMNS,
     Pair,

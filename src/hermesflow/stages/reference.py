@@ -15,7 +15,7 @@ from hermesflow.homologous import HomologousPairs
 from hermesflow.models.showo.magvit import load_tokenizer
 from hermesflow.models.showo.model import load_model
 from hermesflow.official.images import smaller_images, smaller_pictures
-from hermesflow.preferences import CAPTION_COLUMNS, IMAGE_COLUMNS
+from hermesflow.selfplay.preferences import CAPTION_COLUMNS, IMAGE_COLUMNS
 from hermesflow.train import reference_logps
 
 

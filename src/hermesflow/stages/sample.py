@@ -18,8 +18,8 @@ from hermesflow.core.seeding import generator
 from hermesflow.data.pairs import read_pairs
 from hermesflow.models.showo.model import load_model
 from hermesflow.official.sampling import sampling_of
-from hermesflow.sampling import sample_images, sample_texts
-from hermesflow.sharding import CAPTION_TYPES, check_ids, shard_batches, shard_folder
+from hermesflow.selfplay.sampling import sample_images, sample_texts
+from hermesflow.selfplay.sharding import CAPTION_TYPES, check_ids, shard_batches, shard_folder
 
 
 def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shard: int = 0, shards: int = 1) -> None:

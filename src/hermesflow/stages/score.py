@@ -18,8 +18,8 @@ from hermesflow.data.microworld.world import Question
 from hermesflow.data.pairs import read_pairs
 from hermesflow.models.sentence_encoder import SentenceEncoder, load_choice_encoder, load_encoder
 from hermesflow.models.showo.model import load_model
-from hermesflow.scoring import answer_credits, caption_scores, sum_per_image
-from hermesflow.sharding import (
+from hermesflow.selfplay.scoring import answer_credits, caption_scores, sum_per_image
+from hermesflow.selfplay.sharding import (
     CAPTION_TYPES,
     IMAGE_TYPES,
     SCORE_TYPES,

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hermesflow.config.sections import CaptionMeasure, Decoding, Scoring, VqaMethod
 from hermesflow.models.sentence_encoder import SentenceEncoder
-from hermesflow.sampling import sample_texts
+from hermesflow.selfplay.sampling import sample_texts
 
 CAPTION_MEASURES: tuple[CaptionMeasure, ...] = get_args(CaptionMeasure)
 VQA_METHODS: tuple[VqaMethod, ...] = get_args(VqaMethod)

@@ -1,0 +1,1 @@
+"""Candidates of a checkpoint, their scores, and the preference pairs made of them."""
