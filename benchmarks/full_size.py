@@ -2,7 +2,7 @@
 
     python -m benchmarks.full_size
 
-The Pair-DPO step is the first of a training by `hermesflow.train`: one pair of captions and one of images, autocast to
+The Pair-DPO step is the first of a training by `hermesflow.training.pair_dpo`: one pair of captions and one of images, autocast to
 bfloat16, recomputed activations, gradients clipped by their norm, AdamW. Weights, gradients and moments are float32, as
 in training on GPUs. One thing is different: AdamW goes parameter by parameter and drops each gradient behind it, so
 that gradients and moments are never all there at once (docs/decisions/0008). Values are the same.
@@ -25,13 +25,20 @@ from torch import Tensor
 from hermesflow.config.sections import ImageSampling, Training
 from hermesflow.core.files import write_json
 from hermesflow.core.seeding import generator
-from hermesflow.distributed import new_accelerator
-from hermesflow.homologous import HomologousPairs
 from hermesflow.models.showo.model import Shape, ShowO, recompute_activations
 from hermesflow.models.showo.prompting import word_tokenizer
 from hermesflow.selfplay.preferences import CAPTION_COLUMNS, IMAGE_COLUMNS
 from hermesflow.selfplay.sampling import sample_images
-from hermesflow.train import PairLogps, ReferenceTable, learning_rate, new_optimizer, reference_logps, step_loss
+from hermesflow.training.distributed import new_accelerator
+from hermesflow.training.pair_dpo import (
+    PairLogps,
+    ReferenceTable,
+    learning_rate,
+    new_optimizer,
+    reference_logps,
+    step_loss,
+)
+from hermesflow.training.pairs import HomologousPairs
 
 GIB = 2**30
 _OTHERS = {"partial_rotary_factor": 0.5, "rope_theta": 10_000.0, "layer_norm_eps": 1e-5, "max_text_tokens": 128}

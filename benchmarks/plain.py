@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from hermesflow.config.sections import Decoding, ImageSampling, Training
-from hermesflow.homologous import PairBatch
 from hermesflow.models.showo.model import ShowO
 from hermesflow.selfplay import sampling
 from hermesflow.selfplay.scoring import MultipleChoice
-from hermesflow.train import Logps, step_loss
+from hermesflow.training.pair_dpo import Logps, step_loss
+from hermesflow.training.pairs import PairBatch
 
 GREEDY = Decoding(top_k=1, temperature=1.0)
 

@@ -15,10 +15,10 @@ from hermesflow.budget.decoder import Decoder
 from hermesflow.config.sections import Decoding, ImageSampling, Training
 from hermesflow.core.files import read_codes, write_codes
 from hermesflow.core.seeding import generator
-from hermesflow.homologous import HomologousPairs
 from hermesflow.models.showo.model import Shape, ShowO
 from hermesflow.models.showo.prompting import TokenIds, word_tokenizer
 from hermesflow.selfplay.preferences import CAPTION_COLUMNS, IMAGE_COLUMNS
+from hermesflow.training.pairs import HomologousPairs
 
 _OTHERS = {"partial_rotary_factor": 0.5, "rope_theta": 10_000.0, "layer_norm_eps": 1e-5}
 _GAIN = 1.5  # of the weights, times one over the root of what goes in

@@ -14,11 +14,11 @@ from torch import Tensor
 from benchmarks import limits, plain, sizes
 from benchmarks.sizes import Size
 from hermesflow.budget.machines import Pass
-from hermesflow.homologous import HomologousPairs, PairBatch
 from hermesflow.models.showo.model import ShowO
 from hermesflow.selfplay.sampling import sample_images, sample_texts
 from hermesflow.selfplay.scoring import nearest_choice, vqa_generate, vqa_likelihood
-from hermesflow.train import Logps, PairLogps, new_optimizer, step_loss
+from hermesflow.training.pair_dpo import Logps, PairLogps, new_optimizer, step_loss
+from hermesflow.training.pairs import HomologousPairs, PairBatch
 
 Run = Callable[[], Any]
 NAMES = ("captioning", "vqa_generate", "vqa_likelihood", "image_decoding", "pair_dpo_step")

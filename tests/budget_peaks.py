@@ -21,7 +21,7 @@ from hermesflow.models.showo import sessions
 from hermesflow.models.showo.building import new_model
 from hermesflow.models.showo.model import ShowO, recompute_activations
 from hermesflow.selfplay.sampling import sample_images, sample_texts
-from hermesflow.train import new_optimizer
+from hermesflow.training.pair_dpo import new_optimizer
 
 MICRO = Path(__file__).parents[1] / "config" / "micro.yaml"
 CAPTION = " ".join(["red"] * 20)

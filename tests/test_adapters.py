@@ -10,7 +10,6 @@ import pytest
 import torch
 from peft import PeftModel
 
-from hermesflow.adapters import add_adapters
 from hermesflow.config import provenance
 from hermesflow.config.experiment import load_config
 from hermesflow.config.sections import Lora
@@ -20,7 +19,8 @@ from hermesflow.models.showo.model import load_model
 from hermesflow.stages import prefer, reference, train
 from hermesflow.stages.reference import load_pairs
 from hermesflow.tracking import runs
-from hermesflow.train import PairLogps, new_optimizer
+from hermesflow.training.lora import add_adapters
+from hermesflow.training.pair_dpo import PairLogps, new_optimizer
 from pair_world import SMOKE, make_world, small_config, training
 
 CHECKPOINT = "pair-1"

@@ -20,7 +20,7 @@ from hermesflow.models.showo.building import new_model
 from hermesflow.models.showo.magvit import MagVitV2, save_tokenizer
 from hermesflow.models.showo.model import save_model
 from hermesflow.selfplay.preferences import Candidate, Pair, captions_table, images_table
-from hermesflow.train import Logps
+from hermesflow.training.pair_dpo import Logps
 
 ROOT = Path(__file__).parents[1]
 MICRO = ROOT / "config" / "micro.yaml"

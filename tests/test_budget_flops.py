@@ -8,7 +8,6 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from hermesflow.adapters import add_adapters
 from hermesflow.budget import decoder, pixels
 from hermesflow.budget.decoder import Decoder, image_decoding, image_scoring, text_decoding, text_scoring
 from hermesflow.budget.machines import forwards, total
@@ -21,6 +20,7 @@ from hermesflow.models.showo.magvit import MagVitV2
 from hermesflow.models.showo.model import recompute_activations
 from hermesflow.selfplay.sampling import sample_images, sample_texts
 from hermesflow.selfplay.scoring import vqa_likelihood, vqa_probability
+from hermesflow.training.lora import add_adapters
 
 MICRO = load_config(Path(__file__).parents[1] / "config" / "micro.yaml")
 IN_PLACE = {torch.ops.aten.addmm_: lambda _, a, b, **__: 2 * a[0] * a[1] * b[1]}  # torch does not count it

@@ -19,15 +19,15 @@ import torch
 from hermesflow.config.sections import Checkpoint
 from hermesflow.core.errors import ConfigError, DataError
 from hermesflow.core.files import Layout, read_codes, read_table
-from hermesflow.distributed import check_training, new_accelerator
-from hermesflow.homologous import HomologousPairs, PairBatch
-from hermesflow.losses import dpo_loss, pair_dpo_loss
 from hermesflow.models.showo.model import load_model
 from hermesflow.selfplay.preferences import CAPTION_COLUMNS, IMAGE_COLUMNS
 from hermesflow.stages import prefer, reference, train
 from hermesflow.stages.reference import load_pairs
 from hermesflow.tracking import runs
-from hermesflow.train import PairLogps, reference_logps
+from hermesflow.training.distributed import check_training, new_accelerator
+from hermesflow.training.losses import dpo_loss, pair_dpo_loss
+from hermesflow.training.pair_dpo import PairLogps, reference_logps
+from hermesflow.training.pairs import HomologousPairs, PairBatch
 from pair_world import SMOKE, environment, make_candidates, make_world, small_config, training
 
 CHECKPOINT = "pair-1"
@@ -243,9 +243,9 @@ def test_the_reference_runs_once_beforehand_and_never_while_training(world, monk
     table = reference_logps(model, pairs, training=settings, accelerator=accelerator, what="reference")
     assert list(zip(table["id"], table["pass"], strict=True)) == pairs.rows(settings.steps * settings.batch_size)
 
-    from hermesflow.interruption import Interruption
-    from hermesflow.train import ReferenceTable, train_policy
-    from hermesflow.training_state import StateFolder
+    from hermesflow.training.interruption import Interruption
+    from hermesflow.training.pair_dpo import ReferenceTable, train_policy
+    from hermesflow.training.state import StateFolder
 
     model.register_forward_hook(lambda *args: calls.append(args))
     monkeypatch.setattr(PairLogps, "forward", _counted(PairLogps.forward, calls))

@@ -12,11 +12,11 @@ import pytest
 import torch
 from benchmarks import full_size
 
-from hermesflow.distributed import new_accelerator
-from hermesflow.interruption import Interruption
 from hermesflow.models.showo.model import recompute_activations
-from hermesflow.train import ReferenceTable, reference_logps, train_policy
-from hermesflow.training_state import StateFolder
+from hermesflow.training.distributed import new_accelerator
+from hermesflow.training.interruption import Interruption
+from hermesflow.training.pair_dpo import ReferenceTable, reference_logps, train_policy
+from hermesflow.training.state import StateFolder
 
 ROOT = Path(__file__).parents[1]
 

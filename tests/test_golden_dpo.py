@@ -7,8 +7,8 @@ scores the two boundary tokens, and the official code sums over the batch before
 import pytest
 import torch
 
-from hermesflow.losses import dpo_loss
 from hermesflow.models.logps import row_sums, token_logps
+from hermesflow.training.losses import dpo_loss
 from showo_golden import golden_model, reference
 
 SOI = 33  # column of <|soi|> in a recorded image row

@@ -15,9 +15,9 @@ import pytest
 
 from hermesflow.core.errors import Interrupted
 from hermesflow.core.files import Layout
-from hermesflow.interruption import ECHO, Interruption
 from hermesflow.stages import prefer, reference, train
 from hermesflow.tracking import runs
+from hermesflow.training.interruption import ECHO, Interruption
 from pair_world import CommandLine, make_world, small_config
 
 CHECKPOINT = "pair-1"
@@ -93,7 +93,7 @@ def test_a_launcher_warned_before_it_has_started_anything(world, tmp_path):
 def test_a_warning_is_echoed_but_a_second_one_ends_the_process():
     script = (
         "import os, signal, time\n"
-        "from hermesflow.interruption import Interruption\n"
+        "from hermesflow.training.interruption import Interruption\n"
         "with Interruption() as interruption:\n"
         "    for wait in (0, 0.1, 0.1):\n"
         "        time.sleep(wait)\n"

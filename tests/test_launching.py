@@ -8,8 +8,8 @@ import pytest
 
 from hermesflow.core.errors import ConfigError
 from hermesflow.core.files import Layout
-from hermesflow.launching import accelerate_options
 from hermesflow.stages import prefer, reference
+from hermesflow.training.launch import accelerate_options
 from pair_world import CommandLine, make_world, small_config
 
 ACCELERATE = Path(__file__).parents[1] / "config" / "accelerate"

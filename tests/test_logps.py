@@ -6,9 +6,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import PhiConfig, PhiForCausalLM
 
-from hermesflow.losses import dpo_logratios, pair_dpo_loss
 from hermesflow.models import logps as logps_module
 from hermesflow.models.logps import row_sums, token_logps
+from hermesflow.training.losses import dpo_logratios, pair_dpo_loss
 
 GOLDENS = Path(__file__).parent / "goldens" / "showo_tiny"
 BETA = 0.2

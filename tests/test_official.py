@@ -17,7 +17,6 @@ from hermesflow.config.sections import Checkpoint, Defect
 from hermesflow.core.errors import ConfigError, HermesflowError
 from hermesflow.core.files import Layout, read_table
 from hermesflow.data.pairs import images_of, read_pairs
-from hermesflow.losses import dpo_logratios, pair_dpo_loss
 from hermesflow.models.showo.magvit import load_tokenizer
 from hermesflow.official.images import smaller_images, smaller_pictures
 from hermesflow.official.pairs import joined_by_list_index, stale_selection
@@ -27,7 +26,8 @@ from hermesflow.report.tables import _arm
 from hermesflow.selfplay.preferences import IMAGE_COLUMNS, Candidate, Threshold
 from hermesflow.stages import data, prefer, reference, tokenizer, train
 from hermesflow.stages.reference import load_pairs
-from hermesflow.train import PairLogps, learning_rate
+from hermesflow.training.losses import dpo_logratios, pair_dpo_loss
+from hermesflow.training.pair_dpo import PairLogps, learning_rate
 from pair_world import SMOKE, make_world, small_config
 from showo_golden import golden_model
 from showo_golden import reference as golden

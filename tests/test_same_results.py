@@ -9,7 +9,7 @@ from benchmarks import plain, sizes
 
 from hermesflow.selfplay.sampling import sample_images, sample_texts
 from hermesflow.selfplay.scoring import nearest_choice, vqa_generate, vqa_likelihood
-from hermesflow.train import Logps, PairLogps, step_loss
+from hermesflow.training.pair_dpo import Logps, PairLogps, step_loss
 
 FEW = {"medium": {"questions": 4, "pairs": 1}, "tiny": {}}
 """Less of the works than the bench does."""

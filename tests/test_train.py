@@ -12,14 +12,14 @@ from accelerate.state import AcceleratorState, GradientState
 from hermesflow.config.experiment import Config
 from hermesflow.core.errors import ArtifactError, ConfigError, DataError, HermesflowError
 from hermesflow.core.files import Layout, read_json, read_weights, write_json
-from hermesflow.distributed import check_training, micro_batches, new_accelerator
-from hermesflow.homologous import HomologousPairs
 from hermesflow.models.showo.model import load_model
 from hermesflow.stages import prefer, reference, train
 from hermesflow.stages.reference import load_pairs
 from hermesflow.tracking import runs
-from hermesflow.train import Logps, PairLogps, ReferenceTable, learning_rate, step_loss
-from hermesflow.training_state import StateFolder
+from hermesflow.training.distributed import check_training, micro_batches, new_accelerator
+from hermesflow.training.pair_dpo import Logps, PairLogps, ReferenceTable, learning_rate, step_loss
+from hermesflow.training.pairs import HomologousPairs
+from hermesflow.training.state import StateFolder
 from pair_world import make_world, small_config, training
 
 LN2 = math.log(2)

@@ -160,7 +160,7 @@ def _first_process() -> bool:
 
 def _launch(arguments: argparse.Namespace) -> None:
     from hermesflow.config.experiment import load_config
-    from hermesflow.launching import launch
+    from hermesflow.training.launch import launch
 
     names = ("config", "results", "threads", *STAGES[arguments.stage].takes)
     options = [f"--{name}={getattr(arguments, name)}" for name in names]

@@ -20,14 +20,14 @@ from hermesflow.budget.machines import Pass
 from hermesflow.budget.memory import image_calls, scoring_peak, text_calls
 from hermesflow.config.experiment import Config, has_judge
 from hermesflow.config.sections import Training
-from hermesflow.distributed import micro_batch_size
 from hermesflow.evaluation.generation import _ROWS as DRAWN_TOGETHER
 from hermesflow.models.showo.magvit import BATCH_PIXELS
-from hermesflow.pretraining import text_steps
 from hermesflow.selfplay.scoring import VQA_METHODS
 from hermesflow.selfplay.sharding import pairs_per_batch
 from hermesflow.stages.encode import SPLITS
 from hermesflow.stages.evaluate import OWN_SAMPLES
+from hermesflow.training.distributed import micro_batch_size
+from hermesflow.training.pretraining import text_steps
 
 JUDGED_TOGETHER = 64  # images, of stage `judge`
 QUESTIONS_OF_BENCHMARKS = 20

@@ -16,8 +16,8 @@ from hermesflow.data.pairs import read_pairs
 from hermesflow.models.conversion import converted, place
 from hermesflow.models.showo.building import meta_model, new_model
 from hermesflow.models.showo.model import describe_model, save_model
-from hermesflow.pretraining import Example, batches, optimiser_of, train_step
 from hermesflow.tracking import runs
+from hermesflow.training.pretraining import Example, batches, optimiser_of, train_step
 
 LOG_EVERY = 20  # steps between rows of history.csv
 

@@ -10,13 +10,13 @@ from hermesflow.config.experiment import Config
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout, read_codes, read_table, write_table
 from hermesflow.data.pairs import images_of, read_pairs
-from hermesflow.distributed import new_accelerator
-from hermesflow.homologous import HomologousPairs
 from hermesflow.models.showo.magvit import load_tokenizer
 from hermesflow.models.showo.model import load_model
 from hermesflow.official.images import smaller_images, smaller_pictures
 from hermesflow.selfplay.preferences import CAPTION_COLUMNS, IMAGE_COLUMNS
-from hermesflow.train import reference_logps
+from hermesflow.training.distributed import new_accelerator
+from hermesflow.training.pair_dpo import reference_logps
+from hermesflow.training.pairs import HomologousPairs
 
 
 def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import torch
 
-from hermesflow.adapters import add_adapters, save_adapters
 from hermesflow.config.experiment import Config, as_plain
 from hermesflow.core.files import Layout, digest_of, read_table, sha256, write_manifest, write_table
 from hermesflow.core.seeding import seed_of
-from hermesflow.distributed import new_accelerator
-from hermesflow.interruption import Interruption
 from hermesflow.models.showo.model import load_model, recompute_activations, save_model
 from hermesflow.official.training import training_of
 from hermesflow.stages.reference import load_pairs
 from hermesflow.tracking import runs
-from hermesflow.train import Logps, ReferenceTable, train_policy
-from hermesflow.training_state import StateFolder
+from hermesflow.training.distributed import new_accelerator
+from hermesflow.training.interruption import Interruption
+from hermesflow.training.lora import add_adapters, save_adapters
+from hermesflow.training.pair_dpo import Logps, ReferenceTable, train_policy
+from hermesflow.training.state import StateFolder
 
 
 def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:

@@ -14,7 +14,7 @@ from accelerate import Accelerator, DistributedType
 from hermesflow.config.sections import Training
 from hermesflow.core.errors import ConfigError
 from hermesflow.core.seeding import deterministic
-from hermesflow.homologous import Row
+from hermesflow.training.pairs import Row
 
 
 def new_accelerator(training: Training, *, device: str, precision: str) -> Accelerator:

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from hermesflow.config.sections import Defect, Objective, Training
 from hermesflow.core.errors import DataError, HermesflowError, Interrupted
 from hermesflow.core.progress import Progress
-from hermesflow.distributed import micro_batches
-from hermesflow.homologous import HomologousPairs, PairBatch, Row
-from hermesflow.interruption import Interruption
-from hermesflow.losses import chosen_nll, dpo_logratios, implicit_rewards, pair_dpo_loss
 from hermesflow.models.backbone import UnifiedModel
 from hermesflow.official.training import spoiled_deltas
-from hermesflow.training_state import StateFolder
+from hermesflow.training.distributed import micro_batches
+from hermesflow.training.interruption import Interruption
+from hermesflow.training.losses import chosen_nll, dpo_logratios, implicit_rewards, pair_dpo_loss
+from hermesflow.training.pairs import HomologousPairs, PairBatch, Row
+from hermesflow.training.state import StateFolder
 
 
 class Logps(NamedTuple):

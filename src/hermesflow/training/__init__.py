@@ -1,0 +1,1 @@
+"""Pair-DPO, pre-training, and what a job on several processes needs."""
