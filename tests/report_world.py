@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from hermesflow.config.experiment import Config, load_config
+from hermesflow.evaluation.bootstrap import COLUMNS
 from hermesflow.evaluation.metrics import GENEVAL_KINDS
-from hermesflow.evaluation.statistics import COLUMNS
 
 ROOT = Path(__file__).parents[1]
 PAPER_TABLES = ROOT / "config" / "paper_tables"

@@ -20,8 +20,8 @@ from hermesflow.benchmarks.dpg import (
 )
 from hermesflow.benchmarks.vqa_judge import TransformersVqa, vqa_judge
 from hermesflow.core.errors import ConfigError, DataError
+from hermesflow.evaluation.bootstrap import point_values
 from hermesflow.evaluation.evaluated import Evaluated
-from hermesflow.evaluation.statistics import point_values
 
 CAT, PHOTO = ("partiprompts1", "A red cat, asleep.", "cat"), ("posescript7", "A photo", "")
 ROWS = [

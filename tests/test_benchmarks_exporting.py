@@ -18,7 +18,7 @@ from hermesflow.benchmarks.geneval_parity import grade_folder
 from hermesflow.benchmarks.pretrained import PretrainedClip
 from hermesflow.config.experiment import as_plain, load_config
 from hermesflow.core.files import read_codes
-from hermesflow.evaluation import generation
+from hermesflow.evaluation.worlds import generation
 from hermesflow.models.showo.magvit import load_tokenizer
 from hermesflow.stages import grade
 

@@ -25,9 +25,9 @@ from hermesflow.benchmarks.fidelity import (
 )
 from hermesflow.benchmarks.pretrained import PretrainedClip
 from hermesflow.core.errors import DataError
+from hermesflow.evaluation.bootstrap import estimate
 from hermesflow.evaluation.evaluated import Evaluated
 from hermesflow.evaluation.frechet import distances_to
-from hermesflow.evaluation.statistics import estimate
 
 
 def test_captions_of_both_formats_in_order_of_ids(tmp_path):

@@ -15,9 +15,9 @@ from hermesflow.benchmarks.geneval import (
     strongest,
 )
 from hermesflow.core.errors import DataError
+from hermesflow.evaluation.bootstrap import point_values
 from hermesflow.evaluation.evaluated import Evaluated
-from hermesflow.evaluation.generation import geneval_units
-from hermesflow.evaluation.statistics import point_values
+from hermesflow.evaluation.worlds.generation import geneval_units
 
 BENCH, CAT, CUP = ({"class": name, "count": 1} for name in ("bench", "cat", "cup"))
 LINES = {  # one line of each kind, as evaluation_metadata.jsonl has them

@@ -18,8 +18,8 @@ from hermesflow.benchmarks.geneval2 import (
     soft_tifa,
 )
 from hermesflow.core.errors import DataError
+from hermesflow.evaluation.bootstrap import estimate, point_values
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS, Evaluated
-from hermesflow.evaluation.statistics import estimate, point_values
 
 OWLS = {  # "a" counts as no part of the prompt, but how many there are is asked
     "prompt": "two tin owls near a lamp",

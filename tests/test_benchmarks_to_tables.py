@@ -12,8 +12,8 @@ import torch
 import test_stage_grade
 from hermesflow.core.files import write_table, write_weights
 from hermesflow.data.pairs import read_pairs
+from hermesflow.evaluation.bootstrap import summarise
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS
-from hermesflow.evaluation.statistics import summarise
 from hermesflow.report.facts import benchmark_lines
 from hermesflow.report.formatting import Table, to_markdown
 from hermesflow.report.tables import all_tables

@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from hermesflow.data.microworld.world import KINDS, caption_of, make_scene, render
-from hermesflow.evaluation import clip
-from hermesflow.evaluation.clip import (
+from hermesflow.evaluation.worlds import clip
+from hermesflow.evaluation.worlds.clip import (
     Clip,
     contrastive_loss,
     features,

@@ -3,9 +3,9 @@ import pytest
 
 from hermesflow.core.errors import DataError
 from hermesflow.data.microworld.world import Question, Scene, SceneObject
+from hermesflow.evaluation.bootstrap import point_values
 from hermesflow.evaluation.evaluated import Evaluated
-from hermesflow.evaluation.gap import Asked, gap_table, gap_units
-from hermesflow.evaluation.statistics import point_values
+from hermesflow.evaluation.worlds.gap import Asked, gap_table, gap_units
 
 REAL = Scene((SceneObject("circle", "red", "large", 0),))
 WRONG_COLOR = Scene((SceneObject("circle", "blue", "large", 0),))

@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from hermesflow.data.microworld.world import Scene, SceneObject, caption_of
+from hermesflow.evaluation.bootstrap import point_values
 from hermesflow.evaluation.evaluated import Evaluated
-from hermesflow.evaluation.generation import (
+from hermesflow.evaluation.metrics import GENEVAL_KINDS
+from hermesflow.evaluation.worlds.generation import (
     Check,
     Request,
     credited,
@@ -16,8 +18,6 @@ from hermesflow.evaluation.generation import (
     fidelity_units,
     geneval_units,
 )
-from hermesflow.evaluation.metrics import GENEVAL_KINDS
-from hermesflow.evaluation.statistics import point_values
 
 RED = SceneObject("circle", "red", "large", 0)
 BLUE = SceneObject("square", "blue", "small", 1)
@@ -118,7 +118,7 @@ def test_an_image_does_not_depend_on_what_else_is_drawn(monkeypatch):
     def sample(model, captions, *, settings, generators):
         return torch.stack([torch.randint(1000, (3,), generator=g) for g in generators])
 
-    monkeypatch.setattr("hermesflow.evaluation.generation.sample_images", sample)
+    monkeypatch.setattr("hermesflow.evaluation.worlds.generation.sample_images", sample)
     requests = [Request(f"p{i}", k, "a circle") for i in range(200) for k in (0, 1)]
     codes = draw(Drawer(), requests, settings=None, seed=0)
     assert codes.shape == (400, 3)

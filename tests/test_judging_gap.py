@@ -4,9 +4,9 @@ import pytest
 from chat_server import ChatServer, picture
 from hermesflow.core.errors import DataError
 from hermesflow.data.microworld.questions import Question
+from hermesflow.evaluation.bootstrap import point_values
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS, Evaluated
-from hermesflow.evaluation.gap import Asked, gap_units
-from hermesflow.evaluation.statistics import point_values
+from hermesflow.evaluation.worlds.gap import Asked, gap_units
 from hermesflow.judging.endpoint import EndpointJudge
 from hermesflow.judging.gap import Judged, ask, gap_table, judge_facts, literal_verdict
 from hermesflow.judging.protocol import Verdict

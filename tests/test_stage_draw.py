@@ -12,8 +12,8 @@ from hermesflow.benchmarks.reference_origin import origin
 from hermesflow.core.errors import ArtifactError, ConfigError, DataError
 from hermesflow.core.files import read_codes, write_codes
 from hermesflow.data.pairs import read_pairs
-from hermesflow.evaluation import generation
-from hermesflow.evaluation.generation import Request
+from hermesflow.evaluation.worlds import generation
+from hermesflow.evaluation.worlds.generation import Request
 from hermesflow.models.showo.model import load_model
 from hermesflow.selfplay.sharding import shard_folder
 from hermesflow.stages import draw, gather_drawn

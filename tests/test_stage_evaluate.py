@@ -13,7 +13,8 @@ from hermesflow.core.files import Layout, read_codes, read_json, read_table, wri
 from hermesflow.data.microworld.judge import answer, read_image
 from hermesflow.data.microworld.world import Question
 from hermesflow.data.pairs import images_of, read_pairs
-from hermesflow.evaluation import held_out, statistics
+from hermesflow.evaluation import bootstrap
+from hermesflow.evaluation.worlds import held_out
 from hermesflow.models.showo.building import new_model
 from hermesflow.models.showo.magvit import MagVitV2, save_tokenizer
 from hermesflow.models.showo.model import save_model
@@ -68,8 +69,8 @@ def evaluated(world):
 
 def test_every_figure_of_the_tables_is_there(evaluated):
     metrics = read_json(evaluated["base"] / "metrics.json")
-    wanted = {"cider", "vqa", "gqa", "dpg", "fid", "clip_score", *statistics.COMPOSED}
-    wanted |= {part for parts in statistics.COMPOSED.values() for part in parts}
+    wanted = {"cider", "vqa", "gqa", "dpg", "fid", "clip_score", *bootstrap.COMPOSED}
+    wanted |= {part for parts in bootstrap.COMPOSED.values() for part in parts}
     real = re.compile("pope/.*(precision|recall|yes_ratio)|mme/(perception|cognition)|mme/.*/accuracy.*")  # lmms-eval's
     wanted = {name for name in wanted if not real.match(name)}
     assert set(metrics) == {name for name in wanted if not name.startswith("gap/self/")}  # an independent judge reads
@@ -97,7 +98,7 @@ def test_raw_rows_add_up_to_the_figures(evaluated):
 
 
 def test_checkpoints_are_compared_on_the_same_units(evaluated):
-    table = statistics.summarise({n: {0: f} for n, f in evaluated.items()}, resamples=20, confidence=0.95)
+    table = bootstrap.summarise({n: {0: f} for n, f in evaluated.items()}, resamples=20, confidence=0.95)
     assert set(table["checkpoint"]) == {"base", "pair-1"}
     assert table.loc[table["checkpoint"] == "pair-1", "delta"].notna().all()
     items = table[table["checkpoint"] == "base"].set_index("metric")["items"]

@@ -23,9 +23,9 @@ from hermesflow.config.judges import LocalVlm
 from hermesflow.core.errors import ArtifactError, ConfigError
 from hermesflow.core.files import read_codes, read_json, sha256, write_codes
 from hermesflow.data.pairs import read_pairs
-from hermesflow.evaluation import generation
+from hermesflow.evaluation.bootstrap import FIDELITY_POOL, point_values, resample_counts
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS, Evaluated
-from hermesflow.evaluation.statistics import FIDELITY_POOL, point_values, resample_counts
+from hermesflow.evaluation.worlds import generation
 from hermesflow.judging.protocol import Item
 from hermesflow.models.showo.magvit import load_tokenizer
 from hermesflow.stages import grade

@@ -8,7 +8,8 @@ import torch
 
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import write_json, write_table, write_weights
-from hermesflow.evaluation import metrics, statistics
+from hermesflow.evaluation import bootstrap, metrics
+from hermesflow.evaluation.bootstrap import COLUMNS, estimate, point_values, resample_counts, summarise
 from hermesflow.evaluation.evaluated import (
     FEATURES,
     UNIT_COLUMNS,
@@ -20,7 +21,6 @@ from hermesflow.evaluation.evaluated import (
     read_values,
 )
 from hermesflow.evaluation.frechet import frechet_distance, frechet_distances
-from hermesflow.evaluation.statistics import COLUMNS, estimate, point_values, resample_counts, summarise
 
 
 def units(metric: str, numerators, denominators=None, pool: str = "gap") -> pd.DataFrame:
@@ -90,7 +90,7 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
     for _ in range(300):
         sample = evaluated(units("vqa", generator.random(60) < 0.7))
         drawn = estimate(sample, resamples=200)
-        low, high = statistics._interval(drawn.values, drawn.replicates, 0.9)
+        low, high = bootstrap._interval(drawn.values, drawn.replicates, 0.9)
         hits += low[0] <= 0.7 <= high[0]
     assert 0.84 < hits / 300 < 0.95
 

@@ -5,8 +5,8 @@ import pytest
 
 from hermesflow.data.microworld.judge import answer, read_image
 from hermesflow.data.microworld.world import KINDS, Question, caption_of, make_scene, parse_caption, render, vocabulary
-from hermesflow.evaluation import understanding
-from hermesflow.evaluation.understanding import (
+from hermesflow.evaluation.worlds import understanding
+from hermesflow.evaluation.worlds.understanding import (
     Item,
     answer_units,
     caption_units,

@@ -10,7 +10,7 @@ from lmms_eval.tasks.mmmu import utils as mmmu
 from lmms_eval.tasks.pope import utils as pope
 from lmms_eval.tasks.vqav2 import utils as vqav2
 
-from hermesflow.evaluation.understanding import units_table
+from hermesflow.evaluation.worlds.understanding import units_table
 from hermesflow.lmms import results
 from hermesflow.lmms.answering import caption, pope_reading
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from hermesflow.core.errors import ArtifactError, ConfigError, DataError
 from hermesflow.core.files import read_table
+from hermesflow.evaluation.bootstrap import estimate
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS, Evaluated
-from hermesflow.evaluation.statistics import estimate
 from hermesflow.lmms import results
 from hermesflow.lmms.answering import pixel_digest
 

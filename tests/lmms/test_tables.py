@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hermesflow.core.files import Layout, read_json, write_table, write_weights
-from hermesflow.evaluation import evaluated, statistics
+from hermesflow.evaluation import bootstrap, evaluated
 from hermesflow.lmms.results import figures_of
 from hermesflow.lmms.running import BENCHMARKS
 from hermesflow.lmms.summary import summarise
@@ -55,7 +55,7 @@ def tables(folders, layout):
     write_table(own / "units.parquet", pd.DataFrame(rows, columns=list(evaluated.UNIT_COLUMNS)))
     write_weights(own / "features.safetensors", {name: torch.zeros(0, 1) for name in ("generated", "real")})
     benchmarks = {"base": {0: list(folders.values())}}
-    summary = statistics.summarise({"base": {0: own}}, benchmarks, resamples=50, confidence=0.95)
+    summary = bootstrap.summarise({"base": {0: own}}, benchmarks, resamples=50, confidence=0.95)
     made = all_tables(summary, showo(), PAPER_TABLES, benchmark_lines(benchmarks))
     return {table.name: table for table in made}
 

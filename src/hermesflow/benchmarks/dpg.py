@@ -24,8 +24,8 @@ import pandas as pd
 from PIL import Image
 
 from hermesflow.core.errors import DataError
-from hermesflow.evaluation.generation import DENSE
-from hermesflow.evaluation.understanding import units_table
+from hermesflow.evaluation.worlds.generation import DENSE
+from hermesflow.evaluation.worlds.understanding import units_table
 
 CSV_COLUMNS = (
     "item_id", "text", "keywords", "proposition_id", "dependency", "category_broad", "category_detailed", "tuple",

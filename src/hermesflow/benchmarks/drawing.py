@@ -11,7 +11,7 @@ from hermesflow.config.benchmarks import DRAWN, Benchmarks
 from hermesflow.core.errors import ConfigError, DataError
 from hermesflow.core.files import Layout, digest_of
 from hermesflow.data.pairs import read_pairs
-from hermesflow.evaluation.generation import Request
+from hermesflow.evaluation.worlds.generation import Request
 
 TOGETHER = 250  # images of a batch, whole prompts: what is kept at once, and dealt to shards
 _ORIGINS = {

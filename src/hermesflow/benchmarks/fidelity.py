@@ -29,9 +29,9 @@ from hermesflow.benchmarks.inception import SIDE
 from hermesflow.benchmarks.pretrained import PretrainedClip
 from hermesflow.core.errors import DataError
 from hermesflow.core.files import atomic
-from hermesflow.evaluation import generation
 from hermesflow.evaluation.evaluated import Whole
 from hermesflow.evaluation.frechet import distances_to, frechet_distance
+from hermesflow.evaluation.worlds import generation
 
 IMAGES = 30_000
 """Images of the protocol that papers call COCO-30K."""

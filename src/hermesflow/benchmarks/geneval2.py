@@ -28,7 +28,7 @@ from PIL import Image
 
 from hermesflow.core.errors import DataError
 from hermesflow.evaluation.metrics import GENEVAL2_SKILLS
-from hermesflow.evaluation.understanding import units_table
+from hermesflow.evaluation.worlds.understanding import units_table
 
 POOL = "geneval2"
 TABLE_COLUMNS = ("prompt", "image", "caption", "atoms", "question", "answer", "skill", "probability")

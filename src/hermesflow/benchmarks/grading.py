@@ -24,9 +24,9 @@ from hermesflow.benchmarks.kept import Kept
 from hermesflow.benchmarks.pretrained import PretrainedClip
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout, read_codes, read_json
-from hermesflow.evaluation import generation
+from hermesflow.evaluation.bootstrap import FIDELITY_POOL, resample_counts
 from hermesflow.evaluation.evaluated import Whole
-from hermesflow.evaluation.statistics import FIDELITY_POOL, resample_counts
+from hermesflow.evaluation.worlds import generation
 
 _TOGETHER = 32  # captions whose images are decoded and scored together
 _KEPT_TOGETHER = 8  # prompts whose verdicts are kept together

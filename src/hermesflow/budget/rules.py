@@ -20,7 +20,7 @@ from hermesflow.budget.machines import Pass
 from hermesflow.budget.memory import image_calls, scoring_peak, text_calls
 from hermesflow.config.experiment import Config, has_judge
 from hermesflow.config.sections import Training
-from hermesflow.evaluation.generation import _ROWS as DRAWN_TOGETHER
+from hermesflow.evaluation.worlds.generation import _ROWS as DRAWN_TOGETHER
 from hermesflow.models.showo.magvit import BATCH_PIXELS
 from hermesflow.selfplay.scoring import VQA_METHODS
 from hermesflow.selfplay.sharding import pairs_per_batch

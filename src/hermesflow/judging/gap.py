@@ -20,7 +20,7 @@ import pandas as pd
 
 from hermesflow.core.errors import DataError
 from hermesflow.data.questions.rows import plain
-from hermesflow.evaluation.gap import Asked
+from hermesflow.evaluation.worlds.gap import Asked
 from hermesflow.judging.protocol import Item, Judge, Verdict, outcome_counts
 
 EVIDENCE = ("drawn", "real", "said")

@@ -8,7 +8,7 @@ from typing import Any
 
 from hermesflow.benchmarks.grading import Graded
 from hermesflow.config.judges import AnyJudge, Endpoint
-from hermesflow.evaluation.gap import Asked, gap_units
+from hermesflow.evaluation.worlds.gap import Asked, gap_units
 from hermesflow.judging.endpoint import EndpointJudge
 from hermesflow.judging.gap import about_images, ask, gap_table, judge_facts
 from hermesflow.judging.local import LocalJudge

@@ -22,7 +22,7 @@ import pandas as pd
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import read_json, read_table
 from hermesflow.evaluation.metrics import COMPOSED
-from hermesflow.evaluation.understanding import units_table
+from hermesflow.evaluation.worlds.understanding import units_table
 from hermesflow.lmms.running import IMAGES
 
 LOCAL = "_local"

@@ -10,7 +10,7 @@ from hermesflow.core.files import Layout, write_json, write_manifest
 from hermesflow.core.progress import Progress
 from hermesflow.core.seeding import deterministic
 from hermesflow.data.pairs import images_of, read_pairs
-from hermesflow.evaluation.clip import retrieval_accuracy, save_clip, train_clip
+from hermesflow.evaluation.worlds.clip import retrieval_accuracy, save_clip, train_clip
 
 
 def run(config: Config, layout: Layout) -> None:

@@ -18,7 +18,7 @@ from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout, digest_of, read_codes, sha256, write_codes
 from hermesflow.core.progress import Progress
 from hermesflow.core.seeding import deterministic
-from hermesflow.evaluation import generation
+from hermesflow.evaluation.worlds import generation
 from hermesflow.models.backbone import UnifiedModel
 from hermesflow.models.showo.model import load_model
 from hermesflow.selfplay.sharding import shard_batches, shard_folder

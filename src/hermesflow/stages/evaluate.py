@@ -24,10 +24,11 @@ from hermesflow.data.microworld.captions import parse_caption
 from hermesflow.data.microworld.judge import accepts, read_images
 from hermesflow.data.microworld.scenes import Scene
 from hermesflow.data.pairs import read_pairs
-from hermesflow.evaluation import clip, gap, generation, self_judged, statistics, understanding
+from hermesflow.evaluation import bootstrap
 from hermesflow.evaluation.evaluated import FEATURES, UNITS, read_evaluated
-from hermesflow.evaluation.generation import DENSE, Request
-from hermesflow.evaluation.held_out import Split, answer, ask, questions_of, read_split
+from hermesflow.evaluation.worlds import clip, gap, generation, self_judged, understanding
+from hermesflow.evaluation.worlds.generation import DENSE, Request
+from hermesflow.evaluation.worlds.held_out import Split, answer, ask, questions_of, read_split
 from hermesflow.models.backbone import UnifiedModel
 from hermesflow.models.sentence_encoder import SentenceEncoder, load_encoder
 from hermesflow.models.showo.magvit import load_tokenizer
@@ -264,7 +265,7 @@ def _describe(config: Config, model: UnifiedModel, codes: Tensor) -> list[str]:
 def _write_summary(out: Path, units: pd.DataFrame, features: dict[str, Tensor]) -> None:
     write_table(out / UNITS, units)
     write_weights(out / FEATURES, features)
-    write_json(out / "metrics.json", statistics.point_values(read_evaluated(out)))
+    write_json(out / "metrics.json", bootstrap.point_values(read_evaluated(out)))
 
 
 def _samples(prompts: Sequence[dict[str, Any]], drawn: Drawn) -> tuple[list[str], Tensor]:

@@ -34,7 +34,7 @@ from hermesflow.core.files import Layout, sha256, write_json, write_manifest, wr
 from hermesflow.core.progress import Progress
 from hermesflow.core.seeding import deterministic
 from hermesflow.evaluation.evaluated import UNITS
-from hermesflow.evaluation.held_out import ask, questions_of, read_split
+from hermesflow.evaluation.worlds.held_out import ask, questions_of, read_split
 from hermesflow.judging.grading import check_judge, grade_gap, judge_of
 from hermesflow.judging.protocol import png_bytes
 from hermesflow.models.sentence_encoder import load_encoder

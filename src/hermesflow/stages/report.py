@@ -12,8 +12,8 @@ import pandas as pd
 from hermesflow.config.experiment import BASE, Config
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout, read_codes, read_json, read_table, write_json
+from hermesflow.evaluation.bootstrap import point_values, summarise
 from hermesflow.evaluation.evaluated import read_evaluated
-from hermesflow.evaluation.statistics import point_values, summarise
 from hermesflow.report import audit, formatting, tables
 from hermesflow.report.answer import answer, summary_of
 from hermesflow.report.facts import benchmark_lines

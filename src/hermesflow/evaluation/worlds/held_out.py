@@ -14,7 +14,7 @@ from hermesflow.config.experiment import Config
 from hermesflow.core.files import Layout, read_codes
 from hermesflow.data.microworld.questions import Question
 from hermesflow.data.pairs import images_of, read_pairs
-from hermesflow.evaluation.gap import Asked
+from hermesflow.evaluation.worlds.gap import Asked
 from hermesflow.models.backbone import UnifiedModel
 from hermesflow.selfplay.scoring import free_answers
 from hermesflow.selfplay.sharding import check_ids

@@ -17,9 +17,9 @@ from hermesflow.config.sections import ImageSampling
 from hermesflow.core.seeding import generator
 from hermesflow.data.microworld.captions import Mention, parse_caption, phrase, relation_of
 from hermesflow.data.microworld.scenes import CELLS, Scene
+from hermesflow.evaluation.bootstrap import FIDELITY_POOL
 from hermesflow.evaluation.metrics import GENEVAL_KINDS
-from hermesflow.evaluation.statistics import FIDELITY_POOL
-from hermesflow.evaluation.understanding import units_table
+from hermesflow.evaluation.worlds.understanding import units_table
 from hermesflow.models.backbone import UnifiedModel
 from hermesflow.models.showo.magvit import BATCH_PIXELS, MagVitV2, to_images
 from hermesflow.selfplay.sampling import sample_images

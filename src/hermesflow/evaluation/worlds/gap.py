@@ -19,7 +19,7 @@ from hermesflow.core.errors import DataError
 from hermesflow.data.microworld.judge import answer as read_answer
 from hermesflow.data.microworld.questions import Question
 from hermesflow.data.microworld.scenes import Scene
-from hermesflow.evaluation.understanding import units_table
+from hermesflow.evaluation.worlds.understanding import units_table
 
 POOL = "gap"
 SIDES = {

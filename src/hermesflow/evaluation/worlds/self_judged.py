@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from hermesflow.evaluation.gap import POOL, Asked
-from hermesflow.evaluation.understanding import ANSWER_COLUMNS, units_table
+from hermesflow.evaluation.worlds.gap import POOL, Asked
+from hermesflow.evaluation.worlds.understanding import ANSWER_COLUMNS, units_table
 
 SIDES = {"gap/self/understanding": "understanding", "gap/self/generation": "generation"}
 """Metric and the column of `gap_table` it is the mean of."""

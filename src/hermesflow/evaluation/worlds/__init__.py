@@ -1,0 +1,1 @@
+"""Counterparts of the benchmarks that need no download, measured on held-out pairs."""
