@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from hermesflow.benchmarks.geneval import OBJECTS
+from hermesflow.evaluation.benchmarks.geneval import OBJECTS
 
 WORDS = [
     "[PAD]",

@@ -13,14 +13,14 @@ import torch
 from safetensors.torch import save_file
 
 from benchmark_models import save_clip, save_detector, save_qwen3_vl, save_vilt
-from hermesflow.benchmarks.dpg import CSV_COLUMNS
-from hermesflow.benchmarks.inception import Inception
 from hermesflow.config.benchmarks import Benchmarks, Coco, DpgBench, Gap, GenEval, GenEval2, Understanding
 from hermesflow.config.experiment import Config, load_config
 from hermesflow.config.judges import AnyJudge, LocalVlm
 from hermesflow.config.sections import Source
 from hermesflow.core.files import Layout, sha256, write_codes
 from hermesflow.data.pairs import read_pairs
+from hermesflow.evaluation.benchmarks.dpg import CSV_COLUMNS
+from hermesflow.evaluation.benchmarks.inception import Inception
 from hermesflow.models.showo.building import new_model
 from hermesflow.models.showo.magvit import MagVitV2, save_tokenizer
 from hermesflow.models.showo.model import save_model

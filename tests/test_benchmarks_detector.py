@@ -5,10 +5,10 @@ from PIL import Image
 from torch.nn import functional as F
 
 from benchmark_models import ITS_OWN_NAMES, save_clip, save_detector
-from hermesflow.benchmarks.geneval import COLORS, OBJECTS, Detection
-from hermesflow.benchmarks.geneval_detector import ColorClassifier, Detector, crop, instances, object_names
-from hermesflow.benchmarks.pretrained import PretrainedClip
 from hermesflow.core.errors import ConfigError
+from hermesflow.evaluation.benchmarks.geneval import COLORS, OBJECTS, Detection
+from hermesflow.evaluation.benchmarks.geneval_detector import ColorClassifier, Detector, crop, instances, object_names
+from hermesflow.evaluation.benchmarks.pretrained import PretrainedClip
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from benchmark_models import save_blip, save_clip, save_qwen3_vl, save_vilt
-from hermesflow.benchmarks.dpg import (
+from hermesflow.core.errors import ConfigError, DataError
+from hermesflow.evaluation.benchmarks.dpg import (
     CSV_COLUMNS,
     Question,
     answers_of,
@@ -18,8 +19,7 @@ from hermesflow.benchmarks.dpg import (
     read_grid,
     read_prompts,
 )
-from hermesflow.benchmarks.vqa_judge import TransformersVqa, vqa_judge
-from hermesflow.core.errors import ConfigError, DataError
+from hermesflow.evaluation.benchmarks.vqa_judge import TransformersVqa, vqa_judge
 from hermesflow.evaluation.bootstrap import point_values
 from hermesflow.evaluation.evaluated import Evaluated
 

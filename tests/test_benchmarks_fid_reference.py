@@ -11,13 +11,20 @@ import yaml
 from PIL import Image
 
 from hermesflow import cli
-from hermesflow.benchmarks.fid_reference import moments_of, real_images
-from hermesflow.benchmarks.fidelity import Caption, Gaussian, features, read_captions, read_reference, write_reference
-from hermesflow.benchmarks.inception import Inception, load_inception
-from hermesflow.benchmarks.reference_origin import check_reference, origin
 from hermesflow.config.sections import Source
 from hermesflow.core.errors import DataError
 from hermesflow.core.files import sha256, write_weights
+from hermesflow.evaluation.benchmarks.fid_reference import moments_of, real_images
+from hermesflow.evaluation.benchmarks.fidelity import (
+    Caption,
+    Gaussian,
+    features,
+    read_captions,
+    read_reference,
+    write_reference,
+)
+from hermesflow.evaluation.benchmarks.inception import Inception, load_inception
+from hermesflow.evaluation.benchmarks.reference_origin import check_reference, origin
 
 ROOT = Path(__file__).parents[1]
 SHOWO, DOCS = ROOT / "config" / "showo.yaml", ROOT / "docs" / "dpg-and-coco.md"

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from benchmark_models import save_clip
-from hermesflow.benchmarks.fidelity import (
+from hermesflow.core.errors import DataError
+from hermesflow.evaluation.benchmarks.fidelity import (
     Caption,
     Gaussian,
     clip_scores,
@@ -23,8 +24,7 @@ from hermesflow.benchmarks.fidelity import (
     stand_in,
     write_reference,
 )
-from hermesflow.benchmarks.pretrained import PretrainedClip
-from hermesflow.core.errors import DataError
+from hermesflow.evaluation.benchmarks.pretrained import PretrainedClip
 from hermesflow.evaluation.bootstrap import estimate
 from hermesflow.evaluation.evaluated import Evaluated
 from hermesflow.evaluation.frechet import distances_to

@@ -3,7 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from hermesflow.benchmarks.geneval import (
+from hermesflow.core.errors import DataError
+from hermesflow.evaluation.benchmarks.geneval import (
     TAGS,
     Detection,
     grade,
@@ -14,7 +15,6 @@ from hermesflow.benchmarks.geneval import (
     relative_position,
     strongest,
 )
-from hermesflow.core.errors import DataError
 from hermesflow.evaluation.bootstrap import point_values
 from hermesflow.evaluation.evaluated import Evaluated
 from hermesflow.evaluation.worlds.generation import geneval_units

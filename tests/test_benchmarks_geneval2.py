@@ -6,9 +6,10 @@ import pytest
 from PIL import Image
 
 from benchmark_models import save_qwen3_vl
-from hermesflow.benchmarks import geneval2
-from hermesflow.benchmarks.answer_probability import TransformersAnswerProbability
-from hermesflow.benchmarks.geneval2 import (
+from hermesflow.core.errors import DataError
+from hermesflow.evaluation.benchmarks import geneval2
+from hermesflow.evaluation.benchmarks.answer_probability import TransformersAnswerProbability
+from hermesflow.evaluation.benchmarks.geneval2 import (
     LICENCE,
     Question,
     geneval2_units,
@@ -17,7 +18,6 @@ from hermesflow.benchmarks.geneval2 import (
     read_scores,
     soft_tifa,
 )
-from hermesflow.core.errors import DataError
 from hermesflow.evaluation.bootstrap import estimate, point_values
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS, Evaluated
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from hermesflow.benchmarks.fidelity import features
-from hermesflow.benchmarks.inception import Inception, _Mixed, _Step, load_inception
 from hermesflow.config.sections import Source
 from hermesflow.core.errors import ArtifactError, ConfigError, FetchError
 from hermesflow.core.files import sha256
+from hermesflow.evaluation.benchmarks.fidelity import features
+from hermesflow.evaluation.benchmarks.inception import Inception, _Mixed, _Step, load_inception
 
 
 def known_weights():

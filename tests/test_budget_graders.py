@@ -9,7 +9,6 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from hermesflow import cli
-from hermesflow.benchmarks.inception import Inception
 from hermesflow.budget import graders
 from hermesflow.budget.lengths import Lengths
 from hermesflow.budget.machines import total
@@ -18,6 +17,7 @@ from hermesflow.config.benchmarks import GenEval2
 from hermesflow.config.experiment import load_config
 from hermesflow.config.judges import LocalVlm, Prices
 from hermesflow.config.sections import Source
+from hermesflow.evaluation.benchmarks.inception import Inception
 
 FILE = Path(__file__).parents[1] / "config" / "showo.yaml"
 CONFIG = load_config(FILE)

@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from benchmark_models import save_qwen3_vl
 from chat_server import picture
-from hermesflow.benchmarks.pretrained import digest_of
 from hermesflow.config.judges import LocalVlm
 from hermesflow.config.sections import Source
 from hermesflow.core.errors import ConfigError, DataError, FetchError
+from hermesflow.evaluation.benchmarks.pretrained import digest_of
 from hermesflow.judging.local import LocalJudge
 from hermesflow.judging.protocol import Item
 from hermesflow.judging.store import AnswerStore

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from benchmark_world import CAPTIONS, draw_all, make_world
-from hermesflow.benchmarks import drawing
-from hermesflow.benchmarks.fidelity import Caption, Gaussian, write_reference
-from hermesflow.benchmarks.reference_origin import origin
 from hermesflow.core.errors import ArtifactError, ConfigError, DataError
 from hermesflow.core.files import read_codes, write_codes
 from hermesflow.data.pairs import read_pairs
+from hermesflow.evaluation.benchmarks import drawing
+from hermesflow.evaluation.benchmarks.fidelity import Caption, Gaussian, write_reference
+from hermesflow.evaluation.benchmarks.reference_origin import origin
 from hermesflow.evaluation.worlds import generation
 from hermesflow.evaluation.worlds.generation import Request
 from hermesflow.models.showo.model import load_model

@@ -11,18 +11,18 @@ from PIL import Image
 
 from benchmark_world import CAPTIONS, DPG, GENEVAL, draw_all, make_world
 from chat_server import MODEL, TOKENS, ChatServer, first_choice
-from hermesflow.benchmarks import fidelity, geneval2
-from hermesflow.benchmarks.answer_probability import TransformersAnswerProbability
-from hermesflow.benchmarks.drawing import read_prompts
-from hermesflow.benchmarks.fidelity import Caption, Gaussian, moments, write_reference
-from hermesflow.benchmarks.inception import load_inception
-from hermesflow.benchmarks.pretrained import PretrainedClip, digest_of
-from hermesflow.benchmarks.reference_origin import origin
 from hermesflow.config.benchmarks import DRAWN, Gap
 from hermesflow.config.judges import LocalVlm
 from hermesflow.core.errors import ArtifactError, ConfigError
 from hermesflow.core.files import read_codes, read_json, sha256, write_codes
 from hermesflow.data.pairs import read_pairs
+from hermesflow.evaluation.benchmarks import fidelity, geneval2
+from hermesflow.evaluation.benchmarks.answer_probability import TransformersAnswerProbability
+from hermesflow.evaluation.benchmarks.drawing import read_prompts
+from hermesflow.evaluation.benchmarks.fidelity import Caption, Gaussian, moments, write_reference
+from hermesflow.evaluation.benchmarks.inception import load_inception
+from hermesflow.evaluation.benchmarks.pretrained import PretrainedClip, digest_of
+from hermesflow.evaluation.benchmarks.reference_origin import origin
 from hermesflow.evaluation.bootstrap import FIDELITY_POOL, point_values, resample_counts
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS, Evaluated
 from hermesflow.evaluation.worlds import generation

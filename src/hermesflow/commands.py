@@ -121,16 +121,16 @@ def _fetch(arguments: argparse.Namespace) -> None:
 
 
 def _fid_reference(arguments: argparse.Namespace) -> None:
-    from hermesflow.benchmarks.fid_reference import make_reference
+    from hermesflow.evaluation.benchmarks.fid_reference import make_reference
 
     own, device = _benchmark(arguments.config, "coco", "the captions, the Inception weights and the file to write")
     make_reference(own, arguments.images, device=device)
 
 
 def _export_images(arguments: argparse.Namespace) -> None:
-    from hermesflow.benchmarks.exporting import export_images
     from hermesflow.config.experiment import load_config
     from hermesflow.core.files import Layout
+    from hermesflow.evaluation.benchmarks.exporting import export_images
 
     config = load_config(arguments.config)
     options = {name: getattr(arguments, name) for name in BENCHMARK}
@@ -138,7 +138,7 @@ def _export_images(arguments: argparse.Namespace) -> None:
 
 
 def _geneval_parity(arguments: argparse.Namespace) -> None:
-    from hermesflow.benchmarks.geneval_parity import compare
+    from hermesflow.evaluation.benchmarks.geneval_parity import compare
 
     own, device = _benchmark(arguments.config, "geneval", "detector and CLIP")
     print(compare(own, arguments.theirs, arguments.images, device=device))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hermesflow.benchmarks import dpg, fidelity
-from hermesflow.benchmarks.drawing import TOGETHER
 from hermesflow.config.experiment import Config
+from hermesflow.evaluation.benchmarks import dpg, fidelity
+from hermesflow.evaluation.benchmarks.drawing import TOGETHER
 from hermesflow.lmms.running import KARPATHY_TASK, SUBMISSION_TASK, tasks_wanted
 
 PROMPTS = {"geneval": 553, "dpg": dpg.PROMPTS, "coco": fidelity.IMAGES, "geneval2": 800}

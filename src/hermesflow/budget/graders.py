@@ -10,13 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from hermesflow.benchmarks.geneval import MOST_OBJECTS
 from hermesflow.budget.benchmarks import drawings
 from hermesflow.budget.lengths import Lengths
 from hermesflow.budget.machines import Pass
 from hermesflow.config.experiment import BASE, Config
 from hermesflow.config.judges import Endpoint, LocalVlm
 from hermesflow.config.sections import Source
+from hermesflow.evaluation.benchmarks.geneval import MOST_OBJECTS
 from hermesflow.judging import cost
 from hermesflow.judging.instructions import OF_IMAGE
 from hermesflow.judging.protocol import Item

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from hermesflow.benchmarks.grading import Graded
 from hermesflow.config.judges import AnyJudge, Endpoint
+from hermesflow.evaluation.benchmarks.grading import Graded
 from hermesflow.evaluation.worlds.gap import Asked, gap_units
 from hermesflow.judging.endpoint import EndpointJudge
 from hermesflow.judging.gap import about_images, ask, gap_table, judge_facts

@@ -9,11 +9,17 @@ from typing import Any
 
 import torch
 
-from hermesflow.benchmarks import dpg, fidelity, geneval, geneval2
-from hermesflow.benchmarks.answer_probability import TransformersAnswerProbability
-from hermesflow.benchmarks.drawing import Prompts, read_prompts, there
-from hermesflow.benchmarks.geneval_detector import ColorClassifier, Detector
-from hermesflow.benchmarks.grading import (
+from hermesflow.config.benchmarks import Benchmarks
+from hermesflow.config.experiment import Config, as_plain
+from hermesflow.config.sections import Source
+from hermesflow.core.files import Layout, sha256, write_json, write_manifest, write_table
+from hermesflow.core.progress import Progress
+from hermesflow.core.seeding import deterministic
+from hermesflow.evaluation.benchmarks import dpg, fidelity, geneval, geneval2
+from hermesflow.evaluation.benchmarks.answer_probability import TransformersAnswerProbability
+from hermesflow.evaluation.benchmarks.drawing import Prompts, read_prompts, there
+from hermesflow.evaluation.benchmarks.geneval_detector import ColorClassifier, Detector
+from hermesflow.evaluation.benchmarks.grading import (
     Drawn,
     Graded,
     grade_coco,
@@ -22,17 +28,11 @@ from hermesflow.benchmarks.grading import (
     grade_geneval2,
     read_drawn,
 )
-from hermesflow.benchmarks.inception import load_inception
-from hermesflow.benchmarks.kept import Kept
-from hermesflow.benchmarks.pretrained import PretrainedClip, digest_of, name_of
-from hermesflow.benchmarks.reference_origin import check_reference
-from hermesflow.benchmarks.vqa_judge import vqa_judge
-from hermesflow.config.benchmarks import Benchmarks
-from hermesflow.config.experiment import Config, as_plain
-from hermesflow.config.sections import Source
-from hermesflow.core.files import Layout, sha256, write_json, write_manifest, write_table
-from hermesflow.core.progress import Progress
-from hermesflow.core.seeding import deterministic
+from hermesflow.evaluation.benchmarks.inception import load_inception
+from hermesflow.evaluation.benchmarks.kept import Kept
+from hermesflow.evaluation.benchmarks.pretrained import PretrainedClip, digest_of, name_of
+from hermesflow.evaluation.benchmarks.reference_origin import check_reference
+from hermesflow.evaluation.benchmarks.vqa_judge import vqa_judge
 from hermesflow.evaluation.evaluated import UNITS
 from hermesflow.evaluation.worlds.held_out import ask, questions_of, read_split
 from hermesflow.judging.grading import check_judge, grade_gap, judge_of

@@ -11,9 +11,9 @@ from typing import Any
 
 from PIL import Image
 
-from hermesflow.benchmarks.pretrained import ChatModel
 from hermesflow.config.sections import Source
 from hermesflow.core.errors import ConfigError
+from hermesflow.evaluation.benchmarks.pretrained import ChatModel
 
 _ROLE = "the VQA model"
 

@@ -16,10 +16,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from hermesflow.benchmarks.geneval import COLORS, OBJECTS, Detection
-from hermesflow.benchmarks.pretrained import PretrainedClip, finite, read_pretrained
 from hermesflow.config.sections import Source
 from hermesflow.core.errors import ConfigError
+from hermesflow.evaluation.benchmarks.geneval import COLORS, OBJECTS, Detection
+from hermesflow.evaluation.benchmarks.pretrained import PretrainedClip, finite, read_pretrained
 
 OTHER_NAMES = {
     "motorbike": "motorcycle",

@@ -25,10 +25,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hermesflow.benchmarks.inception import SIDE
-from hermesflow.benchmarks.pretrained import PretrainedClip
 from hermesflow.core.errors import DataError
 from hermesflow.core.files import atomic
+from hermesflow.evaluation.benchmarks.inception import SIDE
+from hermesflow.evaluation.benchmarks.pretrained import PretrainedClip
 from hermesflow.evaluation.evaluated import Whole
 from hermesflow.evaluation.frechet import distances_to, frechet_distance
 from hermesflow.evaluation.worlds import generation

@@ -16,14 +16,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from hermesflow.benchmarks import dpg, fidelity, geneval, geneval2
-from hermesflow.benchmarks.drawing import Prompts
-from hermesflow.benchmarks.fidelity import Caption, FeatureExtractor, Gaussian
-from hermesflow.benchmarks.geneval import Detection, Metadata
-from hermesflow.benchmarks.kept import Kept
-from hermesflow.benchmarks.pretrained import PretrainedClip
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout, read_codes, read_json
+from hermesflow.evaluation.benchmarks import dpg, fidelity, geneval, geneval2
+from hermesflow.evaluation.benchmarks.drawing import Prompts
+from hermesflow.evaluation.benchmarks.fidelity import Caption, FeatureExtractor, Gaussian
+from hermesflow.evaluation.benchmarks.geneval import Detection, Metadata
+from hermesflow.evaluation.benchmarks.kept import Kept
+from hermesflow.evaluation.benchmarks.pretrained import PretrainedClip
 from hermesflow.evaluation.bootstrap import FIDELITY_POOL, resample_counts
 from hermesflow.evaluation.evaluated import Whole
 from hermesflow.evaluation.worlds import generation

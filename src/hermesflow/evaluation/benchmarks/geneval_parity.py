@@ -14,7 +14,10 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from hermesflow.benchmarks.geneval import (
+from hermesflow.config.benchmarks import GenEval
+from hermesflow.core.errors import DataError
+from hermesflow.core.progress import Progress
+from hermesflow.evaluation.benchmarks.geneval import (
     KINDS,
     TAGS,
     Detection,
@@ -25,11 +28,8 @@ from hermesflow.benchmarks.geneval import (
     metadata_of,
     read_metadata,
 )
-from hermesflow.benchmarks.geneval_detector import ColorClassifier, Detector
-from hermesflow.benchmarks.pretrained import PretrainedClip
-from hermesflow.config.benchmarks import GenEval
-from hermesflow.core.errors import DataError
-from hermesflow.core.progress import Progress
+from hermesflow.evaluation.benchmarks.geneval_detector import ColorClassifier, Detector
+from hermesflow.evaluation.benchmarks.pretrained import PretrainedClip
 from hermesflow.evaluation.metrics import GENEVAL_KINDS
 
 RESULT_COLUMNS = ("prompt", "image", "kind", "caption", "accepted", "reason", "metadata", "details")

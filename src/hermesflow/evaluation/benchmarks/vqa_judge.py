@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import torch
 from PIL import Image
 
-from hermesflow.benchmarks.dpg import VqaJudge
-from hermesflow.benchmarks.pretrained import ChatModel, read_pretrained
 from hermesflow.config.sections import Source
+from hermesflow.evaluation.benchmarks.dpg import VqaJudge
+from hermesflow.evaluation.benchmarks.pretrained import ChatModel, read_pretrained
 
 _TOGETHER = 32  # questions per forward pass
 _ANSWER_TOKENS = 10

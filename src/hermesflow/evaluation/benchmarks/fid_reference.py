@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hermesflow.benchmarks import fidelity
-from hermesflow.benchmarks.drawing import there
-from hermesflow.benchmarks.fidelity import Caption, FeatureExtractor, Gaussian
-from hermesflow.benchmarks.inception import load_inception
-from hermesflow.benchmarks.reference_origin import origin
 from hermesflow.config.benchmarks import Coco
 from hermesflow.core.errors import DataError
 from hermesflow.core.progress import Progress
 from hermesflow.data.sources.folder import IMAGE_ENDINGS
+from hermesflow.evaluation.benchmarks import fidelity
+from hermesflow.evaluation.benchmarks.drawing import there
+from hermesflow.evaluation.benchmarks.fidelity import Caption, FeatureExtractor, Gaussian
+from hermesflow.evaluation.benchmarks.inception import load_inception
+from hermesflow.evaluation.benchmarks.reference_origin import origin
 
 _TOGETHER = 32  # images decoded at once
 

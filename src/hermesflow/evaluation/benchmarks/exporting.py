@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
-from hermesflow.benchmarks.drawing import Prompts, read_prompts
-from hermesflow.benchmarks.grading import read_drawn
 from hermesflow.config.experiment import Config
 from hermesflow.core.errors import ConfigError, DataError
 from hermesflow.core.files import Layout, write_json
 from hermesflow.core.progress import Progress
+from hermesflow.evaluation.benchmarks.drawing import Prompts, read_prompts
+from hermesflow.evaluation.benchmarks.grading import read_drawn
 
 PATHS = "image_paths.json"
 """What GenEval 2's evaluation.py is given: the file of each prompt's first image."""

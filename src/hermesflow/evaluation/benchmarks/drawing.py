@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from hermesflow.benchmarks import dpg, fidelity, geneval, geneval2
-from hermesflow.benchmarks.reference_origin import check_reference
 from hermesflow.config.benchmarks import DRAWN, Benchmarks
 from hermesflow.core.errors import ConfigError, DataError
 from hermesflow.core.files import Layout, digest_of
 from hermesflow.data.pairs import read_pairs
+from hermesflow.evaluation.benchmarks import dpg, fidelity, geneval, geneval2
+from hermesflow.evaluation.benchmarks.reference_origin import check_reference
 from hermesflow.evaluation.worlds.generation import Request
 
 TOGETHER = 250  # images of a batch, whole prompts: what is kept at once, and dealt to shards
