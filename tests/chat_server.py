@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from hermesflow.config.judges import Endpoint, Pace, Prices
-from hermesflow.judging.protocol import Item, png_bytes
+from hermesflow.evaluation.judges.protocol import Item, png_bytes
 
 MODEL = "gpt-4o-2024-08-06"
 TOKENS = (200, 10)

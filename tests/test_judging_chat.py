@@ -9,7 +9,7 @@ import pytest
 
 from chat_server import MODEL, ChatServer, completion, error
 from hermesflow.core.errors import JudgeError
-from hermesflow.judging.chat import Chat, Stopped
+from hermesflow.evaluation.judges.chat import Chat, Stopped
 
 BODY = {"model": "gpt-4o", "messages": [{"role": "user", "content": [{"type": "text", "text": "- red\nred"}]}]}
 KEY = "sk-proj-0123456789abcdef"

@@ -4,10 +4,10 @@ from dataclasses import replace
 import pytest
 
 from hermesflow.config.judges import Prices
-from hermesflow.judging.cost import Budget, estimate, total
-from hermesflow.judging.instructions import OF_IMAGE, OF_TEXT
-from hermesflow.judging.protocol import Item
-from hermesflow.judging.replies import Reply
+from hermesflow.evaluation.judges.cost import Budget, estimate, total
+from hermesflow.evaluation.judges.instructions import OF_IMAGE, OF_TEXT
+from hermesflow.evaluation.judges.protocol import Item
+from hermesflow.evaluation.judges.replies import Reply
 
 PRICES = Prices(input=2.5, output=10.0, image_tokens=255)
 

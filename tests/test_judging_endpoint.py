@@ -8,11 +8,11 @@ import pytest
 from chat_server import MODEL, ChatServer, error, numbered, picture
 from hermesflow.config.judges import Prices
 from hermesflow.core.errors import DataError, JudgeError
-from hermesflow.judging.chat import Stopped
-from hermesflow.judging.cost import estimate
-from hermesflow.judging.endpoint import EndpointJudge, body_of, key_of
-from hermesflow.judging.instructions import OF_IMAGE
-from hermesflow.judging.protocol import Item
+from hermesflow.evaluation.judges.chat import Stopped
+from hermesflow.evaluation.judges.cost import estimate
+from hermesflow.evaluation.judges.endpoint import EndpointJudge, body_of, key_of
+from hermesflow.evaluation.judges.instructions import OF_IMAGE
+from hermesflow.evaluation.judges.protocol import Item
 
 RED, BLUE = picture((255, 0, 0)), picture((0, 0, 255))
 ON_RED = Item("a", RED, "what color is it ?", ("red", "blue"), "red")
@@ -120,7 +120,7 @@ def test_the_reason_is_told_whichever_thread_ends_first(server, tmp_path, monkey
         done = concurrent.futures.wait(futures).done
         return sorted(done, key=lambda future: not isinstance(future.exception(), Stopped))
 
-    monkeypatch.setattr("hermesflow.judging.endpoint.as_completed", stopped_first)
+    monkeypatch.setattr("hermesflow.evaluation.judges.endpoint.as_completed", stopped_first)
     server.accident(401, {}, error("who are you"))
     with pytest.raises(JudgeError, match="401"):
         EndpointJudge(server.settings(tmp_path)).judge(numbered(3))
@@ -168,7 +168,7 @@ def test_how_an_endpoint_is_asked_is_no_part_of_the_key(server, tmp_path):
 def test_new_instructions_ask_anew(server, tmp_path, monkeypatch):
     own = server.settings(tmp_path)
     before = key_of(ON_RED, own)
-    monkeypatch.setattr("hermesflow.judging.instructions.OF_IMAGE", "Be kind.")
+    monkeypatch.setattr("hermesflow.evaluation.judges.instructions.OF_IMAGE", "Be kind.")
     assert key_of(ON_RED, own) != before
     assert body_of(ON_RED, own)["messages"][0]["content"] == "Be kind."
 
@@ -177,7 +177,7 @@ def test_a_disk_that_is_full_stops_the_paying(server, tmp_path, monkeypatch):
     def full(self, key, reply):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("hermesflow.judging.store.AnswerStore.add", full)
+    monkeypatch.setattr("hermesflow.evaluation.judges.store.AnswerStore.add", full)
     with pytest.raises(OSError, match="No space left"):
         EndpointJudge(server.settings(tmp_path)).judge(numbered(8))
     assert len(server.paid) == 1

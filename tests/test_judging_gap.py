@@ -6,10 +6,10 @@ from hermesflow.core.errors import DataError
 from hermesflow.data.microworld.questions import Question
 from hermesflow.evaluation.bootstrap import point_values
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS, Evaluated
+from hermesflow.evaluation.judges.endpoint import EndpointJudge
+from hermesflow.evaluation.judges.gap import Judged, ask, gap_table, judge_facts, literal_verdict
+from hermesflow.evaluation.judges.protocol import Verdict
 from hermesflow.evaluation.worlds.gap import Asked, gap_units
-from hermesflow.judging.endpoint import EndpointJudge
-from hermesflow.judging.gap import Judged, ask, gap_table, judge_facts, literal_verdict
-from hermesflow.judging.protocol import Verdict
 
 COLOR = Question("what color is the wall ?", ("red", "blue"), "red", "color")
 ANIMAL = Question("what animals are there ?", ("dogs", "cats"), "dogs", "object")

@@ -1,7 +1,7 @@
 import pytest
 
-from hermesflow.judging.instructions import OF_IMAGE, OF_TEXT, prompt_of, read_choice
-from hermesflow.judging.protocol import Item
+from hermesflow.evaluation.judges.instructions import OF_IMAGE, OF_TEXT, prompt_of, read_choice
+from hermesflow.evaluation.judges.protocol import Item
 
 CHOICES = ("red", "dark blue", "2")
 

@@ -4,7 +4,7 @@ import pytest
 
 from chat_server import ChatServer
 from hermesflow.core.errors import ConfigError
-from hermesflow.judging.chat import Chat
+from hermesflow.evaluation.judges.chat import Chat
 
 KEY = "sk-proj-0123456789abcdef"
 BODY = {"model": "gpt-4o", "messages": [{"role": "user", "content": [{"type": "text", "text": "- red\nred"}]}]}

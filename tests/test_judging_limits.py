@@ -7,7 +7,7 @@ import pytest
 from chat_server import ChatServer, numbered, picture
 from hermesflow.config.judges import Prices
 from hermesflow.core.errors import ConfigError, JudgeError
-from hermesflow.judging.endpoint import EndpointJudge
+from hermesflow.evaluation.judges.endpoint import EndpointJudge
 
 RED = picture((255, 0, 0))
 

@@ -17,9 +17,9 @@ from hermesflow.config.judges import LocalVlm
 from hermesflow.config.sections import Source
 from hermesflow.core.errors import ConfigError, DataError, FetchError
 from hermesflow.evaluation.benchmarks.pretrained import digest_of
-from hermesflow.judging.local import LocalJudge
-from hermesflow.judging.protocol import Item
-from hermesflow.judging.store import AnswerStore
+from hermesflow.evaluation.judges.local import LocalJudge
+from hermesflow.evaluation.judges.protocol import Item
+from hermesflow.evaluation.judges.store import AnswerStore
 from tiny_vlm import make_llava
 
 ASKED = ("what color is it ?", ("red", "blue"), "red")

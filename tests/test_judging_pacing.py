@@ -2,7 +2,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from hermesflow.judging.pacing import Pacer, retry_after
+from hermesflow.evaluation.judges.pacing import Pacer, retry_after
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from hermesflow.core.errors import DataError
-from hermesflow.judging.protocol import Item, Verdict, check_items, is_right, outcome_counts, png_bytes
+from hermesflow.evaluation.judges.protocol import Item, Verdict, check_items, is_right, outcome_counts, png_bytes
 
 ITEM = Item("a", "red", "what color ?", ("red", "blue"), "red")
 

@@ -4,8 +4,8 @@ import threading
 import pytest
 
 from hermesflow.core.errors import ConfigError
-from hermesflow.judging.replies import Reply
-from hermesflow.judging.store import AnswerStore
+from hermesflow.evaluation.judges.replies import Reply
+from hermesflow.evaluation.judges.store import AnswerStore
 
 REPLY = Reply('{"choice": "rötlich"}', False, "m", 10, None)
 

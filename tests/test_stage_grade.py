@@ -25,8 +25,8 @@ from hermesflow.evaluation.benchmarks.pretrained import PretrainedClip, digest_o
 from hermesflow.evaluation.benchmarks.reference_origin import origin
 from hermesflow.evaluation.bootstrap import FIDELITY_POOL, point_values, resample_counts
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS, Evaluated
+from hermesflow.evaluation.judges.protocol import Item
 from hermesflow.evaluation.worlds import generation
-from hermesflow.judging.protocol import Item
 from hermesflow.models.showo.magvit import load_tokenizer
 from hermesflow.stages import grade
 from tiny_vlm import make_llava

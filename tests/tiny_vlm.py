@@ -16,8 +16,8 @@ from transformers import (
     LlavaProcessor,
 )
 
-from hermesflow.judging.instructions import prompt_of
-from hermesflow.judging.protocol import Item
+from hermesflow.evaluation.judges.instructions import prompt_of
+from hermesflow.evaluation.judges.protocol import Item
 from tiny_text_models import tokenizer_of
 
 SIDE = 28

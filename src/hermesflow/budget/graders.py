@@ -17,9 +17,9 @@ from hermesflow.config.experiment import BASE, Config
 from hermesflow.config.judges import Endpoint, LocalVlm
 from hermesflow.config.sections import Source
 from hermesflow.evaluation.benchmarks.geneval import MOST_OBJECTS
-from hermesflow.judging import cost
-from hermesflow.judging.instructions import OF_IMAGE
-from hermesflow.judging.protocol import Item
+from hermesflow.evaluation.judges import cost
+from hermesflow.evaluation.judges.instructions import OF_IMAGE
+from hermesflow.evaluation.judges.protocol import Item
 
 QUESTIONS = {"dpg": 14, "geneval2": 8}
 """Questions about an image, of the original files; guesses."""

@@ -34,9 +34,9 @@ from hermesflow.evaluation.benchmarks.pretrained import PretrainedClip, digest_o
 from hermesflow.evaluation.benchmarks.reference_origin import check_reference
 from hermesflow.evaluation.benchmarks.vqa_judge import vqa_judge
 from hermesflow.evaluation.evaluated import UNITS
+from hermesflow.evaluation.judges.grading import check_judge, grade_gap, judge_of
+from hermesflow.evaluation.judges.protocol import png_bytes
 from hermesflow.evaluation.worlds.held_out import ask, questions_of, read_split
-from hermesflow.judging.grading import check_judge, grade_gap, judge_of
-from hermesflow.judging.protocol import png_bytes
 from hermesflow.models.sentence_encoder import load_encoder
 from hermesflow.models.showo.model import load_model
 from hermesflow.selfplay.scoring import nearest_choice

@@ -16,8 +16,8 @@ import tenacity
 
 from hermesflow.config.judges import Endpoint, check_endpoint
 from hermesflow.core.errors import ConfigError, JudgeError
-from hermesflow.judging.pacing import Pacer, retry_after
-from hermesflow.judging.replies import Reply
+from hermesflow.evaluation.judges.pacing import Pacer, retry_after
+from hermesflow.evaluation.judges.replies import Reply
 
 _REPEATED = (408, 409, 425, 429)
 _OUT_OF_CREDIT = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active")

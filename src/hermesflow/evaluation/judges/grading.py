@@ -8,11 +8,11 @@ from typing import Any
 
 from hermesflow.config.judges import AnyJudge, Endpoint
 from hermesflow.evaluation.benchmarks.grading import Graded
+from hermesflow.evaluation.judges.endpoint import EndpointJudge
+from hermesflow.evaluation.judges.gap import about_images, ask, gap_table, judge_facts
+from hermesflow.evaluation.judges.local import LocalJudge
+from hermesflow.evaluation.judges.protocol import Judge
 from hermesflow.evaluation.worlds.gap import Asked, gap_units
-from hermesflow.judging.endpoint import EndpointJudge
-from hermesflow.judging.gap import about_images, ask, gap_table, judge_facts
-from hermesflow.judging.local import LocalJudge
-from hermesflow.judging.protocol import Judge
 
 
 def judge_of(settings: AnyJudge, *, device: str) -> EndpointJudge | LocalJudge:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hermesflow.data.questions.rows import plain
-from hermesflow.judging.protocol import Item, Outcome
+from hermesflow.evaluation.judges.protocol import Item, Outcome
 
 CANNOT_TELL = "cannot tell"
 

@@ -20,8 +20,8 @@ import pandas as pd
 
 from hermesflow.core.errors import DataError
 from hermesflow.data.questions.rows import plain
+from hermesflow.evaluation.judges.protocol import Item, Judge, Verdict, outcome_counts
 from hermesflow.evaluation.worlds.gap import Asked
-from hermesflow.judging.protocol import Item, Judge, Verdict, outcome_counts
 
 EVIDENCE = ("drawn", "real", "said")
 """What the judge is asked about: the drawn image, the real image, what the model said about the real image."""

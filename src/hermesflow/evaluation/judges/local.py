@@ -16,10 +16,10 @@ from hermesflow.config.judges import LocalVlm
 from hermesflow.config.sections import Source
 from hermesflow.core.errors import DataError
 from hermesflow.core.progress import Progress
-from hermesflow.judging.instructions import prompt_of
-from hermesflow.judging.protocol import Item, Verdict, check_items
-from hermesflow.judging.replies import Reply, tell_cut, verdict_of
-from hermesflow.judging.store import AnswerStore
+from hermesflow.evaluation.judges.instructions import prompt_of
+from hermesflow.evaluation.judges.protocol import Item, Verdict, check_items
+from hermesflow.evaluation.judges.replies import Reply, tell_cut, verdict_of
+from hermesflow.evaluation.judges.store import AnswerStore
 
 
 class LocalJudge:

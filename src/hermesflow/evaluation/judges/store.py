@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TextIO
 
 from hermesflow.core.errors import ConfigError
-from hermesflow.judging.replies import Reply
+from hermesflow.evaluation.judges.replies import Reply
 
 
 class AnswerStore:

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hermesflow.judging.instructions import read_choice
-from hermesflow.judging.protocol import Item, Verdict, outcome_counts
+from hermesflow.evaluation.judges.instructions import read_choice
+from hermesflow.evaluation.judges.protocol import Item, Verdict, outcome_counts
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from hermesflow.config.judges import Prices
-from hermesflow.judging.instructions import prompt_of
-from hermesflow.judging.protocol import Item
-from hermesflow.judging.replies import Reply
+from hermesflow.evaluation.judges.instructions import prompt_of
+from hermesflow.evaluation.judges.protocol import Item
+from hermesflow.evaluation.judges.replies import Reply
 
 CHARACTERS_PER_TOKEN = 4
 """Of English text, roughly; OpenAI's own rule of thumb."""

@@ -15,12 +15,12 @@ from typing import Any
 from hermesflow.config.judges import Endpoint
 from hermesflow.core.errors import JudgeError
 from hermesflow.core.progress import Progress
-from hermesflow.judging.chat import Chat, Stopped
-from hermesflow.judging.cost import ROUNDING, Bill, Budget, estimate, total
-from hermesflow.judging.instructions import prompt_of
-from hermesflow.judging.protocol import Item, Verdict, check_items
-from hermesflow.judging.replies import Reply, tell_cut, verdict_of
-from hermesflow.judging.store import AnswerStore
+from hermesflow.evaluation.judges.chat import Chat, Stopped
+from hermesflow.evaluation.judges.cost import ROUNDING, Bill, Budget, estimate, total
+from hermesflow.evaluation.judges.instructions import prompt_of
+from hermesflow.evaluation.judges.protocol import Item, Verdict, check_items
+from hermesflow.evaluation.judges.replies import Reply, tell_cut, verdict_of
+from hermesflow.evaluation.judges.store import AnswerStore
 
 TEMPERATURE = 0.0
 
