@@ -37,7 +37,7 @@ LAYERS = (
     ),
 )
 
-NEEDS_LMMS_EVAL = "hermesflow.lmms.plugin"
+NEEDS_LMMS_EVAL = "hermesflow.evaluation.lmms.plugin"
 """Imported by lmms-eval alone, in its own environment."""
 
 VOCABULARY = ("hermesflow.models.showo.building", "hermesflow.data.microworld.world")

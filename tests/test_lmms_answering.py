@@ -5,7 +5,7 @@ from PIL import Image
 from hermesflow.config.sections import ImageTokenizer
 from hermesflow.core.errors import DataError
 from hermesflow.data.images import fit_image
-from hermesflow.lmms.answering import (
+from hermesflow.evaluation.lmms.answering import (
     Pictures,
     Stopping,
     answers,

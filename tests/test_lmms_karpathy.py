@@ -4,7 +4,7 @@ import pytest
 from datasets import Dataset
 
 from hermesflow.core.errors import ConfigError, DataError
-from hermesflow.lmms import karpathy
+from hermesflow.evaluation.lmms import karpathy
 
 
 def write(folder, images):

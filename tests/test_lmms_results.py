@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from hermesflow.core.errors import ArtifactError
-from hermesflow.lmms import results
+from hermesflow.evaluation.lmms import results
 
 ANSWERS = ["red\u2028car", "a\x85b", "green\u2029", "blue"]
 """Ends of lines that lmms-eval writes as they are (`ensure_ascii=False`)."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from hermesflow.core.errors import ArtifactError, ConfigError
-from hermesflow.lmms.running import BENCHMARKS, KARPATHY_TASK, PYTHON, TASKS, Evaluation, command, evaluate
+from hermesflow.evaluation.lmms.running import BENCHMARKS, KARPATHY_TASK, PYTHON, TASKS, Evaluation, command, evaluate
 
 EVALUATION = Evaluation(model=Path("m"), tokenizer=Path("t"), tasks=["gqa", "mme"], batch_size=8)
 
@@ -41,7 +41,7 @@ def test_the_command_of_the_docs_is_the_one_that_is_run():
         device="cuda",
         precision="bf16",
         batch_size=64,
-        include=Path("src/hermesflow/lmms/tasks"),
+        include=Path("src/hermesflow/evaluation/lmms/tasks"),
     )
     python, *own = shlex.split(said.partition("```")[0].replace("\\\n", " "))
     assert Path(python) == PYTHON

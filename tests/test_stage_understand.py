@@ -7,8 +7,8 @@ from hermesflow.config.benchmarks import COLUMNS, Benchmarks, Understanding
 from hermesflow.config.experiment import load_config
 from hermesflow.core.errors import ConfigError, DataError
 from hermesflow.core.files import Layout
-from hermesflow.lmms.karpathy import SPLITS
-from hermesflow.lmms.running import BENCHMARKS
+from hermesflow.evaluation.lmms.karpathy import SPLITS
+from hermesflow.evaluation.lmms.running import BENCHMARKS
 from hermesflow.stages import understand
 
 CONFIG = load_config(Path(__file__).parents[1] / "config" / "smoke.yaml")

@@ -6,9 +6,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from hermesflow.evaluation.lmms.answering import pope_reading
+from hermesflow.evaluation.lmms.running import BENCHMARKS, Evaluation, evaluate
 from hermesflow.evaluation.metrics import MME_FULL
-from hermesflow.lmms.answering import pope_reading
-from hermesflow.lmms.running import BENCHMARKS, Evaluation, evaluate
 
 from . import world
 from .world import SHORT

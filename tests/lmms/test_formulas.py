@@ -10,9 +10,9 @@ from lmms_eval.tasks.mmmu import utils as mmmu
 from lmms_eval.tasks.pope import utils as pope
 from lmms_eval.tasks.vqav2 import utils as vqav2
 
+from hermesflow.evaluation.lmms import results
+from hermesflow.evaluation.lmms.answering import caption, pope_reading
 from hermesflow.evaluation.worlds.understanding import units_table
-from hermesflow.lmms import results
-from hermesflow.lmms.answering import caption, pope_reading
 
 pytestmark = pytest.mark.lmms
 

@@ -11,8 +11,8 @@ import torch
 
 from hermesflow.config.experiment import load_config
 from hermesflow.core.files import Layout
-from hermesflow.lmms.answering import Pictures
-from hermesflow.lmms.results import figures_of
+from hermesflow.evaluation.lmms.answering import Pictures
+from hermesflow.evaluation.lmms.results import figures_of
 from hermesflow.models.showo.building import new_model
 from hermesflow.models.showo.magvit import MagVitV2, save_tokenizer
 from hermesflow.models.showo.model import save_model

@@ -14,8 +14,8 @@ from hermesflow.core.errors import ArtifactError, ConfigError, DataError
 from hermesflow.core.files import read_table
 from hermesflow.evaluation.bootstrap import estimate
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS, Evaluated
-from hermesflow.lmms import results
-from hermesflow.lmms.answering import pixel_digest
+from hermesflow.evaluation.lmms import results
+from hermesflow.evaluation.lmms.answering import pixel_digest
 
 from . import world
 from .world import SHORT
@@ -150,7 +150,7 @@ def test_a_folder_without_results_is_told(tmp_path):
 
 @pytest.fixture(scope="module")
 def plugin(root):
-    from hermesflow.lmms.plugin import HermesFlow
+    from hermesflow.evaluation.lmms.plugin import HermesFlow
 
     return HermesFlow(pretrained=str(root / "model"), tokenizer=str(root / "tokenizer"), max_batch_size=None)
 
@@ -204,7 +204,7 @@ def test_a_broken_picture_is_named(plugin):
     [("pope_adv", "no"), ("flickr30k_test", "No dog. It"), ("gqa", "No\rdog. It"), ("mme", "No\rdog. It")],
 )
 def test_answers_of_pope_and_captions_are_read_and_others_untouched(plugin, monkeypatch, task, read):
-    monkeypatch.setattr("hermesflow.lmms.plugin.answers", lambda *_: ["No\rdog. It"])
+    monkeypatch.setattr("hermesflow.evaluation.lmms.plugin.answers", lambda *_: ["No\rdog. It"])
     assert plugin.generate_until([asked(plugin, [world.picture(1)], task)]) == [read]
 
 
@@ -218,7 +218,7 @@ def test_progress_counts_pictures_and_answers(plugin, capsys):
 
 
 def test_arguments_are_checked(root):
-    from hermesflow.lmms.plugin import HermesFlow
+    from hermesflow.evaluation.lmms.plugin import HermesFlow
 
     folders = {"pretrained": str(root / "model"), "tokenizer": str(root / "tokenizer")}
     with pytest.raises(ConfigError, match="precision=int4"):

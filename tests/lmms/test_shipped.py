@@ -5,7 +5,7 @@ import yaml
 from lmms_eval.utils import load_yaml_config
 
 from hermesflow.budget.benchmarks import TASKS
-from hermesflow.lmms import running
+from hermesflow.evaluation.lmms import running
 
 from . import world
 

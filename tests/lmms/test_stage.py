@@ -9,8 +9,8 @@ import pytest
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import read_json, read_table
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS
-from hermesflow.lmms.answering import pixel_digest
-from hermesflow.lmms.results import figures_of
+from hermesflow.evaluation.lmms.answering import pixel_digest
+from hermesflow.evaluation.lmms.results import figures_of
 
 from . import world
 

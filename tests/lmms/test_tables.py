@@ -8,9 +8,9 @@ import torch
 
 from hermesflow.core.files import Layout, read_json, write_table, write_weights
 from hermesflow.evaluation import bootstrap, evaluated
-from hermesflow.lmms.results import figures_of
-from hermesflow.lmms.running import BENCHMARKS
-from hermesflow.lmms.summary import summarise
+from hermesflow.evaluation.lmms.results import figures_of
+from hermesflow.evaluation.lmms.running import BENCHMARKS
+from hermesflow.evaluation.lmms.summary import summarise
 from hermesflow.report import formatting
 from hermesflow.report.facts import benchmark_lines
 from hermesflow.report.tables import all_tables

@@ -14,8 +14,8 @@ from PIL import Image as Images
 
 from hermesflow.config.benchmarks import Benchmarks, Understanding
 from hermesflow.config.sections import ImageTokenizer
-from hermesflow.lmms.answering import Pictures, Stopping, answers, likelihoods
-from hermesflow.lmms.running import TASKS
+from hermesflow.evaluation.lmms.answering import Pictures, Stopping, answers, likelihoods
+from hermesflow.evaluation.lmms.running import TASKS
 from hermesflow.models.showo.magvit import MagVitV2, load_tokenizer, save_tokenizer
 from hermesflow.models.showo.model import Shape, ShowO, load_model, save_model
 from hermesflow.models.showo.prompting import word_tokenizer

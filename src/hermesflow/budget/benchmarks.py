@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hermesflow.config.experiment import Config
 from hermesflow.evaluation.benchmarks import dpg, fidelity
 from hermesflow.evaluation.benchmarks.drawing import TOGETHER
-from hermesflow.lmms.running import KARPATHY_TASK, SUBMISSION_TASK, tasks_wanted
+from hermesflow.evaluation.lmms.running import KARPATHY_TASK, SUBMISSION_TASK, tasks_wanted
 
 PROMPTS = {"geneval": 553, "dpg": dpg.PROMPTS, "coco": fidelity.IMAGES, "geneval2": 800}
 """Prompts of each file. Source: Ghosh et al. 2023 (GenEval); Hu et al. 2024 (DPG-Bench); the paper's Table 3; Kamath et

@@ -21,7 +21,9 @@ PACKAGE = "hermesflow"
 ROOT = Path(__file__).parents[1]
 RECORDERS = frozenset({"hermesflow.tracking.runs"})
 """Modules that record what happened and never decide what is computed: no reason to run a step again."""
-ELSEWHERE: dict[str, tuple[str, ...]] = {"understand": ("hermesflow.lmms.plugin", "hermesflow.lmms.summary")}
+ELSEWHERE: dict[str, tuple[str, ...]] = {
+    "understand": ("hermesflow.evaluation.lmms.plugin", "hermesflow.evaluation.lmms.summary")
+}
 """Modules that a stage runs in another interpreter, where no import leads: they decide its results too."""
 
 _JUDGE = {field.name for judge in (Endpoint, LocalVlm) for field in fields(judge)} - set(HOW)

@@ -10,9 +10,9 @@ from hermesflow.config.benchmarks import Understanding
 from hermesflow.config.experiment import Config, as_plain
 from hermesflow.core.errors import ArtifactError, ConfigError, DataError
 from hermesflow.core.files import Layout, write_manifest
-from hermesflow.lmms.karpathy import SPLITS
-from hermesflow.lmms.results import LOCAL
-from hermesflow.lmms.running import KARPATHY_TASK, TASKS, Evaluation, evaluate, tasks_wanted
+from hermesflow.evaluation.lmms.karpathy import SPLITS
+from hermesflow.evaluation.lmms.results import LOCAL
+from hermesflow.evaluation.lmms.running import KARPATHY_TASK, TASKS, Evaluation, evaluate, tasks_wanted
 
 
 def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, benchmark: str) -> None:
@@ -38,7 +38,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, benchmark
     )
     python, environment = Path(own.python), environment_of(own, benchmark)
     evaluate(evaluation, folder / "lmms", python=python, environment=environment)
-    command = [str(python), "-m", "hermesflow.lmms.summary", str(folder / "lmms"), str(folder)]
+    command = [str(python), "-m", "hermesflow.evaluation.lmms.summary", str(folder / "lmms"), str(folder)]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=environment)
     if done.returncode:
         raise ArtifactError(f"{folder / 'lmms'}: cannot be read. {done.stderr.strip()[-2000:]}")

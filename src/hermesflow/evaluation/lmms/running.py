@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hermesflow.core.errors import ArtifactError, ConfigError
-from hermesflow.lmms import MODEL, PROGRESS
+from hermesflow.evaluation.lmms import MODEL, PROGRESS
 
 if TYPE_CHECKING:
     from hermesflow.config.benchmarks import Understanding

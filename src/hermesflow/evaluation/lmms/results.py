@@ -21,9 +21,9 @@ import pandas as pd
 
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import read_json, read_table
+from hermesflow.evaluation.lmms.running import IMAGES
 from hermesflow.evaluation.metrics import COMPOSED
 from hermesflow.evaluation.worlds.understanding import units_table
-from hermesflow.lmms.running import IMAGES
 
 LOCAL = "_local"
 POPE_TASKS = {"pope_random": "random", "pope_pop": "popular", "pope_adv": "adversarial"}

@@ -17,8 +17,16 @@ from PIL import Image, ImageFile
 from hermesflow.core.errors import ConfigError, DataError
 from hermesflow.core.files import write_table
 from hermesflow.core.progress import Progress
-from hermesflow.lmms import PROGRESS
-from hermesflow.lmms.answering import Pictures, Stopping, answers, by_picture, caption, likelihoods, pope_reading
+from hermesflow.evaluation.lmms import PROGRESS
+from hermesflow.evaluation.lmms.answering import (
+    Pictures,
+    Stopping,
+    answers,
+    by_picture,
+    caption,
+    likelihoods,
+    pope_reading,
+)
 from hermesflow.models.showo.magvit import load_tokenizer
 from hermesflow.models.showo.model import DTYPES, load_model
 

@@ -17,4 +17,4 @@ def manifest() -> Any:
     """The model as lmms-eval's registry wants it described, a `ModelManifest`."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
-    return ModelManifest(model_id=MODEL, simple_class_path="hermesflow.lmms.plugin.HermesFlow")
+    return ModelManifest(model_id=MODEL, simple_class_path="hermesflow.evaluation.lmms.plugin.HermesFlow")

@@ -1,6 +1,6 @@
 """What lmms-eval left of one checkpoint as a benchmark's files; runs in lmms-eval's environment.
 
-python -m hermesflow.lmms.summary RUN FOLDER
+python -m hermesflow.evaluation.lmms.summary RUN FOLDER
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import pandas as pd
 from hermesflow.core.errors import HermesflowError
 from hermesflow.core.files import write_json, write_table
 from hermesflow.evaluation.evaluated import UNITS
-from hermesflow.lmms.results import FLICKR_TASKS, Run, Sample, read_run, run_units
-from hermesflow.lmms.running import SUBMISSION_TASK
+from hermesflow.evaluation.lmms.results import FLICKR_TASKS, Run, Sample, read_run, run_units
+from hermesflow.evaluation.lmms.running import SUBMISSION_TASK
 
 ROW_COLUMNS = ("task", "doc_id", "image", "target", "answer")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Write units, rows, values and facts; a user's error is one paragraph on stderr."""
-    parser = argparse.ArgumentParser(prog="hermesflow.lmms.summary", description=__doc__)
+    parser = argparse.ArgumentParser(prog="hermesflow.evaluation.lmms.summary", description=__doc__)
     parser.add_argument("run", type=Path, help="folder of lmms-eval's files")
     parser.add_argument("folder", type=Path, help="folder of the benchmark")
     arguments = parser.parse_args(argv)
