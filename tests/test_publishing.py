@@ -5,7 +5,7 @@ import pytest
 from hermesflow.config.experiment import load_config
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout, read_json, sha256, write_json
-from hermesflow.publishing import fill, fill_dag, fill_readme, publish
+from hermesflow.report.publish import fill, fill_dag, fill_readme, publish
 
 CONFIG = load_config(Path(__file__).parents[1] / "config" / "smoke.yaml")
 

@@ -161,7 +161,7 @@ def _benchmark(path: Path, name: str, names: str) -> tuple[Any, str]:
 def _publish(arguments: argparse.Namespace) -> None:
     from hermesflow.config.experiment import load_config
     from hermesflow.core.files import Layout
-    from hermesflow.publishing import fill_readme, publish
+    from hermesflow.report.publish import fill_readme, publish
 
     config = load_config(arguments.config)
     layout, target = Layout(arguments.results / config.name), arguments.to / config.name
@@ -171,7 +171,7 @@ def _publish(arguments: argparse.Namespace) -> None:
 
 
 def _dag(arguments: argparse.Namespace) -> None:
-    from hermesflow.publishing import fill_dag
+    from hermesflow.report.publish import fill_dag
 
     fill_dag(arguments.readme, sys.stdin.read())
 
