@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hermesflow.cli.fetching import sources_of
 from hermesflow.config.benchmarks import COLUMNS, Benchmarks, Understanding
 from hermesflow.config.experiment import load_config
 from hermesflow.core.errors import ConfigError
-from hermesflow.fetching import sources_of
 
 SHOWO = Path(__file__).parents[1] / "config" / "showo.yaml"
 

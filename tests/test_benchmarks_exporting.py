@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 from benchmark_world import GENEVAL, GENEVAL2, draw_all, make_world
-from hermesflow import cli
+from hermesflow.cli import main
 from hermesflow.config.experiment import as_plain, load_config
 from hermesflow.core.files import read_codes
 from hermesflow.evaluation.benchmarks.geneval2 import read_prompts, read_scores
@@ -48,7 +48,7 @@ def images(world, tmp_path_factory):
 def export(world, benchmark, folder):
     path, layout = world
     own = ["--seed", "0", "--checkpoint", "base", "--benchmark", benchmark, "--to", str(folder)]
-    return cli.main(["export-images", "--config", str(path), "--results", str(layout.root.parent), *own])
+    return main.main(["export-images", "--config", str(path), "--results", str(layout.root.parent), *own])
 
 
 def pixels_of(layout, benchmark):
@@ -131,7 +131,7 @@ def write_theirs(path, verdicts):
 
 
 def parity(world, *arguments):
-    return cli.main(["geneval-parity", "--config", str(world[0]), *map(str, arguments)])
+    return main.main(["geneval-parity", "--config", str(world[0]), *map(str, arguments)])
 
 
 def test_both_sides_agree_where_they_must(world, images, tmp_path, capsys):
@@ -160,5 +160,5 @@ def test_images_that_differ_are_named_with_our_reason(world, tmp_path, capsys):
 
 def test_a_config_without_the_section_is_told(tmp_path, capsys):
     smoke = Path(__file__).parents[1] / "config" / "smoke.yaml"
-    assert cli.main(["geneval-parity", "--config", str(smoke), "--theirs", str(tmp_path / "results.jsonl")]) == 1
+    assert main.main(["geneval-parity", "--config", str(smoke), "--theirs", str(tmp_path / "results.jsonl")]) == 1
     assert "smoke.yaml: has no section `benchmarks.geneval`" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from hermesflow import cli
+from hermesflow.cli import main
 from hermesflow.config.sections import Source
 from hermesflow.core.errors import DataError
 from hermesflow.core.files import sha256, write_weights
@@ -137,7 +137,7 @@ def test_the_command_writes_what_the_network_sees(val2014, tmp_path):
         reference=str(reference),
         inception={"folder": pinned.folder, "files": pinned.files},
     )
-    assert cli.main(["fid-reference", "--config", str(config), "--images", str(val2014)]) == 0
+    assert main.main(["fid-reference", "--config", str(config), "--images", str(val2014)]) == 0
     found = read_reference(reference)
     pixels = [np.asarray(Image.open(path)) for path in real_images(CAPTIONS, val2014)]
     seen = features(load_inception(pinned), pixels).astype(np.float64)
@@ -189,5 +189,5 @@ def test_notes_are_not_unpickled(tmp_path):
 
 
 def test_a_config_without_the_section_is_told(val2014, tmp_path, capsys):
-    assert cli.main(["fid-reference", "--config", str(config_file(tmp_path)), "--images", str(val2014)]) == 1
+    assert main.main(["fid-reference", "--config", str(config_file(tmp_path)), "--images", str(val2014)]) == 1
     assert "own.yaml: has no section `benchmarks.coco`" in capsys.readouterr().err

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from hermesflow import cli
 from hermesflow.budget import graders
 from hermesflow.budget.lengths import Lengths
 from hermesflow.budget.machines import total
 from hermesflow.budget.rules import Rules
+from hermesflow.cli import main
 from hermesflow.config.benchmarks import GenEval2
 from hermesflow.config.experiment import load_config
 from hermesflow.config.judges import LocalVlm, Prices
@@ -127,14 +127,14 @@ def test_models_that_nothing_is_known_of_are_named():
 
 
 def test_the_command_says_it_all(capsys):
-    assert cli.main(["plan", "--config", str(FILE)]) == 0
+    assert main.main(["plan", "--config", str(FILE)]) == 0
     out = capsys.readouterr().out
     assert "Endpoint (gpt-4o-2024-08-06): at most 550,000 requests" in out  # 70,000 and 8 x 60,000
     assert "US dollars (base " in out and "18 hours at its pace" in out  # 550,000 / 500 a minute
     assert "\nbenchmark " in out
-    assert cli.main(["plan", "--config", str(FILE), "--json"]) == 0
+    assert main.main(["plan", "--config", str(FILE), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert sum(one["requests"] for one in told["endpoint"].values()) == 550_000
-    assert cli.main(["plan", "--config", str(FILE.parent / "micro.yaml")]) == 0
+    assert main.main(["plan", "--config", str(FILE.parent / "micro.yaml")]) == 0
     out = capsys.readouterr().out
     assert "Endpoint" not in out and "\nbenchmark " not in out

@@ -10,13 +10,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import benchmark_world
-from hermesflow import cli
 from hermesflow.budget import benchmarks, disk, table
 from hermesflow.budget.decoder import Decoder, text_decoding
 from hermesflow.budget.lengths import Lengths, expected_masked
 from hermesflow.budget.machines import BANDWIDTH_UTILISATION, Pass, machine_of, total
 from hermesflow.budget.plan import added, by, places, plan
 from hermesflow.budget.rules import Rules
+from hermesflow.cli import main
 from hermesflow.config.benchmarks import GenEval2
 from hermesflow.config.experiment import load_config
 from hermesflow.core.errors import ConfigError
@@ -171,11 +171,11 @@ def test_questions_of_benchmarks_are_those_published():
 
 
 def test_the_plan_says_how_large_benchmarks_are(capsys):
-    assert cli.main(["plan", "--config", str(FOLDER / "showo.yaml")]) == 0
+    assert main.main(["plan", "--config", str(FOLDER / "showo.yaml")]) == 0
     out = capsys.readouterr().out
     assert "geneval 2,212 images, dpg 4,260 images, coco 30,000 images, gap 1,000 images" in out
     assert "all of them are counted" in out and "understanding 719,782 questions in 10 tasks" in out
-    assert cli.main(["plan", "--config", str(FOLDER / "micro.yaml")]) == 0
+    assert main.main(["plan", "--config", str(FOLDER / "micro.yaml")]) == 0
     assert "benchmarks are of their published sizes" not in capsys.readouterr().out
 
 
@@ -228,7 +228,7 @@ def test_own_figures_take_the_place_of_the_data_sheets():
 
 
 def test_the_command_prints_every_rule_and_what_it_assumed(capsys):
-    assert cli.main(["plan", "--config", str(FOLDER / "smoke.yaml"), "--questions", "5"]) == 0
+    assert main.main(["plan", "--config", str(FOLDER / "smoke.yaml"), "--questions", "5"]) == 0
     told = capsys.readouterr().out
     for rule in ("tokenizer", "sample", "score", "train", "evaluate"):
         assert rule in told
@@ -239,7 +239,7 @@ def test_the_command_prints_every_rule_and_what_it_assumed(capsys):
 
 
 def test_json_adds_up(capsys):
-    assert cli.main(["plan", "--config", str(FOLDER / "smoke.yaml"), "--json", "--machines", "1xa100"]) == 0
+    assert main.main(["plan", "--config", str(FOLDER / "smoke.yaml"), "--json", "--machines", "1xa100"]) == 0
     told = json.loads(capsys.readouterr().out)
     (machine,) = told["machines"].values()
     assert {line["checkpoint"] for line in machine["lines"]} >= {"base", "pair-1", None}
@@ -247,7 +247,7 @@ def test_json_adds_up(capsys):
 
 
 def test_a_utilisation_is_a_share(capsys):
-    assert cli.main(["plan", "--config", str(FOLDER / "smoke.yaml"), "--utilisation", "40"]) == 1
+    assert main.main(["plan", "--config", str(FOLDER / "smoke.yaml"), "--utilisation", "40"]) == 1
     assert "--utilisation" in capsys.readouterr().err
 
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hermesflow import cli
+from hermesflow.cli import main
 from hermesflow.core.errors import ArtifactError
 
 SMOKE = str(Path(__file__).parents[1] / "config" / "smoke.yaml")
@@ -22,13 +22,13 @@ def stage(monkeypatch):
     def run(config, layout, **options):
         calls.append((config.name, layout.root, options))
 
-    monkeypatch.setattr(cli.importlib, "import_module", lambda name: SimpleNamespace(run=run))
+    monkeypatch.setattr(main.importlib, "import_module", lambda name: SimpleNamespace(run=run))
     return calls
 
 
 def test_a_stage_gets_config_layout_and_its_own_options(stage, tmp_path):
     arguments = ["sample", "--config", SMOKE, "--results", str(tmp_path), "--seed", "3", "--checkpoint", "pair-1"]
-    assert cli.main([*arguments, "--shard", "0", "--shards", "2"]) == 0
+    assert main.main([*arguments, "--shard", "0", "--shards", "2"]) == 0
     expected = {"seed": 3, "checkpoint": "pair-1", "shard": 0, "shards": 2}
     assert stage == [("smoke", tmp_path / "smoke", expected)]
 
@@ -47,14 +47,14 @@ def test_a_stage_gets_config_layout_and_its_own_options(stage, tmp_path):
 )
 def test_wrong_arguments_are_refused_before_anything_runs(stage, arguments):
     with pytest.raises(SystemExit) as caught:
-        cli.main(arguments)
+        main.main(arguments)
     assert caught.value.code == 2
     assert stage == []
 
 
 def test_an_unknown_checkpoint_is_named_with_the_known_ones(stage, capsys, tmp_path):
     arguments = ["train", "--config", SMOKE, "--results", str(tmp_path), "--seed", "0", "--checkpoint", "pair-9"]
-    assert cli.main(arguments) == 1
+    assert main.main(arguments) == 1
     told = capsys.readouterr().err
     assert "pair-9" in told
     assert "pair-1" in told
@@ -65,8 +65,8 @@ def test_a_user_error_is_one_paragraph_without_traceback(monkeypatch, capsys, tm
     def run(config, layout):
         raise ArtifactError("results/x.parquet: broken. Delete it.")
 
-    monkeypatch.setattr(cli.importlib, "import_module", lambda name: SimpleNamespace(run=run))
-    assert cli.main(["data", "--config", SMOKE, "--results", str(tmp_path)]) == 1
+    monkeypatch.setattr(main.importlib, "import_module", lambda name: SimpleNamespace(run=run))
+    assert main.main(["data", "--config", SMOKE, "--results", str(tmp_path)]) == 1
     assert capsys.readouterr().err == "hermesflow data: results/x.parquet: broken. Delete it.\n"
 
 
@@ -74,9 +74,9 @@ def test_other_errors_keep_their_traceback(monkeypatch, tmp_path):
     def run(config, layout):
         raise KeyError("bug")
 
-    monkeypatch.setattr(cli.importlib, "import_module", lambda name: SimpleNamespace(run=run))
+    monkeypatch.setattr(main.importlib, "import_module", lambda name: SimpleNamespace(run=run))
     with pytest.raises(KeyError):
-        cli.main(["data", "--config", SMOKE, "--results", str(tmp_path)])
+        main.main(["data", "--config", SMOKE, "--results", str(tmp_path)])
 
 
 def test_an_unknown_config_key_ends_the_command(tmp_path):
@@ -93,15 +93,15 @@ def test_an_unknown_config_key_ends_the_command(tmp_path):
 
 def test_threads_reach_the_libraries(stage, monkeypatch, tmp_path):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    cli.main(["data", "--config", SMOKE, "--results", str(tmp_path), "--threads", "2"])
+    main.main(["data", "--config", SMOKE, "--results", str(tmp_path), "--threads", "2"])
     assert os.environ["OMP_NUM_THREADS"] == "2"
 
 
 def test_a_second_process_waits_for_the_first(tmp_path):
     path = tmp_path / "step.lock"
-    with cli._alone(path):
+    with main._alone(path):
         code = (
-            "import pathlib, sys; from hermesflow.cli import _alone\n"
+            "import pathlib, sys; from hermesflow.cli.main import _alone\n"
             "with _alone(pathlib.Path(sys.argv[1])): print('done')"
         )
         waiting = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=-1, stderr=-1, text=True)
@@ -112,7 +112,7 @@ def test_a_second_process_waits_for_the_first(tmp_path):
 
 
 def test_the_lock_goes_with_its_process(tmp_path):
-    with cli._alone(tmp_path / "a.lock"):
+    with main._alone(tmp_path / "a.lock"):
         pass
     with (tmp_path / "a.lock").open() as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

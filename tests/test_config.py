@@ -4,12 +4,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hermesflow.cli.fetching import sources_of
 from hermesflow.config import reference
 from hermesflow.config.experiment import as_plain, config_schema, load_config
 from hermesflow.config.sections import Training
 from hermesflow.core import hub
 from hermesflow.core.errors import ConfigError, FetchError
-from hermesflow.fetching import sources_of
 
 ROOT = Path(__file__).parents[1]
 SMOKE = ROOT / "config" / "smoke.yaml"

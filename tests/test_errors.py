@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hermesflow import cli, commands
+from hermesflow.cli import commands, main
 from hermesflow.core.errors import DataError, is_disk_full
 from hermesflow.data.sources.store import Taken, open_store
 
@@ -57,7 +57,7 @@ def test_other_errors_are_not_a_full_disk():
 
 def test_the_command_says_what_to_do(small_disk, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(commands, "_schema", lambda arguments: np.save(small_disk / "x", np.zeros(100_000)))
-    assert cli.main(["schema"]) == 1
+    assert main.main(["schema"]) == 1
     assert "Free some space, then give the same command again" in capsys.readouterr().err
 
 
@@ -67,4 +67,4 @@ def test_other_errors_keep_their_traceback(monkeypatch):
 
     monkeypatch.setattr(commands, "_schema", broken)
     with pytest.raises(RuntimeError, match="shapes differ"):
-        cli.main(["schema"])
+        main.main(["schema"])

@@ -142,7 +142,7 @@ def test_importing_does_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("module", "allowed"),
     [
-        ("hermesflow.cli", set()),
+        ("hermesflow.cli.main", set()),
         ("hermesflow.config.provenance", set()),
         ("hermesflow.stages.prefer", {"pandas"}),
         ("hermesflow.stages.gather_candidates", {"pandas", "datasets"}),
@@ -154,7 +154,7 @@ def test_short_steps_start_without_heavy_libraries(module, allowed, tmp_path):
 
 
 def test_every_stage_of_the_command_line_has_its_module():
-    from hermesflow.cli import STAGES
+    from hermesflow.cli.main import STAGES
 
     found = {path.stem for path in Path(provenance.ROOT, "stages").glob("*.py")} - {"__init__"}
     assert found == set(STAGES) == set(provenance.READS)

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from huggingface_hub import constants
 
-from hermesflow.cli import main
+from hermesflow.cli.main import main
 from hermesflow.config.experiment import load_config
 from hermesflow.core.errors import DataError
 from hermesflow.core.files import Layout, read_json

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hermesflow.cli import STAGES
+from hermesflow.cli.main import STAGES
 from hermesflow.config import provenance
 from hermesflow.config.benchmarks import COLUMNS, Benchmarks, Gap, Understanding
 from hermesflow.config.experiment import Config, load_config

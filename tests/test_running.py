@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hermesflow.running import LOCK, hold_folder
+from hermesflow.cli.running import LOCK, hold_folder
 
 RUNNER = Path(__file__).parents[1] / "workflow" / "run"
 

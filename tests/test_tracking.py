@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from hermesflow import cli
+from hermesflow.cli import main
 from hermesflow.config.experiment import load_config
 from hermesflow.core.files import Layout
 from hermesflow.tracking import runs, spool
@@ -184,7 +184,7 @@ def world(monkeypatch, tmp_path):
             return [(m.step, m.value) for m in self.client.get_metric_history(run_id, "loss")]
 
         def sync(self):
-            return cli.main(["sync", "--results", str(self.home)])
+            return main.main(["sync", "--results", str(self.home)])
 
         def leave_behind(self, server, steps, key="loss"):
             """A spool whose process is gone."""

@@ -2,7 +2,7 @@
 
 import sys
 
-from hermesflow.cli import main
+from hermesflow.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

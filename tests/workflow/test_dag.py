@@ -7,10 +7,10 @@ import sys
 import pytest
 import yaml
 
-from hermesflow.cli import LAUNCHED, STAGES
+from hermesflow.cli.dvc import GATHERED_BY, dvc_yaml, is_mirror, stages_of
+from hermesflow.cli.main import LAUNCHED, STAGES
 from hermesflow.config.benchmarks import COLUMNS
 from hermesflow.config.experiment import load_config
-from hermesflow.pipeline import GATHERED_BY, dvc_yaml, is_mirror, stages_of
 
 from .conftest import REPOSITORY
 

@@ -13,8 +13,8 @@ from hermesflow.tracking import spool
 from hermesflow.config.benchmarks import COLUMNS, DRAWN
 from hermesflow.config.experiment import BASE, load_config
 from hermesflow.core.errors import ConfigError
-from hermesflow.pipeline import check_benchmarks, check_mirror, is_mirror
-from hermesflow.running import hold_folder
+from hermesflow.cli.dvc import check_benchmarks, check_mirror, is_mirror
+from hermesflow.cli.running import hold_folder
 
 FOLDER_LOCK = hold_folder(Path(".snakemake"))
 

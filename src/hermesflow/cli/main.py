@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hermesflow.commands import add_commands
+from hermesflow.cli.commands import add_commands
+from hermesflow.cli.options import BENCHMARK, CHECKPOINT, SHARD, add_option, new_command, positive
 from hermesflow.core.errors import HermesflowError, Interrupted, is_disk_full
-from hermesflow.options import BENCHMARK, CHECKPOINT, SHARD, add_option, new_command, positive
 
 
 @dataclass(frozen=True)

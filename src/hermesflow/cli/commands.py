@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hermesflow.options import BENCHMARK, add_option, new_command, positive
+from hermesflow.cli.options import BENCHMARK, add_option, new_command, positive
 
 
 def add_commands(commands: Any) -> None:
@@ -106,8 +106,8 @@ def _sync(arguments: argparse.Namespace) -> None:
 
 
 def _fetch(arguments: argparse.Namespace) -> None:
+    from hermesflow.cli.fetching import fetch_all, pinned_yaml
     from hermesflow.config.experiment import load_config
-    from hermesflow.fetching import fetch_all, pinned_yaml
 
     config = load_config(arguments.config)
     if arguments.pin:
@@ -177,8 +177,8 @@ def _dag(arguments: argparse.Namespace) -> None:
 
 
 def _dvc(arguments: argparse.Namespace) -> None:
+    from hermesflow.cli.dvc import dvc_yaml
     from hermesflow.core.files import atomic
-    from hermesflow.pipeline import dvc_yaml
 
     text = dvc_yaml(arguments.config)
     with atomic(arguments.output) as temporary:
