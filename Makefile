@@ -86,11 +86,11 @@ lint: $(VENV)/.installed-dev
 	$(RUN) mypy
 
 bench: setup
-	$(RUN) python -m benchmarks
+	$(RUN) python -m bench
 
 # glibc gives memory back at once only if it is told to.
 full-size: setup
-	$(RUN) MALLOC_MMAP_THRESHOLD_=1048576 MALLOC_TRIM_THRESHOLD_=1048576 python -m benchmarks.full_size
+	$(RUN) MALLOC_MMAP_THRESHOLD_=1048576 MALLOC_TRIM_THRESHOLD_=1048576 python -m bench.full_size
 
 dvc: setup
 	$(RUN) python -m hermesflow schema > workflow/schemas/config.schema.json

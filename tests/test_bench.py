@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import growth, limits, measuring, plain, sizes, works
+from bench import growth, limits, measuring, plain, sizes, works
 
 from hermesflow.selfplay import sampling
 
@@ -23,7 +23,7 @@ FIGURES += ("flops_per_second", "flops_of_peak", "time_ratio_limit")
 def bench(folder, *options, **variables):
     path, output = os.pathsep.join([str(ROOT / "src"), str(ROOT)]), folder / "bench" / "latest.json"
     return subprocess.run(
-        [sys.executable, "-m", "benchmarks", "--size", "tiny", "--output", str(output), *options],
+        [sys.executable, "-m", "bench", "--size", "tiny", "--output", str(output), *options],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", **variables},
         capture_output=True,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import full_size
+from bench import full_size
 
 from hermesflow.models.showo.model import recompute_activations
 from hermesflow.training.distributed import new_accelerator
@@ -54,7 +54,7 @@ def test_its_step_is_the_first_of_training_to_the_last_bit(tmp_path):
 
 def test_it_prints_time_and_peak_and_writes_them(tmp_path):
     path = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
-    command = [sys.executable, "-m", "benchmarks.full_size", "--size", "tiny", "--threads", "1"]
+    command = [sys.executable, "-m", "bench.full_size", "--size", "tiny", "--threads", "1"]
     done = subprocess.run(
         [*command, "--output", str(tmp_path / "found.json")],
         cwd=ROOT,

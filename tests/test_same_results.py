@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from benchmarks import plain, sizes
+from bench import plain, sizes
 
 from hermesflow.selfplay.sampling import sample_images, sample_texts
 from hermesflow.selfplay.scoring import nearest_choice, vqa_generate, vqa_likelihood

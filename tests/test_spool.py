@@ -115,7 +115,8 @@ def test_a_folder_taken_where_locks_do_not_reach_loses_nothing(tmp_path):
 
 def test_a_process_killed_while_it_writes_leaves_all_whole_lines(tmp_path):
     code = (
-        "import sys, pathlib; sys.path.insert(0, sys.argv[2]); import test_spool; from hermesflow.tracking.spool import Spool\n"
+        "import sys, pathlib; sys.path.insert(0, sys.argv[2]); import test_spool\n"
+        "from hermesflow.tracking.spool import Spool\n"
         "own = Spool(pathlib.Path(sys.argv[1]))\n"
         "for step in range(10**9):\n"
         "    own.add(test_spool.metrics(step))\n"

@@ -1,8 +1,8 @@
 """The whole experiment as one frozen, validated object.
 
 One YAML file (`config/micro.yaml`, `config/smoke.yaml`, ...) is read once into `Config`; functions get the
-section they need (`hermesflow.config.sections`). Unknown keys and wrong types are refused with the file, the key and the
-mend. The JSON schema in `workflow/schemas/config.schema.json` is generated from these classes
+section they need (`hermesflow.config.sections`). Unknown keys and wrong types are refused with the file, the key and
+the mend. The JSON schema in `workflow/schemas/config.schema.json` is generated from these classes
 (`python -m hermesflow schema`).
 """
 

@@ -15,9 +15,9 @@ from unittest.mock import patch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import limits
-from benchmarks.limits import Machine
-from benchmarks.works import Run, Side, Work
+from bench import limits
+from bench.limits import Machine
+from bench.works import Run, Side, Work
 
 LONGEST = 30.0
 """Seconds after which a work is not repeated any more."""

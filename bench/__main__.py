@@ -1,6 +1,6 @@
 """Measure the hot paths against the plain path and against what counting allows; one process, one thread.
 
-    python -m benchmarks [--only NAME ...] [--size medium|tiny] [--full]
+    python -m bench [--only NAME ...] [--size medium|tiny] [--full]
 
 Writes results/bench/latest.json and two figures, and logs them to MLflow. All on the same random weights in float32
 (sizes.py). The plain path (plain.py) takes minutes where ours takes seconds, so by default some of its tokens and steps
@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 
-from benchmarks import growth, measuring, report, sizes, works
-from benchmarks.limits import Machine
+from bench import growth, measuring, report, sizes, works
+from bench.limits import Machine
 from hermesflow.core.files import write_json
 
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.split("\n")[0])
     parser.add_argument("--only", nargs="+", choices=works.NAMES, metavar="NAME", help=f"of {', '.join(works.NAMES)}")
     parser.add_argument("--size", choices=sizes.SIZES, default="medium")
     parser.add_argument("--full", action="store_true", help="measure all of both paths: half an hour")

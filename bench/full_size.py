@@ -1,12 +1,11 @@
 """One Pair-DPO step and two MaskGIT steps at the size of Show-o 1.3B (256 px) on the CPU, with random weights.
 
-    python -m benchmarks.full_size
+    python -m bench.full_size
 
-The Pair-DPO step is the first of a training by `hermesflow.training.pair_dpo`: one pair of captions and one of images, autocast to
-bfloat16, recomputed activations, gradients clipped by their norm, AdamW. Weights, gradients and moments are float32, as
-in training on GPUs. One thing is different: AdamW goes parameter by parameter and drops each gradient behind it, so
-that gradients and moments are never all there at once (docs/decisions/0008). Values are the same.
-"""
+The Pair-DPO step is the first of a training by `hermesflow.training.pair_dpo`: one pair of captions and one of images,
+autocast to bfloat16, recomputed activations, gradients clipped by their norm, AdamW. Weights, gradients and moments are
+float32, as in training on GPUs. One thing is different: AdamW goes parameter by parameter and drops each gradient
+behind it, so that gradients and moments are never all there at once (docs/decisions/0008). Values are the same. """
 
 from __future__ import annotations
 
@@ -85,7 +84,7 @@ CAPTION_WORDS, CANDIDATE_WORDS = 125, (100, 80)  # of the prompt of images; of t
 
 def main() -> None:
     """Run both and write the file."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.full_size", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m bench.full_size", description=__doc__.split("\n")[0])
     parser.add_argument("--size", choices=SIZES, default="1.3b")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2)")
     parser.add_argument("--output", type=Path, default=Path("results/bench/full_size.json"))

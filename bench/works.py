@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import limits, plain, sizes
-from benchmarks.sizes import Size
+from bench import limits, plain, sizes
+from bench.sizes import Size
 from hermesflow.budget.machines import Pass
 from hermesflow.models.showo.model import ShowO
 from hermesflow.selfplay.sampling import sample_images, sample_texts

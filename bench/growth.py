@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import sizes, works
-from benchmarks.measuring import fastest
-from benchmarks.sizes import Size
+from bench import sizes, works
+from bench.measuring import fastest
+from bench.sizes import Size
 from hermesflow.models.showo.model import ShowO
 
 CAPTIONS, IMAGES, PAIRS, SHARDS = (1, 2, 5, 10, 20), (4, 8, 16, 32), (1, 2, 4, 8), (1, 2, 4, 8)

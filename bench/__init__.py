@@ -1,0 +1,1 @@
+"""Timing of the hot paths; see `python -m bench --help`."""

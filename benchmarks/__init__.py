@@ -1,1 +1,0 @@
-"""Timing of the hot paths; see `python -m benchmarks --help`."""
