@@ -5,7 +5,8 @@
 The Pair-DPO step is the first of a training by `hermesflow.training.pair_dpo`: one pair of captions and one of images,
 autocast to bfloat16, recomputed activations, gradients clipped by their norm, AdamW. Weights, gradients and moments are
 float32, as in training on GPUs. One thing is different: AdamW goes parameter by parameter and drops each gradient
-behind it, so that gradients and moments are never all there at once (docs/decisions/0008). Values are the same. """
+behind it, so that gradients and moments are never all there at once (docs/decisions/0008). Values are the same.
+"""
 
 from __future__ import annotations
 
