@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pandas as pd
 
@@ -31,7 +31,6 @@ from hermesflow.report.columns import (
 from hermesflow.report.formatting import EMPTY, Table, number, with_interval
 from hermesflow.report.lookup import Figures
 from hermesflow.report.roles import main_checkpoints, roles
-from hermesflow.sections import Defect
 
 GAP_COLUMNS = (
     *("checkpoint", "protocol", "understanding", "generation", "gap"),
@@ -198,14 +197,7 @@ def _arm(config: Config, checkpoint: str) -> str:
     arm = f"{words.get(own.objective, 'DPO, generation only')}, iteration {config.iteration(checkpoint)}"
     if own.candidates is not None:
         arm = f"{arm}, {own.candidates} candidates"
-    return arm + _defects(config, checkpoint)
-
-
-def _defects(config: Config, checkpoint: str) -> str:
-    found, every = config.defects_of(checkpoint), get_args(Defect)
-    if len(found) == len(every):
-        return ", as the released code"
-    return f", with {', '.join(d.replace('_', ' ') for d in every if d in found)}" if found else ""
+    return arm
 
 
 def _plain(figures: Figures, checkpoint: str, columns: Sequence[Column]) -> dict[str, float]:
