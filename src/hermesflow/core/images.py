@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import REDO, atomic, read_json, sha256, write_json
+
+if TYPE_CHECKING:  # torch takes seconds to import, and short steps do without it
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,13 @@ class ImageForm:
     def from_json(plain: dict[str, Any]) -> ImageForm:
         """What `to_json` gave."""
         return ImageForm(plain["kind"], tuple(plain["shape"]), plain["dtype"])
+
+
+def as_tensor(images: np.ndarray) -> Tensor:
+    """Stored images for a model: codes as int64, other arrays with the numbers they have."""
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(images.astype(np.int64) if images.dtype == np.uint16 else images))
 
 
 def write_images(path: Path, ids: Sequence[str], images: np.ndarray, form: ImageForm) -> None:

@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, Self, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -53,10 +54,11 @@ class TextSession(Protocol):
         """Go on with these rows only, (K,) int64."""
 
 
-class UnifiedModel(Protocol):
-    """A torch module that describes images and generates them.
+class UnifiedModel(nn.Module, ABC):
+    """A model that describes images and generates them.
 
-    It is trained and sampled from in evaluation mode but for pre-training; `train()` leaves frozen parts as they are.
+    Sampling, scoring and Pair-DPO run it in evaluation mode, pre-training in training mode, which never touches what
+    `frozen` names.
     """
 
     seen: ImageForm
@@ -68,32 +70,52 @@ class UnifiedModel(Protocol):
     end_token: int
 
     @property
+    @abstractmethod
     def device(self) -> torch.device:
         """Where the weights are."""
 
     @property
+    @abstractmethod
     def text_rows(self) -> int:
         """Texts that one session has room for."""
 
     @property
+    def frozen(self) -> Sequence[nn.Module]:
+        """Parts that are never trained: a vision tower, say."""
+        return ()
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode for all but the frozen parts."""
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
+
+    @property
+    @abstractmethod
     def decoder(self) -> nn.Module:
         """The part that LoRA adapts."""
 
     @property
+    @abstractmethod
     def decoder_layers(self) -> Sequence[nn.Module]:
         """Layers whose activations can be computed again for the gradient."""
 
+    @abstractmethod
     def generate_images(
         self, prompts: Sequence[str], *, settings: ImageSampling, generators: Sequence[torch.Generator]
     ) -> Tensor:
         """One image per prompt, (B, *generated) on the CPU; row i reads generators[i] alone."""
 
+    @abstractmethod
     def noise(self, names: Sequence[NoiseName], settings: Training) -> Noise:
         """The noise of B pairs, remade from their names."""
 
+    @abstractmethod
     def training_noise(self, rows: int, generator: torch.Generator) -> Noise:
         """Noise of a pre-training batch; the generator is advanced."""
 
+    @abstractmethod
     def image_logps(
         self, prompts: Sequence[str], images: Tensor, noise: Noise, *, owners: Tensor | None = None
     ) -> Tensor:
@@ -106,29 +128,37 @@ class UnifiedModel(Protocol):
             owners: (B,) int64, the prompt of each image, as many images for each; None is one image per prompt.
         """
 
+    @abstractmethod
     def text_logps(
         self, seen: Tensor, prompts: Sequence[str], completions: Sequence[str], *, owners: Tensor | None = None
     ) -> Tensor:
         """Log-probability of each completion and its end, given image seen[owners[i]] and prompt, (B,) float32 nats."""
 
+    @abstractmethod
     def text_session(self, seen: Tensor, owners: Tensor, prompts: Sequence[str]) -> TextSession:
         """Start N texts; row i is about image seen[owners[i]] and starts after prompts[i]."""
 
+    @abstractmethod
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids per text, without those that begin or end one."""
 
+    @abstractmethod
     def detokenize(self, ids: Sequence[int]) -> str:
         """Text of sampled token ids; ids that are not text are left out."""
 
+    @abstractmethod
     def image_loss(self, prompts: Sequence[str], images: Tensor, noise: Noise) -> Tensor:
         """Pre-training loss of generation, a scalar; an empty prompt trains the unconditional one."""
 
+    @abstractmethod
     def text_loss(self, seen: Tensor, owners: Tensor, prompts: Sequence[str], completions: Sequence[str]) -> Tensor:
         """Pre-training loss of understanding, a scalar: every text counts alike."""
 
+    @abstractmethod
     def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
         """Write all that `load_model` reads; weights that lie sharded must be gathered first and given."""
 
+    @abstractmethod
     def describe(self, folder: Path) -> None:
         """Write what `save` writes beside the weights."""
 
@@ -138,6 +168,8 @@ class ImageCodec(Protocol):
 
     seen: ImageForm
     generated: ImageForm
+    image_size: int
+    """Pixels per side."""
     network: nn.Module
     """What has the weights."""
 

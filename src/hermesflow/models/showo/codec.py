@@ -13,17 +13,9 @@ from hermesflow.config.experiment import Config, as_plain
 from hermesflow.config.sections import ImageTokenizer
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import read_json, read_weights, write_json, write_weights
-from hermesflow.core.images import ImageForm
 from hermesflow.models.loading import fill, moved, without_weights
+from hermesflow.models.showo.forms import FAMILY, image_form
 from hermesflow.models.showo.magvit import BATCH_PIXELS, MagVitV2, to_images, to_pixels
-
-FAMILY = "showo"
-
-
-def image_form(image_size: int, tokenizer: ImageTokenizer) -> ImageForm:
-    """(T,) codes of an image of `image_size` pixels a side."""
-    token_size = tokenizer.patch_size * 2 ** (len(tokenizer.encoder_multipliers) - 1)
-    return ImageForm("codes", ((image_size // token_size) ** 2,), "uint16")
 
 
 class ShowOCodec:

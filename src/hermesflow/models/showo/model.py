@@ -22,18 +22,17 @@ from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import atomic, read_json, read_weights, write_json, write_weights
 from hermesflow.core.images import ImageForm
 from hermesflow.models import capacity
-from hermesflow.models.backbone import NoiseName
+from hermesflow.models.backbone import NoiseName, UnifiedModel
 from hermesflow.models.kernels import Layout, linear, quicken
-from hermesflow.models.loading import fill, moved, without_weights
+from hermesflow.models.loading import DTYPES, fill, moved, without_weights
 from hermesflow.models.logps import row_sums, token_logps
 from hermesflow.models.showo import generation, grouping, packing
-from hermesflow.models.showo.codec import FAMILY, image_form
+from hermesflow.models.showo.forms import FAMILY, image_form
 from hermesflow.models.showo.masking import draw_mask, pair_mask
 from hermesflow.models.showo.prompting import TokenIds
 from hermesflow.models.showo.sessions import ShowOImageSession, ShowOTextSession
 from hermesflow.models.text_tokenizers import Tokenizer, load_text_tokenizer, text_tokenizer
 
-DTYPES: dict[Precision, torch.dtype] = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ATTENTION = "hermesflow"
 AttentionInterface.register(ATTENTION, packing.attention)
 
@@ -60,7 +59,7 @@ class Shape:
         return Shape(**own, num_image_tokens=num_image_tokens, codebook_size=codebook_size)
 
 
-class ShowO(nn.Module):
+class ShowO(UnifiedModel):
     """Show-o; implements `backbone.UnifiedModel`. An image is (T,) codes, read and generated alike.
 
     Args:
@@ -158,8 +157,8 @@ class ShowO(nn.Module):
 
     def noise(self, names: Sequence[NoiseName], settings: Training) -> Tensor:
         """The masks of B pairs, (B, T) bool; see `masking.pair_mask`."""
-        shape = {"num_tokens": self.num_image_tokens, "schedule": settings.mask_schedule}
-        return torch.stack([pair_mask(name, **shape) for name in names])
+        tokens, schedule = self.num_image_tokens, settings.mask_schedule
+        return torch.stack([pair_mask(name, num_tokens=tokens, schedule=schedule) for name in names])
 
     def training_noise(self, rows: int, generator: torch.Generator) -> Tensor:
         """Masks of a pre-training batch, (rows, T) bool, by the cosine schedule."""
