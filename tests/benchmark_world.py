@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from hermesflow.models.showo.building import new_model
 from safetensors.torch import save_file
 
 from benchmark_models import save_clip, save_detector, save_qwen3_vl, save_vilt
@@ -21,7 +22,6 @@ from hermesflow.core.files import Layout, sha256, write_codes
 from hermesflow.data.pairs import read_pairs
 from hermesflow.evaluation.benchmarks.dpg import CSV_COLUMNS
 from hermesflow.evaluation.benchmarks.inception import Inception
-from hermesflow.models.showo.building import new_model
 from hermesflow.models.showo.magvit import MagVitV2, save_tokenizer
 from hermesflow.models.showo.model import save_model
 from hermesflow.stages import data, draw, gather_drawn

@@ -12,13 +12,13 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
+from hermesflow.models.showo.building import new_model
 
 from hermesflow.budget.decoder import Decoder
 from hermesflow.budget.memory import Call, image_calls, text_calls
 from hermesflow.config.experiment import Config, load_config
 from hermesflow.config.sections import Decoding, ImageSampling
 from hermesflow.models.showo import sessions
-from hermesflow.models.showo.building import new_model
 from hermesflow.models.showo.model import ShowO, recompute_activations
 from hermesflow.selfplay.sampling import sample_images, sample_texts
 from hermesflow.training.pair_dpo import new_optimizer

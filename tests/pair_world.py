@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import yaml
+from hermesflow.models.showo.building import new_model
 
 from hermesflow.config.experiment import Config, as_plain, load_config
 from hermesflow.config.sections import Training
 from hermesflow.core.files import Layout, write_codes, write_table
-from hermesflow.models.showo.building import new_model
 from hermesflow.models.showo.model import save_model
 
 SMOKE = Path(__file__).parents[1] / "config" / "smoke.yaml"

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hermesflow.models.showo.building import new_model
 
 from hermesflow.config.experiment import Config, load_config
 from hermesflow.core.files import Layout, write_codes
 from hermesflow.data.microworld.world import make_pairs
 from hermesflow.data.pairs import write_pairs
-from hermesflow.models.showo.building import new_model
 from hermesflow.models.showo.model import save_model
 from hermesflow.stages import gather_candidates, gather_scores, sample, score
 

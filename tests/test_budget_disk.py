@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from hermesflow.models.showo.building import new_model
 
 from hermesflow.budget import disk, pixels, plan
 from hermesflow.budget.decoder import Decoder
 from hermesflow.budget.lengths import Lengths
 from hermesflow.config.experiment import load_config
 from hermesflow.core.files import write_codes, write_table
-from hermesflow.models.showo.building import new_model
 from hermesflow.models.showo.magvit import MagVitV2, save_tokenizer
 from hermesflow.models.showo.model import save_model
 from hermesflow.selfplay.preferences import Candidate, Pair, captions_table, images_table

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hermesflow.models.showo.building import new_model
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -15,7 +16,6 @@ from hermesflow.config.experiment import load_config
 from hermesflow.config.sections import Decoding, ImageSampling, ImageTokenizer, Lora
 from hermesflow.core.seeding import generator
 from hermesflow.models import capacity, kernels, logps
-from hermesflow.models.showo.building import new_model
 from hermesflow.models.showo.magvit import MagVitV2
 from hermesflow.models.showo.model import recompute_activations
 from hermesflow.selfplay.sampling import sample_images, sample_texts

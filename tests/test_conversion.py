@@ -12,6 +12,7 @@ import sys
 import pytest
 import torch
 import yaml
+from hermesflow.models.showo.building import meta_model
 from safetensors.torch import load_file, save_file
 
 from hermesflow.config.experiment import as_plain, load_config
@@ -19,7 +20,6 @@ from hermesflow.config.sections import ImageTokenizer, Source
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout
 from hermesflow.models.conversion import converted, read_pickle
-from hermesflow.models.showo.building import meta_model
 from hermesflow.models.showo.magvit import MagVitV2, load_tokenizer
 from hermesflow.models.showo.model import load_model
 from hub_server import HubServer

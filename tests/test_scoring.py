@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from hermesflow.models.showo.building import new_model
 
 from hermesflow.config.sections import Encoder
 from hermesflow.data.microworld.world import Question
 from hermesflow.models.sentence_encoder import load_encoder
-from hermesflow.models.showo.building import new_model
 from hermesflow.selfplay.scoring import (
     VQA_METHODS,
     answer_credits,

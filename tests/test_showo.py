@@ -3,13 +3,13 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from hermesflow.models.showo.building import new_model
 from safetensors.torch import load_file
 
 import omni_attention as attention
 from hermesflow.config.experiment import load_config
 from hermesflow.core.errors import ArtifactError
 from hermesflow.models.showo import prompting
-from hermesflow.models.showo.building import new_model
 from hermesflow.models.showo.model import Shape, ShowO, load_model, save_model
 from showo_golden import (
     CAPTIONS,

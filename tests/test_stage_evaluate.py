@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hermesflow.models.showo.building import new_model
 
 from hermesflow.config.experiment import load_config
 from hermesflow.core.errors import ArtifactError
@@ -15,7 +16,6 @@ from hermesflow.data.microworld.world import Question
 from hermesflow.data.pairs import images_of, read_pairs
 from hermesflow.evaluation import bootstrap
 from hermesflow.evaluation.worlds import held_out
-from hermesflow.models.showo.building import new_model
 from hermesflow.models.showo.magvit import MagVitV2, save_tokenizer
 from hermesflow.models.showo.model import save_model
 from hermesflow.stages import clip, data, evaluate

@@ -8,12 +8,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from hermesflow.models.showo.building import new_model
 
 from hermesflow.config.experiment import load_config
 from hermesflow.core.files import Layout
 from hermesflow.evaluation.lmms.answering import Pictures
 from hermesflow.evaluation.lmms.results import figures_of
-from hermesflow.models.showo.building import new_model
 from hermesflow.models.showo.magvit import MagVitV2, save_tokenizer
 from hermesflow.models.showo.model import save_model
 

@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 import torch
 from datasets import Image
+from hermesflow.models.showo.building import new_model
 
 from hermesflow.config.experiment import load_config
 from hermesflow.core.files import Layout
 from hermesflow.data.pairs import images_of, read_pairs
 from hermesflow.evaluation.lmms.results import POPE_TASKS, figures_of
 from hermesflow.evaluation.worlds import understanding
-from hermesflow.models.showo.building import new_model
 from hermesflow.models.showo.magvit import MagVitV2, save_tokenizer, to_pixels
 from hermesflow.models.showo.model import save_model
 from hermesflow.selfplay.scoring import free_answers

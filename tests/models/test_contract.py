@@ -12,6 +12,8 @@ from tests.support.plain_paths import PLAIN
 from hermesflow.config.experiment import load_config
 from hermesflow.config.sections import Decoding
 from hermesflow.core.images import as_tensor, write_images
+from hermesflow.data.microworld.world import make_pairs
+from hermesflow.data.pairs import write_pairs
 from hermesflow.models import backbone
 from hermesflow.selfplay.sampling import sample_texts
 from hermesflow.stages import gather_candidates, gather_scores, sample, score
@@ -20,7 +22,6 @@ from hermesflow.training.logps import Logps, ReferenceTable, reference_logps
 from hermesflow.training.pair_dpo import step_loss, train_policy
 from hermesflow.training.pairs import HomologousPairs
 from hermesflow.training.state import StateFolder
-from selfplay_world import bytes_of, make_pairs, write_pairs
 
 SMOKE = load_config(Path(__file__).parents[2] / "config" / "smoke.yaml")
 CAPTIONS = ["a red circle", "two blue squares", "a green cross", "a red square and a blue circle", "three circles"]
@@ -59,6 +60,10 @@ def random_images(config, form, *leading):
     """Stored arrays of any form with values that occur."""
     high = {"codes": 2**config.image_tokenizer.codebook_bits, "pixels": 256}[form.kind]
     return np.random.default_rng(5).integers(0, high, (*leading, *form.shape)).astype(form.dtype)
+
+
+def bytes_of(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
 
 
 def names(count):
@@ -165,13 +170,6 @@ def test_rows_do_not_depend_on_their_neighbours(config, model):
         )
         for value, batched in zip(single, logps, strict=True):
             torch.testing.assert_close(value[0], batched[k], rtol=1e-4, atol=1e-4)
-
-
-def test_nothing_to_generate(config, model):
-    assert model.generate_images([], settings=config.sampling.images, generators=[]).shape == (
-        0,
-        *model.generated.shape,
-    )
 
 
 def test_one_generator_a_row(config, model):
