@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 import yaml
-from hermesflow.models.showo.building import new_model
 from safetensors.torch import load_file, save_file
 from tokenizers import processors
 from transformers import AutoModel, BertConfig, MPNetConfig, PreTrainedTokenizerFast
 
 from hermesflow.config.experiment import load_config
+from hermesflow.models.backbone import new_model
 from hermesflow.models.showo.magvit import MagVitV2
 from hub_server import HubServer
 from journeydb_world import files_of, good_world
