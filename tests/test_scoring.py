@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from hermesflow.models.showo.building import new_model
 
 from hermesflow.config.sections import Encoder
 from hermesflow.data.microworld.world import Question
