@@ -31,8 +31,9 @@ from torch.utils.checkpoint import checkpoint
 from hermesflow.config.experiment import Config
 from hermesflow.config.sections import ImageSampling, Precision, Training
 from hermesflow.core.errors import ArtifactError, ConfigError
-from hermesflow.core.files import read_json
+from hermesflow.core.files import atomic, read_json, write_json, write_weights
 from hermesflow.core.images import ImageForm
+from hermesflow.models.text_tokenizers import Tokenizer as TextTokenizer
 
 Noise: TypeAlias = Any
 """What images are scored under: a mask, noise and time of a flow, or nothing. Only the model that made it reads it."""
@@ -61,6 +62,10 @@ class UnifiedModel(nn.Module, ABC):
     `frozen` names.
     """
 
+    family: str
+    """What `language_model.family` says of it."""
+    tokenizer: TextTokenizer
+    """Of its texts."""
     seen: ImageForm
     """What texts are about."""
     generated: ImageForm
@@ -70,9 +75,9 @@ class UnifiedModel(nn.Module, ABC):
     end_token: int
 
     @property
-    @abstractmethod
     def device(self) -> torch.device:
         """Where the weights are."""
+        return next(self.parameters()).device
 
     @property
     @abstractmethod
@@ -138,13 +143,13 @@ class UnifiedModel(nn.Module, ABC):
     def text_session(self, seen: Tensor, owners: Tensor, prompts: Sequence[str]) -> TextSession:
         """Start N texts; row i is about image seen[owners[i]] and starts after prompts[i]."""
 
-    @abstractmethod
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids per text, without those that begin or end one."""
+        return self.tokenizer.encode(texts)
 
-    @abstractmethod
     def detokenize(self, ids: Sequence[int]) -> str:
         """Text of sampled token ids; ids that are not text are left out."""
+        return self.tokenizer.decode([i for i in ids if i < self.tokenizer.size])
 
     @abstractmethod
     def image_loss(self, prompts: Sequence[str], images: Tensor, noise: Noise) -> Tensor:
@@ -155,12 +160,25 @@ class UnifiedModel(nn.Module, ABC):
         """Pre-training loss of understanding, a scalar: every text counts alike."""
 
     @abstractmethod
-    def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
-        """Write all that `load_model` reads; weights that lie sharded must be gathered first and given."""
+    def settings(self) -> dict[str, Any]:
+        """What `load_model` of the family builds the model from, as plain JSON data."""
 
-    @abstractmethod
+    def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Write `model.safetensors`, `tokenizer.json` and, last, `config.json`: all that `load_model` reads.
+
+        Args:
+            folder: made if it is not there.
+            weights: of the model; its state dict if None. Of a sharded model they must be gathered first.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        write_weights(folder / "model.safetensors", self.state_dict() if weights is None else weights)
+        self.describe(folder)
+
     def describe(self, folder: Path) -> None:
-        """Write what `save` writes beside the weights."""
+        """Write `tokenizer.json` and `config.json` beside the weights."""
+        with atomic(folder / "tokenizer.json") as temporary:
+            self.tokenizer.save(temporary)
+        write_json(folder / "config.json", {"family": self.family, **self.settings()})
 
 
 class ImageCodec(Protocol):

@@ -26,6 +26,8 @@ class ShowOCodec:
         image_size: pixels per side.
     """
 
+    family = FAMILY
+
     def __init__(self, network: MagVitV2, image_size: int) -> None:
         self.network, self.image_size = network, image_size
         self.seen = self.generated = image_form(image_size, network.config)
@@ -66,7 +68,7 @@ class ShowOCodec:
 
     def describe(self, folder: Path) -> None:
         """Write `config.json`."""
-        plain = {"family": FAMILY, "image_size": self.image_size, "image_tokenizer": as_plain(self.network.config)}
+        plain = {"family": self.family, "image_size": self.image_size, "image_tokenizer": as_plain(self.network.config)}
         write_json(folder / "config.json", plain)
 
 

@@ -7,9 +7,10 @@ Source: Show-o (arXiv 2408.12528).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from transformers import AttentionInterface, PhiConfig, PhiForCausalLM
 from hermesflow.config.experiment import Config
 from hermesflow.config.sections import ImageSampling, LanguageModel, Precision, Training
 from hermesflow.core.errors import ArtifactError
-from hermesflow.core.files import atomic, read_json, read_weights, write_json, write_weights
+from hermesflow.core.files import read_json, read_weights
 from hermesflow.core.images import ImageForm
 from hermesflow.models import capacity
 from hermesflow.models.backbone import NoiseName, UnifiedModel
@@ -69,6 +70,8 @@ class ShowO(UnifiedModel):
         question_template: how a question is put; `{}` stands for it.
     """
 
+    family = FAMILY
+
     def __init__(self, shape: Shape, tokenizer: Tokenizer, *, caption_prompt: str, question_template: str) -> None:
         super().__init__()
         self.shape, self.tokenizer = shape, tokenizer
@@ -80,11 +83,6 @@ class ShowO(UnifiedModel):
         self.showo = PhiForCausalLM(_phi_config(shape, self.ids))
         quicken(self.showo)
         self._code_layout = Layout()
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.showo.lm_head.weight.device
 
     @property
     def text_rows(self) -> int:
@@ -267,37 +265,14 @@ class ShowO(UnifiedModel):
             together=self._together,
         )
 
-    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids per text, without boundary tokens."""
-        return self.tokenizer.encode(texts)
-
-    def detokenize(self, ids: Sequence[int]) -> str:
-        """Text of sampled token ids; ids that are not text are left out."""
-        return self.tokenizer.decode([i for i in ids if i < self.ids.text_vocab_size])
-
-    def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
-        """Write `model.safetensors`, `tokenizer.json` and, last, `config.json`; everything needed to build it again.
-
-        Args:
-            folder: made if it is not there.
-            weights: of the model; its state dict if None. Of a sharded model they must be gathered first.
-        """
-        folder.mkdir(parents=True, exist_ok=True)
-        write_weights(folder / "model.safetensors", self.state_dict() if weights is None else weights)
-        self.describe(folder)
-
-    def describe(self, folder: Path) -> None:
-        """Write `tokenizer.json` and `config.json` beside the weights."""
-        with atomic(folder / "tokenizer.json") as temporary:
-            self.tokenizer.save(temporary)
-        plain = {
-            "family": FAMILY,
+    def settings(self) -> dict[str, Any]:
+        """Sizes and prompts."""
+        return {
             "shape": asdict(self.shape),
             "caption_prompt": self.caption_prompt,
             "question_template": self.question_template,
             "boundary_token": self.tokenizer.boundary_token,
         }
-        write_json(folder / "config.json", plain)
 
     def _drawn(
         self, captions: Sequence[str], codes: Tensor, masked: Tensor, owners: Tensor | None
