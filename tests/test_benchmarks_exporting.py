@@ -6,20 +6,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 import yaml
 from PIL import Image
 
 from benchmark_world import GENEVAL, GENEVAL2, draw_all, make_world
 from hermesflow.cli import main
 from hermesflow.config.experiment import as_plain, load_config
-from hermesflow.core.images import read_images
+from hermesflow.core.images import as_tensor, read_images
 from hermesflow.evaluation.benchmarks.geneval2 import read_prompts, read_scores
 from hermesflow.evaluation.benchmarks.geneval_detector import ColorClassifier, Detector
 from hermesflow.evaluation.benchmarks.geneval_parity import grade_folder
 from hermesflow.evaluation.benchmarks.pretrained import PretrainedClip
-from hermesflow.evaluation.worlds import generation
-from hermesflow.models.showo.codec import load_codec
+from hermesflow.models.backbone import load_codec
 from hermesflow.stages import grade
 
 
@@ -53,8 +51,8 @@ def export(world, benchmark, folder):
 
 def pixels_of(layout, benchmark):
     _, codes = read_images(layout.benchmark(0, "base", benchmark) / "images.npy")
-    tokenizer = load_codec(layout.tokenizer, device=torch.device("cpu")).eval()
-    return generation.decode(tokenizer, torch.from_numpy(codes.astype(np.int64)).flatten(0, 1))
+    codec = load_codec(layout.tokenizer, device="cpu")
+    return codec.to_pixels(as_tensor(codes).flatten(0, 1))
 
 
 def test_geneval_s_images_lie_as_its_original_wants_them(world, images):

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 
 from benchmark_world import CAPTIONS, DPG, GENEVAL, draw_all, make_world
@@ -15,7 +14,7 @@ from hermesflow.config.benchmarks import DRAWN, Gap
 from hermesflow.config.judges import LocalVlm
 from hermesflow.core.errors import ArtifactError, ConfigError
 from hermesflow.core.files import read_json, sha256
-from hermesflow.core.images import read_images, write_images
+from hermesflow.core.images import as_tensor, read_form, read_images, write_images
 from hermesflow.data.pairs import read_pairs
 from hermesflow.evaluation.benchmarks import fidelity, geneval2
 from hermesflow.evaluation.benchmarks.answer_probability import TransformersAnswerProbability
@@ -27,8 +26,7 @@ from hermesflow.evaluation.benchmarks.reference_origin import origin
 from hermesflow.evaluation.bootstrap import FIDELITY_POOL, point_values, resample_counts
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS, Evaluated
 from hermesflow.evaluation.judges.protocol import Item
-from hermesflow.evaluation.worlds import generation
-from hermesflow.models.showo.codec import load_codec
+from hermesflow.models.backbone import load_codec
 from hermesflow.stages import grade
 from tiny_vlm import make_llava
 
@@ -56,8 +54,8 @@ def world(tmp_path_factory):
 
 def images_of(layout, benchmark):
     _, codes = read_images(layout.benchmark(0, "base", benchmark) / "images.npy")
-    tokenizer = load_codec(layout.tokenizer, device=torch.device("cpu")).eval()
-    return generation.decode(tokenizer, torch.from_numpy(codes.astype(np.int64)).flatten(0, 1))
+    codec = load_codec(layout.tokenizer, device="cpu")
+    return codec.to_pixels(as_tensor(codes).flatten(0, 1))
 
 
 def features_of(config, images):
@@ -229,7 +227,8 @@ def test_every_folder_says_what_it_was_made_from(world, benchmark):
 def test_images_of_other_prompts_than_the_file_has_now_are_refused(world):
     config, layout, _ = world
     path = layout.benchmark(1, "base", "coco") / "images.npy"
-    write_images(path, ["1", "2", "3"], np.zeros((3, 1, config.num_image_tokens)))
+    form = read_form(layout.benchmark(0, "base", "coco") / "images.npy")
+    write_images(path, ["1", "2", "3"], np.zeros((3, 1, config.num_image_tokens)), form)
     with pytest.raises(ArtifactError, match=r"images\.npy.*draw anew"):
         grade.run(config, layout, seed=1, checkpoint="base", benchmark="coco")
 
