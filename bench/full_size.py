@@ -30,14 +30,8 @@ from hermesflow.models.showo.prompting import word_tokenizer
 from hermesflow.selfplay.preferences import CAPTION_COLUMNS, IMAGE_COLUMNS
 from hermesflow.selfplay.sampling import sample_images
 from hermesflow.training.distributed import new_accelerator
-from hermesflow.training.pair_dpo import (
-    PairLogps,
-    ReferenceTable,
-    learning_rate,
-    new_optimizer,
-    reference_logps,
-    step_loss,
-)
+from hermesflow.training.logps import PairLogps, ReferenceTable, reference_logps
+from hermesflow.training.pair_dpo import learning_rate, new_optimizer, step_loss
 from hermesflow.training.pairs import HomologousPairs
 
 GIB = 2**30

@@ -18,7 +18,8 @@ from hermesflow.config.sections import Decoding, ImageSampling, Training
 from hermesflow.models.showo.model import ShowO
 from hermesflow.selfplay import sampling
 from hermesflow.selfplay.scoring import MultipleChoice
-from hermesflow.training.pair_dpo import Logps, step_loss
+from hermesflow.training.logps import Logps
+from hermesflow.training.pair_dpo import step_loss
 from hermesflow.training.pairs import PairBatch
 
 GREEDY = Decoding(top_k=1, temperature=1.0)

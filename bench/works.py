@@ -17,7 +17,8 @@ from hermesflow.budget.machines import Pass
 from hermesflow.models.showo.model import ShowO
 from hermesflow.selfplay.sampling import sample_images, sample_texts
 from hermesflow.selfplay.scoring import nearest_choice, vqa_generate, vqa_likelihood
-from hermesflow.training.pair_dpo import Logps, PairLogps, new_optimizer, step_loss
+from hermesflow.training.logps import Logps, PairLogps
+from hermesflow.training.pair_dpo import new_optimizer, step_loss
 from hermesflow.training.pairs import HomologousPairs, PairBatch
 
 Run = Callable[[], Any]

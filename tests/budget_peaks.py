@@ -15,7 +15,8 @@ import torch
 
 from hermesflow.budget.decoder import Decoder
 from hermesflow.budget.memory import Call, image_calls, text_calls
-from hermesflow.config.experiment import Config, load_config
+from hermesflow.config.experiment import Config
+from hermesflow.config.load import load_config
 from hermesflow.config.sections import Decoding, ImageSampling
 from hermesflow.models.showo import sessions
 from hermesflow.models.showo.building import new_model

@@ -6,7 +6,7 @@ import torch
 from hermesflow.models.showo.model import load_model, recompute_activations
 from hermesflow.stages import prefer
 from hermesflow.stages.reference import load_pairs
-from hermesflow.training.pair_dpo import PairLogps
+from hermesflow.training.logps import PairLogps
 from pair_world import make_world, small_config
 
 CHECKPOINT = "pair-1"

@@ -14,13 +14,13 @@ import yaml
 from hermesflow.budget import disk, pixels, plan
 from hermesflow.budget.decoder import Decoder
 from hermesflow.budget.lengths import Lengths
-from hermesflow.config.experiment import load_config
+from hermesflow.config.load import load_config
 from hermesflow.core.files import write_codes, write_table
 from hermesflow.models.showo.building import new_model
 from hermesflow.models.showo.magvit import MagVitV2, save_tokenizer
 from hermesflow.models.showo.model import save_model
 from hermesflow.selfplay.preferences import Candidate, Pair, captions_table, images_table
-from hermesflow.training.pair_dpo import Logps
+from hermesflow.training.logps import Logps
 
 ROOT = Path(__file__).parents[1]
 MICRO = ROOT / "config" / "micro.yaml"

@@ -25,8 +25,8 @@ from hermesflow.stages import prefer, reference, train
 from hermesflow.stages.reference import load_pairs
 from hermesflow.tracking import runs
 from hermesflow.training.distributed import check_training, new_accelerator
+from hermesflow.training.logps import PairLogps, reference_logps
 from hermesflow.training.losses import dpo_loss, pair_dpo_loss
-from hermesflow.training.pair_dpo import PairLogps, reference_logps
 from hermesflow.training.pairs import HomologousPairs, PairBatch
 from pair_world import SMOKE, environment, make_candidates, make_world, small_config, training
 
@@ -244,7 +244,8 @@ def test_the_reference_runs_once_beforehand_and_never_while_training(world, monk
     assert list(zip(table["id"], table["pass"], strict=True)) == pairs.rows(settings.steps * settings.batch_size)
 
     from hermesflow.training.interruption import Interruption
-    from hermesflow.training.pair_dpo import ReferenceTable, train_policy
+    from hermesflow.training.logps import ReferenceTable
+    from hermesflow.training.pair_dpo import train_policy
     from hermesflow.training.state import StateFolder
 
     model.register_forward_hook(lambda *args: calls.append(args))

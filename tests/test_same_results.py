@@ -9,7 +9,8 @@ from bench import plain, sizes
 
 from hermesflow.selfplay.sampling import sample_images, sample_texts
 from hermesflow.selfplay.scoring import nearest_choice, vqa_generate, vqa_likelihood
-from hermesflow.training.pair_dpo import Logps, PairLogps, step_loss
+from hermesflow.training.logps import Logps, PairLogps
+from hermesflow.training.pair_dpo import step_loss
 
 FEW = {"medium": {"questions": 4, "pairs": 1}, "tiny": {}}
 """Less of the works than the bench does."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from hermesflow.config.experiment import load_config
+from hermesflow.config.load import load_config
 from hermesflow.core.files import Layout, read_codes
 from hermesflow.data.microworld.world import make_pairs
 from hermesflow.data.pairs import write_pairs

@@ -10,6 +10,7 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 
 from hermesflow.config.experiment import Config
+from hermesflow.config.tree import reference_of
 from hermesflow.core.errors import ArtifactError, ConfigError, DataError, HermesflowError
 from hermesflow.core.files import Layout, read_json, read_weights, write_json
 from hermesflow.models.showo.model import load_model
@@ -17,7 +18,8 @@ from hermesflow.stages import prefer, reference, train
 from hermesflow.stages.reference import load_pairs
 from hermesflow.tracking import runs
 from hermesflow.training.distributed import check_training, micro_batches, new_accelerator
-from hermesflow.training.pair_dpo import Logps, PairLogps, ReferenceTable, learning_rate, step_loss
+from hermesflow.training.logps import Logps, PairLogps, ReferenceTable
+from hermesflow.training.pair_dpo import learning_rate, step_loss
 from hermesflow.training.pairs import HomologousPairs
 from hermesflow.training.state import StateFolder
 from pair_world import make_world, small_config, training
@@ -47,7 +49,7 @@ def layout(world, tmp_path) -> Layout:
 
 def trained(config: Config, layout: Layout, checkpoint: str = CHECKPOINT) -> pd.DataFrame:
     """Run both stages; the history."""
-    reference.run(config, layout, seed=0, checkpoint=config.reference_of(checkpoint))
+    reference.run(config, layout, seed=0, checkpoint=reference_of(config, checkpoint))
     train.run(config, layout, seed=0, checkpoint=checkpoint)
     return pd.read_csv(model_folder(layout, checkpoint) / "history.csv")
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from hermesflow.config.experiment import load_config
+from hermesflow.config.load import load_config
 from hermesflow.core.files import Layout
 from hermesflow.evaluation.lmms.answering import Pictures
 from hermesflow.evaluation.lmms.results import figures_of

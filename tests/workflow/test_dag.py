@@ -10,7 +10,7 @@ import yaml
 from hermesflow.cli.dvc import GATHERED_BY, dvc_yaml, is_mirror, stages_of
 from hermesflow.cli.main import LAUNCHED, STAGES
 from hermesflow.config.benchmarks import COLUMNS
-from hermesflow.config.experiment import load_config
+from hermesflow.config.load import load_config
 
 from .conftest import REPOSITORY
 

@@ -57,7 +57,7 @@ def test_the_run_leaves_tables_figures_and_an_answer(finished):
 
 
 def test_mlflow_has_the_curves_and_the_report(finished):
-    from hermesflow.config.experiment import load_config
+    from hermesflow.config.load import load_config
     from hermesflow.tracking.delivery import Mlflow
 
     clone, _ = finished

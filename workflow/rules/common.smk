@@ -52,7 +52,7 @@ def settings(stage):
 
 def urgency(wildcards):
     """Priority of a job on the way to later checkpoints; what nothing waits for (`evaluate`) has 0."""
-    return 1 + CONFIG.generations_after(wildcards.get("checkpoint", BASE))
+    return 1 + generations_after(CONFIG, wildcards.get("checkpoint", BASE))
 
 
 def growing(amount):

@@ -11,7 +11,8 @@ import yaml
 from hermesflow.config import benchmarks, provenance
 from hermesflow.tracking import spool
 from hermesflow.config.benchmarks import COLUMNS, DRAWN
-from hermesflow.config.experiment import BASE, load_config
+from hermesflow.config.experiment import BASE
+from hermesflow.config.load import load_config
 from hermesflow.core.errors import ConfigError
 from hermesflow.cli.dvc import check_benchmarks, check_mirror, is_mirror
 from hermesflow.cli.running import hold_folder

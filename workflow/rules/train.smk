@@ -2,7 +2,7 @@
 rule train:
     input:
         preferences=f"{NODE}/preferences/preferences.parquet",
-        reference=lambda w: f"{ROOT}/seed{w.seed}/{CONFIG.reference_of(w.checkpoint)}/preferences/reference.parquet",
+        reference=lambda w: f"{ROOT}/seed{w.seed}/{reference_of(CONFIG, w.checkpoint)}/preferences/reference.parquet",
         pairs=f"{ROOT}/data/pairs.parquet",
         codes=tokens(f"{ROOT}/codes/pairs"),
         model=lambda w: model(parent(w)),

@@ -71,7 +71,7 @@ def _plan(arguments: argparse.Namespace) -> None:
     from hermesflow.budget import table
     from hermesflow.budget.lengths import QUESTIONS, Lengths
     from hermesflow.budget.machines import MACHINES, UTILISATION
-    from hermesflow.config.experiment import load_config
+    from hermesflow.config.load import load_config
     from hermesflow.core.errors import ConfigError
 
     utilisation = arguments.utilisation or UTILISATION
@@ -90,7 +90,7 @@ def _plan(arguments: argparse.Namespace) -> None:
 
 
 def _track(arguments: argparse.Namespace) -> None:
-    from hermesflow.config.experiment import load_config
+    from hermesflow.config.load import load_config
     from hermesflow.core.files import Layout
     from hermesflow.tracking import runs
 
@@ -107,7 +107,7 @@ def _sync(arguments: argparse.Namespace) -> None:
 
 def _fetch(arguments: argparse.Namespace) -> None:
     from hermesflow.cli.fetching import fetch_all, pinned_yaml
-    from hermesflow.config.experiment import load_config
+    from hermesflow.config.load import load_config
 
     config = load_config(arguments.config)
     if arguments.pin:
@@ -128,7 +128,7 @@ def _fid_reference(arguments: argparse.Namespace) -> None:
 
 
 def _export_images(arguments: argparse.Namespace) -> None:
-    from hermesflow.config.experiment import load_config
+    from hermesflow.config.load import load_config
     from hermesflow.core.files import Layout
     from hermesflow.evaluation.benchmarks.exporting import export_images
 
@@ -146,7 +146,7 @@ def _geneval_parity(arguments: argparse.Namespace) -> None:
 
 def _benchmark(path: Path, name: str, names: str) -> tuple[Any, str]:
     """A section of `benchmarks`, which names so and so, and the device of the config."""
-    from hermesflow.config.experiment import load_config
+    from hermesflow.config.load import load_config
     from hermesflow.core.errors import ConfigError
 
     config = load_config(path)
@@ -159,7 +159,7 @@ def _benchmark(path: Path, name: str, names: str) -> tuple[Any, str]:
 
 
 def _publish(arguments: argparse.Namespace) -> None:
-    from hermesflow.config.experiment import load_config
+    from hermesflow.config.load import load_config
     from hermesflow.core.files import Layout
     from hermesflow.report.publish import fill_readme, publish
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import yaml
 
-from hermesflow.config.experiment import Config, has_judge, load_config
+from hermesflow.config.experiment import Config, has_judge
+from hermesflow.config.load import load_config
 from hermesflow.config.provenance import READS, ROOT, modules_of, reads
 from hermesflow.core.errors import ConfigError
 from hermesflow.core.files import digest_of

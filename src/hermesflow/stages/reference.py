@@ -6,12 +6,13 @@ import pandas as pd
 import torch
 
 from hermesflow.config.experiment import Config
+from hermesflow.config.tree import iteration, training_of
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout, read_codes, read_table, write_table
 from hermesflow.models.showo.model import load_model
 from hermesflow.selfplay.preferences import CAPTION_COLUMNS, IMAGE_COLUMNS
 from hermesflow.training.distributed import new_accelerator
-from hermesflow.training.pair_dpo import reference_logps
+from hermesflow.training.logps import reference_logps
 from hermesflow.training.pairs import HomologousPairs
 
 
@@ -23,7 +24,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
         ConfigError: training settings that cannot be meant.
     """
     torch.set_num_threads(config.runtime.train_threads)
-    training = config.training_of(checkpoint)
+    training = training_of(config, checkpoint)
     accelerator = new_accelerator(training, device=config.runtime.device, precision=config.runtime.precision)
     parent = layout.checkpoint(seed, config.checkpoints[checkpoint].parent)
     table = reference_logps(
@@ -48,8 +49,8 @@ def load_pairs(config: Config, layout: Layout, *, seed: int, checkpoint: str) ->
         captions=_captions(layout),
         codes=dict(zip(ids, codes[:, 0], strict=True)),
         seed=seed,
-        iteration=config.iteration(checkpoint),
-        mask_schedule=config.training_of(checkpoint).mask_schedule,
+        iteration=iteration(config, checkpoint),
+        mask_schedule=training_of(config, checkpoint).mask_schedule,
     )
 
 
