@@ -1,9 +1,6 @@
-"""The whole experiment as one frozen, validated object.
+"""The whole experiment as one frozen object; functions get the section they need (`hermesflow.config.sections`).
 
-One YAML file (`config/micro.yaml`, `config/smoke.yaml`, ...) is read once into `Config`; functions get the
-section they need (`hermesflow.config.sections`). Unknown keys and wrong types are refused with the file, the key and
-the mend. The JSON schema in `workflow/schemas/config.schema.json` is generated from these classes
-(`python -m hermesflow schema`).
+workflow/schemas/config.schema.json is generated from these classes (`python -m hermesflow schema`).
 """
 
 from __future__ import annotations
