@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hermesflow.config import provenance
+from hermesflow.config.reads import READS
+from hermesflow.core import provenance
 
 LAYERS = (
     ("core",),
@@ -132,7 +133,7 @@ def test_importing_does_nothing(tmp_path):
     ("module", "allowed"),
     [
         ("hermesflow.cli.main", set()),
-        ("hermesflow.config.provenance", set()),
+        ("hermesflow.config.digests", set()),
         ("hermesflow.stages.prefer", {"pandas"}),
         ("hermesflow.stages.gather_candidates", {"pandas", "datasets"}),
         ("hermesflow.stages.gather_scores", {"pandas", "datasets"}),
@@ -146,4 +147,4 @@ def test_every_stage_of_the_command_line_has_its_module():
     from hermesflow.cli.main import STAGES
 
     found = {path.stem for path in Path(provenance.ROOT, "stages").glob("*.py")} - {"__init__"}
-    assert found == set(STAGES) == set(provenance.READS)
+    assert found == set(STAGES) == set(READS)

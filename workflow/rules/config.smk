@@ -42,6 +42,7 @@ CONFIG_FILE = _config_file()
 CONFIG = load_config(CONFIG_FILE)
 check_benchmarks(CONFIG, CONFIG_FILE)
 SEEDS = _seeds(CONFIG_FILE)
+STEPS = digests.step_digests(CONFIG)  # of what this run executes, whatever is written into the files meanwhile
 
 if "DVC_STAGE" in os.environ:
     check_mirror(Path("dvc.yaml"), Path(CONFIG_FILE), SEEDS)

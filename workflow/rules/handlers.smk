@@ -20,7 +20,7 @@ def record_in_dvc():
     subprocess.run(
         [sys.executable, "-m", "hermesflow", "digests", "--config", CONFIG_FILE, "--steps", file], check=True
     )
-    if read_json(file) == digests.step_digests(CONFIG):
+    if read_json(file) == STEPS:
         subprocess.run([sys.executable, "-m", "dvc", "commit", "--force", "--quiet"])
     else:  # of what is in the files now
         print(
