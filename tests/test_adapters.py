@@ -10,20 +10,19 @@ import pytest
 import torch
 from peft import PeftModel
 
-from hermesflow.config import reads
+from hermesflow.config import provenance
 from hermesflow.config.load import load_config
 from hermesflow.config.sections import Lora
 from hermesflow.config.tree import training_of
 from hermesflow.core.errors import ConfigError
 from hermesflow.core.files import Layout, read_weights
-from hermesflow.models.showo.model import load_model
+from hermesflow.models.backbone import load_model
 from hermesflow.stages import prefer, reference, train
-from hermesflow.stages.reference import load_pairs
 from hermesflow.tracking import runs
 from hermesflow.training.logps import PairLogps
 from hermesflow.training.lora import add_adapters
 from hermesflow.training.pair_dpo import new_optimizer
-from pair_world import SMOKE, make_world, small_config, training
+from pair_world import SMOKE, make_world, pairs_of, small_config, training
 
 CHECKPOINT = "pair-1"
 LORA = Lora(rank=4, alpha=8.0, targets=("q_proj", "v_proj", "fc1"))
@@ -54,7 +53,7 @@ def trained(layout, tmp_path_factory) -> Path:
 
 
 def logps(model, layout):
-    pairs = load_pairs(small_config(), layout, seed=0, checkpoint=CHECKPOINT)
+    pairs = pairs_of(layout, CHECKPOINT)
     with torch.no_grad():
         return torch.stack(PairLogps(model, "pair").eval()(pairs.batch(pairs.rows(6), device="cpu")))
 
@@ -155,4 +154,4 @@ def test_what_is_trained_is_a_reason_to_train_again_but_not_to_score_the_referen
 
 
 def _read(config, stage):
-    return reads.params_of(config, stage, CHECKPOINT)
+    return provenance.params_of(config, stage, CHECKPOINT)

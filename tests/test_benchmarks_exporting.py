@@ -14,13 +14,13 @@ from benchmark_world import GENEVAL, GENEVAL2, draw_all, make_world
 from hermesflow.cli import main
 from hermesflow.config.experiment import as_plain
 from hermesflow.config.load import load_config
-from hermesflow.core.files import read_codes
+from hermesflow.core.images import read_images
 from hermesflow.evaluation.benchmarks.geneval2 import read_prompts, read_scores
 from hermesflow.evaluation.benchmarks.geneval_detector import ColorClassifier, Detector
 from hermesflow.evaluation.benchmarks.geneval_parity import grade_folder
 from hermesflow.evaluation.benchmarks.pretrained import PretrainedClip
 from hermesflow.evaluation.worlds import generation
-from hermesflow.models.showo.magvit import load_tokenizer
+from hermesflow.models.showo.codec import load_codec
 from hermesflow.stages import grade
 
 
@@ -53,8 +53,8 @@ def export(world, benchmark, folder):
 
 
 def pixels_of(layout, benchmark):
-    _, codes = read_codes(layout.benchmark(0, "base", benchmark) / "images.npy")
-    tokenizer = load_tokenizer(layout.tokenizer, device=torch.device("cpu")).eval()
+    _, codes = read_images(layout.benchmark(0, "base", benchmark) / "images.npy")
+    tokenizer = load_codec(layout.tokenizer, device=torch.device("cpu")).eval()
     return generation.decode(tokenizer, torch.from_numpy(codes.astype(np.int64)).flatten(0, 1))
 
 

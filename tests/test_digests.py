@@ -1,5 +1,6 @@
 """Digests of code: what counts, and what a user's update must not run again, on copies of the package."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -18,9 +19,8 @@ REPOSITORY = Path(__file__).parents[1]
 SHOWO = REPOSITORY / "config" / "showo.yaml"
 
 
-def modules(stage, benchmark=None, config=SHOWO):
-    roots = digests.roots_of(stage, load_config(config), benchmark)
-    paths = provenance.modules_of(roots, digests.COMPUTES_NOTHING, digests.COMPUTES)
+def modules(stage, benchmark=None):
+    paths = dict(digests.modules_behind(stage, load_config(SHOWO), benchmark)).values()
     return {path.relative_to(provenance.ROOT).as_posix() for path in paths}
 
 
@@ -32,6 +32,32 @@ def test_modules_follow_imports_but_not_to_what_computes_nothing():
     assert not [name for name in train if name.startswith(left_out)]
     assert [name for name in train if name.startswith("config/")] == ["config/tree.py"]
     assert not train & {"report/tables.py", "evaluation/worlds/gap.py"}
+
+
+def test_a_stage_runs_the_parts_of_the_backbone_that_it_asks_for():
+    parts = ("model.py", "codec.py", "codec_training.py")
+    asked = {
+        "model.py": ("base", "sample", "reference", "train", "draw"),
+        "codec.py": ("encode", "judge", "report"),
+        "": ("data", "prefer", "clip", "gather_candidates", "gather_scores"),
+        "model.py codec.py": ("score", "agreement", "evaluate", "understand"),
+    }
+    for names, stages in asked.items():
+        for stage in stages:
+            assert [name for name in parts if f"models/showo/{name}" in modules(stage)] == names.split(), stage
+    assert {"models/showo/codec_training.py", "models/showo/magvit.py"} <= modules("tokenizer")
+    assert "models/showo/model.py" not in modules("tokenizer")
+    inside = [path for path in provenance.ROOT.rglob("*.py") if "models import backbone" in path.read_text()]
+    assert not inside, "name the functions: digests follow them"
+
+
+def test_a_backbone_of_the_user_counts_too():
+    config = load_config(SHOWO)
+    model = dataclasses.replace(config.language_model, family="tests.support.tiny_backbone")
+    other = dataclasses.replace(config, language_model=model)
+    names = dict(digests.modules_behind("train", other))
+    assert "tests.support.tiny_backbone" in names and "hermesflow.models.showo.model" not in names
+    assert "tests.support.tiny_backbone" not in dict(digests.modules_behind("prefer", other))
 
 
 def test_the_loss_is_behind_training_alone():
@@ -94,7 +120,7 @@ def error(root):
 
 def help_text(root):
     path = root / "cli" / "main.py"
-    insert(path, '"homologous pairs of every split"', '"all the "')
+    insert(path, '"homologous pairs of every split"', '"all of the "')
 
 
 def comment(root):
@@ -141,26 +167,31 @@ def package(tmp_path, monkeypatch):
     for name, text in {
         "__init__.py": "",
         "stages/__init__.py": "",
-        "stages/step.py": "def run():\n    from hermesflow import deep\n    return deep.x()\n",
-        "deep.py": 'from hermesflow.words import named\n\n\ndef x():\n    """Doc."""\n    return 1  # one\n',
+        "stages/step.py": "from hermesflow.registry import part\n\nfrom hermesflow import deep\n\ndeep.x()\n",
+        "deep.py": 'def x():\n    """Doc."""\n    from hermesflow.words import named\n\n    return 1  # one\n',
         "words/__init__.py": "",
         "words/named.py": "from hermesflow import aside\n",
         "words/kept.py": "z = 1\n",
         "aside.py": "y = 1\n",
-        "chosen/__init__.py": "",
-        "chosen/part.py": "w = 1\n",
+        "registry.py": "def part(): ...\ndef other(): ...\n",
+        "parts/__init__.py": "",
+        "parts/one.py": "from .two import v\n",
+        "parts/two.py": "v = 1\n",
+        "parts/three.py": "u = 1\n",
     }.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
-    cached = (provenance.modules_of, provenance.digest_of_code, provenance.imports_of, provenance._code)
+    cached = [function for function in vars(provenance).values() if hasattr(function, "cache_clear")]
 
     def digest():
         for function in cached:
             function.cache_clear()
-        roots = ("hermesflow.stages.step", "hermesflow.chosen", "hermesflow.nowhere")
+        roots = ("hermesflow.stages.step", "hermesflow.nowhere")
         left_out, kept = ("hermesflow.words",), ("hermesflow.words.kept",)
-        return provenance.digest_of_code(provenance.modules_of(roots, left_out, kept))
+        chosen = (("part", "one"), ("other", "three"))
+        leads = tuple((f"hermesflow.registry.{name}", f"hermesflow.parts.{module}") for name, module in chosen)
+        return provenance.digest_of_code(provenance.modules_of(roots, left_out, kept, leads))
 
     yield tmp_path, digest
     for function in cached:
@@ -177,7 +208,8 @@ def package(tmp_path, monkeypatch):
         ("words/named.py", "aside", "deep", False),
         ("words/kept.py", "z = 1", "z = 2", False),
         ("deep.py", "import named", "import kept", True),
-        ("chosen/part.py", "w = 1", "w = 2", True),
+        ("parts/two.py", "v = 1", "v = 2", True),
+        ("parts/three.py", "u = 1", "u = 2", False),
         ("stages/step.py", "deep.x()", "-deep.x()", True),
     ],
 )

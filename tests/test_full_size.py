@@ -12,7 +12,7 @@ import pytest
 import torch
 from bench import full_size
 
-from hermesflow.models.showo.model import recompute_activations
+from hermesflow.models.backbone import recompute_activations
 from hermesflow.training.distributed import new_accelerator
 from hermesflow.training.interruption import Interruption
 from hermesflow.training.logps import ReferenceTable, reference_logps

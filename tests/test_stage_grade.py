@@ -14,7 +14,8 @@ from chat_server import MODEL, TOKENS, ChatServer, first_choice
 from hermesflow.config.benchmarks import DRAWN, Gap
 from hermesflow.config.judges import LocalVlm
 from hermesflow.core.errors import ArtifactError, ConfigError
-from hermesflow.core.files import read_codes, read_json, sha256, write_codes
+from hermesflow.core.files import read_json, sha256
+from hermesflow.core.images import read_images, write_images
 from hermesflow.data.pairs import read_pairs
 from hermesflow.evaluation.benchmarks import fidelity, geneval2
 from hermesflow.evaluation.benchmarks.answer_probability import TransformersAnswerProbability
@@ -27,7 +28,7 @@ from hermesflow.evaluation.bootstrap import FIDELITY_POOL, point_values, resampl
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS, Evaluated
 from hermesflow.evaluation.judges.protocol import Item
 from hermesflow.evaluation.worlds import generation
-from hermesflow.models.showo.magvit import load_tokenizer
+from hermesflow.models.showo.codec import load_codec
 from hermesflow.stages import grade
 from tiny_vlm import make_llava
 
@@ -54,8 +55,8 @@ def world(tmp_path_factory):
 
 
 def images_of(layout, benchmark):
-    _, codes = read_codes(layout.benchmark(0, "base", benchmark) / "images.npy")
-    tokenizer = load_tokenizer(layout.tokenizer, device=torch.device("cpu")).eval()
+    _, codes = read_images(layout.benchmark(0, "base", benchmark) / "images.npy")
+    tokenizer = load_codec(layout.tokenizer, device=torch.device("cpu")).eval()
     return generation.decode(tokenizer, torch.from_numpy(codes.astype(np.int64)).flatten(0, 1))
 
 
@@ -118,7 +119,7 @@ def test_geneval2_is_soft_tifa_of_the_judges_probabilities(world):
     assert values["geneval2/gm"] == pytest.approx((gm[0] + gm[1]) / 2, rel=1e-3)
     assert values["geneval2/atomicity/3"] == pytest.approx(gm[0], rel=1e-3)
     units = pd.read_parquet(layout.benchmark(0, "base", "geneval2") / "units.parquet")
-    assert set(units["id"]) == set(read_codes(layout.benchmark(0, "base", "geneval2") / "images.npy")[0])
+    assert set(units["id"]) == set(read_images(layout.benchmark(0, "base", "geneval2") / "images.npy")[0])
 
 
 def test_geneval2_names_its_judge_and_the_licence_of_its_data(world):
@@ -228,7 +229,7 @@ def test_every_folder_says_what_it_was_made_from(world, benchmark):
 def test_images_of_other_prompts_than_the_file_has_now_are_refused(world):
     config, layout, _ = world
     path = layout.benchmark(1, "base", "coco") / "images.npy"
-    write_codes(path, ["1", "2", "3"], np.zeros((3, 1, config.num_image_tokens)))
+    write_images(path, ["1", "2", "3"], np.zeros((3, 1, config.num_image_tokens)))
     with pytest.raises(ArtifactError, match=r"images\.npy.*draw anew"):
         grade.run(config, layout, seed=1, checkpoint="base", benchmark="coco")
 

@@ -19,7 +19,7 @@ from .conftest import Clone, make_clone
 def digests(clone):
     """Hashes of everything that must be the same after the same seed."""
     kept = [*clone.results.glob("report/**/*"), *clone.results.glob("seed0/*/*/*")]
-    kept += [*clone.results.glob("data/*"), *clone.results.glob("codes/*")]
+    kept += [*clone.results.glob("data/*"), *clone.results.glob("images/*/*")]
     return {str(path.relative_to(clone.results)): sha256(path) for path in sorted(kept) if path.is_file()}
 
 
@@ -31,7 +31,7 @@ def run_stages(output):
 
 def stale(clone):
     """Steps that each engine calls stale, by rule and checkpoint: Snakemake's, and DVC's with all that follows them."""
-    dry = clone.snakemake("--dry-run", "--quiet", "none", "--printshellcmds")
+    dry = clone.snakemake("--dry-run", "--printshellcmds")
     commands = re.findall(r" -m hermesflow (\w+) (.*)", dry)
     rules = {(rule, (re.findall(r"--checkpoint (\S+)", rest) or [None])[0]) for rule, rest in commands}
     clone.run("dvc", "repro", "--quiet", "digests")

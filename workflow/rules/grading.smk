@@ -1,10 +1,10 @@
 # Real benchmarks of one checkpoint: verdicts on what it drew, and its answers through lmms-eval.
 rule grade:
     input:
-        images=tokens(f"{BENCH}/images"),
+        images=images(f"{BENCH}/images"),
         prompts=benchmark_prompts,
         reference=fid_reference,
-        real=lambda w: tokens(f"{ROOT}/codes/gap") if w.benchmark == "gap" else [],
+        real=lambda w: images(f"{ROOT}/images/seen/gap") if w.benchmark == "gap" else [],
         tokenizer=multiext(f"{ROOT}/tokenizer/", "model.safetensors", "config.json"),
         model=model(NODE),
     output:

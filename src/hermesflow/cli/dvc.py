@@ -22,9 +22,10 @@ from typing import Any
 
 import yaml
 
-from hermesflow.config.digests import step_digests, step_name
+from hermesflow.config.digests import modules_behind, step_digests, step_name
 from hermesflow.config.experiment import BASE, Config, has_judge
 from hermesflow.config.load import load_config
+from hermesflow.config.reads import READS
 from hermesflow.core.errors import ConfigError
 from hermesflow.core.files import atomic, digest_of, read_json
 from hermesflow.core.provenance import ROOT
@@ -133,9 +134,10 @@ def check_mirror(dvc_file: Path, config_file: Path, seeds: Sequence[int]) -> Non
 
 def _digests_stage(config: Config, config_file: Path) -> dict[str, Any]:
     file, source = str(digests_file(config)), _relative(config_file)
+    modules = {path for stage in READS for _, path in modules_behind(stage, config) if not path.is_relative_to(ROOT)}
     return {
         "cmd": f"python -m hermesflow digests --config {source} --steps {file}",
-        "deps": ["src/hermesflow"],
+        "deps": ["src/hermesflow", *sorted(map(_relative, modules))],  # of a backbone of the user's
         "params": [{source: None}],  # all keys
         "outs": [file],
     }

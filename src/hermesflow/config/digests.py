@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from hermesflow.config.experiment import BASE, Config
 from hermesflow.config.reads import READS, params_of
-from hermesflow.core.provenance import digest_of_code, modules_of
+from hermesflow.core.provenance import Modules, digest_of_code, modules_of
 
 COMPUTES_NOTHING = (
     "hermesflow.cli",
     "hermesflow.config",
     "hermesflow.core.errors",
     "hermesflow.core.progress",
-    "hermesflow.models.backbone",
     "hermesflow.tracking",
 )
 """Declarations, messages, records: no reason to run a step again. What a config says is in the values of its keys."""
@@ -25,6 +24,12 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
     "understand": ("hermesflow.evaluation.lmms.plugin", "hermesflow.evaluation.lmms.summary")
 }
 """Modules that a stage runs in another interpreter, where no import leads."""
+PARTS = {
+    "model": ("new_model", "meta_model", "load_model"),
+    "codec": ("meta_codec", "load_codec"),
+    "codec_training": ("train_codec",),
+}
+"""Modules of a backbone by the functions of `models.backbone` that import them."""
 ONCE = ("data", "tokenizer", "encode", "judge", "clip", "base", "agreement", "report")
 """Stages that work on no checkpoint of the tree; all others do."""
 OF_BENCHMARKS = ("draw", "gather_drawn", "grade", "understand")
@@ -32,7 +37,7 @@ OF_BENCHMARKS = ("draw", "gather_drawn", "grade", "understand")
 
 
 def roots_of(stage: str, config: Config, benchmark: str | None = None) -> tuple[str, ...]:
-    """Modules a stage starts from: its own, and those that the config chooses by name, where no import leads.
+    """Modules a stage starts from: its own and those of benchmarks, which are imported by name.
 
     Args:
         stage: name of a stage.
@@ -44,9 +49,21 @@ def roots_of(stage: str, config: Config, benchmark: str | None = None) -> tuple[
     return (f"hermesflow.stages.{stage}", *ELSEWHERE.get(stage, ()), *benchmarks)
 
 
+def modules_behind(stage: str, config: Config, benchmark: str | None = None) -> Modules:
+    """Modules that decide the results of a stage, of one benchmark where it works on one."""
+    family = config.language_model.family
+    chosen = tuple(
+        (f"hermesflow.models.backbone.{function}", module)
+        for part, functions in PARTS.items()
+        for module in ((f"{family}.{part}", family) if "." in family else (f"hermesflow.models.{family}.{part}",))
+        for function in functions
+    )
+    return modules_of(roots_of(stage, config, benchmark), COMPUTES_NOTHING, COMPUTES, chosen)
+
+
 def code_of(stage: str, config: Config, benchmark: str | None = None) -> str:
-    """Digest of the code behind a stage, of one benchmark where it works on one."""
-    return digest_of_code(modules_of(roots_of(stage, config, benchmark), COMPUTES_NOTHING, COMPUTES))
+    """Digest of the code behind a stage, of one benchmark where it works on one; see `modules_behind`."""
+    return digest_of_code(modules_behind(stage, config, benchmark))
 
 
 def code_digests(config: Config) -> dict[str, str]:

@@ -1,78 +1,109 @@
 """The code behind a step as one digest: the modules that imports lead to from where the step starts.
 
-Comments, docstrings and layout do not count. Which modules compute nothing and are left out is for the caller to say.
+Comments, docstrings and layout do not count. Which modules compute nothing and are left out, and where names lead that
+are looked up at run time, is for the caller to say.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
+import importlib.util
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import TypeAlias
 
 PACKAGE = "hermesflow"
 ROOT = Path(__file__).parents[1]
+Modules: TypeAlias = tuple[tuple[str, Path], ...]
+"""Names and source files."""
 
 
 @cache
-def modules_of(roots: tuple[str, ...], left_out: tuple[str, ...] = (), kept: tuple[str, ...] = ()) -> tuple[Path, ...]:
-    """Source files that run where some modules are imported: theirs and those of all they import, sorted.
+def modules_of(
+    roots: tuple[str, ...],
+    left_out: tuple[str, ...] = (),
+    kept: tuple[str, ...] = (),
+    chosen: tuple[tuple[str, str], ...] = (),
+) -> Modules:
+    """Modules that run where some are imported: they and all they import, sorted by name.
+
+    Of other packages than this one, those that `roots` and `chosen` name modules of are followed too.
 
     Args:
-        roots: modules to start from; a package stands for all its modules. Names of no module are passed over.
+        roots: modules to start from. Names of no module are passed over.
         left_out: modules and packages that neither count nor are followed.
         kept: modules that count all the same.
+        chosen: names of functions with a module that calling them imports.
     """
+    packages = {PACKAGE, *map(_package_of, (*roots, *(module for _, module in chosen)))}
     reached: dict[str, Path] = {}
-    queue = [name for root in roots for name in (root, *_modules_in(root))]
+    queue = list(roots)
     while queue:
         name = queue.pop()
-        path = path_of(name)
+        queue += [module for function, module in chosen if function == name and module not in reached]
+        path = path_of(name) if _package_of(name) in packages else None
         if path is None or name in reached or (name not in kept and _is_within(name, left_out)):
             continue
         reached[name] = path
-        queue += [*imports_of(path), name.rpartition(".")[0]]
-    return tuple(sorted(reached.values()))
+        queue += [*_imported(name), *([parent] if (parent := name.rpartition(".")[0]) else [])]
+    return tuple(sorted(reached.items()))
 
 
 @cache
-def digest_of_code(paths: tuple[Path, ...]) -> str:
-    """Digest of source files of this package."""
+def digest_of_code(modules: Modules) -> str:
+    """Digest of the code of some modules."""
     total = hashlib.sha256()
-    for path in paths:
-        total.update(path.relative_to(ROOT).as_posix().encode() + _code(path).encode())
+    for name, path in modules:
+        total.update(name.encode() + _code(path).encode())
     return total.hexdigest()[:16]
 
 
+def imports_of(module: str) -> tuple[str, ...]:
+    """Names of this package's modules that a module imports, inside functions too."""
+    return tuple(name for name in _imported(module) if _package_of(name) == PACKAGE and path_of(name) is not None)
+
+
 @cache
-def imports_of(path: Path) -> tuple[str, ...]:
-    """Names of this package's modules that a source file imports, inside functions too."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return tuple(sorted(n for n in names if n.split(".")[0] == PACKAGE and path_of(n) is not None))
-
-
 def path_of(module: str) -> Path | None:
-    """File of a module of this package; None if there is none of that name."""
-    parts = module.split(".")
-    if parts[0] != PACKAGE:
-        return None
-    stem = ROOT.joinpath(*parts[1:])
+    """Source file of a module; None if there is none of that name."""
+    first, *parts = module.split(".")
+    if first != PACKAGE:
+        return _path_elsewhere(module)
+    stem = ROOT.joinpath(*parts)
     for path in (stem.with_suffix(".py"), stem / "__init__.py"):
         if path.is_file():
             return path
     return None
 
 
-def _modules_in(package: str) -> list[str]:
-    folder = ROOT.joinpath(*package.split(".")[1:])
-    files = sorted(folder.rglob("*.py")) if (folder / "__init__.py").is_file() else []
-    return [".".join((PACKAGE, *path.relative_to(ROOT).with_suffix("").parts)) for path in files]
+def _path_elsewhere(module: str) -> Path | None:
+    try:
+        spec = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        return None
+    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+
+
+@cache
+def _imported(module: str) -> tuple[str, ...]:
+    """All that a module imports: modules, and names from modules."""
+    if (path := path_of(module)) is None:
+        return ()
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            origin = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            names |= {origin, *(f"{origin}.{alias.name}" for alias in node.names)}
+    return tuple(sorted(names))
+
+
+def _package_of(module: str) -> str:
+    return module.partition(".")[0]
 
 
 def _is_within(module: str, packages: Iterable[str]) -> bool:

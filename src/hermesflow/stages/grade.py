@@ -37,8 +37,8 @@ from hermesflow.evaluation.evaluated import UNITS
 from hermesflow.evaluation.judges.grading import check_judge, grade_gap, judge_of
 from hermesflow.evaluation.judges.protocol import png_bytes
 from hermesflow.evaluation.worlds.held_out import ask, questions_of, read_split
+from hermesflow.models.backbone import load_model
 from hermesflow.models.sentence_encoder import load_encoder
-from hermesflow.models.showo.model import load_model
 from hermesflow.selfplay.scoring import nearest_choice
 
 
@@ -156,8 +156,8 @@ def _gap(job: Job) -> Graded:
     real = {id_: png_bytes(image) for id_, image in zip(split.ids, split.images, strict=True)}
     drawn = {id_: png_bytes(job.drawn.of(i, i + 1)[0]) for i, id_ in enumerate(job.prompts.ids)}
     check_judge(own.judge, asked, real=real, drawn=drawn)
-    model = load_model(job.model, device=runtime.device, precision=runtime.inference_precision).eval()
-    free = ask(config, model, split.codes, split, asked)
+    model = load_model(job.model, device=runtime.device, precision=runtime.inference_precision)
+    free = ask(config, model, split.seen, split, asked)
     del model  # a local judge needs the room
     encoder = load_encoder(config.scoring.choice_encoder or config.scoring.encoder, device=runtime.device)
     nearest = nearest_choice(free, [one.question.choices for one in asked], encoder)

@@ -1,4 +1,4 @@
-"""Log-probs of homologous pairs under a model: the policy's in training, and once beforehand the reference's.
+"""Log-probs of homologous pairs: of the policy in every step, of the frozen reference once beforehand.
 
 Source: HermesFlow (arXiv 2502.12148) section 3.3.
 """
@@ -22,7 +22,7 @@ from hermesflow.training.pairs import HomologousPairs, PairBatch, Row
 
 
 class Logps(NamedTuple):
-    """Log-probs of one batch, (B,) float32 nats each: captions given the image, image tokens given the caption."""
+    """Log-probs of one batch, (B,) float32 nats each: captions given the image, images given the caption."""
 
     chosen_caption: Tensor
     rejected_caption: Tensor
@@ -53,14 +53,14 @@ class PairLogps(nn.Module):
         owners = torch.arange(size).repeat(2)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.learns_mmu):
             mmu = self.model.text_logps(
-                batch.codes,
+                batch.seen,
                 [self.model.caption_prompt] * (2 * size),
                 batch.chosen_captions + batch.rejected_captions,
                 owners=owners,
             )
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.learns_t2i):
-            drawn, masked = torch.cat([batch.chosen_codes, batch.rejected_codes]), batch.masked.repeat(2, 1)
-            t2i = self.model.image_logps(batch.captions, drawn, masked, owners=owners)
+            images = torch.cat([batch.chosen_images, batch.rejected_images])
+            t2i = self.model.image_logps(batch.captions, images, batch.noise, owners=owners)
         return Logps(*(part.clone() for part in (*mmu.split(size), *t2i.split(size))))  # FSDP warns of views
 
 

@@ -1,6 +1,6 @@
 """Pair-DPO training: one policy learns to caption and to draw from homologous preference pairs.
 
-Read top to bottom: the loss of a step, the loop, how it resumes. Log-probs of pairs are those of `training.logps`.
+Read top to bottom: the loss of a step, the loop, how it resumes; log-probs of policy and reference are `logps`.
 Source: HermesFlow (arXiv 2502.12148) section 3.3.
 """
 

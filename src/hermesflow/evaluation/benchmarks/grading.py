@@ -17,7 +17,8 @@ from PIL import Image
 from torch import Tensor
 
 from hermesflow.core.errors import ArtifactError
-from hermesflow.core.files import Layout, read_codes, read_json
+from hermesflow.core.files import Layout, read_json
+from hermesflow.core.images import as_tensor, read_images
 from hermesflow.evaluation.benchmarks import dpg, fidelity, geneval, geneval2
 from hermesflow.evaluation.benchmarks.drawing import Prompts
 from hermesflow.evaluation.benchmarks.fidelity import Caption, FeatureExtractor, Gaussian
@@ -54,15 +55,14 @@ class NamesColors(Protocol):
 class Drawn:
     """Images of a benchmark as tokens, and how to see them."""
 
-    codes: np.ndarray
-    """(N, n, T) uint16: n images of each of N prompts, in the order of the benchmark."""
+    images: np.ndarray
+    """(N, n, *generated): n images of each of N prompts, in the order of the benchmark."""
     decode: Callable[[Tensor], np.ndarray]
-    """(M, T) int64 codes to (M, H, W, 3) uint8 images."""
+    """(M, *generated) to (M, H, W, 3) uint8 images."""
 
     def of(self, start: int, stop: int) -> np.ndarray:
         """All images of prompts `start` to `stop` - 1, (M, H, W, 3) uint8."""
-        codes = self.codes[start:stop].astype(np.int64)
-        return self.decode(torch.from_numpy(codes.reshape(-1, codes.shape[-1])))
+        return self.decode(as_tensor(self.images[start:stop]).flatten(0, 1))
 
     def pictures(self, prompt: int) -> list[Image.Image]:
         """The n images of one prompt."""
@@ -85,24 +85,23 @@ class Graded:
 
 
 def read_drawn(layout: Layout, prompts: Prompts, *, seed: int, checkpoint: str, device: torch.device) -> Drawn:
-    """The tokens of a benchmark's images and the image tokenizer.
+    """A benchmark's images and what decodes them.
 
     Raises:
         ArtifactError: missing, truncated, or of other prompts than the benchmark's file has now.
     """
-    from hermesflow.models.showo.magvit import load_tokenizer
+    from hermesflow.models.backbone import load_codec
 
     path = layout.benchmark(seed, checkpoint, prompts.benchmark) / "images.npy"
-    ids, codes = read_codes(path)
-    if ids != list(prompts.ids) or codes.shape[1] != prompts.images:
+    ids, images = read_images(path)
+    if ids != list(prompts.ids) or images.shape[1] != prompts.images:
         raise ArtifactError(
-            f"{path}: holds {codes.shape[1]} images of {len(ids)} prompts, and not {prompts.images} of each of the "
+            f"{path}: holds {images.shape[1]} images of {len(ids)} prompts, and not {prompts.images} of each of the "
             f"{len(prompts.ids)} prompts that {prompts.benchmark} has. {_DRAW}"
         )
     if read_json(path.with_suffix(".json")).get("prompts") != prompts.digest:
         raise ArtifactError(f"{path}: was drawn from other texts than {prompts.benchmark}'s prompts have now. {_DRAW}")
-    tokenizer = load_tokenizer(layout.tokenizer, device=device).eval()
-    return Drawn(codes, partial(generation.decode, tokenizer))
+    return Drawn(images, load_codec(layout.tokenizer, device=device).to_pixels)
 
 
 def grade_geneval(
@@ -118,7 +117,9 @@ def grade_geneval(
         return geneval.images_table(rows)
 
     table = _by_prompt(kept, drawn, verdicts, advance)
-    protocol = f"GenEval, {len(prompts):,} prompts x {drawn.codes.shape[1]} images; the original's thresholds and rules"
+    protocol = (
+        f"GenEval, {len(prompts):,} prompts x {drawn.images.shape[1]} images; the original's thresholds and rules"
+    )
     return Graded(table, generation.geneval_units(table), protocol)
 
 
@@ -127,7 +128,7 @@ def grade_dpg(
 ) -> Graded:
     """DPG-Bench's questions about every image."""
     table = _by_prompt(kept, drawn, lambda number, images: dpg.grade(prompts[number], images, judge), advance)
-    images, whole = drawn.codes.shape[1], (dpg.PROMPTS, dpg.IMAGES_PER_PROMPT)
+    images, whole = drawn.images.shape[1], (dpg.PROMPTS, dpg.IMAGES_PER_PROMPT)
     other = "" if (len(prompts), images) == whole else f" (the whole has {dpg.PROMPTS:,} x {dpg.IMAGES_PER_PROMPT})"
     protocol = f"DPG-Bench, {len(prompts):,} prompts x {images} images{other}; children of a no count 0"
     notes = {"questions": sum(len(prompt.questions) for prompt in prompts), "answers": dpg.answers_of(table)}
@@ -142,7 +143,7 @@ def grade_geneval2(
         kept, drawn, lambda number, images: geneval2.grade(number, prompts[number], images, judge), advance
     )
     protocol = (
-        f"GenEval 2, {len(prompts):,} prompts x {drawn.codes.shape[1]} images; Soft-TIFA: probability that an answer "
+        f"GenEval 2, {len(prompts):,} prompts x {drawn.images.shape[1]} images; Soft-TIFA: probability that an answer "
         "begins with the right word"
     )
     notes = {"questions": sum(len(prompt.questions) for prompt in prompts), "licence of its data": geneval2.TERMS}
@@ -211,5 +212,5 @@ def _table(
     together: int,
 ) -> pd.DataFrame:
     """Verdicts on the images of all prompts; those of earlier runs count as graded."""
-    prompts, images = drawn.codes.shape[:2]
+    prompts, images = drawn.images.shape[:2]
     return kept.table(prompts, make, together=together, skip=lambda count: advance(count * images))
