@@ -14,8 +14,8 @@ from hermesflow.budget.machines import total
 from hermesflow.budget.rules import Rules
 from hermesflow.cli import main
 from hermesflow.config.benchmarks import GenEval2
-from hermesflow.config.experiment import load_config
 from hermesflow.config.judges import LocalVlm, Prices
+from hermesflow.config.load import load_config
 from hermesflow.config.sections import Source
 from hermesflow.evaluation.benchmarks.inception import Inception
 
