@@ -20,7 +20,7 @@ from hermesflow.config.sections import Source
 from hermesflow.core.files import Layout, sha256, write_codes
 from hermesflow.data.pairs import read_pairs
 from hermesflow.evaluation.benchmarks.dpg import CSV_COLUMNS
-from hermesflow.evaluation.benchmarks.inception import Inception
+from hermesflow.evaluation.graders.inception import Inception
 from hermesflow.models.showo.building import new_model
 from hermesflow.models.showo.magvit import MagVitV2, save_tokenizer
 from hermesflow.models.showo.model import save_model

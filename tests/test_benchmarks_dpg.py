@@ -19,7 +19,7 @@ from hermesflow.evaluation.benchmarks.dpg import (
     read_grid,
     read_prompts,
 )
-from hermesflow.evaluation.benchmarks.vqa_judge import TransformersVqa, vqa_judge
+from hermesflow.evaluation.graders.vqa_judge import TransformersVqa, vqa_judge
 from hermesflow.evaluation.bootstrap import point_values
 from hermesflow.evaluation.evaluated import Evaluated
 

@@ -15,9 +15,9 @@ from hermesflow.cli import main
 from hermesflow.config.experiment import as_plain, load_config
 from hermesflow.core.files import read_codes
 from hermesflow.evaluation.benchmarks.geneval2 import read_prompts, read_scores
-from hermesflow.evaluation.benchmarks.geneval_detector import ColorClassifier, Detector
-from hermesflow.evaluation.benchmarks.geneval_parity import grade_folder
-from hermesflow.evaluation.benchmarks.pretrained import PretrainedClip
+from hermesflow.evaluation.graders.geneval_detector import ColorClassifier, Detector
+from hermesflow.evaluation.graders.geneval_parity import grade_folder
+from hermesflow.evaluation.graders.pretrained import PretrainedClip
 from hermesflow.evaluation.worlds import generation
 from hermesflow.models.showo.magvit import load_tokenizer
 from hermesflow.stages import grade

@@ -9,7 +9,7 @@ from PIL import Image
 
 from benchmark_models import save_clip
 from hermesflow.core.errors import DataError
-from hermesflow.evaluation.benchmarks.fidelity import (
+from hermesflow.evaluation.graders.fidelity import (
     Caption,
     Gaussian,
     clip_scores,
@@ -24,7 +24,7 @@ from hermesflow.evaluation.benchmarks.fidelity import (
     stand_in,
     write_reference,
 )
-from hermesflow.evaluation.benchmarks.pretrained import PretrainedClip
+from hermesflow.evaluation.graders.pretrained import PretrainedClip
 from hermesflow.evaluation.bootstrap import estimate
 from hermesflow.evaluation.evaluated import Evaluated
 from hermesflow.evaluation.frechet import distances_to

@@ -8,7 +8,7 @@ from PIL import Image
 from benchmark_models import save_qwen3_vl
 from hermesflow.core.errors import DataError
 from hermesflow.evaluation.benchmarks import geneval2
-from hermesflow.evaluation.benchmarks.answer_probability import TransformersAnswerProbability
+from hermesflow.evaluation.graders.answer_probability import TransformersAnswerProbability
 from hermesflow.evaluation.benchmarks.geneval2 import (
     LICENCE,
     Question,

@@ -17,7 +17,7 @@ from hermesflow.config.benchmarks import GenEval2
 from hermesflow.config.experiment import load_config
 from hermesflow.config.judges import LocalVlm, Prices
 from hermesflow.config.sections import Source
-from hermesflow.evaluation.benchmarks.inception import Inception
+from hermesflow.evaluation.graders.inception import Inception
 
 FILE = Path(__file__).parents[1] / "config" / "showo.yaml"
 CONFIG = load_config(FILE)

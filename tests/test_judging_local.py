@@ -16,7 +16,7 @@ from chat_server import picture
 from hermesflow.config.judges import LocalVlm
 from hermesflow.config.sections import Source
 from hermesflow.core.errors import ConfigError, DataError, FetchError
-from hermesflow.evaluation.benchmarks.pretrained import digest_of
+from hermesflow.evaluation.graders.pretrained import digest_of
 from hermesflow.evaluation.judges.local import LocalJudge
 from hermesflow.evaluation.judges.protocol import Item
 from hermesflow.evaluation.judges.store import AnswerStore

@@ -10,8 +10,8 @@ from hermesflow.core.errors import ArtifactError, ConfigError, DataError
 from hermesflow.core.files import read_codes, write_codes
 from hermesflow.data.pairs import read_pairs
 from hermesflow.evaluation.benchmarks import drawing
-from hermesflow.evaluation.benchmarks.fidelity import Caption, Gaussian, write_reference
-from hermesflow.evaluation.benchmarks.reference_origin import origin
+from hermesflow.evaluation.graders.fidelity import Caption, Gaussian, write_reference
+from hermesflow.evaluation.graders.reference_origin import origin
 from hermesflow.evaluation.worlds import generation
 from hermesflow.evaluation.worlds.generation import Request
 from hermesflow.models.showo.model import load_model

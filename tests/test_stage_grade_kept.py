@@ -10,14 +10,14 @@ from hermesflow.core.files import read_json
 from hermesflow.stages import grade
 
 SEES = {
-    "geneval": ("hermesflow.evaluation.benchmarks.geneval_detector.Detector.detect", 4, 28),
-    "dpg": ("hermesflow.evaluation.benchmarks.vqa_judge.TransformersVqa.answer", 2, 4),
+    "geneval": ("hermesflow.evaluation.graders.geneval_detector.Detector.detect", 4, 28),
+    "dpg": ("hermesflow.evaluation.graders.vqa_judge.TransformersVqa.answer", 2, 4),
     "geneval2": (
-        "hermesflow.evaluation.benchmarks.answer_probability.TransformersAnswerProbability.probability",
+        "hermesflow.evaluation.graders.answer_probability.TransformersAnswerProbability.probability",
         6,
         10,
     ),
-    "coco": ("hermesflow.evaluation.benchmarks.fidelity.features", 1, 3),
+    "coco": ("hermesflow.evaluation.graders.fidelity.features", 1, 3),
 }
 """What sees the images, how often for the first prompt or caption, and how often for all."""
 
@@ -50,7 +50,7 @@ def seen(monkeypatch, request):
         return whole(*arguments, **options)
 
     for constant in ("_TOGETHER", "_KEPT_TOGETHER"):
-        monkeypatch.setattr(f"hermesflow.evaluation.benchmarks.grading.{constant}", 1)
+        monkeypatch.setattr(f"hermesflow.evaluation.grading.{constant}", 1)
     monkeypatch.setattr(name, sees)
     return request.param, calls
 

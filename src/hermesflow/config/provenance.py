@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hermesflow.config.benchmarks import section_of
+from hermesflow.config.benchmarks import BENCHMARKS
 from hermesflow.config.experiment import BASE, Config, as_plain
-from hermesflow.config.judges import HOW, Endpoint, LocalVlm
 
 PACKAGE = "hermesflow"
 ROOT = Path(__file__).parents[1]
@@ -26,9 +24,6 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
 }
 """Modules that a stage runs in another interpreter, where no import leads: they decide its results too."""
 
-_JUDGE = {field.name for judge in (Endpoint, LocalVlm) for field in fields(judge)} - set(HOW)
-_PARTS = {"benchmarks.gap": tuple(f"benchmarks.gap.judge.{name}" for name in _JUDGE)}
-"""Sections of which some keys say how a step runs alone: the others, one by one."""
 _MODEL = ("data.image_size", "image_tokenizer", "language_model")
 READS: dict[str, tuple[str, ...]] = {
     "data": (
@@ -56,10 +51,10 @@ READS: dict[str, tuple[str, ...]] = {
         *("data.gap_pairs", "evaluation", "scoring"),
         *("sampling.images", "sampling.captions.max_new_tokens"),
     ),
-    "draw": ("sampling.images", "benchmark.prompts", "benchmark.captions", "benchmark.images"),
-    "gather_drawn": ("benchmark.prompts", "benchmark.captions", "benchmark.images"),
+    "draw": ("sampling.images", "benchmark.prompts"),
+    "gather_drawn": ("benchmark.prompts",),
     "grade": ("benchmark", "evaluation.bootstrap", "scoring"),
-    "understand": ("benchmark.karpathy", "benchmark.tasks", "benchmark.vqav2_submission"),
+    "understand": ("benchmark",),
     "report": (
         "benchmark",
         "name",
@@ -71,15 +66,10 @@ READS: dict[str, tuple[str, ...]] = {
     ),
 }
 """Config keys each stage reads; `checkpoint` stands for the checkpoint's own entry in the tree, `benchmark` for the
-benchmark's own section, or for all of `benchmarks` where a stage is given none. `runtime` is left out: it changes how a
-step runs, not what it makes. Of a model on disk nothing is read from the config."""
-OF_BENCHMARK = {
-    "benchmark.karpathy": "flickr30k",
-    "benchmark.vqav2_submission": "vqav2",
-    "evaluation.bootstrap": "coco",
-    "scoring": "gap",
-}
-"""Keys that one benchmark alone reads."""
+keys that decide the benchmark's figures, `benchmark.prompts` for those that decide its prompts, or both for all of
+`benchmarks` where a stage is given none. Keys outside its section that only some benchmarks read are dropped for the
+others. `runtime` is left out: it changes how a step runs, not what it makes. Of a model on disk nothing is read from the
+config."""
 
 
 def reads(stage: str, checkpoint: str | None = None, benchmark: str | None = None) -> list[str]:
@@ -89,11 +79,8 @@ def reads(stage: str, checkpoint: str | None = None, benchmark: str | None = Non
     """
     own = f"checkpoints.{checkpoint}"
     known = [key for key in READS[stage] if checkpoint != BASE or not _is_own(key)]
-    if benchmark is not None:
-        known = [key for key in known if OF_BENCHMARK.get(key, benchmark) == benchmark]
     keys = [own + key.removeprefix("checkpoint") if _is_own(key) else key for key in known]
-    named = {_of_benchmark(key, benchmark) for key in keys}
-    return sorted({part for key in named for part in _PARTS.get(key, (key,))})
+    return sorted({part for key in keys for part in _of_benchmark(key, benchmark)})
 
 
 def params_of(
@@ -156,11 +143,18 @@ def _is_own(key: str) -> bool:
     return key == "checkpoint" or key.startswith("checkpoint.")
 
 
-def _of_benchmark(key: str, benchmark: str | None) -> str:
-    head, dot, rest = key.partition(".")
-    if head != "benchmark":
-        return key
-    return "benchmarks" if benchmark is None else f"benchmarks.{section_of(benchmark)}{dot}{rest}"
+def _of_benchmark(key: str, benchmark: str | None) -> tuple[str, ...]:
+    """The keys that a key stands for where a stage works on a benchmark."""
+    is_section = key.partition(".")[0] == "benchmark"
+    if benchmark is None:
+        return ("benchmarks",) if is_section else (key,)
+    one = BENCHMARKS[benchmark]
+    if not is_section:
+        others = {other for each in BENCHMARKS.values() for other in each.config_keys}
+        return (key,) if key in one.config_keys or key not in others else ()
+    section = f"benchmarks.{one.section_name}"
+    keys = one.prompt_keys if key == "benchmark.prompts" else one.decisive_keys
+    return tuple(f"{section}.{name}" for name in keys) if keys or key == "benchmark.prompts" else (section,)
 
 
 def _is_benchmarks(key: str) -> bool:

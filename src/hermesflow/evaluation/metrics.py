@@ -12,7 +12,6 @@ MME_FULL = {
 }  # fmt: skip
 """Categories of the real MME; those of the micro world are MME_TASKS."""
 GENEVAL_KINDS = ("single_object", "two_objects", "counting", "colors", "position", "color_attribution")
-GENEVAL2_SKILLS = ("object", "attribute", "count", "position", "verb")
 PROTOCOLS = ("paper", "same-judge", "self")
 
 

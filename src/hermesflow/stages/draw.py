@@ -17,7 +17,8 @@ from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout, digest_of, read_codes, sha256, write_codes
 from hermesflow.core.progress import Progress
 from hermesflow.core.seeding import deterministic
-from hermesflow.evaluation.benchmarks.drawing import Prompts, read_prompts
+from hermesflow.evaluation.prompts import Prompts
+from hermesflow.evaluation.registry import read_prompts
 from hermesflow.evaluation.worlds import generation
 from hermesflow.models.backbone import UnifiedModel
 from hermesflow.models.showo.model import load_model

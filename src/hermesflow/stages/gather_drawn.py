@@ -6,7 +6,7 @@ import numpy as np
 
 from hermesflow.config.experiment import Config
 from hermesflow.core.files import Layout, read_codes, read_json, write_codes, write_json
-from hermesflow.evaluation.benchmarks.drawing import read_prompts
+from hermesflow.evaluation.registry import read_prompts
 from hermesflow.selfplay.sharding import check_ids, shard_folder, shard_ids
 
 

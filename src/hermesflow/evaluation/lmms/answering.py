@@ -192,26 +192,6 @@ def likelihoods(
     return found
 
 
-def pope_reading(answer: str) -> str:
-    """`yes` or `no`: POPE's reading of a free answer, which takes its first sentence alone.
-
-    lmms-eval's POPE compares the whole answer with `yes` and `no`, so that "Yes." would count as wrong; its other
-    tasks read answers themselves.
-
-    Source: Li et al. 2023 (POPE), evaluate.py of the release.
-    """
-    return yes_or_no(answer.partition(".")[0])
-
-
-def caption(answer: str) -> str:
-    r"""An answer on one line, which Flickr30k's scorers want.
-
-    pycocoevalcap hands its captions to Java as lines and takes only `\n` out of them before: any other end of a line
-    (a carriage return, U+2028) would shift all captions behind it by one picture, without an error.
-    """
-    return " ".join(answer.splitlines())
-
-
 def _stacked(codes: Mapping[str, Tensor], owners: Sequence[str], device: torch.device) -> tuple[Tensor, Tensor]:
     """Codes of the different pictures, (I, T) int64, and the place of each question's among them, (N,)."""
     places = {owner: i for i, owner in enumerate(dict.fromkeys(owners))}
