@@ -191,7 +191,7 @@ def pair_logps(model: ShowO, batch: PairBatch) -> Logps:
     """All rows of a batch in one pass: chosen and rejected of both skills, image rows and text rows of one length."""
     size = len(batch.rows)
     drawn, masked = torch.cat([batch.chosen_codes, batch.rejected_codes]), batch.masked.repeat(2, 1)
-    images, image_mask = image_rows(model, batch.prompts, drawn, masked)
+    images, image_mask = image_rows(model, batch.captions * 2, drawn, masked)
     prompts = [model.caption_prompt] * (2 * size)
     length, completions = model.shape.max_text_tokens, batch.chosen_captions + batch.rejected_captions
     texts, scored = text_rows(model, batch.codes.repeat(2, 1), prompts, completions, length=length)

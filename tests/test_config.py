@@ -182,11 +182,17 @@ def test_a_reference_is_shared_by_all_that_rest_on_the_same():
     assert shared == {"und-1": "pair-1", "gen-1": "pair-1", "dpo-1": "pair-1"}
 
 
-@pytest.mark.parametrize(("key", "value"), [("candidates", 2), ("steps", 3), ("mode", "official")])
+@pytest.mark.parametrize(("key", "value"), [("candidates", 2), ("steps", 3)])
 def test_what_a_reference_rests_on_is_not_shared(write, key, value):
     for changed, to, shared in (("training.beta", 0.3, True), (f"checkpoints.gen-1.{key}", value, False)):
         config = load_config(write(changed, to))
         assert (config.reference_of("gen-1") == config.reference_of("pair-1")) == shared
+
+
+@pytest.mark.parametrize("key", ["mode", "checkpoints.pair-1.mode"])
+def test_a_switch_that_was_removed_is_named(write, key):
+    with pytest.raises(ConfigError, match=f"unknown key `{key}`: remove it; .* `paper` .* always"):
+        load_config(write(key, "official"))
 
 
 def test_tree():

@@ -85,7 +85,7 @@ def test_pair_data_is_whole_and_readable_as_written(world):
 def test_the_understanding_delta_holds_no_image_rows(world, scorer):
     """The number of caption rows was never passed: the slice [-0:] put the image rows into the caption term."""
     batch = batch_of(world, 3)
-    other_images = replace(batch, chosen_codes=batch.rejected_codes, masked=~batch.masked, prompts=["a cross"] * 6)
+    other_images = replace(batch, chosen_codes=batch.rejected_codes, masked=~batch.masked, captions=["a cross"] * 3)
     with torch.no_grad():
         logps, others = scorer(batch), scorer(other_images)
     assert torch.equal(logps.chosen_caption, others.chosen_caption)

@@ -19,7 +19,6 @@ PROPERTIES = {
     "iteration": {"checkpoint"},
     "checkpoints": {"checkpoint"},
     "sampled_checkpoints": {"checkpoint"},
-    "defects_of": {"mode", "checkpoint.mode"},
     "benchmarks": {"benchmark"},
 }
 FREE = {"runtime", "name", "seeds", "reference_of"}

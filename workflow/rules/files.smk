@@ -31,13 +31,6 @@ def previous_preferences(wildcards):
     return multiext(f"{parent(wildcards)}/preferences/", "captions.parquet", "images.parquet")
 
 
-def smaller_images(wildcards):
-    """What the official defect of that name needs to make images smaller."""
-    if "smaller_images" not in CONFIG.defects_of(wildcards.checkpoint):
-        return []
-    return [f"{ROOT}/data/pairs.parquet", *multiext(f"{ROOT}/tokenizer/", "model.safetensors", "config.json")]
-
-
 def draw_shards(benchmark):
     """Shards a benchmark's images are drawn in."""
     return benchmark_sections.shards_of(benchmark, SHARDS)

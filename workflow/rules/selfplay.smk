@@ -43,7 +43,6 @@ rule reference:
         pairs=f"{ROOT}/data/pairs.parquet",
         codes=tokens(f"{ROOT}/codes/pairs"),
         model=lambda w: model(parent(w)),
-        smaller=smaller_images,
     output:
         f"{NODE}/preferences/reference.parquet",
     log:

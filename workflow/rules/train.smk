@@ -6,7 +6,6 @@ rule train:
         pairs=f"{ROOT}/data/pairs.parquet",
         codes=tokens(f"{ROOT}/codes/pairs"),
         model=lambda w: model(parent(w)),
-        smaller=smaller_images,
     output:
         model(NODE),
         ADAPTER,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
@@ -21,11 +21,9 @@ from hermesflow.config.data import AnyData, RealData
 from hermesflow.config.sections import (
     BaseTraining,
     Checkpoint,
-    Defect,
     Evaluation,
     ImageTokenizer,
     LanguageModel,
-    Mode,
     Preferences,
     Runtime,
     Sampling,
@@ -48,9 +46,6 @@ class Config:
     """Name of the results folder, `results/{name}`."""
     seeds: tuple[int, ...]
     """Run seeds; each trains its own base and self-play chain."""
-    mode: Mode = "paper"
-    """`paper`: what its text says. `official`: what the released code does, all defects included; or a list of the
-    defects to follow, by name (docs/decisions/official/). A checkpoint can have its own."""
     data: AnyData
     weights: Weights = Weights()
     image_tokenizer: ImageTokenizer
@@ -85,20 +80,12 @@ class Config:
         changed = {key: getattr(own, key) for key in keys if getattr(own, key) is not None}
         return replace(self.training, **changed)
 
-    def defects_of(self, checkpoint: str) -> frozenset[Defect]:
-        """Defects of the released code that are switched on for one checkpoint."""
-        own = self.checkpoints[checkpoint].mode if checkpoint != BASE else None
-        mode = self.mode if own is None else own
-        if isinstance(mode, tuple):
-            return frozenset(mode)
-        return frozenset(get_args(Defect)) if mode == "official" else frozenset()
-
     def reference_of(self, checkpoint: str) -> str:
         """The first checkpoint with the same reference on the same pairs: its log-probs are this one's too."""
 
         def rests_on(name: str) -> tuple[object, ...]:
             own = self.checkpoints[name]
-            return own.parent, own.candidates, self.training_of(name).steps, self.defects_of(name)
+            return own.parent, own.candidates, self.training_of(name).steps
 
         return next(name for name in self.checkpoints if rests_on(name) == rests_on(checkpoint))
 
@@ -169,6 +156,8 @@ def _one(error: Any) -> str:
         del parts[3]  # nor is which judge's
     key = ".".join(parts) or "(whole file)"
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        if key == "mode" or (parts[:1] == ["checkpoints"] and parts[2:] == ["mode"]):
+            return f"unknown key `{key}`: remove it; `mode` is gone, and what `paper` stood for is always done"
         return f"unknown key `{key}`: remove it or correct its spelling"
     if isinstance(error["input"], dict):  # a whole section, which may have a key in the wrong place
         return f"`{key}`: {error['msg']}"

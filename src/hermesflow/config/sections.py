@@ -22,21 +22,6 @@ MaskSchedule = Literal["cosine", "linear", "square_root"]
 CaptionMeasure = Literal["embedding", "chrf", "bleu"]
 VqaMethod = Literal["generate", "likelihood", "probability"]
 Precision = Literal["no", "bf16", "fp16"]
-Defect = Literal[
-    "cumulative_temperature",
-    "string_order",
-    "stale_candidates",
-    "smaller_images",
-    "independent_batches",
-    "prompt_dropout",
-    "boundary_tokens",
-    "image_rows_in_caption_term",
-    "batch_sums",
-    "unstable_sigmoid",
-    "endless_warmup",
-]
-"""What the released code does otherwise than the paper; see `official.py` and docs/decisions/official/."""
-Mode = Literal["paper", "official"] | tuple[Defect, ...]
 
 _STRICT = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 _T = TypeVar("_T")
@@ -366,8 +351,6 @@ class Checkpoint:
     """Own beta; None is that of `training`."""
     chosen_nll_weight: Weight | None = None
     """Own weight of the likelihood of chosen answers; None is that of `training`."""
-    mode: Mode | None = None
-    """Own mode, of its pairs, its training and what is sampled from it; None is that of the whole config."""
 
 
 @section

@@ -59,22 +59,12 @@ class UnifiedModel(Protocol):
         """Images that one session has room for."""
 
     def image_logps(
-        self,
-        captions: Sequence[str],
-        codes: Tensor,
-        masked: Tensor,
-        *,
-        owners: Tensor | None = None,
-        boundaries: bool = False,
+        self, captions: Sequence[str], codes: Tensor, masked: Tensor, *, owners: Tensor | None = None
     ) -> Tensor:
         """Log-probability of the masked codes given the caption and the codes that are not masked, (B,) nats.
 
-        Row i is drawn from captions[owners[i]]; each caption has as many rows. With `boundaries` the tokens around the
-        image are scored too, a defect of the released code.
+        Row i is drawn from captions[owners[i]]; each caption has as many rows.
         """
-
-    def image_row_logps(self, captions: Sequence[str], codes: Tensor, masked: Tensor) -> Tensor:
-        """Log-probability of caption and masked codes read as a text, (B,) nats: for a defect of the released code."""
 
     def text_logps(
         self, codes: Tensor, prompts: Sequence[str], completions: Sequence[str], *, owners: Tensor | None = None

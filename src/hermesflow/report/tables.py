@@ -10,12 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pandas as pd
 
 from hermesflow.config.experiment import Config
-from hermesflow.config.sections import Defect
 from hermesflow.core.files import read_table
 from hermesflow.evaluation.benchmark import ABLATION, FIDELITY, GENERATION, UNDERSTANDING, Benchmark, Column, ExtraTable
 from hermesflow.evaluation.registry import reported
@@ -206,14 +205,7 @@ def _arm(config: Config, checkpoint: str) -> str:
     arm = f"{words.get(own.objective, 'DPO, generation only')}, iteration {config.iteration(checkpoint)}"
     if own.candidates is not None:
         arm = f"{arm}, {own.candidates} candidates"
-    return arm + _defects(config, checkpoint)
-
-
-def _defects(config: Config, checkpoint: str) -> str:
-    found, every = config.defects_of(checkpoint), get_args(Defect)
-    if len(found) == len(every):
-        return ", as the released code"
-    return f", with {', '.join(d.replace('_', ' ') for d in every if d in found)}" if found else ""
+    return arm
 
 
 def _plain(figures: Figures, checkpoint: str, columns: Sequence[Column]) -> dict[str, float]:

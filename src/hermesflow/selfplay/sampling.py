@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -29,7 +29,6 @@ def sample_images(
     *,
     settings: ImageSampling,
     generators: Sequence[torch.Generator],
-    official_generator: torch.Generator | None = None,
 ) -> Tensor:
     """Draw one image per caption by MaskGIT decoding.
 
@@ -41,8 +40,6 @@ def sample_images(
         captions: B captions; repeat one for more candidates.
         settings: steps, guidance and noise; `n` is not read.
         generators: B CPU generators, one per row; advanced.
-        official_generator: draw as the released sampler does, from this one generator for the whole batch (`generators`
-            is not read). For comparison with the released code only.
 
     Returns:
         (B, T) int64 codes on the CPU.
@@ -50,9 +47,6 @@ def sample_images(
     Raises:
         ValueError: not one generator per caption.
     """
-    if official_generator is not None:
-        shape = (len(captions), model.num_image_tokens)
-        return _draw(model, captions, settings, _OfficialDraws(official_generator, shape))
     uniforms = _per_row(generators, (settings.steps, 2, model.num_image_tokens), len(captions))
     parts = [
         _draw(model, captions[rows], settings, _RowDraws(uniforms[rows].to(model.device)))
@@ -61,7 +55,7 @@ def sample_images(
     return torch.cat(parts) if parts else torch.zeros(0, model.num_image_tokens, dtype=torch.int64)
 
 
-def _draw(model: UnifiedModel, captions: Sequence[str], settings: ImageSampling, draws: _Draws) -> Tensor:
+def _draw(model: UnifiedModel, captions: Sequence[str], settings: ImageSampling, draws: _RowDraws) -> Tensor:
     size, tokens, device = len(captions), model.num_image_tokens, draws.device
     session = model.image_session(captions, guidance=settings.guidance)
     codes = torch.zeros(size, tokens, dtype=torch.int64, device=device)
@@ -162,18 +156,6 @@ def sessions(size: int, most: int) -> list[slice]:
     return [slice(start, min(start + each, size)) for start in range(0, size, max(each, 1))]
 
 
-class _Draws(Protocol):
-    @property
-    def device(self) -> torch.device:
-        """Where draws are made."""
-
-    def categorical(self, probabilities: Tensor, step: int, masked: Tensor) -> Tensor:
-        """One code for each of the M masked places, (M,), of probabilities (M, C)."""
-
-    def gumbel(self, step: int) -> Tensor:
-        """Standard Gumbel noise, (B, T)."""
-
-
 @dataclass(frozen=True)
 class _RowDraws:
     uniforms: Tensor
@@ -188,26 +170,6 @@ class _RowDraws:
 
     def gumbel(self, step: int) -> Tensor:
         return _gumbel(self.uniforms[:, step, 1])
-
-
-@dataclass
-class _OfficialDraws:
-    generator: torch.Generator
-    shape: tuple[int, int]
-    """Rows and image tokens: the released sampler draws known codes again, and drops what it drew."""
-
-    @property
-    def device(self) -> torch.device:
-        return self.generator.device
-
-    def categorical(self, probabilities: Tensor, step: int, masked: Tensor) -> Tensor:
-        everywhere = probabilities.new_ones(*self.shape, probabilities.shape[1])
-        everywhere[masked] = probabilities
-        drawn = torch.multinomial(everywhere.flatten(0, 1), 1, generator=self.generator).view(self.shape)
-        return drawn[masked]
-
-    def gumbel(self, step: int) -> Tensor:
-        return _gumbel(torch.empty(self.shape, device=self.device).uniform_(generator=self.generator))
 
 
 def inverse_cdf(weights: Tensor, uniforms: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ import pandas as pd
 from hermesflow.config.experiment import BASE, Config, as_plain
 from hermesflow.core.errors import DataError
 from hermesflow.core.files import Layout, read_codes, read_table, write_json, write_manifest, write_table
-from hermesflow.official.pairs import joined_by_list_index, stale_selection
 from hermesflow.selfplay.preferences import (
     CAPTION_COLUMNS,
     IMAGE_COLUMNS,
@@ -40,19 +39,13 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
         for kind, columns in (("captions", CAPTION_COLUMNS), ("images", IMAGE_COLUMNS)):
             previous[kind] = pairs_of(read_table(parent / "preferences" / f"{kind}.parquet", columns), columns)
 
-    defects = config.defects_of(checkpoint)
-    scored_images = _scored_images(parent)
-    if "string_order" in defects:
-        scored_images = joined_by_list_index(scored_images)
-
     captions = select(
         group_candidates(_scored_captions(parent), content="caption", first=own.candidates),
         previous["captions"],
         Threshold(min_margin=config.preferences.min_caption_margin),
     )
-    select_images = stale_selection if "stale_candidates" in defects else select
-    images = select_images(
-        group_candidates(scored_images, content="image", first=own.candidates),
+    images = select(
+        group_candidates(_scored_images(parent), content="image", first=own.candidates),
         previous["images"],
         Threshold(min_score=config.preferences.min_image_score),
     )
@@ -64,11 +57,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
     inputs = [parent / "scores" / "captions.parquet", parent / "scores" / "images.parquet"]
     write_manifest(
         folder,
-        config={
-            "preferences": as_plain(config.preferences),
-            "checkpoint": as_plain(own),
-            "defects": sorted(defects),
-        },
+        config={"preferences": as_plain(config.preferences), "checkpoint": as_plain(own)},
         inputs=inputs,
         seed=seed,
     )

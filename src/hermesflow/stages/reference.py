@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 import torch
 
 from hermesflow.config.experiment import Config
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout, read_codes, read_table, write_table
-from hermesflow.data.pairs import images_of, read_pairs
-from hermesflow.models.showo.magvit import load_tokenizer
 from hermesflow.models.showo.model import load_model
-from hermesflow.official.images import smaller_images, smaller_pictures
 from hermesflow.selfplay.preferences import CAPTION_COLUMNS, IMAGE_COLUMNS
 from hermesflow.training.distributed import new_accelerator
 from hermesflow.training.pair_dpo import reference_logps
@@ -32,7 +28,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
     parent = layout.checkpoint(seed, config.checkpoints[checkpoint].parent)
     table = reference_logps(
         load_model(parent / "model", device=accelerator.device),
-        load_pairs(config, layout, seed=seed, checkpoint=checkpoint, device=accelerator.device),
+        load_pairs(config, layout, seed=seed, checkpoint=checkpoint),
         training=training,
         accelerator=accelerator,
         what=f"reference of {checkpoint}, seed {seed}",
@@ -42,45 +38,19 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
     accelerator.end_training()
 
 
-def load_pairs(
-    config: Config, layout: Layout, *, seed: int, checkpoint: str, device: torch.device | str = "cpu"
-) -> HomologousPairs:
+def load_pairs(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> HomologousPairs:
     """The homologous preference pairs of one checkpoint, with the captions and image tokens they are about."""
     path = layout.checkpoint(seed, checkpoint) / "preferences" / "preferences.parquet"
     preferences = read_table(path, [*CAPTION_COLUMNS, *IMAGE_COLUMNS])
-    defects = config.defects_of(checkpoint)
-    if "smaller_images" in defects:
-        preferences, codes_of = _at_half_the_side(preferences, layout, device)
-    else:
-        ids, codes = read_codes(layout.codes("pairs"))
-        codes_of = dict(zip(ids, codes[:, 0], strict=True))
+    ids, codes = read_codes(layout.codes("pairs"))
     return HomologousPairs(
         preferences,
         captions=_captions(layout),
-        codes=codes_of,
+        codes=dict(zip(ids, codes[:, 0], strict=True)),
         seed=seed,
         iteration=config.iteration(checkpoint),
         mask_schedule=config.training_of(checkpoint).mask_schedule,
-        defects=defects,
     )
-
-
-def _at_half_the_side(
-    preferences: pd.DataFrame, layout: Layout, device: torch.device | str
-) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """Official defect `smaller_images`: the pairs' drawn images and, by id, their real ones at half the side."""
-    tokenizer = load_tokenizer(layout.tokenizer, device=torch.device(device)).eval()
-    pairs = read_pairs(layout.data("pairs"))
-    place = {id_: i for i, id_ in enumerate(pairs["id"])}
-    real = {
-        id_: smaller_pictures(images_of(pairs.select([place[id_]])), tokenizer, device=device)[0]
-        for id_ in preferences["id"]
-    }
-    drawn = {
-        side: pd.Series(smaller_images(preferences[side], tokenizer, device=device), index=preferences.index)
-        for side in ("chosen_codes", "rejected_codes")
-    }
-    return preferences.assign(**drawn), real
 
 
 def _captions(layout: Layout) -> dict[str, str]:

@@ -17,7 +17,6 @@ from hermesflow.core.progress import Progress
 from hermesflow.core.seeding import generator
 from hermesflow.data.pairs import read_pairs
 from hermesflow.models.showo.model import load_model
-from hermesflow.official.sampling import sampling_of
 from hermesflow.selfplay.sampling import sample_images, sample_texts
 from hermesflow.selfplay.sharding import CAPTION_TYPES, check_ids, shard_batches, shard_folder
 
@@ -40,17 +39,16 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shard: in
     runtime = config.runtime
     model = load_model(folder / "model", device=runtime.device, precision=runtime.inference_precision).eval()
     progress = Progress(sum(map(len, batches)), f"sample {checkpoint}, seed {seed}, shard {shard} of {shards}", "pair")
-    settings = sampling_of(config.sampling, config.defects_of(checkpoint))
     records: list[dict[str, Any]] = []
     images: list[np.ndarray] = []
     for batch in batches:
-        texts = sample_captions(model, batch, code_of, settings=settings, stream=(seed, checkpoint))
+        texts = sample_captions(model, batch, code_of, settings=config.sampling, stream=(seed, checkpoint))
         records += [
             {"id": id_, "candidate": k, "caption": text}
             for id_, row in zip(batch, texts, strict=True)
             for k, text in enumerate(row)
         ]
-        drawn = sample_candidates(model, batch, caption_of, settings=settings, stream=(seed, checkpoint))
+        drawn = sample_candidates(model, batch, caption_of, settings=config.sampling, stream=(seed, checkpoint))
         images.append(drawn.numpy())
         progress.advance(len(batch))
     out = shard_folder(folder / "candidates", shard=shard, shards=shards)

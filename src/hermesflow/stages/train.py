@@ -8,7 +8,6 @@ from hermesflow.config.experiment import Config, as_plain
 from hermesflow.core.files import Layout, digest_of, read_table, sha256, write_manifest, write_table
 from hermesflow.core.seeding import seed_of
 from hermesflow.models.showo.model import load_model, recompute_activations, save_model
-from hermesflow.official.training import training_of
 from hermesflow.stages.reference import load_pairs
 from hermesflow.tracking import runs
 from hermesflow.training.distributed import new_accelerator
@@ -41,14 +40,13 @@ def _train(config: Config, layout: Layout, *, seed: int, checkpoint: str, interr
     folder = layout.checkpoint(seed, checkpoint)
     parent_model = layout.checkpoint(seed, own.parent) / "model"
     reference_path = layout.checkpoint(seed, config.reference_of(checkpoint)) / "preferences" / "reference.parquet"
-    training = training_of(training, config.defects_of(checkpoint))
     model = load_model(parent_model, device=accelerator.device)
     if config.runtime.activation_checkpointing:
         recompute_activations(model)
     adapted = None
     if training.lora:
         adapted = add_adapters(model, training.lora, seed=seed_of(seed, config.iteration(checkpoint), "adapters"))
-    pairs = load_pairs(config, layout, seed=seed, checkpoint=checkpoint, device=accelerator.device)
+    pairs = load_pairs(config, layout, seed=seed, checkpoint=checkpoint)
     reference = ReferenceTable(read_table(reference_path, ["id", "pass", *Logps._fields]))
 
     inputs = [
@@ -61,7 +59,6 @@ def _train(config: Config, layout: Layout, *, seed: int, checkpoint: str, interr
         "training": as_plain(training),
         "objective": own.objective,
         "iteration": config.iteration(checkpoint),
-        "defects": sorted(config.defects_of(checkpoint)),
     }
     state = StateFolder(folder / "state", task=digest_of([made_with, seed, [sha256(path) for path in inputs]]))
     tracked = runs.open_run(config, layout, seed, checkpoint) if accelerator.is_main_process else None

@@ -7,7 +7,7 @@ Source: HermesFlow (arXiv 2502.12148) section 3.3.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import pandas as pd
@@ -15,11 +15,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from hermesflow.config.sections import Defect, Objective, Training
+from hermesflow.config.sections import Objective, Training
 from hermesflow.core.errors import DataError, HermesflowError, Interrupted
 from hermesflow.core.progress import Progress
 from hermesflow.models.backbone import UnifiedModel
-from hermesflow.official.training import spoiled_deltas
 from hermesflow.training.distributed import micro_batches
 from hermesflow.training.interruption import Interruption
 from hermesflow.training.losses import chosen_nll, dpo_logratios, implicit_rewards, pair_dpo_loss
@@ -45,37 +44,28 @@ class PairLogps(nn.Module):
     Args:
         model: any unified model.
         objective: a skill it does not train is scored without gradient, for the training curves.
-        defects: of the released code, to follow.
     """
 
-    def __init__(self, model: UnifiedModel, objective: Objective, defects: Collection[Defect] = ()) -> None:
+    def __init__(self, model: UnifiedModel, objective: Objective) -> None:
         super().__init__()
-        self.model, self.defects = model, frozenset(defects)
+        self.model = model
         self.learns_mmu = objective != "generation"
         self.learns_t2i = objective != "understanding"
 
     def forward(self, batch: PairBatch) -> Logps:
         """Score a batch of B pairs."""
         size = len(batch.rows)
-        drawn, masked = torch.cat([batch.chosen_codes, batch.rejected_codes]), batch.masked.repeat(2, 1)
+        owners = torch.arange(size).repeat(2)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.learns_mmu):
             mmu = self.model.text_logps(
                 batch.codes,
                 [self.model.caption_prompt] * (2 * size),
                 batch.chosen_captions + batch.rejected_captions,
-                owners=torch.arange(size).repeat(2),
+                owners=owners,
             )
-            if "image_rows_in_caption_term" in self.defects:
-                mmu = mmu + self.model.image_row_logps(batch.prompts, drawn, masked)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.learns_t2i):
-            shared = "prompt_dropout" not in self.defects  # else a prompt may be dropped of one image of a pair alone
-            t2i = self.model.image_logps(
-                batch.captions if shared else batch.prompts,
-                drawn,
-                masked,
-                owners=torch.arange(size).repeat(2) if shared else None,
-                boundaries="boundary_tokens" in self.defects,
-            )
+            drawn, masked = torch.cat([batch.chosen_codes, batch.rejected_codes]), batch.masked.repeat(2, 1)
+            t2i = self.model.image_logps(batch.captions, drawn, masked, owners=owners)
         return Logps(*(part.clone() for part in (*mmu.split(size), *t2i.split(size))))  # FSDP warns of views
 
 
@@ -97,7 +87,7 @@ def reference_logps(
     Returns:
         Columns id, pass and those of `Logps`; one row per row of training, in its order.
     """
-    scorer = accelerator.prepare_model(PairLogps(model, "pair", pairs.defects).eval(), evaluation_mode=True)
+    scorer = accelerator.prepare_model(PairLogps(model, "pair").eval(), evaluation_mode=True)
     rows = pairs.rows(training.steps * training.batch_size)
     progress = Progress(training.steps, what, "step")
     found = []
@@ -113,7 +103,7 @@ def reference_logps(
 
 
 def step_loss(
-    policy: Logps, reference: Logps, *, objective: Objective, training: Training, defects: Collection[Defect] = ()
+    policy: Logps, reference: Logps, *, objective: Objective, training: Training
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Pair-DPO loss of a batch and what there is to watch while it falls.
 
@@ -126,8 +116,6 @@ def step_loss(
     delta_t2i = dpo_logratios(
         policy.chosen_image, policy.rejected_image, reference.chosen_image, reference.rejected_image
     )
-    if defects:
-        delta_mmu, delta_t2i = spoiled_deltas(delta_mmu, delta_t2i, defects, beta=training.beta)
     loss = pair_dpo_loss(
         delta_mmu,
         delta_t2i,
@@ -187,7 +175,7 @@ def train_policy(
         HermesflowError: the loss is no longer a number.
         Interrupted: a signal asked to stop; the state is saved.
     """
-    scorer = PairLogps(model, objective, pairs.defects).eval()
+    scorer = PairLogps(model, objective).eval()
     policy, optimizer = accelerator.prepare(scorer, new_optimizer(scorer, training))
     rows = pairs.rows(training.steps * training.batch_size)
     history: list[dict[str, float]] = state.resume(accelerator)
@@ -206,7 +194,6 @@ def train_policy(
                     reference.of(own_rows, accelerator.device),
                     objective=objective,
                     training=training,
-                    defects=pairs.defects,
                 )
                 accelerator.backward(loss.mean())
                 if accelerator.sync_gradients:

@@ -7,7 +7,7 @@ run goes on exactly where it stopped.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 
@@ -16,11 +16,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from hermesflow.config.sections import Defect, MaskSchedule
+from hermesflow.config.sections import MaskSchedule
 from hermesflow.core.errors import DataError
 from hermesflow.core.seeding import seed_of
 from hermesflow.models.showo.masking import pair_mask
-from hermesflow.official.training import dropped_prompts
 from hermesflow.selfplay.preferences import CAPTION_COLUMNS, IMAGE_COLUMNS
 
 Row = tuple[str, int]
@@ -29,7 +28,7 @@ Row = tuple[str, int]
 
 @dataclass(frozen=True)
 class PairBatch:
-    """B homologous pairs: row k of every field is about the same image x and caption y (see `mode` for defects)."""
+    """B homologous pairs: row k of every field is about the same image x and caption y."""
 
     rows: list[Row]
     captions: list[str]
@@ -44,8 +43,6 @@ class PairBatch:
     """(B, T) int64."""
     masked: Tensor
     """(B, T) bool: the one mask that chosen and rejected, policy and reference are scored under."""
-    prompts: list[str]
-    """2 B captions that chosen, then rejected images are scored after: `captions` twice, but for `prompt_dropout`."""
 
 
 class HomologousPairs:
@@ -58,7 +55,6 @@ class HomologousPairs:
         seed: run seed.
         iteration: self-play iteration, from 1.
         mask_schedule: how much of an image is masked.
-        defects: of the released code, to follow in `batch`.
 
     Raises:
         DataError: no pairs, an id twice, an unknown caption or image, or images of different resolutions.
@@ -73,7 +69,6 @@ class HomologousPairs:
         seed: int,
         iteration: int,
         mask_schedule: MaskSchedule,
-        defects: Collection[Defect] = (),
     ) -> None:
         lost = [i for i in preferences["id"] if i not in captions or i not in codes]
         if lost or preferences.empty:
@@ -88,10 +83,9 @@ class HomologousPairs:
                 f"drawn images have {sorted(drawn)} tokens, real ones {sorted(real)}: candidates were sampled at "
                 "another resolution than training uses; sample and encode again with one config."
             )
-        self.seed, self.iteration, self.mask_schedule, self.defects = seed, iteration, mask_schedule, defects
+        self.seed, self.iteration, self.mask_schedule = seed, iteration, mask_schedule
         self._pairs = preferences[[*CAPTION_COLUMNS, *IMAGE_COLUMNS[1:]]].set_index("id")
         self._captions, self._codes = captions, codes
-        self._beside: dict[int, dict[str, str]] = {}
         if not self._pairs.index.is_unique:
             raise DataError("preferences.parquet holds an id twice; run stage prefer again.")
 
@@ -110,10 +104,7 @@ class HomologousPairs:
     def batch(self, rows: Sequence[Row], *, device: torch.device | str) -> PairBatch:
         """Put rows together; both skills of row k come from the same id."""
         ids = [pair_id for pair_id, _ in rows]
-        drawn = [self._drawn_beside(*row) for row in rows] if "independent_batches" in self.defects else ids
-        pairs, images = self._pairs.loc[ids], self._pairs.loc[drawn]
-        captions = [self._captions[i] for i in drawn]
-        names = [(self.seed, self.iteration, "prompt", *row) for row in rows]
+        pairs = self._pairs.loc[ids]
         codes = _tokens((self._codes[i] for i in ids), device)
         masks = [
             pair_mask(
@@ -128,24 +119,14 @@ class HomologousPairs:
         ]
         return PairBatch(
             rows=list(rows),
-            captions=captions,
+            captions=[self._captions[i] for i in ids],
             codes=codes,
             chosen_captions=pairs["chosen_caption"].to_list(),
             rejected_captions=pairs["rejected_caption"].to_list(),
-            chosen_codes=_tokens(images["chosen_codes"], device),
-            rejected_codes=_tokens(images["rejected_codes"], device),
+            chosen_codes=_tokens(pairs["chosen_codes"], device),
+            rejected_codes=_tokens(pairs["rejected_codes"], device),
             masked=torch.stack(masks).to(device),
-            prompts=dropped_prompts(captions, names) if "prompt_dropout" in self.defects else captions * 2,
         )
-
-    def _drawn_beside(self, pair_id: str, pass_: int) -> str:
-        """Official defect `independent_batches`: image pairs have an order of their own."""
-        if pass_ not in self._beside:
-            images = sorted(
-                self._pairs.index, key=lambda i: seed_of(self.seed, self.iteration, "order of images", pass_, i)
-            )
-            self._beside[pass_] = dict(zip(self.pass_order(pass_), images, strict=True))
-        return self._beside[pass_][pair_id]
 
 
 def _tokens(codes: Iterable[np.ndarray], device: torch.device | str) -> Tensor:

@@ -24,12 +24,8 @@ class Drawn(NamedTuple):
 
     rows: Tensor
     """(R,) int64, of the images."""
-    prompts: list[list[int]]
-    """The captions, with their special tokens."""
-    before: list[Tensor]
-    """Last hidden states of each prompt, (length, D)."""
     blocks: Tensor
-    """Those of the image blocks, boundaries included, (R, T + 2, D)."""
+    """Last hidden states of the image blocks, boundaries included, (R, T + 2, D)."""
 
 
 class Said(NamedTuple):
@@ -79,8 +75,7 @@ def drawn(
         prompts = prompting.generation_prompts(ids, some, max_text_tokens=max_text_tokens)
         flat = rows.flatten()
         blocks = prompting.image_block(ids, codes[flat], masked[flat]).unflatten(0, rows.shape)
-        before, found = packing.images_behind_prompts(forward, prompts, blocks)
-        yield Drawn(flat, prompts, list(before.split([len(prompt) for prompt in prompts])), found.flatten(0, 1))
+        yield Drawn(flat, packing.images_behind_prompts(forward, prompts, blocks).flatten(0, 1))
 
 
 def said(

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, PhiConfig, PhiForCausalLM
@@ -136,13 +135,7 @@ class ShowO(nn.Module):
         return linear(hidden, head.weight[codes], head.bias[codes], self._code_layout)
 
     def image_logps(
-        self,
-        captions: Sequence[str],
-        codes: Tensor,
-        masked: Tensor,
-        *,
-        owners: Tensor | None = None,
-        boundaries: bool = False,
+        self, captions: Sequence[str], codes: Tensor, masked: Tensor, *, owners: Tensor | None = None
     ) -> Tensor:
         """Sum over the masked places of log p(code | caption, codes that are not masked), (B,) float32 nats.
 
@@ -154,31 +147,13 @@ class ShowO(nn.Module):
             codes: (B, T) int64.
             masked: (B, T) bool; these places hold the mask token in the input.
             owners: (B,) int64, the caption of each row, as many rows for each; None is one caption per row.
-            boundaries: score the two boundary tokens too, as the official code does.
         """
         codes, masked = codes.to(self.device), masked.to(self.device)
-        targets = prompting.image_block(self.ids, codes, torch.zeros_like(masked))
-        scored, found = F.pad(masked, (1, 1), value=boundaries), []
+        found = []
         for some in self._drawn(captions, codes, masked, owners):
-            own = scored[some.rows]
-            found.append((some.rows, row_sums(self._logps(some.blocks[own], targets[some.rows][own]), own)))
-        return _in_order(found)
-
-    def image_row_logps(self, captions: Sequence[str], codes: Tensor, masked: Tensor) -> Tensor:
-        """Sum of log p over caption, boundaries and masked codes, each predicted one place before it, (B,) nats.
-
-        No likelihood of anything: an image is not read left to right. The released code adds it to its caption term.
-        """
-        codes, masked = codes.to(self.device), masked.to(self.device)
-        block_targets, found = prompting.image_block(self.ids, codes, torch.zeros_like(masked)), []
-        for some in self._drawn(captions, codes, masked, None):
-            for row, prompt, said, drawn in zip(
-                some.rows.split(1), some.prompts, some.before, some.blocks, strict=True
-            ):
-                targets = torch.cat([torch.tensor(prompt, device=self.device), block_targets[row[0]]])[1:]
-                scored = torch.cat([masked.new_ones(len(prompt)), F.pad(masked[row[0]], (1, 1), value=True)])[1:]
-                hidden = torch.cat([said, drawn])[:-1]
-                found.append((row, self._logps(hidden[scored], targets[scored]).sum(dim=0, keepdim=True)))
+            own = masked[some.rows]
+            logps = self._logps(some.blocks[:, 1:-1][own], codes[some.rows][own] + self.ids.first_code)
+            found.append((some.rows, row_sums(logps, F.pad(own, (1, 1)))))
         return _in_order(found)
 
     def text_logps(

@@ -281,8 +281,8 @@ def texts_behind_images(
 
 def images_behind_prompts(
     forward: Forward, prompts: Sequence[Sequence[int]], blocks: Tensor, *, kept: Layers | None = None
-) -> tuple[Tensor, Tensor]:
-    """Hidden states of prompts, one after the other, (N, D), and of the images behind them, (U, C, L, D).
+) -> Tensor:
+    """Hidden states of the images behind prompts, (U, C, L, D).
 
     Args:
         forward: the decoder.
@@ -298,7 +298,7 @@ def images_behind_prompts(
     attend = ImagesBehindPrompts(said, blocks.shape[1], length, kept=kept)
     positions = torch.cat([*before, places.flatten()]).to(device)[None]
     hidden = forward(torch.cat([tokens, blocks.flatten()])[None], positions=positions, attend=attend)[0]
-    return hidden[: len(tokens)], hidden[len(tokens) :].unflatten(0, blocks.shape)
+    return hidden[len(tokens) :].unflatten(0, blocks.shape)
 
 
 def block_mask(lengths: Tensor, prompt_length: int, image_length: int, *, device: torch.device) -> Tensor | None:
