@@ -9,6 +9,9 @@ from PIL import Image
 
 from benchmark_models import save_clip
 from hermesflow.core.errors import DataError
+from hermesflow.evaluation.bootstrap import estimate
+from hermesflow.evaluation.evaluated import Evaluated
+from hermesflow.evaluation.frechet import distances_to
 from hermesflow.evaluation.graders.fidelity import (
     Caption,
     Gaussian,
@@ -25,9 +28,6 @@ from hermesflow.evaluation.graders.fidelity import (
     write_reference,
 )
 from hermesflow.evaluation.graders.pretrained import PretrainedClip
-from hermesflow.evaluation.bootstrap import estimate
-from hermesflow.evaluation.evaluated import Evaluated
-from hermesflow.evaluation.frechet import distances_to
 
 
 def test_captions_of_both_formats_in_order_of_ids(tmp_path):

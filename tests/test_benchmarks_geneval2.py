@@ -8,7 +8,6 @@ from PIL import Image
 from benchmark_models import save_qwen3_vl
 from hermesflow.core.errors import DataError
 from hermesflow.evaluation.benchmarks import geneval2
-from hermesflow.evaluation.graders.answer_probability import TransformersAnswerProbability
 from hermesflow.evaluation.benchmarks.geneval2 import (
     LICENCE,
     Question,
@@ -20,6 +19,7 @@ from hermesflow.evaluation.benchmarks.geneval2 import (
 )
 from hermesflow.evaluation.bootstrap import estimate, point_values
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS, Evaluated
+from hermesflow.evaluation.graders.answer_probability import TransformersAnswerProbability
 
 OWLS = {  # "a" counts as no part of the prompt, but how many there are is asked
     "prompt": "two tin owls near a lamp",

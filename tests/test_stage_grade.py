@@ -17,15 +17,15 @@ from hermesflow.core.errors import ArtifactError, ConfigError
 from hermesflow.core.files import read_codes, read_json, sha256, write_codes
 from hermesflow.data.pairs import read_pairs
 from hermesflow.evaluation.benchmarks import fidelity, geneval2
+from hermesflow.evaluation.bootstrap import FIDELITY_POOL, point_values, resample_counts
+from hermesflow.evaluation.evaluated import UNIT_COLUMNS, Evaluated
 from hermesflow.evaluation.graders.answer_probability import TransformersAnswerProbability
-from hermesflow.evaluation.prompts import read_prompts
 from hermesflow.evaluation.graders.fidelity import Caption, Gaussian, moments, write_reference
 from hermesflow.evaluation.graders.inception import load_inception
 from hermesflow.evaluation.graders.pretrained import PretrainedClip, digest_of
 from hermesflow.evaluation.graders.reference_origin import origin
-from hermesflow.evaluation.bootstrap import FIDELITY_POOL, point_values, resample_counts
-from hermesflow.evaluation.evaluated import UNIT_COLUMNS, Evaluated
 from hermesflow.evaluation.judges.protocol import Item
+from hermesflow.evaluation.prompts import read_prompts
 from hermesflow.evaluation.worlds import generation
 from hermesflow.models.showo.magvit import load_tokenizer
 from hermesflow.stages import grade

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import yaml
 
-from hermesflow.config import benchmarks, provenance
+from hermesflow.config import provenance
 from hermesflow.tracking import spool
-from hermesflow.config.benchmarks import COLUMNS, DRAWN
+from hermesflow.config.benchmarks import BENCHMARKS, COLUMNS, DRAWN
 from hermesflow.config.experiment import BASE, load_config
 from hermesflow.core.errors import ConfigError
+from hermesflow.core.files import atomic
 from hermesflow.cli.dvc import check_benchmarks, check_mirror, is_mirror
 from hermesflow.cli.running import hold_folder
 

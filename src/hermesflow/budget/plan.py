@@ -87,7 +87,9 @@ def places(config: Config) -> list[Place]:
     found += [Place("evaluate", name, seeds) for name in names]
     if own := config.benchmarks:
         for drawn in own.drawn:
-            found += [Place("draw", name, seeds * (shards if image_benchmark(drawn).sharded else 1), drawn) for name in names]
+            found += [
+                Place("draw", name, seeds * (shards if image_benchmark(drawn).sharded else 1), drawn) for name in names
+            ]
             found += [Place(rule, name, seeds, drawn) for rule in ("gather_drawn", "grade") for name in names]
         found += [Place("understand", name, seeds, column) for column in own.columns for name in names]
     return [*found, Place("report", None, 1)]

@@ -233,7 +233,7 @@ class Rules:
         return Load([each.repeated(one.prompts / one.together) for each in drawn], peak, self.batches.precision)
 
     def grade(self, benchmark: str) -> Load:
-        """Pixels of these images, what the graders make of them, and answers about real ones where they are asked for."""
+        """Pixels of these images, what the graders make of them, and answers about real ones if it asks for them."""
         own, length = drawings(self.config)[benchmark], self.lengths
         together = max(BATCH_PIXELS // self.config.data.image_size**2, 1)
         grading = graders.grading(self.config, benchmark, length)

@@ -28,7 +28,9 @@ def add_commands(commands: Any) -> None:
     reference.add_argument("--images", type=Path, required=True, help="folder of COCO's val2014")
     reference.add_argument("--threads", type=positive, default=1, help="CPU threads (default 1)")
     reference.set_defaults(run=_fid_reference)
-    export = new_command(commands, "export-images", "a benchmark's images as files, for its original scripts", _export_images)
+    export = new_command(
+        commands, "export-images", "a benchmark's images as files, for its original scripts", _export_images
+    )
     for option in BENCHMARK:
         add_option(export, option)
     export.add_argument("--to", type=Path, required=True, help="a new folder")

@@ -53,10 +53,10 @@ READS: dict[str, tuple[str, ...]] = {
     ),
     "draw": ("sampling.images", "benchmark.prompts"),
     "gather_drawn": ("benchmark.prompts",),
-    "grade": ("benchmark", "evaluation.bootstrap", "scoring"),
-    "understand": ("benchmark",),
+    "grade": ("benchmark.figures", "benchmark.config"),
+    "understand": ("benchmark.figures", "benchmark.config"),
     "report": (
-        "benchmark",
+        "benchmark.figures",
         "name",
         "seeds",
         "checkpoints",
@@ -65,11 +65,10 @@ READS: dict[str, tuple[str, ...]] = {
         "sampling",
     ),
 }
-"""Config keys each stage reads; `checkpoint` stands for the checkpoint's own entry in the tree, `benchmark` for the
-keys that decide the benchmark's figures, `benchmark.prompts` for those that decide its prompts, or both for all of
-`benchmarks` where a stage is given none. Keys outside its section that only some benchmarks read are dropped for the
-others. `runtime` is left out: it changes how a step runs, not what it makes. Of a model on disk nothing is read from the
-config."""
+"""Config keys each stage reads; `checkpoint` stands for the checkpoint's own entry in the tree. `benchmark.prompts`,
+`benchmark.figures` and `benchmark.config` are the keys that a benchmark says decide its prompts, its figures, and its
+figures outside its section; a stage that is given none reads which benchmarks there are. `runtime` is left out: it
+changes how a step runs, not what it makes. Of a model on disk nothing is read from the config."""
 
 
 def reads(stage: str, checkpoint: str | None = None, benchmark: str | None = None) -> list[str]:
@@ -86,10 +85,13 @@ def reads(stage: str, checkpoint: str | None = None, benchmark: str | None = Non
 def params_of(
     config: Config, stage: str, checkpoint: str | None = None, benchmark: str | None = None
 ) -> dict[str, Any]:
-    """The values behind `reads`, as plain JSON types; a config without benchmarks has none of theirs."""
+    """The values behind `reads`, as plain JSON types; a config without benchmarks has none of theirs.
+
+    Where `benchmarks` is read as a whole, the value is the names of those that are measured.
+    """
     plain = as_plain(config)
     keys = [key for key in reads(stage, checkpoint, benchmark) if config.benchmarks or not _is_benchmarks(key)]
-    return {key: _look_up(plain, key) for key in keys}
+    return {key: list(config.benchmarks.names) if key == "benchmarks" else _look_up(plain, key) for key in keys}
 
 
 @cache
@@ -145,16 +147,18 @@ def _is_own(key: str) -> bool:
 
 def _of_benchmark(key: str, benchmark: str | None) -> tuple[str, ...]:
     """The keys that a key stands for where a stage works on a benchmark."""
-    is_section = key.partition(".")[0] == "benchmark"
+    head, _, part = key.partition(".")
+    if head != "benchmark":
+        return (key,)
     if benchmark is None:
-        return ("benchmarks",) if is_section else (key,)
+        return ("benchmarks",)
     one = BENCHMARKS[benchmark]
-    if not is_section:
-        others = {other for each in BENCHMARKS.values() for other in each.config_keys}
-        return (key,) if key in one.config_keys or key not in others else ()
     section = f"benchmarks.{one.section_name}"
-    keys = one.prompt_keys if key == "benchmark.prompts" else one.decisive_keys
-    return tuple(f"{section}.{name}" for name in keys) if keys or key == "benchmark.prompts" else (section,)
+    if part == "config":
+        return tuple(one.config_keys)
+    if part == "prompts":
+        return tuple(f"{section}.{name}" for name in one.prompt_keys)
+    return tuple(f"{section}.{name}" for name in one.decisive_keys) or (section,)
 
 
 def _is_benchmarks(key: str) -> bool:

@@ -36,9 +36,7 @@ def export_images(config: Config, layout: Layout, *, seed: int, checkpoint: str,
     """
     known = {one.name: one.export for one in registered() if isinstance(one, ImageBenchmark) and one.export}
     if (export := known.get(benchmark)) is None:
-        raise ConfigError(
-            f"--benchmark {benchmark}: images are exported for {' and '.join(known)}. Name one of them."
-        )
+        raise ConfigError(f"--benchmark {benchmark}: images are exported for {' and '.join(known)}. Name one of them.")
     prompts = read_prompts(config.benchmarks, layout, benchmark)
     drawn = read_drawn(layout, prompts, seed=seed, checkpoint=checkpoint, device=torch.device(config.runtime.device))
     if folder.is_dir() and any(folder.iterdir()):

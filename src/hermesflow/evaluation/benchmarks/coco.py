@@ -29,6 +29,7 @@ IMAGES = 30_000
 """Images of the protocol that papers call COCO-30K."""
 _TOGETHER = 32  # captions whose images are decoded and scored together
 
+
 def read_captions(path: Path) -> list[Caption]:
     """Read the list of captions, in order of the image ids.
 
@@ -90,6 +91,7 @@ def _records(path: Path) -> Iterator[tuple[int, Mapping[str | None, Any]]]:
         )
     yield from enumerate(rows, start=1)
 
+
 def fidelity_units(captions: Sequence[Caption], scores: Sequence[float]) -> pd.DataFrame:
     """The bootstrap's units: one row per caption, with its image's CLIP score.
 
@@ -106,6 +108,7 @@ def fidelity_units(captions: Sequence[Caption], scores: Sequence[float]) -> pd.D
     if keys != sorted(set(keys)):
         raise DataError("captions are not in order of different image ids. Keep the order of `read_captions`.")
     return generation.fidelity_units(keys, scores)
+
 
 @section
 class Coco:

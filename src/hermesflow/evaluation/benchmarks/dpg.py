@@ -252,6 +252,7 @@ def dpg_units(table: pd.DataFrame) -> pd.DataFrame:
     rows += [(f"dpg/{category}", DENSE, key, yes, count) for (category, key), yes, count in sums.itertuples()]
     return units_table(rows)
 
+
 @section
 class DpgBench:
     """DPG-Bench: 1,065 long prompts with trees of questions, a VQA model as judge (docs/dpg-and-coco.md)."""

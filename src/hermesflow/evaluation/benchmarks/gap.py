@@ -1,7 +1,7 @@
 """The gap on real data, where an outside judge sees what the pixel judge of the micro world cannot.
 
-The protocols are those of `evaluation.worlds.gap`, and so are the columns of their tables. `paper`: understanding is the
-model's answer on the real image, mapped to the nearest choice; generation is the judge's answer on the drawn image.
+The protocols are those of `worlds.gap`, and so are the columns of their tables. `paper`: understanding is the model's
+answer on the real image, mapped to the nearest choice; generation is the judge's answer on the drawn image.
 `same-judge`: the judge's reading is the rule on both sides. It answers the question about the real image, and says,
 from the text alone, which choice the model's answer means: both must be one choice. And what it answers about the
 drawn image must be the right choice. What the judge cannot see costs both sides then, not generation alone.
@@ -173,6 +173,7 @@ def _item(asked: Asked, evidence: bytes | str) -> Item:
     question = asked.question
     return Item(asked.id, evidence, question.question, tuple(question.choices), question.answer)
 
+
 @section
 class Gap:
     """Table 4 with a judge of real images, by the paper's protocol and with the same judge on both sides."""
@@ -240,6 +241,7 @@ def judge_of(settings: AnyJudge, *, device: str) -> EndpointJudge | LocalJudge:
 
     return EndpointJudge(settings) if isinstance(settings, Endpoint) else LocalJudge(settings, device=device)
 
+
 def check_judge(
     settings: AnyJudge, asked: Sequence[Asked], *, real: Mapping[str, bytes], drawn: Mapping[str, bytes]
 ) -> None:
@@ -304,6 +306,7 @@ def grade_gap(
         "answers on real images, the judge's on drawn ones; same-judge: the judge reads both"
     )
     return Graded(table, gap_units(table, captions), protocol, notes=notes)
+
 
 def cost(plan: Plan) -> None:
     """A local judge's answers about generated images, real images, and what was said."""

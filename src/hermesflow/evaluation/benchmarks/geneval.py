@@ -259,6 +259,7 @@ def images_table(rows: Sequence[tuple[int, int, str, str, bool, str, str]]) -> p
 
     return pd.DataFrame(rows, columns=list(TABLE_COLUMNS))
 
+
 @section
 class GenEval:
     """GenEval: 553 prompts of six kinds, a detector and a CLIP as graders (docs/geneval.md)."""

@@ -254,6 +254,7 @@ def geneval2_units(table: pd.DataFrame) -> pd.DataFrame:
         rows += [(f"geneval2/skill/{skill}", POOL, key, total, count) for skill, total, count in sums.itertuples()]
     return units_table(rows)
 
+
 @section
 class GenEval2:
     """GenEval 2, an extra that the paper has not: composed prompts and Soft-TIFA (docs/geneval2.md).

@@ -10,27 +10,23 @@ Source: Heusel et al. 2017 (Frechet distance); Parmar et al. 2022 (clean-fid); H
 
 from __future__ import annotations
 
-import csv
-import json
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor
 
 from hermesflow.core.errors import DataError
 from hermesflow.core.files import atomic
-from hermesflow.evaluation.graders.inception import SIDE
-from hermesflow.evaluation.graders.pretrained import PretrainedClip
 from hermesflow.evaluation.evaluated import Whole
 from hermesflow.evaluation.frechet import distances_to, frechet_distance
-from hermesflow.evaluation.worlds import generation
+from hermesflow.evaluation.graders.inception import SIDE
+from hermesflow.evaluation.graders.pretrained import PretrainedClip
 
 _TOGETHER = 32  # images per forward pass
 

@@ -19,7 +19,6 @@ from torch import Tensor
 from hermesflow.config.sections import Decoding
 from hermesflow.core.errors import DataError
 from hermesflow.data.images import fit_image
-from hermesflow.evaluation.worlds.understanding import yes_or_no
 from hermesflow.models.backbone import UnifiedModel
 from hermesflow.models.showo.magvit import BATCH_PIXELS, MagVitV2, to_pixels
 from hermesflow.selfplay.sampling import of_session, sample_texts, sessions

@@ -1,5 +1,4 @@
-"""lmms-eval's files of one checkpoint, read; local copies of tasks go by the names of the shipped ones.
-"""
+"""lmms-eval's files of one checkpoint, read; local copies of tasks go by the names of the shipped ones."""
 
 from __future__ import annotations
 
