@@ -36,9 +36,16 @@ wildcard_constraints:
     checkpoint="|".join(CHECKPOINTS),
 
 
+digest = cache(provenance.code_of)
+
+
 def code(stage):
     """Digest of the modules behind a stage: Snakemake cannot see code behind a shell command."""
-    return provenance.code_of(stage)
+
+    def of(wildcards):
+        return digest(stage, provenance.benchmarks_of(stage, wildcards.get("benchmark"), CONFIG))
+
+    return of
 
 
 def settings(stage):

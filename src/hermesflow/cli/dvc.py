@@ -18,7 +18,7 @@ import yaml
 
 from hermesflow.config.benchmarks import BENCHMARKS
 from hermesflow.config.experiment import Config, has_judge, load_config
-from hermesflow.config.provenance import READS, ROOT, modules_of, reads
+from hermesflow.config.provenance import READS, ROOT, benchmarks_of, modules_of, reads
 from hermesflow.core.errors import ConfigError
 from hermesflow.core.files import digest_of
 
@@ -66,7 +66,7 @@ def stages_of(jobs: Sequence[dict[str, Any]], config: Config, config_file: Path)
     for job in jobs:
         if job["rule"] != "all":
             groups.setdefault(stage_name(job, config.seeds), []).append(job)
-    return {name: _stage(groups[name], config_file) for name in sorted(groups)}
+    return {name: _stage(groups[name], config, config_file) for name in sorted(groups)}
 
 
 def stage_name(job: dict[str, Any], seeds: Sequence[int]) -> str:
@@ -120,12 +120,13 @@ def _jobs(config_file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def _stage(jobs: list[dict[str, Any]], config_file: Path) -> dict[str, Any]:
+def _stage(jobs: list[dict[str, Any]], config: Config, config_file: Path) -> dict[str, Any]:
     rules = sorted({job["rule"] for job in jobs}, key=lambda rule: rule not in GATHERED_BY)
     last = next(job for job in jobs if job["rule"] == rules[-1])
     made = {path for job in jobs for path in job["output"]}
     inputs = {path for job in jobs for path in job["input"]} - made
-    modules = {_relative(path) for rule in rules for path in modules_of(rule)}
+    names = benchmarks_of(rules[-1], last["wildcards"].get("benchmark"), config)
+    modules = {_relative(path) for rule in rules for path in modules_of(rule, names)}
     keys = {key for rule in rules for key in reads(rule, *map(last["wildcards"].get, ("checkpoint", "benchmark")))}
     metrics = [path for path in last["output"] if Path(path).name == METRICS]
     stage: dict[str, Any] = {"cmd": _command(rules, last["output"][0], config_file)}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hermesflow.config.benchmarks import BENCHMARKS
+from hermesflow.config.benchmarks import PACKAGE as PLUG_INS
 from hermesflow.config.experiment import BASE, Config, as_plain
 
 PACKAGE = "hermesflow"
@@ -89,16 +90,27 @@ def params_of(
 
     Where `benchmarks` is read as a whole, the value is the names of those that are measured.
     """
-    plain = as_plain(config)
-    keys = [key for key in reads(stage, checkpoint, benchmark) if config.benchmarks or not _is_benchmarks(key)]
-    return {key: list(config.benchmarks.names) if key == "benchmarks" else _look_up(plain, key) for key in keys}
+    plain, benchmarks = as_plain(config), config.benchmarks
+    keys = [key for key in reads(stage, checkpoint, benchmark) if benchmarks or not _is_benchmarks(key)]
+    values = {key: _look_up(plain, key) for key in keys}
+    return values | ({"benchmarks": list(benchmarks.names)} if benchmarks and "benchmarks" in values else {})
+
+
+def benchmarks_of(stage: str, benchmark: str | None, config: Config) -> tuple[str, ...]:
+    """Benchmarks whose modules a stage runs: the one it is given, and for the report all that the config has."""
+    if benchmark is not None:
+        return (benchmark,)
+    return config.benchmarks.names if config.benchmarks and stage == "report" else ()
 
 
 @cache
-def modules_of(stage: str) -> tuple[Path, ...]:
-    """Source files a stage runs: its module and all it imports from this package, directly or not, sorted."""
+def modules_of(stage: str, benchmarks: tuple[str, ...] = ()) -> tuple[Path, ...]:
+    """Source files a stage runs: its module and all it imports from this package, directly or not, sorted.
+
+    Those of benchmarks that it works on are found by name, where no import leads.
+    """
     found: dict[str, Path] = {}
-    queue = [f"{PACKAGE}.stages.{stage}", *ELSEWHERE.get(stage, ())]
+    queue = [f"{PACKAGE}.stages.{stage}", *ELSEWHERE.get(stage, ()), *(f"{PLUG_INS}.{name}" for name in benchmarks)]
     while queue:
         name = queue.pop()
         path = path_of(name)
@@ -109,10 +121,10 @@ def modules_of(stage: str) -> tuple[Path, ...]:
     return tuple(sorted(found.values()))
 
 
-def code_of(stage: str) -> str:
-    """Digest of the code behind a stage; comments, docstrings and layout do not count."""
+def code_of(stage: str, benchmarks: tuple[str, ...] = ()) -> str:
+    """Digest of the code behind a stage, and the benchmarks it works on; comments, docstrings, layout do not count."""
     total = hashlib.sha256()
-    for path in modules_of(stage):
+    for path in modules_of(stage, benchmarks):
         total.update(path.relative_to(ROOT).as_posix().encode() + _code(path).encode())
     return total.hexdigest()[:16]
 
