@@ -14,12 +14,12 @@ from hermesflow.cli import main
 from hermesflow.config.sections import Source
 from hermesflow.core.errors import DataError
 from hermesflow.core.files import sha256, write_weights
+from hermesflow.evaluation.benchmarks.coco import read_captions
 from hermesflow.evaluation.graders.fid_reference import moments_of, real_images
 from hermesflow.evaluation.graders.fidelity import (
     Caption,
     Gaussian,
     features,
-    read_captions,
     read_reference,
     write_reference,
 )

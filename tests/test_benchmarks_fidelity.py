@@ -9,6 +9,7 @@ from PIL import Image
 
 from benchmark_models import save_clip
 from hermesflow.core.errors import DataError
+from hermesflow.evaluation.benchmarks.coco import fidelity_units, read_captions
 from hermesflow.evaluation.bootstrap import estimate
 from hermesflow.evaluation.evaluated import Evaluated
 from hermesflow.evaluation.frechet import distances_to
@@ -19,9 +20,7 @@ from hermesflow.evaluation.graders.fidelity import (
     distance,
     distance_of,
     features,
-    fidelity_units,
     moments,
-    read_captions,
     read_reference,
     scaled,
     stand_in,

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
-from hermesflow.evaluation.judges.gap import Judged, ask, gap_table, judge_facts, literal_verdict
 
 from chat_server import ChatServer, picture
 from hermesflow.core.errors import DataError
 from hermesflow.data.microworld.questions import Question
+from hermesflow.evaluation.benchmarks.gap import Judged, ask, gap_table, judge_facts, literal_verdict
 from hermesflow.evaluation.bootstrap import point_values
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS, Evaluated
 from hermesflow.evaluation.judges.endpoint import EndpointJudge
