@@ -122,9 +122,9 @@ PROGRAM = textwrap.dedent(
     import os, signal, sys
     from pathlib import Path
     from hermesflow.benchmarks.pretrained import ChatModel
-    from hermesflow.judging.local import LocalJudge
-    from hermesflow.judging.protocol import Item
-    from hermesflow.judging.settings import LocalVlm
+    from hermesflow.evaluation.judges.local import LocalJudge
+    from hermesflow.evaluation.judges.protocol import Item
+    from hermesflow.config.judges import LocalVlm
 
     folder, cache, image, calls, last = *map(Path, sys.argv[1:5]), int(sys.argv[5])
     generate = ChatModel.generate
