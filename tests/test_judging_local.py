@@ -121,7 +121,7 @@ PROGRAM = textwrap.dedent(
     """
     import os, signal, sys
     from pathlib import Path
-    from hermesflow.benchmarks.pretrained import ChatModel
+    from hermesflow.evaluation.graders.pretrained import ChatModel
     from hermesflow.evaluation.judges.local import LocalJudge
     from hermesflow.evaluation.judges.protocol import Item
     from hermesflow.config.judges import LocalVlm

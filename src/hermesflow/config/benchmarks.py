@@ -25,6 +25,8 @@ DRAWN = tuple(name for name, one in BENCHMARKS.items() if hasattr(one, "section"
 """Benchmarks whose images a checkpoint generates; the names of their sections."""
 COLUMNS = tuple(name for name in BENCHMARKS if name not in DRAWN)
 """Columns of Table 1 that lmms-eval makes, all by the section `understanding`."""
+PAPER_COLUMNS = tuple(name for name in COLUMNS if BENCHMARKS[name].paper)
+"""Those of them that the paper has."""
 if TYPE_CHECKING:
     Column = str
 else:
@@ -56,7 +58,7 @@ class Understanding:
 
         def __getattr__(self, name: str) -> Any: ...
 
-    columns: Annotated[tuple[Column, ...], Field(min_length=1)] = COLUMNS
+    columns: Annotated[tuple[Column, ...], Field(min_length=1)] = PAPER_COLUMNS
     """Columns to fill; each is a job per checkpoint."""
     batch_size: Positive
     """Pictures answered about together."""

@@ -94,6 +94,8 @@ class Benchmark:
     """Columns in the paper's tables, by the table's name; `section` and `benchmark` of a column are filled in."""
     notes: Sequence[Note] = ()
     table: ExtraTable | None = None
+    composed: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Figures that are weighted sums of others: metric to the weights of its parts, by metric."""
     config_keys: Sequence[str] = ()
     """Dotted keys outside its section that decide its figures."""
 

@@ -34,3 +34,10 @@ def _compositions() -> dict[str, dict[str, float]]:
 
 COMPOSED = _compositions()
 """Figures that are weighted sums of others; made only where every part is there."""
+
+
+def compositions() -> dict[str, dict[str, float]]:
+    """COMPOSED, and what benchmarks compose of their figures."""
+    from hermesflow.config.benchmarks import BENCHMARKS
+
+    return COMPOSED | {metric: dict(parts) for one in BENCHMARKS.values() for metric, parts in one.composed.items()}

@@ -14,7 +14,7 @@ import pandas as pd
 
 from hermesflow.core.errors import ArtifactError
 from hermesflow.evaluation.lmms.run import AGAIN, Row, Run
-from hermesflow.evaluation.metrics import COMPOSED
+from hermesflow.evaluation.metrics import compositions
 from hermesflow.evaluation.registry import benchmark_of, lmms_benchmarks
 from hermesflow.evaluation.worlds.understanding import units_table
 
@@ -52,7 +52,7 @@ def figures_of(units: pd.DataFrame) -> dict[str, float]:
     """
     sums = units.groupby("metric", sort=True)[["numerator", "denominator"]].sum()
     figures = {str(metric): n / d if d else 0.0 for metric, n, d in sums.itertuples()}
-    for name, parts in COMPOSED.items():
+    for name, parts in compositions().items():
         if all(part in figures for part in parts):
             figures[name] = sum(weight * figures[part] for part, weight in parts.items())
     return figures
