@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from dataclasses import MISSING, fields
+from pathlib import Path
 
 import pytest
 import yaml
@@ -13,6 +14,7 @@ from hermesflow.cli.main import LAUNCHED, STAGES
 from hermesflow.config.benchmarks import BENCHMARKS as REGISTERED
 from hermesflow.config.benchmarks import COLUMNS, DRAWN
 from hermesflow.config.experiment import load_config
+from test_benchmark_seam import example
 
 from .conftest import REPOSITORY
 
@@ -167,6 +169,25 @@ def test_a_benchmark_with_a_table_of_its_own_is_generated_graded_and_reported(fr
         assert set(of_report["output"]) - set(without["output"]) == tables
         caption = fresh.root / ".snakemake" / "captions" / f"{table.name}.rst"
         assert caption.read_text() == f"{table.caption}\n"
+
+
+def test_one_more_module_is_one_more_benchmark(fresh):
+    """The module of docs/benchmarks.md, switched on in a config of the micro world."""
+    module = fresh.root / "src" / "hermesflow" / "evaluation" / "benchmarks" / "hues.py"
+    module.write_text(example())
+    plain = yaml.safe_load(fresh.config.read_text()) | {"benchmarks": {"hues": {"prompts": "hues.jsonl"}}}
+    (fresh.root / "config" / "hues.yaml").write_text(yaml.safe_dump(plain))
+    out = fresh.run(sys.executable, "workflow/scripts/jobs.py", "config/hues.yaml")
+    module.unlink()
+    jobs = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    rules = {job["rule"] for job in jobs if job["wildcards"].get("benchmark") == "hues"}
+    assert rules == {"draw", "gather_drawn", "grade"}
+    (report,) = [job for job in jobs if job["rule"] == "report"]
+    assert {Path(path).name for path in report["output"] if "hues" in path} == {
+        "table_hues.csv",
+        "table_hues.md",
+        "table_hues.tex",
+    }
 
 
 def test_the_file_of_prompts_is_an_input_where_it_is_there(fresh):
