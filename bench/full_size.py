@@ -14,6 +14,7 @@ import argparse
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,19 +26,14 @@ from torch import Tensor
 from hermesflow.config.sections import ImageSampling, Training
 from hermesflow.core.files import write_json
 from hermesflow.core.seeding import generator
-from hermesflow.models.showo.model import Shape, ShowO, recompute_activations
-from hermesflow.models.showo.prompting import word_tokenizer
-from hermesflow.selfplay.preferences import CAPTION_COLUMNS, IMAGE_COLUMNS
-from hermesflow.selfplay.sampling import sample_images
+from hermesflow.models.backbone import recompute_activations
+from hermesflow.models.showo.generation import generate_images
+from hermesflow.models.showo.model import Shape, ShowO
+from hermesflow.models.text_tokenizers import word_tokenizer
+from hermesflow.selfplay.preferences import CAPTION_COLUMNS
 from hermesflow.training.distributed import new_accelerator
-from hermesflow.training.pair_dpo import (
-    PairLogps,
-    ReferenceTable,
-    learning_rate,
-    new_optimizer,
-    reference_logps,
-    step_loss,
-)
+from hermesflow.training.logps import PairLogps, ReferenceTable, reference_logps
+from hermesflow.training.pair_dpo import learning_rate, new_optimizer, step_loss
 from hermesflow.training.pairs import HomologousPairs
 
 GIB = 2**30
@@ -97,7 +93,7 @@ def main() -> None:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     caption = words(CAPTION_WORDS)
     with measured(found, "two drawing steps, float32"):
-        sample_images(model, [caption], settings=DRAWING, generators=[generator("full size")])
+        generate_images(model, [caption], settings=DRAWING, generators=[generator("full size")])
     pairs = one_pair(model, caption)
     accelerator = new_accelerator(TRAINING, device="cpu", precision="bf16")
     first = Training(**{**vars(TRAINING), "steps": 1, "warmup_steps": 0})
@@ -140,10 +136,15 @@ def one_pair(model: ShowO, caption: str) -> HomologousPairs:
     """A homologous pair of random images and made-up captions."""
     codes = np.random.default_rng(0).integers(0, model.codebook_size, (3, model.num_image_tokens))
     chosen, rejected = (words(count) for count in CANDIDATE_WORDS)
-    record = ["a", chosen, rejected, 1.0, 0.0, codes[0], codes[1], 1.0, 0.0]
-    preferences = pd.DataFrame([record], columns=[*CAPTION_COLUMNS, *IMAGE_COLUMNS[1:]])
+    preferences = pd.DataFrame([["a", chosen, rejected, 1.0, 0.0]], columns=list(CAPTION_COLUMNS))
     return HomologousPairs(
-        preferences, captions={"a": caption}, codes={"a": codes[2]}, seed=0, iteration=1, mask_schedule="cosine"
+        preferences,
+        images={"a": codes[:2]},
+        captions={"a": caption},
+        seen={"a": codes[2]},
+        seed=0,
+        iteration=1,
+        noise=partial(model.noise, settings=TRAINING),
     )
 
 

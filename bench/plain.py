@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from hermesflow.config.sections import Decoding, ImageSampling, Training
+from hermesflow.models.draws import inverse_cdf
+from hermesflow.models.showo import generation
 from hermesflow.models.showo.model import ShowO
-from hermesflow.selfplay import sampling
 from hermesflow.selfplay.scoring import MultipleChoice
-from hermesflow.training.pair_dpo import Logps, step_loss
+from hermesflow.training.logps import Logps
+from hermesflow.training.pair_dpo import step_loss
 from hermesflow.training.pairs import PairBatch
 
 GREEDY = Decoding(top_k=1, temperature=1.0)
@@ -74,7 +76,7 @@ def write_text(
     for uniform in uniforms:
         likeliest = next_logits(model, codes, [model.ids.boundary, *asked, *written]).topk(decoding.top_k)
         weights = (likeliest.values / decoding.temperature).softmax(dim=0)
-        token = int(likeliest.indices[sampling.inverse_cdf(weights, uniform)])
+        token = int(likeliest.indices[inverse_cdf(weights, uniform)])
         if token == model.end_token:
             break
         written.append(token)
@@ -162,20 +164,20 @@ def image_logits(model: ShowO, captions: Sequence[str], codes: Tensor, masked: T
 def draw_images(
     model: ShowO, captions: Sequence[str], *, settings: ImageSampling, generators: Sequence[torch.Generator]
 ) -> Tensor:
-    """MaskGIT decoding, (B, T) codes; random numbers, and what is done with them, as `sampling.sample_images`."""
+    """MaskGIT decoding, (B, T) codes; random numbers, and what is done with them, as `generation.generate_images`."""
     size, steps, tokens = len(captions), settings.steps, model.num_image_tokens
     uniforms = torch.stack([torch.rand((steps, 2, tokens), generator=generator) for generator in generators])
     codes = torch.zeros(size, tokens, dtype=torch.int64)
     masked = torch.ones(size, tokens, dtype=torch.bool)
-    noise = sampling._temperatures(settings.temperature, steps, settings.temperature_schedule)
+    noise = generation._temperatures(settings.temperature, steps, settings.temperature_schedule)
     for step, temperature in enumerate(noise):
         logits = guided_logits(model, captions, codes, masked, guidance=settings.guidance)
         probabilities = logits.softmax(dim=-1)
-        codes = torch.where(masked, sampling.inverse_cdf(probabilities, uniforms[:, step, 0]), codes)
+        codes = torch.where(masked, inverse_cdf(probabilities, uniforms[:, step, 0]), codes)
         chosen = probabilities.gather(-1, codes[..., None])[..., 0]
-        confidence = chosen.clamp_min(1e-20).log() + temperature * sampling._gumbel(uniforms[:, step, 1])
-        count = sampling._count_masked(step, steps, tokens, masked)
-        masked = sampling._least_confident(confidence, masked, count)
+        confidence = chosen.clamp_min(1e-20).log() + temperature * generation._gumbel(uniforms[:, step, 1])
+        count = generation._count_masked(step, steps, tokens, masked)
+        masked = generation._least_confident(confidence, masked, count)
     return codes
 
 
@@ -190,11 +192,11 @@ def image_logps(model: ShowO, captions: Sequence[str], codes: Tensor, masked: Te
 def pair_logps(model: ShowO, batch: PairBatch) -> Logps:
     """All rows of a batch in one pass: chosen and rejected of both skills, image rows and text rows of one length."""
     size = len(batch.rows)
-    drawn, masked = torch.cat([batch.chosen_codes, batch.rejected_codes]), batch.masked.repeat(2, 1)
+    drawn, masked = torch.cat([batch.chosen_images, batch.rejected_images]), batch.noise.repeat(2, 1)
     images, image_mask = image_rows(model, batch.captions * 2, drawn, masked)
     prompts = [model.caption_prompt] * (2 * size)
     length, completions = model.shape.max_text_tokens, batch.chosen_captions + batch.rejected_captions
-    texts, scored = text_rows(model, batch.codes.repeat(2, 1), prompts, completions, length=length)
+    texts, scored = text_rows(model, batch.seen.repeat(2, 1), prompts, completions, length=length)
     mask = torch.cat([image_mask, text_mask(model, length).expand(2 * size, -1, -1, -1)])
     of_images, of_texts = logits_of(model, torch.cat([images, texts]), mask).chunk(2)
     t2i = _image_logps_of(model, of_images[:, -model.num_image_tokens - 1 : -1], drawn, masked)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,14 @@ from torch import Tensor
 
 from hermesflow.budget.decoder import Decoder
 from hermesflow.config.sections import Decoding, ImageSampling, Training
-from hermesflow.core.files import read_codes, write_codes
+from hermesflow.core.images import ImageForm, read_images, write_images
 from hermesflow.core.seeding import generator
+from hermesflow.models.backbone import NoiseName
+from hermesflow.models.showo.masking import pair_mask
 from hermesflow.models.showo.model import Shape, ShowO
-from hermesflow.models.showo.prompting import TokenIds, word_tokenizer
-from hermesflow.selfplay.preferences import CAPTION_COLUMNS, IMAGE_COLUMNS
+from hermesflow.models.showo.prompting import TokenIds
+from hermesflow.models.text_tokenizers import word_tokenizer
+from hermesflow.selfplay.preferences import CAPTION_COLUMNS
 from hermesflow.training.pairs import HomologousPairs
 
 _OTHERS = {"partial_rotary_factor": 0.5, "rope_theta": 10_000.0, "layer_norm_eps": 1e-5}
@@ -242,14 +246,26 @@ def homologous(size: Size, count: int, *, folder: Path | None = None) -> Homolog
     names = [f"pair-{k}" for k in range(count)]
     real, chosen, rejected = np.asarray(images(size, 3 * count), dtype=np.uint16).reshape(3, count, -1)
     if folder:
-        write_codes(folder / "codes.npy", names, real[:, None])
-        real = read_codes(folder / "codes.npy")[1][:, 0]
+        form = ImageForm("codes", (size.shape.num_image_tokens,), "uint16")
+        write_images(folder / "images.npy", names, real[:, None], form)
+        real = read_images(folder / "images.npy")[1][:, 0]
     some = lengths(2 * size.pairs, size.pair_words)
     # pairs of about one cost, few or many: a short caption goes with a long one
     ends = [(some[k % len(some)], some[-1 - k % len(some)]) for k in range(count)]
     texts = [[text(words, name, side) for side, words in enumerate(ends[k])] for k, name in enumerate(names)]
-    records = [[name, *texts[k], 1.0, 0.0, chosen[k], rejected[k], 1.0, 0.0] for k, name in enumerate(names)]
+    records = [[name, *texts[k], 1.0, 0.0] for k, name in enumerate(names)]
     captions = {name: text(some[(3 * k + 3) % len(some)], name, "caption") for k, name in enumerate(names)}
-    table = pd.DataFrame(records, columns=[*CAPTION_COLUMNS, *IMAGE_COLUMNS[1:]])
-    codes = dict(zip(names, real, strict=True))
-    return HomologousPairs(table, captions=captions, codes=codes, seed=0, iteration=1, mask_schedule="cosine")
+    return HomologousPairs(
+        pd.DataFrame(records, columns=list(CAPTION_COLUMNS)),
+        images=dict(zip(names, np.stack([chosen, rejected], axis=1), strict=True)),
+        captions=captions,
+        seen=dict(zip(names, real, strict=True)),
+        seed=0,
+        iteration=1,
+        noise=partial(masks, tokens=size.shape.num_image_tokens),
+    )
+
+
+def masks(names: Sequence[NoiseName], *, tokens: int) -> Tensor:
+    """Masks of pairs by their names, (B, T) bool, as training draws them."""
+    return torch.stack([pair_mask(name, num_tokens=tokens, schedule="cosine") for name in names])

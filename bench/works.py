@@ -14,10 +14,12 @@ from torch import Tensor
 from bench import limits, plain, sizes
 from bench.sizes import Size
 from hermesflow.budget.machines import Pass
+from hermesflow.models.showo.generation import generate_images
 from hermesflow.models.showo.model import ShowO
-from hermesflow.selfplay.sampling import sample_images, sample_texts
+from hermesflow.selfplay.sampling import sample_texts
 from hermesflow.selfplay.scoring import nearest_choice, vqa_generate, vqa_likelihood
-from hermesflow.training.pair_dpo import Logps, PairLogps, new_optimizer, step_loss
+from hermesflow.training.logps import Logps, PairLogps
+from hermesflow.training.pair_dpo import new_optimizer, step_loss
 from hermesflow.training.pairs import HomologousPairs, PairBatch
 
 Run = Callable[[], Any]
@@ -155,7 +157,7 @@ def training(size: Size, model: ShowO, *, full: bool) -> Work:
         policy, reference = trained(model), copy.deepcopy(model)
         return lambda: plain.pair_dpo_step(policy[0], reference, policy[1], batch, training=sizes.TRAINING)
 
-    rows = zip(batch.chosen_captions, batch.rejected_captions, batch.captions, batch.masked, strict=True)
+    rows = zip(batch.chosen_captions, batch.rejected_captions, batch.captions, batch.noise, strict=True)
     pairs = [
         limits.PairLengths((len(chosen.split()), len(rejected.split())), 3 + len(caption.split()), int(masked.sum()))
         for chosen, rejected, caption, masked in rows
@@ -186,7 +188,7 @@ def write(size: Size, model: ShowO, *, count: int, tokens: int, images: int = 1)
 
 def draw(model: ShowO, captions: Sequence[str], *, steps: int) -> Tensor:
     """Our images."""
-    return sample_images(model, captions, settings=sizes.drawing(steps), generators=sizes.generators(len(captions)))
+    return generate_images(model, captions, settings=sizes.drawing(steps), generators=sizes.generators(len(captions)))
 
 
 @torch.no_grad()

@@ -17,16 +17,18 @@ from hermesflow.config.benchmarks import Benchmarks, Understanding
 from hermesflow.config.experiment import Config, load_config
 from hermesflow.config.judges import AnyJudge, LocalVlm
 from hermesflow.config.sections import Source
-from hermesflow.core.files import Layout, sha256, write_codes
+from hermesflow.core.files import Layout, sha256
+from hermesflow.core.images import write_images
 from hermesflow.data.pairs import read_pairs
 from hermesflow.evaluation.benchmarks.coco import Coco
 from hermesflow.evaluation.benchmarks.dpg import CSV_COLUMNS, DpgBench
 from hermesflow.evaluation.benchmarks.gap import Gap
 from hermesflow.evaluation.benchmarks.geneval import GenEval
 from hermesflow.evaluation.graders.inception import Inception
-from hermesflow.models.showo.building import new_model
-from hermesflow.models.showo.magvit import MagVitV2, save_tokenizer
-from hermesflow.models.showo.model import save_model
+from hermesflow.models.backbone import new_model
+from hermesflow.models.showo.codec import ShowOCodec
+from hermesflow.models.showo.forms import image_form
+from hermesflow.models.showo.magvit import MagVitV2
 from hermesflow.stages import data, draw, gather_drawn
 
 SMOKE = Path(__file__).parents[1] / "config" / "smoke.yaml"
@@ -65,11 +67,11 @@ def make_world(folder: Path, judge: AnyJudge | None = None) -> tuple[Config, Lay
     data.run(config, layout)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        save_tokenizer(MagVitV2(config.image_tokenizer), layout.tokenizer)
+        ShowOCodec(MagVitV2(config.image_tokenizer), config.data.image_size).save(layout.tokenizer)
     ids = list(read_pairs(layout.data("gap"))["id"])
     codes = np.random.default_rng(0).integers(0, config.codebook_size, (len(ids), 1, config.num_image_tokens))
-    write_codes(layout.codes("gap"), ids, codes)
-    save_model(new_model(config, seed=0), layout.checkpoint(0, "base") / "model")
+    write_images(layout.seen("gap"), ids, codes, image_form(config.data.image_size, config.image_tokenizer))
+    new_model(config, seed=0).save(layout.checkpoint(0, "base") / "model")
     return config, layout
 
 

@@ -17,10 +17,11 @@ from hermesflow.budget.decoder import Decoder
 from hermesflow.budget.memory import Call, image_calls, text_calls
 from hermesflow.config.experiment import Config, load_config
 from hermesflow.config.sections import Decoding, ImageSampling
+from hermesflow.models.backbone import new_model, recompute_activations
 from hermesflow.models.showo import sessions
-from hermesflow.models.showo.building import new_model
-from hermesflow.models.showo.model import ShowO, recompute_activations
-from hermesflow.selfplay.sampling import sample_images, sample_texts
+from hermesflow.models.showo.generation import generate_images
+from hermesflow.models.showo.model import ShowO
+from hermesflow.selfplay.sampling import sample_texts
 from hermesflow.training.pair_dpo import new_optimizer
 
 MICRO = Path(__file__).parents[1] / "config" / "micro.yaml"
@@ -85,7 +86,7 @@ def draw(model: ShowO, config: Config, size: Size, *, guidance: float) -> None:
     settings = ImageSampling(n=1, steps=STEPS, guidance=guidance, temperature=1.0, temperature_schedule="linear")
     prompts = [f"{CAPTION} {word}" for word in ("circle", "square")] * (size.rows // 2)
     generators = [torch.Generator() for _ in prompts]
-    sample_images(model, prompts, settings=settings, generators=generators)
+    generate_images(model, prompts, settings=settings, generators=generators)
 
 
 def answer(model: ShowO, config: Config, size: Size) -> None:

@@ -14,9 +14,12 @@ import yaml
 
 from hermesflow.config.experiment import Config, as_plain, load_config
 from hermesflow.config.sections import Training
-from hermesflow.core.files import Layout, write_codes, write_table
-from hermesflow.models.showo.building import new_model
-from hermesflow.models.showo.model import save_model
+from hermesflow.core.files import Layout, write_table
+from hermesflow.core.images import ImageForm, write_images
+from hermesflow.models.backbone import meta_model, new_model
+from hermesflow.models.showo.forms import image_form
+from hermesflow.stages.reference import load_pairs
+from hermesflow.training.pairs import HomologousPairs
 
 SMOKE = Path(__file__).parents[1] / "config" / "smoke.yaml"
 WORDS = ("red", "blue", "green", "circle", "square", "cross")
@@ -27,6 +30,10 @@ def small_config(**training: object) -> Config:
     config = load_config(SMOKE)
     defaults = {"steps": 6, "batch_size": 4, "learning_rate": 1e-3, "warmup_steps": 1, "checkpoint_every": 2}
     return replace(config, training=replace(config.training, **{**defaults, **training}))
+
+
+def form_of(config: Config) -> ImageForm:
+    return image_form(config.data.image_size, config.image_tokenizer)
 
 
 def caption_of(generator: np.random.Generator) -> str:
@@ -41,7 +48,7 @@ def make_candidates(folder: Path, ids: list[str], *, n: int, config: Config, see
     captions = table.assign(caption=[caption_of(generator) for _ in rows])
     write_table(folder / "candidates" / "captions.parquet", captions)
     codes = generator.integers(0, config.codebook_size, size=(len(ids), n, config.num_image_tokens))
-    write_codes(folder / "candidates" / "images.npy", ids, codes)
+    write_images(folder / "candidates" / "images.npy", ids, codes, form_of(config))
     for kind in ("captions", "images"):
         write_table(folder / "scores" / f"{kind}.parquet", table.assign(score=generator.random(len(rows)).round(2)))
 
@@ -56,11 +63,17 @@ def make_world(
     captions = [caption_of(generator) for _ in ids]
     write_table(layout.data("pairs"), pd.DataFrame({"id": ids, "caption": captions}))
     codes = generator.integers(0, config.codebook_size, size=(pairs, 1, config.num_image_tokens))
-    write_codes(layout.codes("pairs"), ids, codes)
+    write_images(layout.seen("pairs"), ids, codes, form_of(config))
     base = layout.checkpoint(0, "base")
-    save_model(new_model(config, seed=seed), base / "model")
+    new_model(config, seed=seed).save(base / "model")
     make_candidates(base, ids, n=n, config=config, seed=seed + 1)
     return layout
+
+
+def pairs_of(layout: Layout, checkpoint: str = "pair-1") -> HomologousPairs:
+    """The preference pairs of a checkpoint, as training loads them."""
+    config = small_config()
+    return load_pairs(config, layout, meta_model(config), seed=0, checkpoint=checkpoint)
 
 
 def training(**changes: object) -> Training:

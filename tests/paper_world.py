@@ -13,7 +13,7 @@ from tokenizers import processors
 from transformers import AutoModel, BertConfig, MPNetConfig, PreTrainedTokenizerFast
 
 from hermesflow.config.experiment import load_config
-from hermesflow.models.showo.building import new_model
+from hermesflow.models.backbone import new_model
 from hermesflow.models.showo.magvit import MagVitV2
 from hub_server import HubServer
 from journeydb_world import files_of, good_world

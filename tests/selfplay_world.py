@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from hermesflow.config.experiment import Config, load_config
-from hermesflow.core.files import Layout, write_codes
+from hermesflow.core.files import Layout
+from hermesflow.core.images import write_images
 from hermesflow.data.microworld.world import make_pairs
 from hermesflow.data.pairs import write_pairs
-from hermesflow.models.showo.building import new_model
-from hermesflow.models.showo.model import save_model
+from hermesflow.models.backbone import new_model
+from hermesflow.models.showo.forms import image_form
 from hermesflow.stages import gather_candidates, gather_scores, sample, score
 
 SMOKE = Path(__file__).parents[1] / "config" / "smoke.yaml"
@@ -37,8 +38,13 @@ def make_world(root: Path) -> tuple[Config, Layout]:
     write_pairs(layout.data("pairs"), rows)
     shape = (PAIRS, 1, config.num_image_tokens)
     codes = np.random.default_rng(0).integers(0, config.codebook_size, shape)
-    write_codes(layout.codes("pairs"), [row["id"] for row in rows], codes)
-    save_model(new_model(config, seed=0), layout.checkpoint(0, "base") / "model")
+    write_images(
+        layout.seen("pairs"),
+        [row["id"] for row in rows],
+        codes,
+        image_form(config.data.image_size, config.image_tokenizer),
+    )
+    new_model(config, seed=0).save(layout.checkpoint(0, "base") / "model")
     return config, layout
 
 

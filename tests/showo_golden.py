@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from hermesflow.models.showo.model import Shape, ShowO
-from hermesflow.models.showo.prompting import word_tokenizer
+from hermesflow.models.text_tokenizers import word_tokenizer
 
 GOLDENS = Path(__file__).parent / "goldens"
 CAPTIONS = ("raccoon", "cat", "")

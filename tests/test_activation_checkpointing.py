@@ -3,11 +3,10 @@
 import pytest
 import torch
 
-from hermesflow.models.showo.model import load_model, recompute_activations
+from hermesflow.models.backbone import load_model, recompute_activations
 from hermesflow.stages import prefer
-from hermesflow.stages.reference import load_pairs
-from hermesflow.training.pair_dpo import PairLogps
-from pair_world import make_world, small_config
+from hermesflow.training.logps import PairLogps
+from pair_world import make_world, pairs_of, small_config
 
 CHECKPOINT = "pair-1"
 
@@ -25,7 +24,7 @@ def gradients(layout, *, recompute: bool) -> tuple[dict[str, torch.Tensor], int]
     if recompute:
         recompute_activations(model)
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    pairs = load_pairs(small_config(), layout, seed=0, checkpoint=CHECKPOINT)
+    pairs = pairs_of(layout, CHECKPOINT)
     kept: dict[int, int] = {}
 
     def keep(tensor):
@@ -52,7 +51,7 @@ def test_gradients_are_the_same_to_the_last_bit_and_less_is_kept(layout):
 
 
 def test_scoring_without_gradients_is_untouched(layout):
-    pairs = load_pairs(small_config(), layout, seed=0, checkpoint=CHECKPOINT)
+    pairs = pairs_of(layout, CHECKPOINT)
     batch = pairs.batch(pairs.rows(3), device="cpu")
     model = load_model(layout.checkpoint(0, "base") / "model", device="cpu")
     with torch.no_grad():

@@ -15,13 +15,13 @@ from hermesflow.config.experiment import load_config
 from hermesflow.config.sections import Lora
 from hermesflow.core.errors import ConfigError
 from hermesflow.core.files import Layout, read_weights
-from hermesflow.models.showo.model import load_model
+from hermesflow.models.backbone import load_model
 from hermesflow.stages import prefer, reference, train
-from hermesflow.stages.reference import load_pairs
 from hermesflow.tracking import runs
+from hermesflow.training.logps import PairLogps
 from hermesflow.training.lora import add_adapters
-from hermesflow.training.pair_dpo import PairLogps, new_optimizer
-from pair_world import SMOKE, make_world, small_config, training
+from hermesflow.training.pair_dpo import new_optimizer
+from pair_world import SMOKE, make_world, pairs_of, small_config, training
 
 CHECKPOINT = "pair-1"
 LORA = Lora(rank=4, alpha=8.0, targets=("q_proj", "v_proj", "fc1"))
@@ -52,7 +52,7 @@ def trained(layout, tmp_path_factory) -> Path:
 
 
 def logps(model, layout):
-    pairs = load_pairs(small_config(), layout, seed=0, checkpoint=CHECKPOINT)
+    pairs = pairs_of(layout, CHECKPOINT)
     with torch.no_grad():
         return torch.stack(PairLogps(model, "pair").eval()(pairs.batch(pairs.rows(6), device="cpu")))
 

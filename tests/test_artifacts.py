@@ -1,6 +1,7 @@
 import json
 import os
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,9 @@ import torch
 
 from hermesflow.core import files
 from hermesflow.core.errors import ArtifactError
+from hermesflow.core.images import ImageForm, as_tensor, read_form, read_images, write_images
+
+CODES = ImageForm("codes", (4,), "uint16")
 
 
 def test_atomic_leaves_nothing_half_written(tmp_path):
@@ -50,21 +54,22 @@ def test_broken_table_names_file_and_mend(tmp_path, content):
 @pytest.fixture
 def codes(tmp_path):
     path = tmp_path / "images.npy"
-    files.write_codes(path, ["p1", "p2"], np.arange(2 * 3 * 4).reshape(2, 3, 4))
+    write_images(path, ["p1", "p2"], np.arange(2 * 3 * 4).reshape(2, 3, 4), CODES)
     return path
 
 
 def test_codes_come_back_by_id(codes):
-    ids, stored = files.read_codes(codes)
+    ids, stored = read_images(codes)
     assert ids == ["p1", "p2"]
     assert stored.dtype == np.uint16
     assert stored[1, 2, 3] == 23
+    assert as_tensor(stored).dtype == torch.int64
 
 
 def test_truncated_token_file_is_refused(codes):
     os.truncate(codes, codes.stat().st_size - 8)
     with pytest.raises(ArtifactError, match=r"images\.npy.*run snakemake again"):
-        files.read_codes(codes)
+        read_images(codes)
 
 
 def test_one_changed_token_is_noticed(codes):
@@ -72,19 +77,39 @@ def test_one_changed_token_is_noticed(codes):
     content[-1] ^= 1
     codes.write_bytes(content)
     with pytest.raises(ArtifactError, match=r"images\.npy.*sha256 differs"):
-        files.read_codes(codes)
+        read_images(codes)
 
 
 def test_missing_index_is_refused(codes):
     codes.with_suffix(".json").unlink()
     with pytest.raises(ArtifactError, match=r"images\.json"):
-        files.read_codes(codes)
+        read_images(codes)
 
 
 @pytest.mark.parametrize("ids", [["p1"], ["p1", "p1"]])
 def test_codes_need_one_different_id_each(tmp_path, ids):
     with pytest.raises(ArtifactError, match="ids"):
-        files.write_codes(tmp_path / "x.npy", ids, np.zeros((2, 1, 4)))
+        write_images(tmp_path / "x.npy", ids, np.zeros((2, 1, 4)), CODES)
+
+
+def test_images_of_another_form_are_neither_written_nor_read(tmp_path, codes):
+    assert read_form(codes) == CODES
+    for other in (replace(CODES, shape=(5,)), replace(CODES, kind="latents"), replace(CODES, dtype="uint8")):
+        with pytest.raises(ArtifactError, match=r"images\.npy: images are .*shape=\(4,\)"):
+            read_images(codes, other)
+    with pytest.raises(ArtifactError, match=r"x\.npy: images of shape \(4,\) instead of \(2, 2\)"):
+        write_images(tmp_path / "x.npy", ["p1"], np.zeros((1, 1, 4)), replace(CODES, shape=(2, 2)))
+
+
+def test_latents_come_back_with_their_shape_and_numbers(tmp_path):
+    form = ImageForm("latents", (2, 1, 3), "float16")
+    latents = np.linspace(-1, 1, 12).reshape(2, 1, *form.shape).astype(np.float16)
+    write_images(tmp_path / "x.npy", ["p1", "p2"], latents, form)
+    ids, stored = read_images(tmp_path / "x.npy", form)
+    assert ids == ["p1", "p2"] and stored.dtype == np.float16 and np.array_equal(stored, latents)
+    assert torch.equal(as_tensor(stored), torch.from_numpy(latents))
+    write_images(tmp_path / "none.npy", [], form.empty(0, 3), form)
+    assert read_images(tmp_path / "none.npy")[1].shape == (0, 3, 2, 1, 3)
 
 
 def test_weights_come_back(tmp_path):

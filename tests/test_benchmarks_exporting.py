@@ -6,19 +6,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 import yaml
 from PIL import Image
 
 from benchmark_world import GENEVAL, draw_all, make_world
 from hermesflow.cli import main
 from hermesflow.config.experiment import as_plain, load_config
-from hermesflow.core.files import read_codes
+from hermesflow.core.images import as_tensor, read_images
 from hermesflow.evaluation.graders.geneval_detector import ColorClassifier, Detector
 from hermesflow.evaluation.graders.geneval_parity import grade_folder
 from hermesflow.evaluation.graders.pretrained import PretrainedClip
-from hermesflow.evaluation.worlds import generation
-from hermesflow.models.showo.magvit import load_tokenizer
+from hermesflow.models.backbone import load_codec
 from hermesflow.stages import grade
 
 
@@ -50,9 +48,8 @@ def export(world, benchmark, folder):
 
 
 def pixels_of(layout, benchmark):
-    _, codes = read_codes(layout.benchmark(0, "base", benchmark) / "images.npy")
-    tokenizer = load_tokenizer(layout.tokenizer, device=torch.device("cpu")).eval()
-    return generation.decode(tokenizer, torch.from_numpy(codes.astype(np.int64)).flatten(0, 1))
+    _, images = read_images(layout.benchmark(0, "base", benchmark) / "images.npy")
+    return load_codec(layout.tokenizer, device="cpu").to_pixels(as_tensor(images).flatten(0, 1))
 
 
 def test_geneval_s_images_lie_as_its_original_wants_them(world, images):

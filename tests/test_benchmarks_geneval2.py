@@ -26,7 +26,8 @@ from hermesflow.config.benchmarks import Benchmarks
 from hermesflow.config.experiment import as_plain, load_config
 from hermesflow.config.sections import Source
 from hermesflow.core.errors import ConfigError, DataError
-from hermesflow.core.files import read_codes, read_json, write_table, write_weights
+from hermesflow.core.files import read_json, write_table, write_weights
+from hermesflow.core.images import as_tensor, read_images
 from hermesflow.evaluation.benchmarks import geneval2
 from hermesflow.evaluation.benchmarks.geneval2 import (
     LICENCE,
@@ -42,8 +43,7 @@ from hermesflow.evaluation.bootstrap import estimate, point_values, summarise
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS, Evaluated
 from hermesflow.evaluation.graders.answer_probability import TransformersAnswerProbability
 from hermesflow.evaluation.registry import read_prompts as prompts_of
-from hermesflow.evaluation.worlds import generation
-from hermesflow.models.showo.magvit import load_tokenizer
+from hermesflow.models.backbone import load_codec
 from hermesflow.report.facts import benchmark_lines
 from hermesflow.report.formatting import EMPTY
 from hermesflow.report.tables import all_tables
@@ -321,9 +321,8 @@ def folder_of(layout):
 
 
 def images_of(layout):
-    _, codes = read_codes(folder_of(layout) / "images.npy")
-    tokenizer = load_tokenizer(layout.tokenizer, device=torch.device("cpu")).eval()
-    return generation.decode(tokenizer, torch.from_numpy(codes.astype(np.int64)).flatten(0, 1))
+    _, images = read_images(folder_of(layout) / "images.npy")
+    return load_codec(layout.tokenizer, device="cpu").to_pixels(as_tensor(images).flatten(0, 1))
 
 
 def export(world, benchmark, folder):
@@ -333,9 +332,9 @@ def export(world, benchmark, folder):
 
 
 def test_a_store_has_the_prompts_of_the_file_in_its_order(world):
-    config, layout, _ = world
-    ids, codes = read_codes(folder_of(layout) / "images.npy")
-    assert ids == ["0000", "0001"] and codes.shape == (2, 2, config.num_image_tokens)
+    _, layout, _ = world
+    ids, codes = read_images(folder_of(layout) / "images.npy")
+    assert ids == ["0000", "0001"] and codes.shape[:2] == (2, 2)
     assert len({row.tobytes() for prompt in codes for row in prompt}) == 4
 
 
@@ -385,7 +384,7 @@ def test_a_grading_is_soft_tifa_of_the_judges_probabilities(world):
     assert found["geneval2/am"] == pytest.approx((am[0] + am[1]) / 2, rel=1e-3)
     assert found["geneval2/gm"] == pytest.approx((gm[0] + gm[1]) / 2, rel=1e-3)
     assert found["geneval2/atomicity/3"] == pytest.approx(gm[0], rel=1e-3)
-    assert set(units["id"]) == set(read_codes(folder_of(layout) / "images.npy")[0])
+    assert set(units["id"]) == set(read_images(folder_of(layout) / "images.npy")[0])
 
 
 def test_a_grading_names_its_judge_and_the_licence_of_its_data(world):

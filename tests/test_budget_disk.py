@@ -15,12 +15,13 @@ from hermesflow.budget import disk, pixels, plan
 from hermesflow.budget.decoder import Decoder
 from hermesflow.budget.lengths import Lengths
 from hermesflow.config.experiment import load_config
-from hermesflow.core.files import write_codes, write_table
-from hermesflow.models.showo.building import new_model
-from hermesflow.models.showo.magvit import MagVitV2, save_tokenizer
-from hermesflow.models.showo.model import save_model
+from hermesflow.core.files import write_table
+from hermesflow.core.images import write_images
+from hermesflow.models.backbone import new_model
+from hermesflow.models.showo.codec import ShowOCodec
+from hermesflow.models.showo.magvit import MagVitV2
 from hermesflow.selfplay.preferences import Candidate, Pair, captions_table, images_table
-from hermesflow.training.pair_dpo import Logps
+from hermesflow.training.logps import Logps
 
 ROOT = Path(__file__).parents[1]
 MICRO = ROOT / "config" / "micro.yaml"
@@ -41,7 +42,7 @@ def test_eighty_thousand_images_take_at_most_200_megabytes():
 
 def test_token_store(tmp_path):
     codes = np.random.default_rng(0).integers(0, 8192, (40, 16, 1024))
-    write_codes(tmp_path / "images.npy", [f"journeydb-{k:08}" for k in range(40)], codes)
+    write_images(tmp_path / "images.npy", [f"journeydb-{k:08}" for k in range(40)], codes)
     assert size(tmp_path) == pytest.approx(disk.token_store(40, 16, 1024), rel=0.01)
     assert size(tmp_path) <= disk.token_store(40, 16, 1024)
 
@@ -61,10 +62,10 @@ def test_preferences_keep_tokens_as_indices_of_the_codebook(tmp_path):
 
 
 def test_weights(tmp_path):
-    save_model(new_model(CONFIG, seed=0), tmp_path / "model")
+    new_model(CONFIG, seed=0).save(tmp_path / "model")
     weights = tmp_path / "model" / "model.safetensors"
     assert weights.stat().st_size == pytest.approx(planned(CONFIG, "base"), rel=0.01)
-    save_tokenizer(MagVitV2(CONFIG.image_tokenizer), tmp_path / "tokenizer")
+    ShowOCodec(MagVitV2(CONFIG.image_tokenizer), CONFIG.data.image_size).save(tmp_path / "tokenizer")
     found = (tmp_path / "tokenizer" / "model.safetensors").stat().st_size
     assert found == pytest.approx(pixels.saved_bytes(CONFIG.image_tokenizer, 48), rel=0.01)
 

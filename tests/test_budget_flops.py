@@ -15,10 +15,10 @@ from hermesflow.config.experiment import load_config
 from hermesflow.config.sections import Decoding, ImageSampling, ImageTokenizer, Lora
 from hermesflow.core.seeding import generator
 from hermesflow.models import capacity, kernels, logps
-from hermesflow.models.showo.building import new_model
+from hermesflow.models.backbone import new_model, recompute_activations
+from hermesflow.models.showo.generation import generate_images
 from hermesflow.models.showo.magvit import MagVitV2
-from hermesflow.models.showo.model import recompute_activations
-from hermesflow.selfplay.sampling import sample_images, sample_texts
+from hermesflow.selfplay.sampling import sample_texts
 from hermesflow.selfplay.scoring import vqa_likelihood, vqa_probability
 from hermesflow.training.lora import add_adapters
 
@@ -70,7 +70,7 @@ def test_image_decoding(model, sizes, guidance):
     rows = [caption for caption in CAPTIONS for _ in range(3)]
     calls = []
     model.hidden = counting(model.hidden, calls)
-    flops = counted(lambda: sample_images(model, rows, settings=settings, generators=generators(6)))
+    flops = counted(lambda: generate_images(model, rows, settings=settings, generators=generators(6)))
     plan = image_decoding(sizes, rows=6, prompts=2, prompt_length=10, steps=4, guided=guidance > 0, size=4)
     assert total(plan, "flops") == pytest.approx(flops, rel=CLOSE)
     assert forwards(plan) == len(calls)

@@ -18,10 +18,9 @@ from hermesflow.config.experiment import as_plain, load_config
 from hermesflow.config.sections import ImageTokenizer, Source
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout
+from hermesflow.models.backbone import load_codec, load_model, meta_codec, meta_model
 from hermesflow.models.conversion import converted, read_pickle
-from hermesflow.models.showo.building import meta_model
-from hermesflow.models.showo.magvit import MagVitV2, load_tokenizer
-from hermesflow.models.showo.model import load_model
+from hermesflow.models.showo.magvit import MagVitV2
 from hub_server import HubServer
 from phi_tokenizer import phi_tokenizer, tokenizer_files, write_tokenizer
 from showo_golden import GOLDENS, reference
@@ -145,9 +144,9 @@ def test_models_of_the_paper_s_config_have_the_official_names_and_shapes(tmp_pat
     model = meta_model(config)
     assert shapes_of(model) == json.loads((GOLDENS / "showo_1.3b_state_dict_keys.json").read_text())
     assert (model.num_image_tokens, model.ids.mask, model.ids.first_code) == (tokens, 58497, 50305)
-    with torch.device("meta"):
-        image_tokenizer = MagVitV2(config.image_tokenizer)
-    assert shapes_of(image_tokenizer) == json.loads((GOLDENS / "magvitv2" / "state_dict_keys.json").read_text())
+    assert shapes_of(meta_codec(config).network) == json.loads(
+        (GOLDENS / "magvitv2" / "state_dict_keys.json").read_text()
+    )
 
 
 def shapes_of(model):
@@ -217,8 +216,8 @@ def test_stages_write_the_files_they_always_write(released):
     assert len(manifest["inputs"]) == 1
     assert manifest["config"]["weights"]["files"].keys() == {"pytorch_model.bin"}
     assert len(list(layout.weights.iterdir())) == 2  # the two seeds share one conversion
-    tokenizer = load_tokenizer(layout.tokenizer, device="cpu")
-    assert all(torch.equal(tensor, magvit[name]) for name, tensor in tokenizer.state_dict().items())
+    codec = load_codec(layout.tokenizer, device="cpu")
+    assert all(torch.equal(tensor, magvit[name]) for name, tensor in codec.network.state_dict().items())
 
 
 @torch.inference_mode()

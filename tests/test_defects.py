@@ -12,23 +12,24 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from hermesflow.config.sections import Checkpoint
-from hermesflow.core.errors import ConfigError, DataError
-from hermesflow.core.files import Layout, read_codes, read_table
-from hermesflow.models.showo.model import load_model
+from hermesflow.core.errors import ArtifactError, ConfigError
+from hermesflow.core.files import Layout, read_table
+from hermesflow.core.images import ImageForm, read_images, write_images
+from hermesflow.models.backbone import load_model
 from hermesflow.selfplay.preferences import CAPTION_COLUMNS, IMAGE_COLUMNS
 from hermesflow.stages import prefer, reference, train
-from hermesflow.stages.reference import load_pairs
 from hermesflow.tracking import runs
 from hermesflow.training.distributed import check_training, new_accelerator
+from hermesflow.training.logps import PairLogps, reference_logps
 from hermesflow.training.losses import dpo_loss, pair_dpo_loss
-from hermesflow.training.pair_dpo import PairLogps, reference_logps
-from hermesflow.training.pairs import HomologousPairs, PairBatch
-from pair_world import SMOKE, environment, make_candidates, make_world, small_config, training
+from hermesflow.training.pairs import PairBatch
+from pair_world import SMOKE, environment, form_of, make_candidates, make_world, pairs_of, small_config, training
 
 CHECKPOINT = "pair-1"
 
@@ -46,7 +47,7 @@ def scorer(world) -> PairLogps:
 
 
 def batch_of(world: Layout, size: int) -> PairBatch:
-    pairs = load_pairs(small_config(), world, seed=0, checkpoint=CHECKPOINT)
+    pairs = pairs_of(world, CHECKPOINT)
     return pairs.batch(pairs.rows(size), device="cpu")
 
 
@@ -64,10 +65,12 @@ def test_a_filtered_prompt_is_not_written_with_the_previous_prompts_images(tmp_p
     best = pd.read_parquet(layout.checkpoint(0, "base") / "scores" / "images.parquet").groupby("id")["score"].max()
     assert 0 < len(found) < 9
     assert set(found.index) == set(best.index[best > 0.85])
-    ids, codes = read_codes(layout.checkpoint(0, "base") / "candidates" / "images.npy")
-    for pair_id, row in found.iterrows():
-        own = [tuple(c) for c in codes[ids.index(pair_id)].tolist()]
-        assert tuple(row["chosen_codes"]) in own and tuple(row["rejected_codes"]) in own
+    ids, codes = read_images(layout.checkpoint(0, "base") / "candidates" / "images.npy")
+    kept_ids, kept = read_images(folder / "images.npy")
+    assert set(kept_ids) == set(found.index)
+    for pair_id, sides in zip(kept_ids, kept.tolist(), strict=True):
+        own = codes[ids.index(pair_id)].tolist()
+        assert sides[0] in own and sides[1] in own
 
 
 def test_pair_data_is_whole_and_readable_as_written(world):
@@ -75,7 +78,8 @@ def test_pair_data_is_whole_and_readable_as_written(world):
     folder = world.checkpoint(0, CHECKPOINT) / "preferences"
     table = read_table(folder / "preferences.parquet", [*CAPTION_COLUMNS, *IMAGE_COLUMNS])
     assert table["id"].is_unique and not table.isna().any().any()
-    names = ["captions.parquet", "counts.json", "images.parquet", "manifest.json", "preferences.parquet"]
+    images = ["images.json", "images.npy", "images.parquet"]
+    names = ["captions.parquet", "counts.json", *images, "manifest.json", "preferences.parquet"]
     assert sorted(p.name for p in folder.iterdir() if p.name != "reference.parquet") == names
 
 
@@ -85,7 +89,7 @@ def test_pair_data_is_whole_and_readable_as_written(world):
 def test_the_understanding_delta_holds_no_image_rows(world, scorer):
     """The number of caption rows was never passed: the slice [-0:] put the image rows into the caption term."""
     batch = batch_of(world, 3)
-    other_images = replace(batch, chosen_codes=batch.rejected_codes, masked=~batch.masked, captions=["a cross"] * 3)
+    other_images = replace(batch, chosen_images=batch.rejected_images, noise=~batch.noise, captions=["a cross"] * 3)
     with torch.no_grad():
         logps, others = scorer(batch), scorer(other_images)
     assert torch.equal(logps.chosen_caption, others.chosen_caption)
@@ -98,7 +102,7 @@ def test_log_probs_are_not_summed_over_the_batch_before_the_sigmoid(world, score
     deltas = torch.tensor([4.0, -4.0])
     loss = pair_dpo_loss(deltas, deltas, beta=1.0, objective="understanding", caption_weight=1.0, image_weight=1.0)
     assert loss.tolist() == pytest.approx([math.log1p(math.exp(-4)), math.log1p(math.exp(4))])
-    pairs = load_pairs(small_config(), world, seed=0, checkpoint=CHECKPOINT)
+    pairs = pairs_of(world, CHECKPOINT)
     rows = pairs.rows(3)
     with torch.no_grad():
         together = scorer(pairs.batch(rows, device="cpu"))
@@ -120,7 +124,7 @@ def test_a_hopeless_pair_has_a_finite_loss_and_gradient():
 def test_chosen_and_rejected_see_the_same_prompt_and_mask(world, scorer):
     """Prompt dropout (10 %) was drawn separately for chosen and rejected rows."""
     batch = batch_of(world, 4)
-    same = replace(batch, rejected_captions=batch.chosen_captions, rejected_codes=batch.chosen_codes)
+    same = replace(batch, rejected_captions=batch.chosen_captions, rejected_images=batch.chosen_images)
     for _ in range(10):  # dropout of 10 % would show
         logps = scorer(same)
         assert torch.equal(logps.chosen_caption, logps.rejected_caption)
@@ -132,34 +136,38 @@ def test_chosen_and_rejected_see_the_same_prompt_and_mask(world, scorer):
 
 def test_every_batch_is_homologous(world):
     """Image pairs and caption pairs were shuffled independently."""
-    pairs = load_pairs(small_config(), world, seed=0, checkpoint=CHECKPOINT)
+    pairs = pairs_of(world, CHECKPOINT)
     folder = world.checkpoint(0, CHECKPOINT) / "preferences"
     table = read_table(folder / "preferences.parquet", ["id"]).set_index("id")
     captions = pd.read_parquet(world.data("pairs")).set_index("id")["caption"]
-    ids, codes = read_codes(world.codes("pairs"))
+    ids, codes = read_images(world.seen("pairs"))
+    kept_ids, kept = read_images(folder / "images.npy")
     batch = pairs.batch(pairs.rows(20), device="cpu")
     for k, (pair_id, _) in enumerate(batch.rows):
         assert batch.captions[k] == captions[pair_id]
-        assert batch.codes[k].tolist() == codes[ids.index(pair_id), 0].tolist()
+        assert batch.seen[k].tolist() == codes[ids.index(pair_id), 0].tolist()
         assert batch.chosen_captions[k] == table["chosen_caption"][pair_id]
         assert batch.rejected_captions[k] == table["rejected_caption"][pair_id]
-        assert batch.chosen_codes[k].tolist() == list(table["chosen_codes"][pair_id])
-        assert batch.rejected_codes[k].tolist() == list(table["rejected_codes"][pair_id])
+        chosen, rejected = kept[kept_ids.index(pair_id)].tolist()
+        assert batch.chosen_images[k].tolist() == chosen
+        assert batch.rejected_images[k].tolist() == rejected
 
 
 # configs
 
 
-def test_images_of_another_resolution_are_refused(world):
+def test_images_of_another_resolution_are_refused(world, tmp_path):
     """The official configs sample 1,024 tokens and train on 256."""
-    path = world.checkpoint(0, CHECKPOINT) / "preferences" / "preferences.parquet"
-    ids, codes = read_codes(world.codes("pairs"))
-    captions = dict.fromkeys(ids, "a circle")
-    small = {i: c[:4] for i, c in zip(ids, codes[:, 0], strict=True)}
-    with pytest.raises(DataError, match="another resolution"):
-        HomologousPairs(
-            pd.read_parquet(path), captions=captions, codes=small, seed=0, iteration=1, mask_schedule="cosine"
-        )
+    layout = Layout(Path(shutil.copytree(world.root, tmp_path / "results")))
+    small = ImageForm("codes", (4,), "uint16")
+    for path in (layout.seen("pairs"), layout.checkpoint(0, CHECKPOINT) / "preferences" / "images.npy"):
+        ids, codes = read_images(path)
+        kept = np.array(codes)
+        write_images(path, ids, kept[..., :4], small)
+        with pytest.raises(ArtifactError, match=rf"{path.name}: images are .*shape=\(4,\).* but the model .* takes"):
+            pairs_of(layout, CHECKPOINT)
+        write_images(path, ids, kept, form_of(small_config()))
+    assert len(pairs_of(layout, CHECKPOINT)) > 0
 
 
 # training
@@ -201,9 +209,9 @@ def test_a_killed_training_resumes_to_the_same_weights(world, tmp_path, monkeypa
 
 def start_training(layout: Layout, config: dict) -> subprocess.Popen:
     script = (
-        "from pathlib import Path; from pair_world import small_config; from hermesflow import tracking\n"
+        "from pathlib import Path; from pair_world import small_config; from hermesflow.tracking import runs\n"
         "from hermesflow.core.files import Layout; from hermesflow.stages import train\n"
-        "tracking.open_run = lambda *a, **k: None\n"
+        "runs.open_run = lambda *a, **k: None\n"
         f"train.run(small_config(**{config}), Layout(Path({str(layout.root)!r})), seed=0, checkpoint='{CHECKPOINT}')\n"
     )
     return subprocess.Popen([sys.executable, "-c", script], env=environment())
@@ -239,12 +247,13 @@ def test_the_reference_runs_once_beforehand_and_never_while_training(world, monk
     settings = training()
     accelerator = new_accelerator(settings, device="cpu", precision="no")
     model = load_model(world.checkpoint(0, "base") / "model", device="cpu")
-    pairs = load_pairs(small_config(), world, seed=0, checkpoint=CHECKPOINT)
+    pairs = pairs_of(world, CHECKPOINT)
     table = reference_logps(model, pairs, training=settings, accelerator=accelerator, what="reference")
     assert list(zip(table["id"], table["pass"], strict=True)) == pairs.rows(settings.steps * settings.batch_size)
 
     from hermesflow.training.interruption import Interruption
-    from hermesflow.training.pair_dpo import ReferenceTable, train_policy
+    from hermesflow.training.logps import ReferenceTable
+    from hermesflow.training.pair_dpo import train_policy
     from hermesflow.training.state import StateFolder
 
     model.register_forward_hook(lambda *args: calls.append(args))

@@ -12,10 +12,11 @@ import pytest
 import torch
 from bench import full_size
 
-from hermesflow.models.showo.model import recompute_activations
+from hermesflow.models.backbone import recompute_activations
 from hermesflow.training.distributed import new_accelerator
 from hermesflow.training.interruption import Interruption
-from hermesflow.training.pair_dpo import ReferenceTable, reference_logps, train_policy
+from hermesflow.training.logps import ReferenceTable, reference_logps
+from hermesflow.training.pair_dpo import train_policy
 from hermesflow.training.state import StateFolder
 
 ROOT = Path(__file__).parents[1]

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from hermesflow.models.backbone import load_model
 from hermesflow.models.loading import fill, moved, without_weights
-from hermesflow.models.showo.model import load_model, save_model
 from showo_golden import random_model
 
 
@@ -66,7 +66,7 @@ def test_half_precision_is_of_parameters_alone():
 
 def test_a_model_in_half_precision_says_nearly_the_same(tmp_path):
     """Positions are not rounded: a rotary frequency in bfloat16 would turn far tokens by radians."""
-    save_model(random_model(), tmp_path)
+    random_model().save(tmp_path)
     whole, half = (load_model(tmp_path, device="cpu", precision=precision) for precision in ("no", "bf16"))
     assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
     assert half.showo.model.rotary_emb.inv_freq.dtype == torch.float32

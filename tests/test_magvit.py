@@ -12,7 +12,9 @@ from safetensors.torch import load_file
 
 from hermesflow.config.sections import ImageTokenizer
 from hermesflow.core.errors import ArtifactError
-from hermesflow.models.showo.magvit import MagVitV2, load_tokenizer, save_tokenizer, to_images, to_pixels
+from hermesflow.models.showo.codec import ShowOCodec, load_codec
+from hermesflow.models.showo.forms import image_form
+from hermesflow.models.showo.magvit import MagVitV2, to_images, to_pixels
 
 GOLDENS = Path(__file__).parent / "goldens" / "magvitv2"
 OFFICIAL = ImageTokenizer(
@@ -143,18 +145,21 @@ def test_pixels_and_images_round_trip():
 
 @torch.inference_mode()
 def test_files_round_trip_and_are_checked(small, tmp_path):
-    save_tokenizer(small, tmp_path)
-    pixels = torch.rand(1, 3, 48, 48)
-    assert torch.equal(load_tokenizer(tmp_path, device="cpu").encode(pixels), small.encode(pixels))
+    ShowOCodec(small, 48).save(tmp_path)
+    pixels, loaded = torch.rand(1, 3, 48, 48), load_codec(tmp_path, device="cpu")
+    assert torch.equal(loaded.network.encode(pixels), small.encode(pixels))
+    assert (loaded.image_size, loaded.seen, loaded.generated) == (48, loaded.generated, image_form(48, SMALL))
     config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(config | {"channels": 16}))
+    assert config["family"] == "showo"
+    other = config | {"image_tokenizer": config["image_tokenizer"] | {"channels": 16}}
+    (tmp_path / "config.json").write_text(json.dumps(other))
     with pytest.raises(ArtifactError, match=r"config\.json"):
-        load_tokenizer(tmp_path, device="cpu")
+        load_codec(tmp_path, device="cpu")
 
 
 def test_pickled_weights_are_refused(small, tmp_path):
-    save_tokenizer(small, tmp_path)
+    ShowOCodec(small, 48).save(tmp_path)
     for legacy in (False, True):
         torch.save(small.state_dict(), tmp_path / "model.safetensors", _use_new_zipfile_serialization=not legacy)
         with pytest.raises(ArtifactError, match=r"pickle.*safetensors"):
-            load_tokenizer(tmp_path, device="cpu")
+            load_codec(tmp_path, device="cpu")

@@ -11,7 +11,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from hermesflow.core.files import Layout, read_codes
+from hermesflow.core.files import Layout
+from hermesflow.core.images import read_images
 from hermesflow.data.pairs import read_pairs
 from hub_server import HubServer
 from paper_world import SHOWO, lay_over, release, small_config
@@ -100,7 +101,7 @@ def test_the_chain_starts_from_the_released_weights(world):
 
 def test_candidates_are_scored_and_paired(world):
     base = world.layout.checkpoint(0, "base")
-    ids, codes = read_codes(base / "candidates" / "images.npy")
+    ids, codes = read_images(base / "candidates" / "images.npy")
     assert codes.shape == (6, 4, 64)
     captions = pd.read_parquet(base / "scores" / "captions.parquet")
     images = pd.read_parquet(base / "scores" / "images.parquet")
@@ -130,7 +131,7 @@ def test_evaluation_is_the_models_own_where_no_judge_reads_the_images(world):
     for row in table.itertuples():
         assert {row.said_of_real, row.said_of_drawn} <= set(questions[row.question]["choices"])
         assert row.generation == (row.said_of_drawn == row.answer)
-    ids, samples = read_codes(folder / "samples.npy")
+    ids, samples = read_images(folder / "samples.npy")
     assert samples.shape == (len(ids), 1, 64) and set(ids) <= set(read_pairs(world.layout.data("prompts"))["id"])
 
 

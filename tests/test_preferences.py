@@ -3,25 +3,29 @@ import json
 import random
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from hermesflow.config.experiment import Config
 from hermesflow.config.sections import Checkpoint
 from hermesflow.core.errors import ArtifactError, DataError
-from hermesflow.core.files import Layout, read_codes, read_table
+from hermesflow.core.files import Layout, read_table
+from hermesflow.core.images import ImageForm, read_images, write_images
 from hermesflow.selfplay.preferences import (
     CAPTION_COLUMNS,
     IMAGE_COLUMNS,
     Candidate,
     Pair,
     Threshold,
+    caption_pairs,
     captions_table,
     first_pair,
     group_candidates,
     homologous_table,
+    image_arrays,
+    image_pairs,
     images_table,
-    pairs_of,
     reason_to_drop,
     select,
     updated_pair,
@@ -65,7 +69,7 @@ def test_update_is_equation_10(best, chosen, rejected):
         (pair(0.3, 0.3), ANY, "tie"),
         (pair(0.2, 0.3), ANY, "inverted"),
         (Pair(Candidate("same", 0.9), Candidate("same", 0.1)), ANY, "same text"),
-        (Pair(Candidate((1, 2), 0.9), Candidate((1, 2), 0.1)), ANY, "same image"),
+        (Pair(Candidate(b"12", 0.9), Candidate(b"12", 0.1)), ANY, "same image"),
         (pair(0.6, 0.3), Threshold(min_score=0.6), "below threshold"),  # strictly above
         (pair(0.61, 0.3), Threshold(min_score=0.6), None),
         (pair(0.75, 0.5), Threshold(min_margin=0.25), "below threshold"),  # strictly more
@@ -107,11 +111,12 @@ def test_a_pair_absent_before_starts_as_in_the_first_iteration():
 
 def test_only_ids_with_both_kinds_are_homologous():
     captions = select({"a": scored(0.1, 0.9), "b": scored(0.5, 0.5), "c": scored(0.9, 0.2)}, {}, ANY)
-    drawn = [Candidate((1, 2), 0.2), Candidate((3, 4), 0.8)]
+    drawn = [Candidate(b"12", 0.2), Candidate(b"34", 0.8)]
     images = select({"c": drawn, "b": drawn, "a": drawn[:1]}, {}, ANY)  # another order: joined by id
     table, counts = homologous_table(captions, images)
     assert table["id"].tolist() == ["c"]
-    assert (table["chosen_caption"][0], table["chosen_codes"][0]) == ("new 0", [3, 4])
+    assert table["chosen_caption"][0] == "new 0"
+    assert (table["chosen_image_score"][0], images.pairs["c"].chosen.content) == (0.8, b"34")
     assert counts["homologous"] == {
         "kept": 1,
         "dropped": {"captions": {"other side missing": 1}, "images": {"other side missing": 1}},
@@ -121,13 +126,19 @@ def test_only_ids_with_both_kinds_are_homologous():
 
 def test_tables_are_read_back_as_written(tmp_path):
     captions = {"a": pair(0.9, 0.3)}
-    images = {"a": Pair(Candidate((1, 2), 0.9), Candidate((3, 4), 0.1))}
-    for pairs, columns, table_of in (
-        (captions, CAPTION_COLUMNS, captions_table),
-        (images, IMAGE_COLUMNS, images_table),
-    ):
-        table_of(pairs).to_parquet(tmp_path / "pairs.parquet")
-        assert pairs_of(pd.read_parquet(tmp_path / "pairs.parquet"), columns) == pairs
+    captions_table(captions).to_parquet(tmp_path / "pairs.parquet")
+    assert caption_pairs(pd.read_parquet(tmp_path / "pairs.parquet")) == captions
+
+
+def test_images_are_read_back_as_written(tmp_path):
+    form = ImageForm("codes", (2,), "uint16")
+    sides = [np.array(codes, dtype=np.uint16) for codes in ((1, 2), (3, 500))]
+    images = {"a": Pair(*(Candidate(side.tobytes(), score) for side, score in zip(sides, (0.9, 0.1), strict=True)))}
+    images_table(images).to_parquet(tmp_path / "pairs.parquet")
+    write_images(tmp_path / "images.npy", ["a"], image_arrays(images, form), form)
+    ids, arrays = read_images(tmp_path / "images.npy", form)
+    assert arrays.tolist() == [[[1, 2], [3, 500]]]
+    assert image_pairs(pd.read_parquet(tmp_path / "pairs.parquet"), dict(zip(ids, arrays, strict=True))) == images
 
 
 def test_candidates_are_grouped_by_id_and_cut_to_the_first():
@@ -155,20 +166,26 @@ def preferences(layout: Layout, checkpoint: str) -> pd.DataFrame:
     return read_table(path, [*CAPTION_COLUMNS, *IMAGE_COLUMNS]).set_index("id")
 
 
+def images_of(layout: Layout, checkpoint: str) -> dict[str, list[list[int]]]:
+    """Codes of chosen and rejected image by id."""
+    ids, codes = read_images(layout.checkpoint(0, checkpoint) / "preferences" / "images.npy")
+    return dict(zip(ids, codes.tolist(), strict=True))
+
+
 def test_stage_joins_by_id_whatever_the_order_of_the_files(world):
     config, layout = world
     scores = layout.checkpoint(0, "base") / "scores" / "images.parquet"
     table = pd.read_parquet(scores)
     table.sample(frac=1.0, random_state=0).to_parquet(scores)
     prefer.run(config, layout, seed=0, checkpoint="pair-1")
-    found = preferences(layout, "pair-1")
-    ids, codes = read_codes(layout.checkpoint(0, "base") / "candidates" / "images.npy")
+    found, images = preferences(layout, "pair-1"), images_of(layout, "pair-1")
+    ids, codes = read_images(layout.checkpoint(0, "base") / "candidates" / "images.npy")
     by_candidate = table.set_index(["id", "candidate"])["score"]
     assert len(found) > 5
     for pair_id, row in found.iterrows():
         own = by_candidate[pair_id]
         assert row["chosen_image_score"] == own.max() and row["rejected_image_score"] == own.min()
-        assert list(row["chosen_codes"]) == codes[ids.index(pair_id), own.idxmax()].tolist()
+        assert images[pair_id] == codes[ids.index(pair_id), [own.idxmax(), own.idxmin()]].tolist()
 
 
 def test_stage_uses_only_the_first_candidates_where_told(world):
@@ -209,7 +226,7 @@ def test_same_inputs_give_identical_files(world, tmp_path):
         folder = layout.checkpoint(0, "pair-1") / "preferences"
         folder.rename(tmp_path / name)
     files = sorted(p.name for p in (tmp_path / "first").iterdir())
-    assert len(files) == 5
+    assert len(files) == 7
     assert all((tmp_path / "first" / f).read_bytes() == (tmp_path / "second" / f).read_bytes() for f in files)
 
 
@@ -227,8 +244,9 @@ def test_any_tree_of_checkpoints_can_be_grown(world):
             layout.checkpoint(0, checkpoint), [f"pairs-{k}" for k in range(12)], n=4, config=config, seed=seed
         )
     a, b, c = (preferences(layout, name) for name in tree)
+    images = {name: images_of(layout, name) for name in "ab"}
     both = a.index.intersection(b.index)
     for i in both:  # the rejected side of b is one of the two sides of a: Eq. 10
         assert b["rejected_caption"][i] in (a["chosen_caption"][i], a["rejected_caption"][i])
-        assert list(b["rejected_codes"][i]) in (list(a["chosen_codes"][i]), list(a["rejected_codes"][i]))
+        assert images["b"][i][1] in images["a"][i]
     assert len(both) and len(c) and not b.equals(c)

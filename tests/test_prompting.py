@@ -4,7 +4,8 @@ from transformers import PreTrainedTokenizerFast
 
 from hermesflow.core.errors import ArtifactError, DataError
 from hermesflow.models.showo import prompting
-from hermesflow.models.showo.prompting import TokenIds, load_text_tokenizer, pretrained_tokenizer, word_tokenizer
+from hermesflow.models.showo.prompting import TokenIds
+from hermesflow.models.text_tokenizers import load_text_tokenizer, pretrained_tokenizer, word_tokenizer
 from phi_tokenizer import END, phi_tokenizer, write_tokenizer
 from showo_golden import reference
 

@@ -7,9 +7,11 @@ import pytest
 import torch
 from bench import plain, sizes
 
-from hermesflow.selfplay.sampling import sample_images, sample_texts
+from hermesflow.models.showo.generation import generate_images
+from hermesflow.selfplay.sampling import sample_texts
 from hermesflow.selfplay.scoring import nearest_choice, vqa_generate, vqa_likelihood
-from hermesflow.training.pair_dpo import Logps, PairLogps, step_loss
+from hermesflow.training.logps import Logps, PairLogps
+from hermesflow.training.pair_dpo import step_loss
 
 FEW = {"medium": {"questions": 4, "pairs": 1}, "tiny": {}}
 """Less of the works than the bench does."""
@@ -105,7 +107,7 @@ def test_likelihood_chooses_the_same(size, model):
 def test_drawn_codes_are_equal(size, model, guidance):
     captions = [sizes.text(words, "drawn") for words in ((5, 17, 5) if is_tiny(size) else (5, 40))]
     settings, count = sizes.drawing(6 if is_tiny(size) else 2, guidance=guidance), len(captions)
-    ours = sample_images(model, captions, settings=settings, generators=sizes.generators(count))
+    ours = generate_images(model, captions, settings=settings, generators=sizes.generators(count))
     theirs = plain.draw_images(model, captions, settings=settings, generators=sizes.generators(count))
     if is_tiny(size) or not guidance:
         assert torch.equal(ours, theirs)
@@ -161,7 +163,7 @@ def test_pair_logps_are_those_of_text_and_image_alone(size, model):
     with torch.inference_mode():
         together = plain.pair_logps(model, batch)
         prompts = [model.caption_prompt] * size.pairs
-        texts = plain.text_logps(model, batch.codes, prompts, batch.rejected_captions)
-        images = plain.image_logps(model, batch.captions, batch.rejected_codes, batch.masked)
+        texts = plain.text_logps(model, batch.seen, prompts, batch.rejected_captions)
+        images = plain.image_logps(model, batch.captions, batch.rejected_images, batch.noise)
     torch.testing.assert_close(together.rejected_caption, texts, atol=CLOSE, rtol=0)
     torch.testing.assert_close(together.rejected_image, images, atol=CLOSE, rtol=0)

@@ -9,8 +9,11 @@ from hermesflow.config.sections import Decoding, ImageSampling
 from hermesflow.core.seeding import generator
 from hermesflow.data.microworld.questions import Question
 from hermesflow.models import capacity
+from hermesflow.models.draws import inverse_cdf, sessions
+from hermesflow.models.showo import generation
+from hermesflow.models.showo.generation import generate_images
 from hermesflow.selfplay import sampling
-from hermesflow.selfplay.sampling import inverse_cdf, sample_images, sample_texts
+from hermesflow.selfplay.sampling import sample_texts
 from hermesflow.selfplay.scoring import vqa_likelihood, vqa_probability
 from showo_golden import CAPTIONS, QUESTION, golden_image, golden_model, random_model, reference
 
@@ -37,21 +40,25 @@ class OfficialDraws:
 
     generator: torch.Generator
     shape: tuple[int, int]
-    device = torch.device("cpu")
 
-    def categorical(self, probabilities, step, masked):
-        everywhere = probabilities.new_ones(*self.shape, probabilities.shape[1])
-        everywhere[masked] = probabilities
-        drawn = torch.multinomial(everywhere.flatten(0, 1), 1, generator=self.generator).view(self.shape)
-        return drawn[masked]
+    @property
+    def places(self):
+        """In the uniform numbers' stead, (B, 1, 2, T): where each code is among all."""
+        return torch.arange(math.prod(self.shape)).view(self.shape)[:, None, None].expand(-1, -1, 2, -1)
 
-    def gumbel(self, step):
-        return sampling._gumbel(torch.empty(self.shape).uniform_(generator=self.generator))
+    def categorical(self, probabilities, places):
+        everywhere = probabilities.new_ones(math.prod(self.shape), probabilities.shape[1])
+        everywhere[places] = probabilities
+        return torch.multinomial(everywhere, 1, generator=self.generator)[places, 0]
+
+    def gumbel(self, places):
+        uniforms = torch.empty(self.shape).uniform_(generator=self.generator)
+        return -(-uniforms.clamp_min(1e-20).log()).clamp_min(1e-20).log()
 
 
 @pytest.mark.parametrize(("name", "guidance"), [("g0", 0.0), ("g5", 5.0)])
 @torch.inference_mode()
-def test_official_sampler_tokens(name, guidance):
+def test_official_sampler_tokens(name, guidance, monkeypatch):
     tensors, facts = reference()
     recorded, model = facts[f"t2i_generate_{name}"], golden_model()
     own = settings(
@@ -61,7 +68,10 @@ def test_official_sampler_tokens(name, guidance):
         temperature_schedule="official",
     )
     draws = OfficialDraws(torch.Generator().manual_seed(recorded["seed"]), (len(CAPTIONS), model.num_image_tokens))
-    assert torch.equal(sampling._draw(model, CAPTIONS, own, draws), tensors[f"t2i_generate_{name}.tokens"])
+    monkeypatch.setattr(generation, "inverse_cdf", draws.categorical)
+    monkeypatch.setattr(generation, "_gumbel", draws.gumbel)
+    found = generation._decode(model, CAPTIONS, own, draws.places.expand(-1, own.steps, -1, -1))
+    assert torch.equal(found, tensors[f"t2i_generate_{name}.tokens"])
 
 
 def test_greedy_caption_is_the_official_one():
@@ -79,15 +89,15 @@ def test_greedy_caption_is_the_official_one():
 
 
 def test_linear_temperature_is_the_schedule_and_official_decays_cumulatively():
-    assert sampling._temperatures(2.0, 4, "linear") == [1.5, 1.0, 0.5, 0.0]
-    assert sampling._temperatures(2.0, 4, "official") == pytest.approx([1.5, 0.75, 0.1875, 0.0])
+    assert generation._temperatures(2.0, 4, "linear") == [1.5, 1.0, 0.5, 0.0]
+    assert generation._temperatures(2.0, 4, "official") == pytest.approx([1.5, 0.75, 0.1875, 0.0])
 
 
 def test_an_image_does_not_depend_on_its_batch_mates(small):
     captions = ["w1 w2", "w3 w4 w5 w6 w7", "w1 w2", "w9"]
-    together = sample_images(small, captions, settings=settings(), generators=[generator(i) for i in range(4)])
+    together = generate_images(small, captions, settings=settings(), generators=[generator(i) for i in range(4)])
     for i, caption in enumerate(captions):
-        alone = sample_images(small, [caption], settings=settings(), generators=[generator(i)])
+        alone = generate_images(small, [caption], settings=settings(), generators=[generator(i)])
         assert torch.equal(alone[0], together[i])
     assert not torch.equal(together[0], together[2])  # one caption, two generators
     assert together.min() >= 0
@@ -224,8 +234,8 @@ def test_the_schedule_masks_at_least_one_and_fewer_every_step():
     masked = torch.ones(1, 9, dtype=torch.bool)
     counts = []
     for step in range(8):
-        count = sampling._count_masked(step, 8, 9, masked)
-        masked = sampling._least_confident(torch.rand(1, 9), masked, count)
+        count = generation._count_masked(step, 8, 9, masked)
+        masked = generation._least_confident(torch.rand(1, 9), masked, count)
         counts.append(int(masked.sum()))
     assert counts == [8, 7, 6, 5, 4, 3, 1, 1]  # floor(9 cos(ratio pi / 2)), but at least one fewer, and at least one
 
@@ -233,14 +243,14 @@ def test_the_schedule_masks_at_least_one_and_fewer_every_step():
 def test_only_masked_places_are_masked_again():
     confidence = torch.tensor([[-5.0, -1.0, -2.0, -3.0]])
     masked = torch.tensor([[False, True, True, True]])
-    found = sampling._least_confident(confidence, masked, torch.tensor([2]))
+    found = generation._least_confident(confidence, masked, torch.tensor([2]))
     assert found.tolist() == [[False, False, True, True]]
 
 
 def test_one_step_draws_every_code_from_its_own_distribution(small):
     """The frequencies over many rows are the model's probabilities."""
     captions = ["w1"] * 400
-    drawn = sample_images(
+    drawn = generate_images(
         small, captions, settings=settings(steps=1, guidance=0.0), generators=[generator(i) for i in range(400)]
     )
     everything = torch.ones(1, 9, dtype=torch.bool)
@@ -252,7 +262,7 @@ def test_one_step_draws_every_code_from_its_own_distribution(small):
 
 def test_rows_without_their_own_generator_are_refused(small):
     with pytest.raises(ValueError, match="as many generators"):
-        sample_images(small, ["w1", "w2"], settings=settings(), generators=[generator(0)])
+        generate_images(small, ["w1", "w2"], settings=settings(), generators=[generator(0)])
     with pytest.raises(ValueError, match="as many prompts"):
         sample_texts(
             small,
@@ -281,9 +291,9 @@ def crowded(small, monkeypatch):
 
 
 def test_sessions_are_as_equal_as_may_be():
-    assert [(s.start, s.stop) for s in sampling.sessions(10, 4)] == [(0, 4), (4, 8), (8, 10)]
-    assert [(s.start, s.stop) for s in sampling.sessions(9, 8)] == [(0, 5), (5, 9)]
-    assert list(sampling.sessions(0, 4)) == []
+    assert [(s.start, s.stop) for s in sessions(10, 4)] == [(0, 4), (4, 8), (8, 10)]
+    assert [(s.start, s.stop) for s in sessions(9, 8)] == [(0, 5), (5, 9)]
+    assert list(sessions(0, 4)) == []
 
 
 def test_rows_that_have_no_room_together_come_out_the_same(small, request):
@@ -300,7 +310,7 @@ def test_rows_that_have_no_room_together_come_out_the_same(small, request):
             max_new_tokens=6,
             generators=[generator("text", k) for k in range(5)],
         )
-        images = sample_images(
+        images = generate_images(
             small, ["w1", "w2", "w1"], settings=settings(), generators=[generator("image", k) for k in range(3)]
         )
         asked = [Question(p, ("w1", "w2 w3", "w4"), "w4", "object") for p in prompts]

@@ -4,8 +4,8 @@ import torch
 
 from hermesflow.config.sections import Encoder
 from hermesflow.data.microworld.world import Question
+from hermesflow.models.backbone import new_model
 from hermesflow.models.sentence_encoder import load_encoder
-from hermesflow.models.showo.building import new_model
 from hermesflow.selfplay.scoring import (
     VQA_METHODS,
     answer_credits,

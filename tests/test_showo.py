@@ -8,9 +8,9 @@ from safetensors.torch import load_file
 import omni_attention as attention
 from hermesflow.config.experiment import load_config
 from hermesflow.core.errors import ArtifactError
+from hermesflow.models.backbone import load_model, new_model
 from hermesflow.models.showo import prompting
-from hermesflow.models.showo.building import new_model
-from hermesflow.models.showo.model import Shape, ShowO, load_model, save_model
+from hermesflow.models.showo.model import Shape, ShowO
 from showo_golden import (
     CAPTIONS,
     GOLDENS,
@@ -258,7 +258,7 @@ def test_new_model_depends_on_the_seed_alone():
 def test_save_and_load_round_trip(tmp_path):
     model = new_model(load_config(CONFIG), seed=1)
     for folder in ("one", "two"):
-        save_model(model, tmp_path / folder)
+        model.save(tmp_path / folder)
     loaded = load_model(tmp_path / "one", device="cpu")
     assert _same(model, loaded)
     assert not loaded.training
@@ -270,7 +270,7 @@ def test_save_and_load_round_trip(tmp_path):
 
 
 def test_weights_of_another_shape_are_refused(tmp_path):
-    save_model(random_model(), tmp_path)
+    random_model().save(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     config["shape"]["layers"] = 3
     (tmp_path / "config.json").write_text(json.dumps(config))
@@ -279,7 +279,7 @@ def test_weights_of_another_shape_are_refused(tmp_path):
 
 
 def test_model_without_its_tokenizer_is_refused(tmp_path):
-    save_model(random_model(), tmp_path)
+    random_model().save(tmp_path)
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(ArtifactError, match=r"tokenizer\.json"):
         load_model(tmp_path, device="cpu")

@@ -7,14 +7,14 @@ import pytest
 
 from benchmark_world import CAPTIONS, draw_all, make_world
 from hermesflow.core.errors import ArtifactError, ConfigError, DataError
-from hermesflow.core.files import read_codes, write_codes
+from hermesflow.core.images import read_images, write_images
 from hermesflow.data.pairs import read_pairs
 from hermesflow.evaluation import prompts
 from hermesflow.evaluation.graders.fidelity import Caption, Gaussian, write_reference
 from hermesflow.evaluation.graders.reference_origin import origin
 from hermesflow.evaluation.worlds import generation
 from hermesflow.evaluation.worlds.generation import Request
-from hermesflow.models.showo.model import load_model
+from hermesflow.models.backbone import load_model
 from hermesflow.selfplay.sharding import shard_folder
 from hermesflow.stages import draw, gather_drawn
 
@@ -51,7 +51,7 @@ def files_of(folder):
 )
 def test_a_store_has_the_prompts_of_the_file_in_its_order(world, benchmark, ids, images):
     config, layout = world
-    found, codes = read_codes(draw_all(config, layout, benchmark) / "images.npy")
+    found, codes = read_images(draw_all(config, layout, benchmark) / "images.npy")
     assert found == ids
     assert codes.shape == (len(ids), images, config.num_image_tokens)
     assert len({row.tobytes() for prompt in codes for row in prompt}) == len(ids) * images
@@ -59,7 +59,7 @@ def test_a_store_has_the_prompts_of_the_file_in_its_order(world, benchmark, ids,
 
 def test_the_gaps_prompts_are_the_captions_of_held_out_pairs(world):
     config, layout = world
-    found, codes = read_codes(draw_all(config, layout, "gap") / "images.npy")
+    found, codes = read_images(draw_all(config, layout, "gap") / "images.npy")
     assert found == list(read_pairs(layout.data("gap"))["id"]) and codes.shape[1] == 1
 
 
@@ -73,7 +73,7 @@ def test_one_shard_and_three_give_the_same_bytes(world):
 
 def test_an_image_s_random_numbers_are_those_of_seed_benchmark_prompt_and_number(world):
     config, layout = world
-    _, codes = read_codes(draw_all(config, layout, "geneval") / "images.npy")
+    _, codes = read_images(draw_all(config, layout, "geneval") / "images.npy")
     model = load_model(layout.checkpoint(0, "base") / "model", device="cpu").eval()
     request = Request("geneval/00001", 3, "a photo of a bench")
     alone = generation.draw(model, [request], settings=config.sampling.images, seed=0)
@@ -170,7 +170,7 @@ def test_a_shard_that_lacks_a_prompt_is_found(world):
     config, layout = world
     run(config, layout)
     path = shard_folder(layout.benchmark(0, "base", "geneval"), shard=0, shards=1) / "images.npy"
-    ids, codes = read_codes(path)
-    write_codes(path, ids[1:], np.array(codes[1:]))
+    ids, codes = read_images(path)
+    write_images(path, ids[1:], np.array(codes[1:]))
     with pytest.raises(ArtifactError, match="`00000` is missing"):
         gather_drawn.run(config, layout, seed=0, checkpoint="base", benchmark="geneval", shards=1)

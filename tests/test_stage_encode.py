@@ -1,30 +1,61 @@
-"""Stage `encode`: image tokens of every split, an empty one too."""
+"""Stage `encode`: images of every split as they are seen and generated, an empty one too."""
 
 from __future__ import annotations
 
+import numpy as np
+import pytest
 import torch
 
-from hermesflow.config.experiment import load_config
-from hermesflow.core.files import Layout, read_codes
+from hermesflow.config.experiment import Config, load_config
+from hermesflow.core.files import Layout
+from hermesflow.core.images import ImageForm, read_images
 from hermesflow.data.microworld.world import make_pairs
-from hermesflow.data.pairs import write_pairs
+from hermesflow.data.pairs import read_pairs, write_pairs
 from hermesflow.stages import encode
 
 
-class Tokenizer:
-    def eval(self):
-        return self
+class Codec:
+    """Sees other things than it generates, as the codec of a backbone may."""
 
-    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        return torch.zeros(len(pixels), 4, dtype=torch.long)
+    seen = ImageForm("codes", (4,), "uint16")
+    generated = ImageForm("latents", (2, 3, 3), "float16")
+
+    def see(self, images: np.ndarray) -> torch.Tensor:
+        return torch.full((len(images), *self.seen.shape), 7)
+
+    def encode(self, images: np.ndarray) -> torch.Tensor:
+        return torch.full((len(images), *self.generated.shape), 0.5)
 
 
-def test_an_empty_base_split_has_no_tokens(tmp_path, monkeypatch):
-    config, layout = load_config("config/smoke.yaml"), Layout(tmp_path)
+@pytest.fixture
+def layout(tmp_path, monkeypatch):
+    monkeypatch.setattr(encode, "load_codec", lambda folder, *, device: Codec())
+    return Layout(tmp_path)
+
+
+def write_splits(config: Config, layout: Layout, *, base: int) -> None:
     for split in encode.SPLITS:
-        write_pairs(layout.data(split), make_pairs(split, 0 if split == "base" else 3, config=config.data))
-    monkeypatch.setattr(encode, "load_tokenizer", lambda folder, *, device: Tokenizer())
+        write_pairs(layout.data(split), make_pairs(split, base if split == "base" else 3, config=config.data))
+
+
+def test_an_empty_base_split_has_no_tokens(layout):
+    config = load_config("config/smoke.yaml")
+    write_splits(config, layout, base=0)
     encode.run(config, layout)
-    ids, codes = read_codes(layout.codes("base"))
+    ids, codes = read_images(layout.seen("base"))
     assert ids == [] and len(codes) == 0
-    assert read_codes(layout.codes("pairs"))[1].shape == (3, 1, 4)
+    assert read_images(layout.seen("pairs"))[1].shape == (3, 1, 4)
+    assert read_images(layout.generated, Codec.generated)[1].shape == (0, 1, 2, 3, 3)
+
+
+def test_images_are_stored_as_seen_and_those_of_base_as_generated(layout):
+    config = load_config("config/smoke.yaml")
+    write_splits(config, layout, base=5)
+    encode.run(config, layout)
+    for split in encode.SPLITS:
+        ids, seen = read_images(layout.seen(split), Codec.seen)
+        assert ids == list(read_pairs(layout.data(split))["id"])
+        assert np.array_equal(seen, np.full((len(ids), 1, 4), 7))
+    ids, generated = read_images(layout.generated, Codec.generated)
+    assert ids == read_images(layout.seen("base"))[0]
+    assert np.array_equal(generated, np.full((5, 1, 2, 3, 3), 0.5))

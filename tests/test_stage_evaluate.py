@@ -9,16 +9,17 @@ import torch
 
 from hermesflow.config.experiment import load_config
 from hermesflow.core.errors import ArtifactError
-from hermesflow.core.files import Layout, read_codes, read_json, read_table, write_codes
+from hermesflow.core.files import Layout, read_json, read_table
+from hermesflow.core.images import read_images, write_images
 from hermesflow.data.microworld.judge import answer, read_image
 from hermesflow.data.microworld.world import Question
 from hermesflow.data.pairs import images_of, read_pairs
 from hermesflow.evaluation import bootstrap
 from hermesflow.evaluation.metrics import COMPOSED
 from hermesflow.evaluation.worlds import held_out
-from hermesflow.models.showo.building import new_model
-from hermesflow.models.showo.magvit import MagVitV2, save_tokenizer
-from hermesflow.models.showo.model import save_model
+from hermesflow.models.backbone import new_model
+from hermesflow.models.showo.codec import ShowOCodec
+from hermesflow.models.showo.magvit import MagVitV2
 from hermesflow.stages import clip, data, evaluate
 
 SPLITS = ("understanding", "gap")
@@ -45,13 +46,13 @@ def make_world(root: Path):
     clip.run(config, layout)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        save_tokenizer(MagVitV2(config.image_tokenizer), layout.tokenizer)
+        ShowOCodec(MagVitV2(config.image_tokenizer), config.data.image_size).save(layout.tokenizer)
     for split in SPLITS:
         ids = list(read_pairs(layout.data(split))["id"])
         codes = np.repeat(np.arange(len(ids))[:, None, None], config.num_image_tokens, axis=2)
-        write_codes(layout.codes(split), ids[::-1], codes[::-1])  # another order than the pairs'
+        write_images(layout.seen(split), ids[::-1], codes[::-1])  # another order than the pairs'
     for name, seed in (("base", 0), ("pair-1", 1)):
-        save_model(new_model(config, seed=seed), layout.checkpoint(0, name) / "model")
+        new_model(config, seed=seed).save(layout.checkpoint(0, name) / "model")
     return config, layout
 
 
@@ -109,8 +110,8 @@ def test_checkpoints_are_compared_on_the_same_units(evaluated):
 
 def test_samples_are_the_same_prompts_for_all_checkpoints(world, evaluated):
     config, layout = world
-    ids, codes = read_codes(evaluated["base"] / "samples.npy")
-    assert ids == read_codes(evaluated["pair-1"] / "samples.npy")[0]
+    ids, codes = read_images(evaluated["base"] / "samples.npy")
+    assert ids == read_images(evaluated["pair-1"] / "samples.npy")[0]
     assert set(ids) <= set(read_pairs(layout.data("prompts"))["id"])
     assert codes.shape == (14, 1, config.num_image_tokens)  # two of each of seven kinds
 
@@ -194,10 +195,10 @@ def test_a_faultless_model_gets_full_marks(world, monkeypatch):
 
 def test_tokens_of_other_pairs_are_refused(tmp_path, world):
     _, layout = world
-    ids, codes = read_codes(layout.codes("gap"))
+    ids, codes = read_images(layout.seen("gap"))
     other = Layout(tmp_path)
     other.data("gap").parent.mkdir(parents=True)
     other.data("gap").write_bytes(layout.data("gap").read_bytes())
-    write_codes(other.codes("gap"), ["stranger", *ids[1:]], codes)
+    write_images(other.seen("gap"), ["stranger", *ids[1:]], codes)
     with pytest.raises(ArtifactError, match="gap"):
         held_out.read_split(other, "gap")

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from benchmark_world import CAPTIONS, DPG, GENEVAL, WITH_IMAGES, draw_all, make_world
 from chat_server import MODEL, TOKENS, ChatServer, first_choice
 from hermesflow.config.judges import LocalVlm
 from hermesflow.core.errors import ArtifactError, ConfigError
-from hermesflow.core.files import read_codes, read_json, sha256, write_codes
+from hermesflow.core.files import read_json, sha256
+from hermesflow.core.images import as_tensor, read_images, write_images
 from hermesflow.data.pairs import read_pairs
 from hermesflow.evaluation.benchmarks.gap import Gap
 from hermesflow.evaluation.bootstrap import FIDELITY_POOL, point_values, resample_counts
@@ -23,9 +23,8 @@ from hermesflow.evaluation.graders.inception import load_inception
 from hermesflow.evaluation.graders.pretrained import PretrainedClip, digest_of
 from hermesflow.evaluation.graders.reference_origin import origin
 from hermesflow.evaluation.judges.protocol import Item
-from hermesflow.evaluation.worlds import generation
-from hermesflow.models.showo import model
-from hermesflow.models.showo.magvit import load_tokenizer
+from hermesflow.models import backbone
+from hermesflow.models.backbone import load_codec
 from hermesflow.stages import grade
 from tiny_vlm import make_llava
 
@@ -52,9 +51,8 @@ def world(tmp_path_factory):
 
 
 def images_of(layout, benchmark):
-    _, codes = read_codes(layout.benchmark(0, "base", benchmark) / "images.npy")
-    tokenizer = load_tokenizer(layout.tokenizer, device=torch.device("cpu")).eval()
-    return generation.decode(tokenizer, torch.from_numpy(codes.astype(np.int64)).flatten(0, 1))
+    _, images = read_images(layout.benchmark(0, "base", benchmark) / "images.npy")
+    return load_codec(layout.tokenizer, device="cpu").to_pixels(as_tensor(images).flatten(0, 1))
 
 
 def features_of(config, images):
@@ -155,7 +153,7 @@ def test_both_protocols_of_the_gap_with_a_judge_that_takes_the_first_choice(worl
 def test_a_key_that_is_not_set_is_told_before_the_model_answers(world, tmp_path, monkeypatch):
     config, layout, server = world
     monkeypatch.delenv("JUDGE_KEY", raising=False)
-    monkeypatch.setattr(model, "load_model", lambda *_, **__: pytest.fail("the model need not be loaded"))
+    monkeypatch.setattr(backbone, "load_model", lambda *_, **__: pytest.fail("the model need not be loaded"))
     judge = server.settings(tmp_path / "cache", key_variable="JUDGE_KEY")
     other = replace(config, benchmarks=replace(config.benchmarks, gap=Gap(judge=judge)))
     with pytest.raises(ConfigError, match="JUDGE_KEY is not set"):
@@ -185,7 +183,7 @@ def test_every_folder_says_what_it_was_made_from(world, benchmark):
 def test_images_of_other_prompts_than_the_file_has_now_are_refused(world):
     config, layout, _ = world
     path = layout.benchmark(1, "base", "coco") / "images.npy"
-    write_codes(path, ["1", "2", "3"], np.zeros((3, 1, config.num_image_tokens)))
+    write_images(path, ["1", "2", "3"], np.zeros((3, 1, config.num_image_tokens)))
     with pytest.raises(ArtifactError, match=r"images\.npy.*draw anew"):
         grade.run(config, layout, seed=1, checkpoint="base", benchmark="coco")
 

@@ -13,12 +13,14 @@ import torch
 
 from hermesflow.config.experiment import Config, load_config
 from hermesflow.core.errors import ArtifactError
-from hermesflow.core.files import Layout, write_codes, write_json, write_table, write_weights
+from hermesflow.core.files import Layout, write_json, write_table, write_weights
+from hermesflow.core.images import write_images
 from hermesflow.data.microworld.world import make_pairs
 from hermesflow.data.pairs import write_pairs
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS
 from hermesflow.evaluation.metrics import COMPOSED
-from hermesflow.models.showo.magvit import MagVitV2, save_tokenizer
+from hermesflow.models.showo.codec import ShowOCodec
+from hermesflow.models.showo.magvit import MagVitV2
 from hermesflow.stages import report
 from report_world import ROOT, metrics_of
 
@@ -46,7 +48,7 @@ def write_evaluation(folder: Path, prompts: list[str], config: Config, level: fl
     features = torch.tensor(random.normal(size=(6, 3)))
     write_weights(folder / "features.safetensors", {"generated": features, "real": features + 0.1})
     codes = random.integers(0, config.codebook_size, size=(len(prompts), 1, config.num_image_tokens))
-    write_codes(folder / "samples.npy", prompts, codes)
+    write_images(folder / "samples.npy", prompts, codes)
     write_json(folder / "metrics.json", {"vqa": level})
 
 
@@ -78,7 +80,7 @@ def make_results(root: Path, config: Config) -> Layout:
         ids[split] = [row["id"] for row in rows]
     write_table(layout.root / "data" / "rejected.csv", pd.DataFrame(columns=["split", "id", "record", "reason"]))
     torch.manual_seed(0)
-    save_tokenizer(MagVitV2(config.image_tokenizer), layout.tokenizer)
+    ShowOCodec(MagVitV2(config.image_tokenizer), config.data.image_size).save(layout.tokenizer)
     write_json(layout.judge, {"real images": {"all": {"images": 8, "questions right": 1.0}}})
     for seed in config.seeds:
         agreement = {"captions": {"bleu": {"kendall_tau": 0.5}}, "images": {}, "pairs": 8}

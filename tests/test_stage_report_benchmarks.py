@@ -16,7 +16,8 @@ from hermesflow.config.experiment import Config, load_config
 from hermesflow.config.judges import LocalVlm
 from hermesflow.config.sections import Source
 from hermesflow.core.errors import ArtifactError
-from hermesflow.core.files import Layout, read_json, write_codes, write_json, write_table, write_weights
+from hermesflow.core.files import Layout, read_json, write_json, write_table, write_weights
+from hermesflow.core.images import write_images
 from hermesflow.evaluation.benchmarks.coco import Coco
 from hermesflow.evaluation.benchmarks.gap import Gap
 from hermesflow.evaluation.benchmarks.geneval import GenEval
@@ -68,7 +69,7 @@ def write_own(folder: Path, config: Config) -> None:
     write_json(folder / "metrics.json", {"vqa": 0.5})
     ids = pd.read_parquet(folder.parents[2] / "data" / "prompts.parquet")["id"].tolist()
     codes = np.random.default_rng(0).integers(0, config.codebook_size, (len(ids), 1, config.num_image_tokens))
-    write_codes(folder / "samples.npy", ids, codes)
+    write_images(folder / "samples.npy", ids, codes)
 
 
 def write_benchmark(folder: Path, units: pd.DataFrame, values: Mapping[str, float], **facts: object) -> None:

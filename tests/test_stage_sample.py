@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from hermesflow.core.errors import ArtifactError, ConfigError
-from hermesflow.core.files import read_codes, read_table, write_codes, write_table
+from hermesflow.core.files import read_table, write_table
+from hermesflow.core.images import read_images, write_images
 from hermesflow.data.pairs import read_pairs
 from hermesflow.selfplay.sharding import shard_batches, shard_folder
 from hermesflow.stages import gather_candidates, sample
@@ -35,7 +36,7 @@ def test_candidates_are_complete_in_the_order_of_the_pairs_and_differ(sampled):
     captions = read_table(folder / "captions.parquet", ["id", "candidate", "caption"])
     assert list(captions["id"]) == [i for i in ids for _ in range(3)]
     assert list(captions["candidate"]) == [0, 1, 2] * PAIRS
-    code_ids, codes = read_codes(folder / "images.npy")
+    code_ids, codes = read_images(folder / "images.npy")
     assert code_ids == ids and codes.shape == (PAIRS, 3, config.num_image_tokens)
     assert codes.max() < config.codebook_size
     assert len({row.tobytes() for pair in codes for row in pair}) == PAIRS * 3
@@ -44,9 +45,9 @@ def test_candidates_are_complete_in_the_order_of_the_pairs_and_differ(sampled):
 def test_shards_beyond_the_batches_are_empty_and_gather_takes_them(world):  # noqa: F811
     config, layout = world
     folder = sample_all(config, layout, shards=6)
-    ids, codes = read_codes(shard_folder(folder, shard=5, shards=6) / "images.npy")
+    ids, codes = read_images(shard_folder(folder, shard=5, shards=6) / "images.npy")
     assert ids == [] and codes.shape[1:] == (3, config.num_image_tokens)
-    assert len(read_codes(folder / "images.npy")[0]) == PAIRS
+    assert len(read_images(folder / "images.npy")[0]) == PAIRS
 
 
 def test_other_seed_gives_other_candidates(world):  # noqa: F811
@@ -55,7 +56,7 @@ def test_other_seed_gives_other_candidates(world):  # noqa: F811
     shutil.copytree(base / "model", layout.checkpoint(1, "base") / "model")
     for seed in (0, 1):
         sample.run(config, layout, seed=seed, checkpoint="base")
-    images = [read_codes(shard_folder(layout.checkpoint(s, "base") / "candidates", shard=0, shards=1) / "images.npy")
+    images = [read_images(shard_folder(layout.checkpoint(s, "base") / "candidates", shard=0, shards=1) / "images.npy")
               for s in (0, 1)]  # fmt: skip
     assert not np.array_equal(images[0][1], images[1][1])
 
@@ -92,16 +93,16 @@ def test_missing_repeated_and_foreign_captions_are_refused(sampled, change, mess
 def test_missing_image_is_refused(sampled):
     config, layout = sampled
     path = shard_folder(layout.checkpoint(0, "base") / "candidates", shard=0, shards=2) / "images.npy"
-    ids, codes = read_codes(path)
-    write_codes(path, ids[1:], np.array(codes[1:]))
+    ids, codes = read_images(path)
+    write_images(path, ids[1:], np.array(codes[1:]))
     with pytest.raises(ArtifactError, match=rf"0-of-2/images\.npy: pair `{ids[0]}` is missing"):
         gather_candidates.run(config, layout, seed=0, checkpoint="base", shards=2)
 
 
 def test_tokens_of_other_pairs_are_refused(world):  # noqa: F811
     config, layout = world
-    ids, codes = read_codes(layout.codes("pairs"))
-    write_codes(layout.codes("pairs"), [*ids[1:], "stranger"], np.array(codes))
+    ids, codes = read_images(layout.seen("pairs"))
+    write_images(layout.seen("pairs"), [*ids[1:], "stranger"], np.array(codes))
     with pytest.raises(ArtifactError, match=rf"codes/pairs\.npy: pair `{ids[0]}` is missing"):
         sample.run(config, layout, seed=0, checkpoint="base")
 

@@ -10,7 +10,9 @@ from hermesflow.config.experiment import load_config
 from hermesflow.core.files import Layout
 from hermesflow.data.microworld.world import make_pairs
 from hermesflow.data.pairs import write_pairs
-from hermesflow.models.showo.magvit import MagVitV2, Reconstruction, load_tokenizer, to_pixels
+from hermesflow.models.backbone import load_codec
+from hermesflow.models.showo import codec_training
+from hermesflow.models.showo.magvit import MagVitV2, Reconstruction, to_pixels
 from hermesflow.stages import tokenizer
 
 
@@ -24,8 +26,8 @@ def config():
 def test_different_tiles_once_each_in_order():
     tiles = np.random.default_rng(0).integers(0, 256, (3, 2, 2, 3), dtype=np.uint8)
     images = np.concatenate([np.concatenate([tiles[0], tiles[1]], 1), np.concatenate([tiles[1], tiles[2]], 1)], 0)[None]
-    assert np.array_equal(tokenizer.different_tiles(images, 2), tiles)
-    whole = tokenizer.different_tiles(np.concatenate([images, images]), 0)
+    assert np.array_equal(codec_training.different_tiles(images, 2), tiles)
+    whole = codec_training.different_tiles(np.concatenate([images, images]), 0)
     assert np.array_equal(whole, images)
 
 
@@ -35,16 +37,16 @@ def test_separation_counts_bits_beyond_the_margin():
     done = Reconstruction(pixels + 0.5, signs, torch.tensor(0.0), torch.tensor(0.0))
     weights = torch.ones(3, 1, 2, 2)
     weights[0] = 4.0
-    terms = tokenizer.loss_terms(done, pixels, weights, margin=2.0)
+    terms = codec_training.loss_terms(done, pixels, weights, margin=2.0)
     assert terms["separation"].item() == pytest.approx((2 + 2) / 3)  # rows 0 and 1 agree by 2 bits, 0 allowed
-    assert tokenizer.loss_terms(done, pixels, weights, margin=1.0)["separation"].item() == 0.0
+    assert codec_training.loss_terms(done, pixels, weights, margin=1.0)["separation"].item() == 0.0
     assert terms["l1"].item() == pytest.approx(0.5 * (4 + 1 + 1) / 3)
 
 
 def test_background_is_the_most_frequent_colour():
     tiles = np.full((2, 2, 2, 3), 9, dtype=np.uint8)
     tiles[0, 0, 0] = 200
-    assert tokenizer._pixel_weights(tiles, 3.0).flatten().tolist() == [3, 1, 1, 1, 1, 1, 1, 1]
+    assert codec_training._pixel_weights(tiles, 3.0).flatten().tolist() == [3, 1, 1, 1, 1, 1, 1, 1]
 
 
 def test_training_learns_to_tell_tiles_apart(config):
@@ -53,7 +55,7 @@ def test_training_learns_to_tell_tiles_apart(config):
     tiles[8:, :6] = 240
     torch.manual_seed(0)
     model = MagVitV2(config.image_tokenizer)
-    history = tokenizer.train(model, tiles, config.tokenizer_training)
+    history = codec_training.train(model, tiles, config.tokenizer_training)
     assert history["l1"].iloc[-1] < 0.5 * history["l1"].iloc[0]
     with torch.inference_mode():
         assert len(model.encode(to_pixels(tiles)).unique()) == 16
@@ -72,5 +74,5 @@ def test_stage_writes_the_same_files_twice(config, tmp_path):
         files[name] = [(layout.tokenizer / file).read_bytes() for file in names]
         assert (layout.tokenizer / "manifest.json").exists()
     assert files["a"] == files["b"]
-    model = load_tokenizer(Layout(tmp_path / "a").tokenizer, device="cpu")
-    assert model.encode(torch.zeros(1, 3, 48, 48)).shape == (1, config.num_image_tokens)
+    codec = load_codec(Layout(tmp_path / "a").tokenizer, device="cpu")
+    assert codec.encode(np.zeros((1, 48, 48, 3), dtype=np.uint8)).shape == (1, config.num_image_tokens)

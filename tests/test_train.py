@@ -12,15 +12,15 @@ from accelerate.state import AcceleratorState, GradientState
 from hermesflow.config.experiment import Config
 from hermesflow.core.errors import ArtifactError, ConfigError, DataError, HermesflowError
 from hermesflow.core.files import Layout, read_json, read_weights, write_json
-from hermesflow.models.showo.model import load_model
+from hermesflow.models.backbone import load_model
 from hermesflow.stages import prefer, reference, train
-from hermesflow.stages.reference import load_pairs
 from hermesflow.tracking import runs
 from hermesflow.training.distributed import check_training, micro_batches, new_accelerator
-from hermesflow.training.pair_dpo import Logps, PairLogps, ReferenceTable, learning_rate, step_loss
+from hermesflow.training.logps import Logps, PairLogps, ReferenceTable
+from hermesflow.training.pair_dpo import learning_rate, step_loss
 from hermesflow.training.pairs import HomologousPairs
 from hermesflow.training.state import StateFolder
-from pair_world import make_world, small_config, training
+from pair_world import make_world, pairs_of, small_config, training
 
 LN2 = math.log(2)
 CHECKPOINT = "pair-1"
@@ -159,7 +159,7 @@ def test_a_loss_that_is_no_number_stops_the_training(layout):
 
 
 def test_order_is_a_new_permutation_in_every_pass_and_wraps_inside_a_batch(layout):
-    pairs = load_pairs(small_config(), layout, seed=0, checkpoint=CHECKPOINT)
+    pairs = pairs_of(layout, CHECKPOINT)
     n = len(pairs)
     rows = pairs.rows(3 * n - 2)
     assert len(rows) == 3 * n - 2
@@ -171,17 +171,17 @@ def test_order_is_a_new_permutation_in_every_pass_and_wraps_inside_a_batch(layou
 
 def test_order_does_not_depend_on_the_order_of_the_files(layout):
     path = layout.checkpoint(0, CHECKPOINT) / "preferences" / "preferences.parquet"
-    before = load_pairs(small_config(), layout, seed=0, checkpoint=CHECKPOINT).rows(10)
+    before = pairs_of(layout, CHECKPOINT).rows(10)
     pd.read_parquet(path)[::-1].to_parquet(path)
-    assert load_pairs(small_config(), layout, seed=0, checkpoint=CHECKPOINT).rows(10) == before
-    assert load_pairs(small_config(), layout, seed=0, checkpoint="und-1").rows(10) == before
-    other = HomologousPairs(pd.read_parquet(path), **_sources(layout), seed=1, iteration=1, mask_schedule="cosine")
+    assert pairs_of(layout, CHECKPOINT).rows(10) == before
+    assert pairs_of(layout, "und-1").rows(10) == before
+    other = HomologousPairs(pd.read_parquet(path), **_sources(layout), seed=1, iteration=1)
     assert other.rows(10) != before
 
 
 def _sources(layout: Layout) -> dict:
-    pairs = load_pairs(small_config(), layout, seed=0, checkpoint=CHECKPOINT)
-    return {"captions": pairs._captions, "codes": pairs._codes}
+    pairs = pairs_of(layout, CHECKPOINT)
+    return {"images": pairs._images, "captions": pairs._captions, "seen": pairs._seen, "noise": pairs._noise}
 
 
 class Process:
@@ -241,7 +241,7 @@ def test_likelihood_of_chosen_adds_its_weight_and_pulls_chosen_up_alone():
 
 
 def test_untrained_skill_is_scored_without_gradient(layout):
-    pairs = load_pairs(small_config(), layout, seed=0, checkpoint=CHECKPOINT)
+    pairs = pairs_of(layout, CHECKPOINT)
     model = load_model(layout.checkpoint(0, "base") / "model", device="cpu")
     batch = pairs.batch(pairs.rows(2), device="cpu")
     for objective, learns in (("pair", (True, True)), ("understanding", (True, False)), ("generation", (False, True))):

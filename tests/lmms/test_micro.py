@@ -13,9 +13,9 @@ from hermesflow.config.experiment import load_config
 from hermesflow.core.files import Layout
 from hermesflow.evaluation.lmms.answering import Pictures
 from hermesflow.evaluation.lmms.results import figures_of
-from hermesflow.models.showo.building import new_model
-from hermesflow.models.showo.magvit import MagVitV2, save_tokenizer
-from hermesflow.models.showo.model import save_model
+from hermesflow.models.backbone import new_model
+from hermesflow.models.showo.codec import ShowOCodec
+from hermesflow.models.showo.magvit import MagVitV2
 
 from . import world
 from .world import SHORT
@@ -57,8 +57,8 @@ def folder(tmp_path_factory):
     home = tmp_path_factory.mktemp("micro")
     layout = Layout(home / "results" / CONFIG.name)
     model, tokenizer = taught()
-    save_model(model, layout.checkpoint(0, "base") / "model")
-    save_tokenizer(tokenizer, layout.tokenizer)
+    model.save(layout.checkpoint(0, "base") / "model")
+    ShowOCodec(tokenizer, layout.tokenizer)
     for name, rows in ASKED.items():
         world.pope(home / "tasks", name, [(key, *row) for key, row in enumerate(rows)])
     return world.understood(CONFIG, layout, home, batch_size=2)

@@ -14,9 +14,9 @@ from hermesflow.data.pairs import images_of, read_pairs
 from hermesflow.evaluation.benchmarks.pope import SPLITS
 from hermesflow.evaluation.lmms.results import figures_of
 from hermesflow.evaluation.worlds import understanding
-from hermesflow.models.showo.building import new_model
-from hermesflow.models.showo.magvit import MagVitV2, save_tokenizer, to_pixels
-from hermesflow.models.showo.model import save_model
+from hermesflow.models.backbone import new_model
+from hermesflow.models.showo.codec import ShowOCodec
+from hermesflow.models.showo.magvit import MagVitV2, to_pixels
 from hermesflow.selfplay.scoring import free_answers
 from hermesflow.stages import data
 
@@ -49,8 +49,8 @@ def both(tmp_path_factory):
     model = taught(codes, owners, questions, [item.answer for item in items])
     said = free_answers(model, codes, owners, questions, max_answer_tokens=CONFIG.scoring.max_answer_tokens)
     own = understanding.grade(items, said)
-    save_model(model, layout.checkpoint(0, "base") / "model")
-    save_tokenizer(tokenizer, layout.tokenizer)
+    model.save(layout.checkpoint(0, "base") / "model")
+    ShowOCodec(tokenizer, layout.tokenizer)
     write_tasks(home / "tasks", own, dict(zip(pairs["id"], pairs.data.column("image").to_pylist(), strict=True)))
     folder = world.understood(CONFIG, layout, home, batch_size=4)
     return own, pd.read_parquet(folder / "rows.parquet"), figures_of(pd.read_parquet(folder / "units.parquet"))

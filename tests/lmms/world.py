@@ -16,9 +16,11 @@ from hermesflow.config.benchmarks import Benchmarks, Understanding
 from hermesflow.config.sections import ImageTokenizer
 from hermesflow.evaluation.lmms.answering import Pictures, Stopping, answers, likelihoods
 from hermesflow.evaluation.lmms.running import TASKS
-from hermesflow.models.showo.magvit import MagVitV2, load_tokenizer, save_tokenizer
-from hermesflow.models.showo.model import Shape, ShowO, load_model, save_model
-from hermesflow.models.showo.prompting import word_tokenizer
+from hermesflow.models.backbone import load_model
+from hermesflow.models.showo.codec import ShowOCodec, load_codec
+from hermesflow.models.showo.magvit import MagVitV2
+from hermesflow.models.showo.model import Shape, ShowO
+from hermesflow.models.text_tokenizers import word_tokenizer
 from hermesflow.stages import understand
 
 SHIPPED = Path(lmms_eval.tasks.__file__).parent
@@ -75,8 +77,8 @@ def checkpoint(folder):
             parameter.copy_(noise * 0.3 if parameter.ndim > 1 else parameter + noise * 0.1)
         yes_and_no = [row[0] for row in model.tokenizer.encode(WORDS[:4])]
         model.showo.lm_head.bias[yes_and_no] += 1.5
-    save_model(model, folder / "model")
-    save_tokenizer(tokenizer, folder / "tokenizer")
+    model.save(folder / "model")
+    ShowOCodec(tokenizer, folder / "tokenizer")
 
 
 class Oracle:
@@ -84,7 +86,7 @@ class Oracle:
 
     def __init__(self, folder):
         self.model = load_model(folder / "model", device="cpu")
-        self.pictures = Pictures(load_tokenizer(folder / "tokenizer", device="cpu"), SIDE)
+        self.pictures = Pictures(load_codec(folder / "tokenizer", device="cpu"), SIDE)
 
     def says(self, number, question, tokens=16):
         (digest,) = self.pictures.add([picture(number)])

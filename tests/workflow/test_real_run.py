@@ -16,7 +16,7 @@ from .conftest import Clone, make_clone
 def digests(clone):
     """Hashes of everything that must be the same after the same seed."""
     kept = [*clone.results.glob("report/**/*"), *clone.results.glob("seed0/*/*/*")]
-    kept += [*clone.results.glob("data/*"), *clone.results.glob("codes/*")]
+    kept += [*clone.results.glob("data/*"), *clone.results.glob("images/*/*")]
     return {str(path.relative_to(clone.results)): sha256(path) for path in sorted(kept) if path.is_file()}
 
 

@@ -2,7 +2,8 @@
 rule base:
     input:
         pairs=f"{ROOT}/data/base.parquet",
-        codes=tokens(f"{ROOT}/codes/base"),
+        seen=images(f"{ROOT}/images/seen/base"),
+        generated=images(f"{ROOT}/images/generated/base"),
     output:
         model(f"{ROOT}/seed{{seed}}/{BASE}"),
         f"{ROOT}/seed{{seed}}/{BASE}/model/history.csv",

@@ -1,4 +1,4 @@
-# Homologous pairs, the image tokenizer, the image tokens of real images.
+# Homologous pairs, the image tokenizer, real images as the model reads and generates them.
 SPLITS = ("base", "pairs", "gap", "understanding", "prompts")
 ENCODED = ("base", "pairs", "gap", "understanding")
 
@@ -61,12 +61,8 @@ rule encode:
         expand("{root}/data/{split}.parquet", root=ROOT, split=ENCODED),
         multiext(f"{ROOT}/tokenizer/", "model.safetensors", "config.json"),
     output:
-        expand(
-            "{root}/codes/{split}.{suffix}",
-            root=ROOT,
-            split=ENCODED,
-            suffix=("npy", "json"),
-        ),
+        [images(f"{ROOT}/images/seen/{split}") for split in ENCODED],
+        images(f"{ROOT}/images/generated/base"),
     log:
         f"{ROOT}/logs/encode.log",
     benchmark:
@@ -81,6 +77,6 @@ rule encode:
         settings=settings("encode"),
         code=code("encode"),
     message:
-        "Image tokens of the real images"
+        "Real images as they are seen and generated"
     shell:
         "{STEP} encode --config {CONFIG_FILE} --threads {threads} 2>&1 | tee {log}"

@@ -7,7 +7,7 @@ rule draw:
         prompts=benchmark_prompts,
         model=model(NODE),
     output:
-        [temp(path) for path in tokens(f"{BENCH}/{SHARD}/images")],
+        [temp(path) for path in images(f"{BENCH}/{SHARD}/images")],
     log:
         f"{ROOT}/logs/draw-{{benchmark}}-seed{{seed}}-{{checkpoint}}-{{shard}}-of-{{shards}}.log",
     benchmark:
@@ -36,7 +36,7 @@ rule gather_drawn:
         lambda w: shards_of(f"{BENCH}/{SHARD}/images.json", draw_shards(w)),
         prompts=benchmark_prompts,
     output:
-        tokens(f"{BENCH}/images"),
+        images(f"{BENCH}/images"),
     log:
         f"{ROOT}/logs/gather_drawn-{{benchmark}}-seed{{seed}}-{{checkpoint}}.log",
     benchmark:

@@ -6,7 +6,7 @@ rule evaluate:
             root=ROOT,
             split=("gap", "understanding", "prompts"),
         ),
-        codes=[tokens(f"{ROOT}/codes/{split}") for split in ("gap", "understanding")],
+        seen=[images(f"{ROOT}/images/seen/{split}") for split in ("gap", "understanding")],
         tokenizer=multiext(f"{ROOT}/tokenizer/", "model.safetensors", "config.json"),
         clip=[] if REAL_DATA else multiext(f"{ROOT}/clip/", "model.safetensors", "config.json"),
         model=model(NODE),
@@ -15,7 +15,7 @@ rule evaluate:
         multiext(f"{NODE}/evaluation/", "gap.parquet", "units.parquet"),
         f"{NODE}/evaluation/features.safetensors",
         f"{NODE}/evaluation/metrics.json",
-        tokens(f"{NODE}/evaluation/samples"),
+        images(f"{NODE}/evaluation/samples"),
         f"{NODE}/evaluation/manifest.json",
     log:
         f"{ROOT}/logs/evaluate-seed{{seed}}-{{checkpoint}}.log",

@@ -9,8 +9,8 @@ def shards_of(pattern, shards=SHARDS):
     return [pattern.replace("{shard}", str(k)).replace("{shards}", str(shards)) for k in range(shards)]
 
 
-def tokens(path):
-    """Files of one store of image tokens."""
+def images(path):
+    """Files of one array of images."""
     return multiext(f"{path}.", "npy", "json")
 
 
@@ -28,7 +28,8 @@ def previous_preferences(wildcards):
     """The preferences the parent was trained on; base has none."""
     if CONFIG.checkpoints[wildcards.checkpoint].parent == BASE:
         return []
-    return multiext(f"{parent(wildcards)}/preferences/", "captions.parquet", "images.parquet")
+    folder = f"{parent(wildcards)}/preferences/"
+    return multiext(folder, "captions.parquet", "images.parquet", "images.npy", "images.json")
 
 
 def of_benchmark(wildcards):
@@ -59,10 +60,10 @@ def grading_files(wildcards):
     return already(section, one.grading_files)
 
 
-def grading_codes(wildcards):
-    """Image tokens of the real images that a benchmark asks about."""
+def seen_images(wildcards):
+    """The real images that a benchmark asks about, as understanding reads them."""
     one, _ = of_benchmark(wildcards)
-    return tokens(f"{ROOT}/codes/{one.split}") if one.split else []
+    return images(f"{ROOT}/images/seen/{one.split}") if one.split else []
 
 
 def of_benchmarks(*names):

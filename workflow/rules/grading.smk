@@ -1,10 +1,10 @@
 # Real benchmarks of one checkpoint: verdicts on what it drew, and its answers through lmms-eval.
 rule grade:
     input:
-        images=tokens(f"{BENCH}/images"),
+        images=images(f"{BENCH}/images"),
         prompts=benchmark_prompts,
         files=grading_files,
-        real=grading_codes,
+        real=seen_images,
         tokenizer=multiext(f"{ROOT}/tokenizer/", "model.safetensors", "config.json"),
         model=model(NODE),
     output:

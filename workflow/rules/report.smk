@@ -36,6 +36,7 @@ rule report:
             CONFIG.checkpoints,
             "preferences/preferences.parquet",
             "preferences/counts.json",
+            *("preferences/images.npy", "preferences/images.json"),
         ),
         histories=of_all(CONFIG.checkpoints, "model/history.csv"),
         evaluations=of_all(

@@ -2,11 +2,11 @@
 rule sample:
     input:
         pairs=f"{ROOT}/data/pairs.parquet",
-        codes=tokens(f"{ROOT}/codes/pairs"),
+        seen=images(f"{ROOT}/images/seen/pairs"),
         model=model(NODE),
     output:
         captions=temp(f"{NODE}/candidates/{SHARD}/captions.parquet"),
-        images=[temp(path) for path in tokens(f"{NODE}/candidates/{SHARD}/images")],
+        images=[temp(path) for path in images(f"{NODE}/candidates/{SHARD}/images")],
     log:
         f"{ROOT}/logs/sample-seed{{seed}}-{{checkpoint}}-{{shard}}-of-{{shards}}.log",
     benchmark:
@@ -33,7 +33,7 @@ rule gather_candidates:
         shards_of(f"{NODE}/candidates/{SHARD}/images.npy"),
         shards_of(f"{NODE}/candidates/{SHARD}/images.json"),
         pairs=f"{ROOT}/data/pairs.parquet",
-        codes=tokens(f"{ROOT}/codes/pairs"),
+        seen=images(f"{ROOT}/images/seen/pairs"),
         model=model(NODE),
     output:
         f"{NODE}/candidates/captions.parquet",

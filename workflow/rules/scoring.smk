@@ -3,7 +3,8 @@ rule score:
     input:
         pairs=f"{ROOT}/data/pairs.parquet",
         captions=f"{NODE}/candidates/captions.parquet",
-        images=tokens(f"{NODE}/candidates/images"),
+        images=images(f"{NODE}/candidates/images"),
+        tokenizer=multiext(f"{ROOT}/tokenizer/", "model.safetensors", "config.json"),
         model=model(NODE),
     output:
         captions=f"{NODE}/scores/{SHARD}/captions.parquet",
@@ -66,7 +67,7 @@ rule agreement:
         tokenizer=multiext(f"{ROOT}/tokenizer/", "model.safetensors", "config.json"),
         model=model(f"{ROOT}/seed{{seed}}/{BASE}"),
         captions=f"{ROOT}/seed{{seed}}/{BASE}/candidates/captions.parquet",
-        images=tokens(f"{ROOT}/seed{{seed}}/{BASE}/candidates/images"),
+        images=images(f"{ROOT}/seed{{seed}}/{BASE}/candidates/images"),
         scores=multiext(f"{ROOT}/seed{{seed}}/{BASE}/scores/", "captions.parquet", "images.parquet"),
     output:
         f"{ROOT}/seed{{seed}}/{BASE}/scores/agreement.json",

@@ -3,7 +3,7 @@
 rule prefer:
     input:
         captions=lambda w: f"{parent(w)}/candidates/captions.parquet",
-        images=lambda w: tokens(f"{parent(w)}/candidates/images"),
+        images=lambda w: images(f"{parent(w)}/candidates/images"),
         scores=lambda w: multiext(f"{parent(w)}/scores/", "captions.parquet", "images.parquet"),
         previous=previous_preferences,
     output:
@@ -13,6 +13,7 @@ rule prefer:
             "captions.parquet",
             "images.parquet",
         ),
+        images(f"{NODE}/preferences/images"),
         f"{NODE}/preferences/counts.json",
         f"{NODE}/preferences/manifest.json",
     log:
@@ -41,7 +42,8 @@ rule reference:
     input:
         preferences=f"{NODE}/preferences/preferences.parquet",
         pairs=f"{ROOT}/data/pairs.parquet",
-        codes=tokens(f"{ROOT}/codes/pairs"),
+        images=images(f"{NODE}/preferences/images"),
+        seen=images(f"{ROOT}/images/seen/pairs"),
         model=lambda w: model(parent(w)),
     output:
         f"{NODE}/preferences/reference.parquet",

@@ -4,7 +4,8 @@ rule train:
         preferences=f"{NODE}/preferences/preferences.parquet",
         reference=lambda w: f"{ROOT}/seed{w.seed}/{CONFIG.reference_of(w.checkpoint)}/preferences/reference.parquet",
         pairs=f"{ROOT}/data/pairs.parquet",
-        codes=tokens(f"{ROOT}/codes/pairs"),
+        images=images(f"{NODE}/preferences/images"),
+        seen=images(f"{ROOT}/images/seen/pairs"),
         model=lambda w: model(parent(w)),
     output:
         model(NODE),

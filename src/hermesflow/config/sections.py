@@ -140,6 +140,9 @@ class TokenizerTraining:
 class LanguageModel:
     """Phi decoder of Show-o; official 1.3B: hidden 2048, 24 layers, 32 heads, intermediate 8192."""
 
+    family: str = "showo"
+    """The backbone: a folder of hermesflow/models (`showo`), or the dotted path of a module of your own that holds one
+    (docs/architecture.md)."""
     hidden_size: Positive
     """Width of the decoder."""
     layers: Positive

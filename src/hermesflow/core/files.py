@@ -1,4 +1,4 @@
-"""Artifacts on disk: where they are, atomic writes, manifests, image-token stores, tables.
+"""Artifacts on disk: where they are, atomic writes, manifests, tables, weights.
 
 Every artifact is written under a temporary name in its own folder and renamed, so that nothing half-written ever
 looks whole. Readers check what they read and say file, record and mend.
@@ -18,13 +18,15 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
 from hermesflow.core.errors import ArtifactError
 
 if TYPE_CHECKING:  # torch takes seconds to import, and short steps do without it
     from torch import Tensor
+
+
+REDO = "Delete it and run snakemake again to make it anew (or `dvc checkout` to restore it)."
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,14 @@ class Layout:
         """Pairs of a split: base, pairs, gap, understanding or prompts."""
         return self.root / "data" / f"{split}.parquet"
 
-    def codes(self, split: str) -> Path:
-        """Image tokens of the real images of a split, (N, 1, T) uint16."""
-        return self.root / "codes" / f"{split}.npy"
+    def seen(self, split: str) -> Path:
+        """What understanding reads of the real images of a split, (N, 1, *seen)."""
+        return self.root / "images" / "seen" / f"{split}.npy"
+
+    @property
+    def generated(self) -> Path:
+        """What generation is pre-trained on, the images of split `base`, (N, 1, *generated)."""
+        return self.root / "images" / "generated" / "base.npy"
 
     @property
     def tokenizer(self) -> Path:
@@ -105,7 +112,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(Path(path).read_text())
     except (OSError, json.JSONDecodeError) as error:
-        raise ArtifactError(f"{path}: not a readable JSON artifact ({error}). {_REDO}") from error
+        raise ArtifactError(f"{path}: not a readable JSON artifact ({error}). {REDO}") from error
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
@@ -126,46 +133,11 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     try:
         table = pd.read_csv(path) if Path(path).suffix == ".csv" else pd.read_parquet(path)
     except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
-        raise ArtifactError(f"{path}: not a readable table ({error}). {_REDO}") from error
+        raise ArtifactError(f"{path}: not a readable table ({error}). {REDO}") from error
     missing = [c for c in columns if c not in table.columns]
     if missing:
-        raise ArtifactError(f"{path}: columns {missing} are missing (found {list(table.columns)}). {_REDO}")
+        raise ArtifactError(f"{path}: columns {missing} are missing (found {list(table.columns)}). {REDO}")
     return table
-
-
-def write_codes(path: Path, ids: Sequence[str], codes: np.ndarray) -> None:
-    """Store image tokens.
-
-    Args:
-        path: `*.npy`; ids and sha256 go to `*.json` beside it.
-        ids: N pair ids, unique.
-        codes: (N, n, T) integers below 65,536; stored as uint16.
-    """
-    if len(ids) != len(codes) or len(set(ids)) != len(ids):
-        raise ArtifactError(f"{path}: {len(ids)} ids ({len(set(ids))} different) for {len(codes)} rows of tokens.")
-    with atomic(path) as temporary:
-        np.save(temporary, np.ascontiguousarray(codes, dtype=np.uint16))
-        digest = sha256(temporary)
-    write_json(path.with_suffix(".json"), {"ids": list(ids), "shape": list(codes.shape), "sha256": digest})
-
-
-def read_codes(path: Path) -> tuple[list[str], np.ndarray]:
-    """Ids and image tokens, (N, n, T) uint16, memory-mapped.
-
-    Raises:
-        ArtifactError: missing, truncated, or not what was written.
-    """
-    index = read_json(path.with_suffix(".json"))
-    try:
-        codes = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ArtifactError(f"{path}: truncated or not a token file ({error}). {_REDO}") from error
-    if list(codes.shape) != index["shape"] or sha256(path) != index["sha256"]:
-        raise ArtifactError(
-            f"{path}: holds {codes.shape} tokens that are not the {index['shape']} written with "
-            f"{path.with_suffix('.json').name} (sha256 differs). {_REDO}"
-        )
-    return index["ids"], codes
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -189,7 +161,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except OSError as error:
-        raise ArtifactError(f"{path}: cannot be read ({error}). {_REDO}") from error
+        raise ArtifactError(f"{path}: cannot be read ({error}). {REDO}") from error
     except SafetensorError as error:
         with path.open("rb") as file:
             head = file.read(2)
@@ -198,7 +170,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
                 f"{path}: is a pickle (PyTorch .bin/.pt), which can run code when read, so it is refused. "
                 "Convert it once to safetensors in a place you trust and pass that file."
             ) from error
-        raise ArtifactError(f"{path}: truncated or not safetensors ({error}). {_REDO}") from error
+        raise ArtifactError(f"{path}: truncated or not safetensors ({error}). {REDO}") from error
 
 
 def sha256(path: Path) -> str:
@@ -237,6 +209,3 @@ def git_revision() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return done.stdout.strip()
-
-
-_REDO = "Delete it and run snakemake again to make it anew (or `dvc checkout` to restore it)."

@@ -128,8 +128,8 @@ def pin(source: AnySource) -> AnySource:
         FetchError: the hub cannot be asked, or a file is not there.
     """
     if source.folder is not None:
-        folder = _local_folder(dataclasses.replace(source, files=dict.fromkeys(source.files)), Path(source.folder))
-        return dataclasses.replace(source, files={name: sha256(folder / name) for name in source.files})
+        folder = _local_folder(_with_files(source, dict.fromkeys(source.files)), Path(source.folder))
+        return _with_files(source, {name: sha256(folder / name) for name in source.files})
     repository = _repository(source)
     info = _info(repository, ", ".join(source.files))
     sums = {s.rfilename: s.lfs.sha256 if s.lfs else None for s in info.siblings or []}
@@ -140,7 +140,11 @@ def pin(source: AnySource) -> AnySource:
             raise FetchError(f"{repository}, {name}: no such file. Correct `files`; there are {sorted(sums)}.")
         # only large files carry their sha256; the others are fetched
         files[name] = known or sums[name] or sha256(_cached(repository, name) or _download(repository, name))
-    return dataclasses.replace(source, revision=info.sha, files=files)
+    return _with_files(source, files, revision=info.sha)
+
+
+def _with_files(source: AnySource, files: Mapping[str, str | None], **changes: Any) -> AnySource:
+    return dataclasses.replace(source, files=dict(files), **changes)  # type: ignore[type-var]
 
 
 def newest(repository: Repository) -> str:

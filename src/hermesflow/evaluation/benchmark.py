@@ -192,7 +192,7 @@ class ImageBenchmark(Benchmark):
     grading_files: Mapping[str, str] = field(default_factory=dict)
     """Likewise files that grading alone reads."""
     split: str | None = None
-    """Split of the config's own pairs whose captions are its prompts; grading reads its images and image tokens."""
+    """Split of the config's own pairs whose captions are its prompts; grading reads its images."""
     models: Sequence[str] = ()
     """Keys of the section that name released models: fetched, pinned, and named under the tables."""
     keys: Sequence[str] = ()

@@ -1,13 +1,12 @@
 """Grading of a benchmark's generated images: what a grader is given, what it leaves, and its loop over prompts.
 
-Images are decoded from their tokens a few at a time: 30,000 of 512 pixels would take 24 GB.
+Images are decoded a few at a time: 30,000 of 512 pixels would take 24 GB.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,12 @@ from torch import Tensor
 
 from hermesflow.config.experiment import Config
 from hermesflow.core.errors import ArtifactError
-from hermesflow.core.files import Layout, read_codes, read_json
+from hermesflow.core.files import Layout, read_json
+from hermesflow.core.images import as_tensor, read_images
 from hermesflow.core.progress import Progress
 from hermesflow.evaluation.evaluated import Whole
 from hermesflow.evaluation.kept import Kept
 from hermesflow.evaluation.prompts import Prompts
-from hermesflow.evaluation.worlds import generation
 
 _KEPT_TOGETHER = 8  # prompts whose verdicts are kept together
 _DRAW = "Delete it and run snakemake again to draw anew."
@@ -32,17 +31,16 @@ _DRAW = "Delete it and run snakemake again to draw anew."
 
 @dataclass(frozen=True)
 class Drawn:
-    """Images of a benchmark as tokens, and how to see them."""
+    """Images of a benchmark as they are stored, and how to see them."""
 
-    codes: np.ndarray
-    """(N, n, T) uint16: n images of each of N prompts, in the order of the benchmark."""
+    images: np.ndarray
+    """(N, n, *generated): n images of each of N prompts, in the order of the benchmark."""
     decode: Callable[[Tensor], np.ndarray]
-    """(M, T) int64 codes to (M, H, W, 3) uint8 images."""
+    """(M, *generated) to (M, H, W, 3) uint8 images."""
 
     def of(self, start: int, stop: int) -> np.ndarray:
         """All images of prompts `start` to `stop` - 1, (M, H, W, 3) uint8."""
-        codes = self.codes[start:stop].astype(np.int64)
-        return self.decode(torch.from_numpy(codes.reshape(-1, codes.shape[-1])))
+        return self.decode(as_tensor(self.images[start:stop]).flatten(0, 1))
 
     def pictures(self, prompt: int) -> list[Image.Image]:
         """The n images of one prompt."""
@@ -90,24 +88,23 @@ class Graded:
 
 
 def read_drawn(layout: Layout, prompts: Prompts, *, seed: int, checkpoint: str, device: torch.device) -> Drawn:
-    """The tokens of a benchmark's images and the image tokenizer.
+    """A benchmark's images and what decodes them.
 
     Raises:
         ArtifactError: missing, truncated, or of other prompts than the benchmark's file has now.
     """
-    from hermesflow.models.showo.magvit import load_tokenizer
+    from hermesflow.models.backbone import load_codec
 
     path = layout.benchmark(seed, checkpoint, prompts.benchmark) / "images.npy"
-    ids, codes = read_codes(path)
-    if ids != list(prompts.ids) or codes.shape[1] != prompts.images:
+    ids, images = read_images(path)
+    if ids != list(prompts.ids) or images.shape[1] != prompts.images:
         raise ArtifactError(
-            f"{path}: holds {codes.shape[1]} images of {len(ids)} prompts, and not {prompts.images} of each of the "
+            f"{path}: holds {images.shape[1]} images of {len(ids)} prompts, and not {prompts.images} of each of the "
             f"{len(prompts.ids)} prompts that {prompts.benchmark} has. {_DRAW}"
         )
     if read_json(path.with_suffix(".json")).get("prompts") != prompts.digest:
         raise ArtifactError(f"{path}: was drawn from other texts than {prompts.benchmark}'s prompts have now. {_DRAW}")
-    tokenizer = load_tokenizer(layout.tokenizer, device=device).eval()
-    return Drawn(codes, partial(generation.decode, tokenizer))
+    return Drawn(images, load_codec(layout.tokenizer, device=device).to_pixels)
 
 
 def grade_by_prompt(job: Job, grade: Callable[[int, list[Image.Image]], pd.DataFrame]) -> pd.DataFrame:

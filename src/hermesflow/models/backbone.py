@@ -1,12 +1,45 @@
-"""The protocol every backbone meets: text is `str`, an image is its codes, (T,) int64 in [0, codebook_size)."""
+"""The seam behind which every family of unified models stands: what a backbone is, and how the config chooses one.
+
+A backbone is a folder `models/FAMILY/` with three modules, or a module of the user's with what they hold:
+
+    model           new_model, meta_model, load_model: the unified model, a `UnifiedModel`
+    codec           load_codec, meta_codec: from pixels to what the model reads and generates, an `ImageCodec`
+    codec_training  train_codec: the image tokenizer from scratch
+
+`language_model.family` names the folder, or the module by its dotted path. Nothing outside `models/` names a family.
+What an image is for understanding (`seen`) and what it is for generation (`generated`) are two forms; where they are
+equal, an image that was generated is seen as it is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+import importlib
+import importlib.util
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol, Self, TypeAlias
 
+import numpy as np
+import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from hermesflow.config.experiment import Config
+from hermesflow.config.sections import ImageSampling, Precision, Training
+from hermesflow.core.errors import ArtifactError, ConfigError
+from hermesflow.core.files import atomic, read_json, write_json, write_weights
+from hermesflow.core.images import ImageForm
+from hermesflow.models.text_tokenizers import Tokenizer as TextTokenizer
+
+Noise: TypeAlias = Any
+"""What images are scored under: a mask, noise and time of a flow, or nothing. Only the model that made it reads it."""
+NoiseName: TypeAlias = tuple[int, int, str, int]
+"""Run seed, self-play iteration, pair id, pass: the noise of a pair is a function of its name, so that chosen and
+rejected, policy and reference, all objectives and a resumed run meet the same one."""
 
 
 class TextSession(Protocol):
@@ -22,60 +55,271 @@ class TextSession(Protocol):
         """Go on with these rows only, (K,) int64."""
 
 
-class ImageSession(Protocol):
-    """Images being drawn, one row each, from prompts whose keys and values are cached."""
+class UnifiedModel(nn.Module, ABC):
+    """A model that describes images and generates them.
 
-    def logits(self, codes: Tensor, masked: Tensor) -> Tensor:
-        """Guided logits over the codes at the M places that are masked, row by row.
+    Sampling, scoring and Pair-DPO run it in evaluation mode, pre-training in training mode, which never touches what
+    `frozen` names.
+    """
 
-        Args:
-            codes: (B, T) int64; not read where masked.
-            masked: (B, T) bool.
-
-        Returns:
-            (M, codebook_size) float: (1 + w) * conditional - w * unconditional.
-        """
-
-
-class UnifiedModel(Protocol):
-    """A model that both draws (t2i) and describes (mmu); also a torch module."""
-
-    num_image_tokens: int
-    codebook_size: int
+    family: str
+    """What `language_model.family` says of it."""
+    tokenizer: TextTokenizer
+    """Of its texts."""
+    seen: ImageForm
+    """What texts are about."""
+    generated: ImageForm
+    """What is sampled, stored, preferred and scored."""
     caption_prompt: str
     question_template: str
     end_token: int
 
     @property
     def device(self) -> torch.device:
-        """Where it is."""
+        """Where the weights are."""
+        return next(self.parameters()).device
 
     @property
+    @abstractmethod
     def text_rows(self) -> int:
         """Texts that one session has room for."""
 
     @property
-    def image_rows(self) -> int:
-        """Images that one session has room for."""
+    def frozen(self) -> Sequence[nn.Module]:
+        """Parts that are never trained: a vision tower, say."""
+        return ()
 
-    def image_logps(
-        self, captions: Sequence[str], codes: Tensor, masked: Tensor, *, owners: Tensor | None = None
+    def train(self, mode: bool = True) -> Self:
+        """Training mode for all but the frozen parts."""
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
+
+    @property
+    @abstractmethod
+    def decoder(self) -> nn.Module:
+        """The part that LoRA adapts."""
+
+    @property
+    @abstractmethod
+    def decoder_layers(self) -> Sequence[nn.Module]:
+        """Layers whose activations can be computed again for the gradient."""
+
+    @abstractmethod
+    def generate_images(
+        self, prompts: Sequence[str], *, settings: ImageSampling, generators: Sequence[torch.Generator]
     ) -> Tensor:
-        """Log-probability of the masked codes given the caption and the codes that are not masked, (B,) nats.
+        """One image per prompt, (B, *generated) on the CPU; row i reads generators[i] alone."""
 
-        Row i is drawn from captions[owners[i]]; each caption has as many rows.
+    @abstractmethod
+    def noise(self, names: Sequence[NoiseName], settings: Training) -> Noise:
+        """The noise of B pairs, remade from their names."""
+
+    @abstractmethod
+    def training_noise(self, rows: int, generator: torch.Generator) -> Noise:
+        """Noise of a pre-training batch; the generator is advanced."""
+
+    @abstractmethod
+    def image_logps(
+        self, prompts: Sequence[str], images: Tensor, noise: Noise, *, owners: Tensor | None = None
+    ) -> Tensor:
+        """Log-probability of images given their prompts, under the noise of the prompts, (B,) float32 nats.
+
+        Args:
+            prompts: U prompts.
+            images: (B, *generated).
+            noise: of U pairs.
+            owners: (B,) int64, the prompt of each image, as many images for each; None is one image per prompt.
         """
 
+    @abstractmethod
     def text_logps(
-        self, codes: Tensor, prompts: Sequence[str], completions: Sequence[str], *, owners: Tensor | None = None
+        self, seen: Tensor, prompts: Sequence[str], completions: Sequence[str], *, owners: Tensor | None = None
     ) -> Tensor:
-        """Log-probability of each completion and its end, given image codes[owners[i]] and prompt, (B,) nats."""
+        """Log-probability of each completion and its end, given image seen[owners[i]] and prompt, (B,) float32 nats."""
 
-    def text_session(self, codes: Tensor, owners: Tensor, prompts: Sequence[str]) -> TextSession:
-        """Start N texts; row i is about image codes[owners[i]] and starts after prompts[i]."""
+    @abstractmethod
+    def text_session(self, seen: Tensor, owners: Tensor, prompts: Sequence[str]) -> TextSession:
+        """Start N texts; row i is about image seen[owners[i]] and starts after prompts[i]."""
 
-    def image_session(self, captions: Sequence[str], *, guidance: float) -> ImageSession:
-        """Start B images; guidance w = 0 leaves the unconditional pass out."""
+    def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids per text, without those that begin or end one."""
+        return self.tokenizer.encode(texts)
 
     def detokenize(self, ids: Sequence[int]) -> str:
         """Text of sampled token ids; ids that are not text are left out."""
+        return self.tokenizer.decode([i for i in ids if i < self.tokenizer.size])
+
+    @abstractmethod
+    def image_loss(self, prompts: Sequence[str], images: Tensor, noise: Noise) -> Tensor:
+        """Pre-training loss of generation, a scalar; an empty prompt trains the unconditional one."""
+
+    @abstractmethod
+    def text_loss(self, seen: Tensor, owners: Tensor, prompts: Sequence[str], completions: Sequence[str]) -> Tensor:
+        """Pre-training loss of understanding, a scalar: every text counts alike."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """What `load_model` of the family builds the model from, as plain JSON data."""
+
+    def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+        """Write `model.safetensors`, `tokenizer.json` and, last, `config.json`: all that `load_model` reads.
+
+        Args:
+            folder: made if it is not there.
+            weights: of the model; its state dict if None. Of a sharded model they must be gathered first.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        write_weights(folder / "model.safetensors", self.state_dict() if weights is None else weights)
+        self.describe(folder)
+
+    def describe(self, folder: Path) -> None:
+        """Write `tokenizer.json` and `config.json` beside the weights."""
+        with atomic(folder / "tokenizer.json") as temporary:
+            self.tokenizer.save(temporary)
+        write_json(folder / "config.json", {"family": self.family, **self.settings()})
+
+
+class ImageCodec(Protocol):
+    """From pixels to what a model reads and generates, and back; frozen."""
+
+    seen: ImageForm
+    generated: ImageForm
+    image_size: int
+    """Pixels per side."""
+    network: nn.Module
+    """What has the weights."""
+
+    def see(self, images: np.ndarray) -> Tensor:
+        """What understanding reads of images, (N, H, W, 3) uint8 to (N, *seen) on the CPU."""
+
+    def see_generated(self, images: Tensor) -> Tensor:
+        """What understanding reads of generated images, (N, *generated) to (N, *seen) on the CPU."""
+
+    def encode(self, images: np.ndarray) -> Tensor:
+        """What generation is trained on, (N, H, W, 3) uint8 to (N, *generated) on the CPU."""
+
+    def to_pixels(self, images: Tensor) -> np.ndarray:
+        """Generated images for judges, metrics and people, (N, *generated) to (N, H, W, 3) uint8."""
+
+    def save(self, folder: Path) -> None:
+        """Write all that `load_codec` reads."""
+
+    def describe(self, folder: Path) -> None:
+        """Write what `save` writes beside the weights."""
+
+
+def part(family: str, name: str) -> ModuleType:
+    """Module `name` of a family's folder; of a family given by a dotted path, that module itself.
+
+    Args:
+        family: `language_model.family`.
+        name: model, codec or codec_training.
+
+    Raises:
+        ConfigError: there is no such family, or it has no such part.
+    """
+    path = module_of(family, name)
+    try:
+        return importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (path == error.name or path.startswith(error.name + ".")):
+            raise  # the family is there, and something that it imports is not
+        raise ConfigError(
+            f"language_model.family: `{family}`: no module {path}. Name one of {families()}, or a module of your own "
+            "by its dotted path (docs/architecture.md, `A backbone of your own`)."
+        ) from None
+
+
+def module_of(family: str, name: str) -> str:
+    """Dotted path of a part of a family, which need not be there."""
+    if "." not in family:
+        return f"{__package__}.{family}.{name}"
+    spec = importlib.util.find_spec(family.rpartition(".")[0])
+    folders = [Path(place) / family.rpartition(".")[2] for place in (spec and spec.submodule_search_locations) or ()]
+    return f"{family}.{name}" if any((folder / f"{name}.py").is_file() for folder in folders) else family
+
+
+def families() -> list[str]:
+    """Names of the families that come with this package: folders with a module `model`."""
+    return sorted(path.parent.name for path in Path(__file__).parent.glob("*/model.py"))
+
+
+def new_model(config: Config, *, seed: int) -> UnifiedModel:
+    """A model with random weights, the same for the same seed."""
+    model: UnifiedModel = part(config.language_model.family, "model").new_model(config, seed=seed)
+    return model
+
+
+def meta_model(config: Config) -> UnifiedModel:
+    """A model without weights: names and shapes alone, in no memory."""
+    model: UnifiedModel = part(config.language_model.family, "model").meta_model(config)
+    return model
+
+
+def load_model(folder: Path, *, device: torch.device | str, precision: Precision = "no") -> UnifiedModel:
+    """Read what `UnifiedModel.save` wrote, in evaluation mode.
+
+    Args:
+        folder: of the model.
+        device: where it goes.
+        precision: of the weights, and so of all that is computed, where nothing is trained; `no` is float32.
+
+    Raises:
+        ArtifactError: a file is missing, truncated or of another model.
+    """
+    model: UnifiedModel = part(_family(folder), "model").load_model(folder, device=device, precision=precision)
+    return model
+
+
+def train_codec(config: Config, images: np.ndarray) -> tuple[ImageCodec, pd.DataFrame]:
+    """The image tokenizer from scratch on (N, H, W, 3) uint8 images, and its history (step, loss, ...)."""
+    codec: tuple[ImageCodec, pd.DataFrame] = part(config.language_model.family, "codec_training").train_codec(
+        config, images
+    )
+    return codec
+
+
+def meta_codec(config: Config) -> ImageCodec:
+    """A codec without weights; its `network` has the names and shapes of released ones."""
+    codec: ImageCodec = part(config.language_model.family, "codec").meta_codec(config)
+    return codec
+
+
+def load_codec(folder: Path, *, device: torch.device | str) -> ImageCodec:
+    """Read what `ImageCodec.save` wrote.
+
+    Raises:
+        ArtifactError: a file is missing or truncated, or the weights do not fit.
+    """
+    codec: ImageCodec = part(_family(folder), "codec").load_codec(folder, device=device)
+    return codec
+
+
+def seen_of(model: UnifiedModel, images: Tensor, codec: Callable[[], ImageCodec]) -> Tensor:
+    """What understanding reads of generated images, (N, *generated) to (N, *seen).
+
+    Args:
+        model: who reads.
+        images: as generated.
+        codec: gives the image tokenizer; not called where both forms are one.
+    """
+    return images if model.seen == model.generated else codec().see_generated(images)
+
+
+def recompute_activations(model: UnifiedModel) -> None:
+    """Let decoder layers keep their inputs alone and compute the rest again for the gradient: less memory, same values.
+
+    Not transformers' own switch: that one is off in eval mode, in which Pair-DPO trains, and drops the shared prefix.
+    """
+    for layer in model.decoder_layers:
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
+
+
+def _family(folder: Path) -> str:
+    path = Path(folder) / "config.json"
+    plain = read_json(path)
+    if not isinstance(plain, dict) or "family" not in plain:
+        raise ArtifactError(f"{path}: names no family. It is not of this version: delete its folder and make it again.")
+    return str(plain["family"])

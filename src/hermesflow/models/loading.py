@@ -10,6 +10,9 @@ import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 
+from hermesflow.config.sections import Precision
+
+DTYPES: dict[Precision, torch.dtype] = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Model = TypeVar("Model", bound=nn.Module)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from hermesflow.core.errors import DataError
+from hermesflow.core.images import ImageForm
 
 Drop = Literal["same text", "same image", "tie", "inverted", "below threshold"]
 
@@ -24,8 +25,8 @@ Drop = Literal["same text", "same image", "tie", "inverted", "below threshold"]
 class Candidate:
     """One answer of the model with its score; higher is better."""
 
-    content: str | tuple[int, ...]
-    """A caption, or the tokens of an image."""
+    content: str | bytes
+    """A caption, or the bytes of an image's array."""
     score: float
 
 
@@ -147,7 +148,7 @@ def group_candidates(table: pd.DataFrame, *, content: str, first: int | None) ->
 
     Args:
         table: columns id, candidate, score and `content`; every id has the same candidates 0..n-1, once each.
-        content: column of captions or token tuples.
+        content: column of captions, or of the bytes of images.
         first: use only the first so many candidates of each id; None is all.
 
     Raises:
@@ -171,37 +172,50 @@ def group_candidates(table: pd.DataFrame, *, content: str, first: int | None) ->
 
 
 CAPTION_COLUMNS = ("id", "chosen_caption", "rejected_caption", "chosen_caption_score", "rejected_caption_score")
-IMAGE_COLUMNS = ("id", "chosen_codes", "rejected_codes", "chosen_image_score", "rejected_image_score")
+IMAGE_COLUMNS = ("id", "chosen_image_score", "rejected_image_score")
 
 
 def captions_table(pairs: Mapping[str, Pair]) -> pd.DataFrame:
     """Pairs of captions as a table of `CAPTION_COLUMNS`."""
-    return _table(pairs, CAPTION_COLUMNS, str)
+    rows = [
+        (pair_id, pair.chosen.content, pair.rejected.content, pair.chosen.score, pair.rejected.score)
+        for pair_id, pair in pairs.items()
+    ]
+    return pd.DataFrame(rows, columns=list(CAPTION_COLUMNS))
 
 
 def images_table(pairs: Mapping[str, Pair]) -> pd.DataFrame:
-    """Pairs of images as a table of `IMAGE_COLUMNS`; tokens are lists of int."""
-    return _table(pairs, IMAGE_COLUMNS, list)
+    """Scores of pairs of images as a table of `IMAGE_COLUMNS`; the images themselves are `image_arrays`."""
+    rows = [(pair_id, pair.chosen.score, pair.rejected.score) for pair_id, pair in pairs.items()]
+    return pd.DataFrame(rows, columns=list(IMAGE_COLUMNS))
 
 
-def pairs_of(table: pd.DataFrame, columns: tuple[str, ...]) -> dict[str, Pair]:
-    """Read a table of `CAPTION_COLUMNS` or `IMAGE_COLUMNS` back."""
+def image_arrays(pairs: Mapping[str, Pair], form: ImageForm) -> np.ndarray:
+    """Chosen and rejected images, (N, 2, *form.shape), in the order of the pairs."""
+    arrays = np.empty((len(pairs), 2, *form.shape), form.dtype)
+    for row, pair in zip(arrays, pairs.values(), strict=True):
+        for side, candidate in enumerate((pair.chosen, pair.rejected)):
+            assert isinstance(candidate.content, bytes)
+            row[side] = np.frombuffer(candidate.content, dtype=form.dtype).reshape(form.shape)
+    return arrays
 
-    def content(value: Any) -> str | tuple[int, ...]:
-        return value if isinstance(value, str) else tuple(int(code) for code in value)
 
+def caption_pairs(table: pd.DataFrame) -> dict[str, Pair]:
+    """Read a table of `CAPTION_COLUMNS` back."""
     return {
-        pair_id: Pair(Candidate(content(chosen), float(best)), Candidate(content(rejected), float(worst)))
-        for pair_id, chosen, rejected, best, worst in table[list(columns)].itertuples(index=False)
+        pair_id: Pair(Candidate(chosen, float(best)), Candidate(rejected, float(worst)))
+        for pair_id, chosen, rejected, best, worst in table[list(CAPTION_COLUMNS)].itertuples(index=False)
     }
 
 
-def _table(pairs: Mapping[str, Pair], columns: tuple[str, ...], store: Any) -> pd.DataFrame:
-    rows = [
-        (pair_id, store(pair.chosen.content), store(pair.rejected.content), pair.chosen.score, pair.rejected.score)
-        for pair_id, pair in pairs.items()
-    ]
-    return pd.DataFrame(rows, columns=list(columns))
+def image_pairs(table: pd.DataFrame, images: Mapping[str, np.ndarray]) -> dict[str, Pair]:
+    """Read a table of `IMAGE_COLUMNS` back, with chosen and rejected images (2, *form.shape) by id."""
+    return {
+        pair_id: Pair(
+            Candidate(images[pair_id][0].tobytes(), float(best)), Candidate(images[pair_id][1].tobytes(), float(worst))
+        )
+        for pair_id, best, worst in table[list(IMAGE_COLUMNS)].itertuples(index=False)
+    }
 
 
 def _score(candidate: Candidate) -> float:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hermesflow.config.sections import CaptionMeasure, Decoding, Scoring, VqaMethod
+from hermesflow.models.backbone import UnifiedModel
 from hermesflow.models.sentence_encoder import SentenceEncoder
 from hermesflow.selfplay.sampling import sample_texts
 
@@ -114,24 +115,24 @@ def _normal(text: str) -> str:
 
 
 def free_answers(
-    model: Any, codes: Tensor, owners: Tensor, questions: Sequence[str], *, max_answer_tokens: int
+    model: UnifiedModel, seen: Tensor, owners: Tensor, questions: Sequence[str], *, max_answer_tokens: int
 ) -> list[str]:
     """The model's greedy free-form answers, all questions of all images in one cached session.
 
     Equal (image, question) rows are answered once.
 
     Args:
-        model: a `models.unified.UnifiedModel`.
-        codes: (N, T) int64 image codes.
+        model: who answers.
+        seen: (N, *seen) images.
         owners: (Q,) int64, the image that each question is about.
         questions: Q questions.
         max_answer_tokens: at most so many tokens per answer.
     """
-    rows, images, first, inverse = _unique_rows(codes, owners, questions)
+    rows, images, first, inverse = _unique_rows(seen, owners, questions)
     prompts = [model.question_template.format(questions[i]) for i in rows]
     answers = sample_texts(
         model,
-        codes[images],
+        seen[images],
         first,
         prompts,
         decodings=[Decoding(top_k=1, temperature=1.0)] * len(rows),
@@ -142,8 +143,8 @@ def free_answers(
 
 
 def vqa_generate(
-    model: Any,
-    codes: Tensor,
+    model: UnifiedModel,
+    seen: Tensor,
     owners: Tensor,
     questions: Sequence[MultipleChoice],
     *,
@@ -153,8 +154,8 @@ def vqa_generate(
     """Answer each question by a free answer mapped to its nearest choice.
 
     Args:
-        model: a `models.unified.UnifiedModel`.
-        codes: (N, T) int64 image codes.
+        model: who answers.
+        seen: (N, *seen) images.
         owners: (Q,) int64, the image that each question is about.
         questions: Q questions.
         encoder: maps answers outside the choices.
@@ -166,16 +167,16 @@ def vqa_generate(
     Source: HermesFlow section 3.2.
     """
     texts = [q.question for q in questions]
-    answers = free_answers(model, codes, owners, texts, max_answer_tokens=max_answer_tokens)
+    answers = free_answers(model, seen, owners, texts, max_answer_tokens=max_answer_tokens)
     return nearest_choice(answers, [q.choices for q in questions], encoder)
 
 
-def vqa_likelihood(model: Any, codes: Tensor, owners: Tensor, questions: Sequence[MultipleChoice]) -> list[str]:
+def vqa_likelihood(model: UnifiedModel, seen: Tensor, owners: Tensor, questions: Sequence[MultipleChoice]) -> list[str]:
     """Answer each question by the choice of the highest log-likelihood (end token included); ties go to the first.
 
     Args:
-        model: a `models.unified.UnifiedModel`.
-        codes: (N, T) int64 image codes.
+        model: who answers.
+        seen: (N, *seen) images.
         owners: (Q,) int64, the image that each question is about.
         questions: Q questions.
 
@@ -184,27 +185,29 @@ def vqa_likelihood(model: Any, codes: Tensor, owners: Tensor, questions: Sequenc
     """
     flat = [(i, choice) for i, q in enumerate(questions) for choice in q.choices]
     keys = [(questions[i].question, choice) for i, choice in flat]
-    logps = _answer_logps(model, codes, owners[[i for i, _ in flat]], keys).split([len(q.choices) for q in questions])
+    logps = _answer_logps(model, seen, owners[[i for i, _ in flat]], keys).split([len(q.choices) for q in questions])
     return [q.choices[int(own.argmax())] for q, own in zip(questions, logps, strict=True)]
 
 
 @torch.inference_mode()
-def _answer_logps(model: Any, codes: Tensor, owners: Tensor, keys: Sequence[tuple[str, str]]) -> Tensor:
-    """Log-probability of each (question, answer) about image codes[owners[i]], (N,) float64 nats on the CPU."""
-    rows, images, first, inverse = _unique_rows(codes, owners, keys)
+def _answer_logps(model: UnifiedModel, seen: Tensor, owners: Tensor, keys: Sequence[tuple[str, str]]) -> Tensor:
+    """Log-probability of each (question, answer) about image seen[owners[i]], (N,) float64 nats on the CPU."""
+    rows, images, first, inverse = _unique_rows(seen, owners, keys)
     prompts = [model.question_template.format(keys[i][0]) for i in rows]
-    logps = model.text_logps(codes[images], prompts, [keys[i][1] for i in rows], owners=first)
+    logps = model.text_logps(seen[images], prompts, [keys[i][1] for i in rows], owners=first)
     return logps.double().cpu()[inverse]
 
 
-def vqa_probability(model: Any, codes: Tensor, owners: Tensor, questions: Sequence[MultipleChoice]) -> np.ndarray:
+def vqa_probability(
+    model: UnifiedModel, seen: Tensor, owners: Tensor, questions: Sequence[MultipleChoice]
+) -> np.ndarray:
     """Probability of the right answer (end token included) as the answer to each question.
 
     Finer than right or wrong: it tells a doubtful image from a clear one where both are answered right.
 
     Args:
-        model: a `models.unified.UnifiedModel`.
-        codes: (N, T) int64 image codes.
+        model: who answers.
+        seen: (N, *seen) images.
         owners: (Q,) int64, the image that each question is about.
         questions: Q questions; their choices are not looked at.
 
@@ -214,12 +217,12 @@ def vqa_probability(model: Any, codes: Tensor, owners: Tensor, questions: Sequen
     Source: Lin et al. 2024 (VQAScore), P(answer | image, question).
     """
     keys = [(q.question, q.answer) for q in questions]
-    return _answer_logps(model, codes, owners, keys).exp().numpy()
+    return _answer_logps(model, seen, owners, keys).exp().numpy()
 
 
 def answer_credits(
-    model: Any,
-    codes: Tensor,
+    model: UnifiedModel,
+    seen: Tensor,
     owners: Tensor,
     questions: Sequence[MultipleChoice],
     *,
@@ -235,12 +238,12 @@ def answer_credits(
     if not questions:
         return np.zeros(0)
     if method == "probability":
-        return vqa_probability(model, codes, owners, questions)
+        return vqa_probability(model, seen, owners, questions)
     if method == "likelihood":
-        answers = vqa_likelihood(model, codes, owners, questions)
+        answers = vqa_likelihood(model, seen, owners, questions)
     else:
         longest = settings.max_answer_tokens
-        answers = vqa_generate(model, codes, owners, questions, encoder=encoder, max_answer_tokens=longest)
+        answers = vqa_generate(model, seen, owners, questions, encoder=encoder, max_answer_tokens=longest)
     return np.array([float(answer == q.answer) for answer, q in zip(answers, questions, strict=True)])
 
 
@@ -254,8 +257,8 @@ def sum_per_image(credits: np.ndarray, owners: Tensor, num_images: int) -> tuple
     return np.bincount(owner, weights=credits, minlength=num_images), np.bincount(owner, minlength=num_images)
 
 
-def _unique_rows(codes: Tensor, owners: Tensor, keys: Sequence[Any]) -> tuple[list[int], list[int], Tensor, list[int]]:
-    """Equal (image codes, key) rows once.
+def _unique_rows(seen: Tensor, owners: Tensor, keys: Sequence[Any]) -> tuple[list[int], list[int], Tensor, list[int]]:
+    """Equal (image, key) rows once.
 
     Returns:
         rows: indices of the U first occurrences; images: indices of the M different images; the (U,) image of each
@@ -264,7 +267,7 @@ def _unique_rows(codes: Tensor, owners: Tensor, keys: Sequence[Any]) -> tuple[li
     image_of: dict[bytes, int] = {}
     images: list[int] = []
     canonical = []
-    for i, row in enumerate(np.ascontiguousarray(codes.cpu().numpy())):
+    for i, row in enumerate(np.ascontiguousarray(seen.cpu().numpy())):
         key = row.tobytes()
         if key not in image_of:
             image_of[key] = len(images)

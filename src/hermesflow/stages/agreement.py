@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,13 @@ import torch
 from hermesflow.config.experiment import BASE, Config
 from hermesflow.core.errors import DataError
 from hermesflow.core.files import Layout, read_table, write_json
+from hermesflow.core.images import as_tensor
 from hermesflow.core.progress import Progress
 from hermesflow.data.microworld import judge
 from hermesflow.data.microworld.world import Question, parse_caption
 from hermesflow.data.pairs import read_pairs
+from hermesflow.models.backbone import load_codec, load_model
 from hermesflow.models.sentence_encoder import SentenceEncoder, load_choice_encoder, load_encoder
-from hermesflow.models.showo.magvit import load_tokenizer, to_images
-from hermesflow.models.showo.model import load_model
 from hermesflow.selfplay.scoring import CAPTION_MEASURES, VQA_METHODS
 from hermesflow.selfplay.sharding import IMAGE_TYPES, pairs_per_batch
 from hermesflow.stages.score import questions_of_row, read_candidates, score_captions, score_images
@@ -45,7 +46,7 @@ def run(config: Config, layout: Layout, *, seed: int) -> None:
     questions = {id_: questions_of_row(row) for id_, row in rows.items()}
     encoder = load_encoder(config.scoring.encoder, device=config.runtime.device)
     choices = load_choice_encoder(config.scoring, encoder, device=config.runtime.device)
-    captions_of, code_of = read_candidates(folder / "candidates", list(pairs["id"]))
+    captions_of, images_by_id = read_candidates(folder / "candidates", list(pairs["id"]))
     agreement = {
         "captions": caption_agreement(
             pd.concat([captions_of[id_] for id_ in rows]),
@@ -53,8 +54,8 @@ def run(config: Config, layout: Layout, *, seed: int) -> None:
             encoder=encoder,
         ),
         "images": image_agreement(
-            vqa_scores(config, layout, seed=seed, code_of=code_of, questions=questions, encoder=choices),
-            judged_images(config, layout, code_of=code_of, captions=captions, questions=questions),
+            vqa_scores(config, layout, seed=seed, images_by_id=images_by_id, questions=questions, encoder=choices),
+            judged_images(config, layout, images_by_id=images_by_id, captions=captions, questions=questions),
             list(rows),
         ),
         "pairs": len(rows),
@@ -117,7 +118,7 @@ def vqa_scores(
     layout: Layout,
     *,
     seed: int,
-    code_of: Mapping[str, np.ndarray],
+    images_by_id: Mapping[str, np.ndarray],
     questions: Mapping[str, Sequence[Question]],
     encoder: SentenceEncoder,
 ) -> dict[str, pd.DataFrame]:
@@ -125,7 +126,8 @@ def vqa_scores(
     folder = layout.checkpoint(seed, BASE)
     tables = {config.scoring.vqa_method: read_table(folder / "scores" / "images.parquet", list(IMAGE_TYPES))}
     runtime = config.runtime
-    model = load_model(folder / "model", device=runtime.device, precision=runtime.inference_precision).eval()
+    model = load_model(folder / "model", device=runtime.device, precision=runtime.inference_precision)
+    codec = partial(load_codec, layout.tokenizer, device=runtime.device)
     ids = list(questions)
     size = pairs_per_batch(config)
     for method in VQA_METHODS:
@@ -135,7 +137,11 @@ def vqa_scores(
         parts = []
         for start in range(0, len(ids), size):
             batch = {id_: questions[id_] for id_ in ids[start : start + size]}
-            parts.append(score_images(model, code_of, batch, method=method, settings=config.scoring, encoder=encoder))
+            parts.append(
+                score_images(
+                    *(model, codec, images_by_id, batch), method=method, settings=config.scoring, encoder=encoder
+                )
+            )
             progress.advance(len(batch))
         tables[method] = pd.concat(parts) if parts else pd.DataFrame(columns=list(IMAGE_TYPES))
     return {method: tables[method] for method in VQA_METHODS}
@@ -145,19 +151,17 @@ def judged_images(
     config: Config,
     layout: Layout,
     *,
-    code_of: Mapping[str, np.ndarray],
+    images_by_id: Mapping[str, np.ndarray],
     captions: Mapping[str, str],
     questions: Mapping[str, Sequence[Question]],
 ) -> pd.DataFrame:
     """What the independent judge reads off every candidate image; columns as `image_agreement` wants."""
     device = torch.device(config.runtime.device)
-    tokenizer = load_tokenizer(layout.tokenizer, device=device).eval()
+    codec = load_codec(layout.tokenizer, device=device)
     records = []
     progress = Progress(len(captions), "judge the candidates", "pair")
     for id_, caption in captions.items():
-        codes = torch.from_numpy(np.asarray(code_of[id_]).astype(np.int64)).to(device)
-        with torch.inference_mode():
-            images = to_images(tokenizer.decode(codes))
+        images = codec.to_pixels(as_tensor(images_by_id[id_]))
         for k, scene in enumerate(judge.read_images(images)):
             right = [judge.answer(scene, q) == q.answer for q in questions[id_]]
             share = float(np.mean(right)) if right else 0.0

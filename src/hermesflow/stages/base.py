@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 import torch
+from torch import Tensor
 
 from hermesflow.config.experiment import BASE, Config, as_plain
 from hermesflow.config.sections import Source
 from hermesflow.core import seeding
 from hermesflow.core.errors import ArtifactError
-from hermesflow.core.files import Layout, read_codes, write_manifest, write_table
+from hermesflow.core.files import Layout, write_manifest, write_table
+from hermesflow.core.images import ImageForm, as_tensor, read_images
 from hermesflow.core.progress import Progress
 from hermesflow.core.seeding import deterministic
 from hermesflow.data.pairs import read_pairs
+from hermesflow.models.backbone import meta_model, new_model
 from hermesflow.models.conversion import converted, place
-from hermesflow.models.showo.building import meta_model, new_model
-from hermesflow.models.showo.model import describe_model, save_model
 from hermesflow.tracking import runs
 from hermesflow.training.pretraining import Example, batches, optimiser_of, train_step
 
@@ -36,16 +39,17 @@ def run(config: Config, layout: Layout, *, seed: int) -> None:
     assert config.base_training is not None
     settings = config.base_training
     pairs = read_pairs(layout.data("base")).remove_columns("image")
-    ids, codes = read_codes(layout.codes("base"))
-    if list(pairs["id"]) != ids:
-        raise ArtifactError(
-            f"{layout.codes('base')}: ids differ from those of {layout.data('base')}; run stage encode again."
-        )
     examples = [Example(row["caption"], tuple((q["question"], q["answer"]) for q in row["questions"])) for row in pairs]
-    model = new_model(config, seed=seeding.seed_of(seed, BASE, "init")).train()
+    model = new_model(config, seed=seeding.seed_of(seed, BASE, "init"))
+    seen, images = (
+        _images(path, list(pairs["id"]), form)
+        for path, form in ((layout.seen("base"), model.seen), (layout.generated, model.generated))
+    )
+    model.train()
     stream = batches(
         examples,
-        torch.from_numpy(codes[:, 0].astype("int64")),
+        seen,
+        images,
         model,
         settings,
         seeding.generator(seed, BASE, "batches"),
@@ -63,9 +67,15 @@ def run(config: Config, layout: Layout, *, seed: int) -> None:
             run.log(metrics, step=step)
         progress.advance(1)
     folder = layout.checkpoint(seed, BASE) / "model"
-    save_model(model.eval(), folder)
+    model.eval()
+    model.save(folder)
     write_table(folder / "history.csv", pd.DataFrame(history))
-    write_manifest(folder, config=as_plain(settings), inputs=[layout.data("base"), layout.codes("base")], seed=seed)
+    write_manifest(
+        folder,
+        config=as_plain(settings),
+        inputs=[layout.data("base"), layout.seen("base"), layout.generated],
+        seed=seed,
+    )
 
 
 def take(config: Config, layout: Layout, source: Source, *, seed: int) -> None:
@@ -78,7 +88,19 @@ def take(config: Config, layout: Layout, source: Source, *, seed: int) -> None:
     model, folder = meta_model(config), layout.checkpoint(seed, BASE) / "model"
     weights = converted(source, model, cache=layout.weights)
     place(weights, folder / "model.safetensors")
-    describe_model(model, folder)
+    model.describe(folder)
     write_table(folder / "history.csv", pd.DataFrame({"step": []}))
     plain = {"language_model": as_plain(config.language_model), "weights": as_plain(source)}
     write_manifest(folder, config=plain, inputs=[weights], seed=seed)
+
+
+def _images(path: Path, ids: list[str], form: ImageForm) -> Tensor:
+    """Images of the pairs of split `base`, (N, *form.shape).
+
+    Raises:
+        ArtifactError: they are not those of the pairs, or of another form than the model's.
+    """
+    stored, images = read_images(path, form)
+    if stored != ids:
+        raise ArtifactError(f"{path}: ids differ from those of the pairs of split base; run stage encode again.")
+    return as_tensor(images[:, 0])

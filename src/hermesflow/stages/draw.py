@@ -1,4 +1,4 @@
-"""Stage `draw`: the images of one benchmark's prompts as tokens, one shard.
+"""Stage `draw`: the images of one benchmark's prompts, one shard.
 
 A killed job goes on from its last whole batch: each lies in a folder named after what it was drawn from.
 """
@@ -14,14 +14,14 @@ import torch
 from hermesflow.config.experiment import Config, as_plain
 from hermesflow.config.sections import ImageSampling
 from hermesflow.core.errors import ArtifactError
-from hermesflow.core.files import Layout, digest_of, read_codes, sha256, write_codes
+from hermesflow.core.files import Layout, digest_of, sha256
+from hermesflow.core.images import read_images, write_images
 from hermesflow.core.progress import Progress
 from hermesflow.core.seeding import deterministic
 from hermesflow.evaluation.prompts import Prompts
 from hermesflow.evaluation.registry import read_prompts
 from hermesflow.evaluation.worlds import generation
-from hermesflow.models.backbone import UnifiedModel
-from hermesflow.models.showo.model import load_model
+from hermesflow.models.backbone import UnifiedModel, load_model
 from hermesflow.selfplay.sharding import shard_batches, shard_folder
 
 
@@ -41,7 +41,7 @@ def run(
     prompts = read_prompts(config.benchmarks, layout, benchmark)
     batches = shard_batches(prompts.ids, batch=prompts.batch, shard=shard, shards=shards)
     folder, runtime = layout.checkpoint(seed, checkpoint) / "model", config.runtime
-    model = load_model(folder, device=runtime.device, precision=runtime.inference_precision).eval()
+    model = load_model(folder, device=runtime.device, precision=runtime.inference_precision)
     out = shard_folder(layout.benchmark(seed, checkpoint, benchmark), shard=shard, shards=shards)
     settings = config.sampling.images
     precision, weights = runtime.inference_precision, sha256(folder / "model.safetensors")
@@ -49,14 +49,15 @@ def run(
     parts = out / f"parts-{digest_of(origin)}"
     what = f"draw {benchmark} by {checkpoint}, seed {seed}, shard {shard} of {shards}"
     progress = Progress(sum(map(len, batches)) * prompts.images, what, "image")
-    drawn: list[np.ndarray] = []
+    images: list[np.ndarray] = []
     for number, batch in enumerate(batches):
         path = parts / f"{number}.npy"
         is_there = path.with_suffix(".json").exists()  # written last
-        drawn.append(_kept(path, batch) if is_there else _draw(model, prompts, batch, settings, seed, path))
+        images.append(_kept(path, batch) if is_there else _draw(model, prompts, batch, settings, seed, path))
         progress.advance(len(batch) * prompts.images)
-    empty = np.zeros((0, prompts.images, model.num_image_tokens))
-    write_codes(out / "images.npy", [id_ for batch in batches for id_ in batch], np.concatenate([empty, *drawn]))
+    empty = model.generated.empty(0, prompts.images)
+    batch_ids = [id_ for batch in batches for id_ in batch]
+    write_images(out / "images.npy", batch_ids, np.concatenate([empty, *images]), model.generated)
     for old in out.glob("parts-*"):
         shutil.rmtree(old)
 
@@ -64,14 +65,14 @@ def run(
 def _draw(
     model: UnifiedModel, prompts: Prompts, ids: list[str], settings: ImageSampling, seed: int, path: Path
 ) -> np.ndarray:
-    codes = generation.draw(model, prompts.requests(ids), settings=settings, seed=seed).numpy()
-    together = codes.reshape(len(ids), prompts.images, -1)
-    write_codes(path, ids, together)
+    images = generation.draw(model, prompts.requests(ids), settings=settings, seed=seed)
+    together = images.unflatten(0, (len(ids), prompts.images)).numpy()
+    write_images(path, ids, together, model.generated)
     return together
 
 
 def _kept(path: Path, expected: list[str]) -> np.ndarray:
-    ids, codes = read_codes(path)
+    ids, images = read_images(path)
     if ids != expected:
         raise ArtifactError(f"{path}: holds other prompts than those of its batch. Delete its folder and draw again.")
-    return codes
+    return images

@@ -1,37 +1,46 @@
-"""Stage `encode`: image tokens of every real image, once."""
+"""Stage `encode`: every real image once, as understanding reads it and as generation is pre-trained on it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from hermesflow.config.experiment import Config
-from hermesflow.core.files import Layout, write_codes
+from hermesflow.core.files import Layout
+from hermesflow.core.images import ImageForm, write_images
 from hermesflow.core.progress import Progress
 from hermesflow.data.pairs import images_of, read_pairs
-from hermesflow.models.showo.magvit import BATCH_PIXELS, load_tokenizer, to_pixels
+from hermesflow.models.backbone import load_codec
 
 SPLITS = ("base", "pairs", "gap", "understanding")
+TOGETHER = 250 * 48**2
+"""Pixels of images that are read together (memory only)."""
 
 
 def run(config: Config, layout: Layout) -> None:
-    """Write `codes/{split}.npy`, (N, 1, T) uint16, for every split that has images to be understood."""
+    """Write `images/seen/{split}.npy`, (N, 1, *seen), and `images/generated/base.npy`, (N, 1, *generated)."""
     torch.set_num_threads(config.runtime.tokenizer_threads)
-    tokenizer = load_tokenizer(layout.tokenizer, device=torch.device(config.runtime.device)).eval()
+    codec = load_codec(layout.tokenizer, device=torch.device(config.runtime.device))
     for split in SPLITS:
-        pairs = read_pairs(layout.data(split))
-        progress = Progress(len(pairs), f"image tokens of {split}", "image")
-        codes = []
-        size = images_together(images_of(pairs.select(range(min(1, len(pairs))))))
-        for start in range(0, len(pairs), size):
-            rows = pairs.select(range(start, min(start + size, len(pairs))))
-            with torch.inference_mode():
-                codes.append(tokenizer.encode(to_pixels(images_of(rows)).to(config.runtime.device)).cpu().numpy())
-            progress.advance(len(rows))
-        none = np.zeros((0, 0), dtype=np.uint16)  # split `base` is empty where the model has released weights
-        write_codes(layout.codes(split), list(pairs["id"]), np.concatenate(codes or [none])[:, None])
+        _write(layout.data(split), layout.seen(split), codec.see, codec.seen, f"images of {split} as they are seen")
+    _write(layout.data("base"), layout.generated, codec.encode, codec.generated, "images of base as they are generated")
+
+
+def _write(data: Path, path: Path, encode: Callable[[np.ndarray], Tensor], form: ImageForm, what: str) -> None:
+    pairs = read_pairs(data)
+    progress, parts = Progress(len(pairs), what, "image"), [form.empty(0)]
+    size = images_together(images_of(pairs.select(range(min(1, len(pairs))))))
+    for start in range(0, len(pairs), size):
+        rows = pairs.select(range(start, min(start + size, len(pairs))))
+        parts.append(encode(images_of(rows)).numpy())
+        progress.advance(len(rows))
+    write_images(path, list(pairs["id"]), np.concatenate(parts)[:, None], form)
 
 
 def images_together(images: np.ndarray) -> int:
-    """Images of the size of these that make up `BATCH_PIXELS`, at least one."""
-    return max(BATCH_PIXELS // max(images.shape[1] * images.shape[2], 1), 1)
+    """Images of the size of these that make up `TOGETHER` pixels, at least one."""
+    return max(TOGETHER // max(images.shape[1] * images.shape[2], 1), 1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from torch import Tensor
 
 from hermesflow.config.experiment import Config, as_plain
 from hermesflow.config.sections import Decoding
-from hermesflow.core.files import Layout, write_codes, write_json, write_manifest, write_table, write_weights
+from hermesflow.core.files import Layout, write_json, write_manifest, write_table, write_weights
+from hermesflow.core.images import write_images
 from hermesflow.core.progress import Progress
 from hermesflow.core.seeding import deterministic
 from hermesflow.data.microworld.captions import parse_caption
@@ -29,10 +31,8 @@ from hermesflow.evaluation.evaluated import FEATURES, UNITS, read_evaluated
 from hermesflow.evaluation.worlds import clip, gap, generation, self_judged, understanding
 from hermesflow.evaluation.worlds.generation import DENSE, Request
 from hermesflow.evaluation.worlds.held_out import Split, answer, ask, questions_of, read_split
-from hermesflow.models.backbone import UnifiedModel
+from hermesflow.models.backbone import UnifiedModel, load_codec, load_model, seen_of
 from hermesflow.models.sentence_encoder import SentenceEncoder, load_encoder
-from hermesflow.models.showo.magvit import load_tokenizer
-from hermesflow.models.showo.model import load_model
 from hermesflow.selfplay.sampling import sample_texts
 from hermesflow.selfplay.scoring import nearest_choice
 
@@ -45,8 +45,10 @@ class Drawn:
     """Images of one checkpoint, what was asked for, and what the judge sees in them."""
 
     requests: list[Request]
-    codes: Tensor
+    generated: Tensor
+    """(N, *generated)."""
     images: np.ndarray
+    """The same in pixels, (N, H, W, 3) uint8."""
     scenes: list[Scene]
 
     def of(self, ids: Iterable[str]) -> list[int]:
@@ -65,7 +67,7 @@ class Measured:
     features: dict[str, Tensor]
     sample_ids: list[str]
     samples: Tensor
-    """(N, T) codes of the images to show."""
+    """(N, *generated), the images to show."""
 
 
 def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
@@ -79,7 +81,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
         deterministic()
     device = torch.device(config.runtime.device)
     folder = layout.checkpoint(seed, checkpoint)
-    model = load_model(folder / "model", device=device, precision=config.runtime.inference_precision).eval()
+    model = load_model(folder / "model", device=device, precision=config.runtime.inference_precision)
     real, held_out = read_split(layout, "understanding"), read_split(layout, "gap")
     prompts = list(read_pairs(layout.data("prompts")).remove_columns("image"))
     inputs = [layout.data(split) for split in ("understanding", "gap", "prompts")]
@@ -93,7 +95,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
     for name, table in found.tables.items():
         write_table(out / f"{name}.parquet", table)
     _write_summary(out, pd.concat(found.units, ignore_index=True), found.features)
-    write_codes(out / "samples.npy", found.sample_ids, found.samples.numpy()[:, None])
+    write_images(out / "samples.npy", found.sample_ids, found.samples.numpy()[:, None], model.generated)
     if judged:
         inputs.append(layout.clip / clip.WEIGHTS)
     write_manifest(out, config=settings, inputs=inputs, seed=seed)
@@ -143,32 +145,34 @@ def _by_itself(
     shown = prompts[:OWN_SAMPLES]
     requests = [Request(row["id"], 0, row["caption"]) for row in [*held_out.rows, *shown]]
     progress = Progress(len(requests), f"evaluate {checkpoint}, seed {seed}: draw", "image")
-    codes = generation.draw(model, requests, settings=config.sampling.images, seed=seed, progress=progress.advance)
+    images = generation.draw(model, requests, settings=config.sampling.images, seed=seed, progress=progress.advance)
+    codec = partial(load_codec, layout.tokenizer, device=config.runtime.device)
+    seen = seen_of(model, images[: len(held_out.rows)], codec)
     encoder = load_encoder(config.scoring.choice_encoder or config.scoring.encoder, device=config.runtime.device)
     asked, about = questions_of(held_out), questions_of(real)
-    on_real = _choose(config, model, encoder, held_out.codes, held_out, asked)
-    on_drawn = _choose(config, model, encoder, codes[: len(held_out.rows)], held_out, asked)
+    on_real = _choose(config, model, encoder, held_out.seen, held_out, asked)
+    on_drawn = _choose(config, model, encoder, seen, held_out, asked)
     table = self_judged.gap_table(asked, real=on_real, drawn=on_drawn)
-    answers = self_judged.answer_table(about, _choose(config, model, encoder, real.codes, real, about))
-    captions = _captions(real, _describe(config, model, real.codes), normal=self_judged.plain_words)
+    answers = self_judged.answer_table(about, _choose(config, model, encoder, real.seen, real, about))
+    captions = _captions(real, _describe(config, model, real.seen), normal=self_judged.plain_words)
     empty = pd.DataFrame(columns=["kind", "id", "image", "caption", "accepted"])
     tables = {"answers": answers, "captions": captions, "images": empty, "dense": empty, "gap": table}
     units = [understanding.answer_units(answers), understanding.caption_units(captions)]
     units.append(self_judged.gap_units(table, held_out.captions))
     features = {name: torch.zeros(0, 1) for name in ("generated", "real")}
-    return Measured(tables, units, features, [row["id"] for row in shown], codes[len(held_out.rows) :])
+    return Measured(tables, units, features, [row["id"] for row in shown], images[len(held_out.rows) :])
 
 
 def _choose(
     config: Config,
     model: UnifiedModel,
     encoder: SentenceEncoder,
-    codes: Tensor,
+    seen: Tensor,
     split: Split,
     asked: Sequence[gap.Asked],
 ) -> list[str]:
     """The choices nearest to the model's free answers about images in the order of a split."""
-    return nearest_choice(ask(config, model, codes, split, asked), [one.question.choices for one in asked], encoder)
+    return nearest_choice(ask(config, model, seen, split, asked), [one.question.choices for one in asked], encoder)
 
 
 def _draw(
@@ -187,18 +191,18 @@ def _draw(
     requests = [Request(row["id"], k, row["caption"]) for row in prompts for k in range(settings.geneval_images)]
     requests += [Request(row["id"], 0, row["caption"]) for row in pairs[:count]]
     progress = Progress(len(requests), f"evaluate {name}, seed {seed}: draw", "image")
-    codes = generation.draw(model, requests, settings=config.sampling.images, seed=seed, progress=progress.advance)
-    tokenizer = load_tokenizer(layout.tokenizer, device=torch.device(config.runtime.device)).eval()
-    images = generation.decode(tokenizer, codes)
-    return Drawn(requests, codes, images, read_images(images))
+    images = generation.draw(model, requests, settings=config.sampling.images, seed=seed, progress=progress.advance)
+    codec = load_codec(layout.tokenizer, device=torch.device(config.runtime.device))
+    pixels = codec.to_pixels(images)
+    return Drawn(requests, images, pixels, read_images(pixels))
 
 
 def _understand(config: Config, model: UnifiedModel, real: Split) -> tuple[pd.DataFrame, pd.DataFrame]:
     items = understanding.items_of(real.rows)
     place = {key: i for i, key in enumerate(real.ids)}
     owners = torch.tensor([place[item.id] for item in items], dtype=torch.long)
-    said = answer(config, model, real.codes, owners, [item.question for item in items])
-    return understanding.grade(items, said), _captions(real, _describe(config, model, real.codes), normal=str)
+    said = answer(config, model, real.seen, owners, [item.question for item in items])
+    return understanding.grade(items, said), _captions(real, _describe(config, model, real.seen), normal=str)
 
 
 def _captions(real: Split, texts: Sequence[str], *, normal: Callable[[str], str]) -> pd.DataFrame:
@@ -212,7 +216,7 @@ def _captions(real: Split, texts: Sequence[str], *, normal: Callable[[str], str]
 
 def _ask_gap(config: Config, model: UnifiedModel, held_out: Split, drawn: Drawn) -> pd.DataFrame:
     asked = questions_of(held_out)
-    free = ask(config, model, held_out.codes, held_out, asked)
+    free = ask(config, model, held_out.seen, held_out, asked)
     encoder = load_encoder(config.scoring.choice_encoder or config.scoring.encoder, device=config.runtime.device)
     nearest = nearest_choice(free, [one.question.choices for one in asked], encoder)
     seen = {drawn.requests[i].id: drawn.scenes[i] for i in drawn.of(held_out.ids)}
@@ -246,10 +250,10 @@ def _grade_prompts(kinds: dict[str, str], drawn: Drawn) -> tuple[pd.DataFrame, p
     return images, generation.dense_table([r for r, _ in dense], [scene for _, scene in dense])
 
 
-def _describe(config: Config, model: UnifiedModel, codes: Tensor) -> list[str]:
+def _describe(config: Config, model: UnifiedModel, seen: Tensor) -> list[str]:
     """The greedy caption of each image."""
     texts = []
-    for part in codes.split(config.scoring.batch_images):
+    for part in seen.split(config.scoring.batch_images):
         texts += sample_texts(
             model,
             part.to(config.runtime.device),
@@ -269,10 +273,10 @@ def _write_summary(out: Path, units: pd.DataFrame, features: dict[str, Tensor]) 
 
 
 def _samples(prompts: Sequence[dict[str, Any]], drawn: Drawn) -> tuple[list[str], Tensor]:
-    """A few prompts of each kind and the tokens of their first images, (N, T)."""
+    """A few prompts of each kind and the first images of each, (N, *generated)."""
     kept: dict[str, list[str]] = {}
     for row in prompts:
         kept.setdefault(row["kind"], []).append(row["id"])
     ids = [key for keys in kept.values() for key in keys[:SAMPLES_PER_KIND]]
     first = {request.id: i for i, request in enumerate(drawn.requests) if request.image == 0}
-    return ids, drawn.codes[[first[key] for key in ids]]
+    return ids, drawn.generated[[first[key] for key in ids]]

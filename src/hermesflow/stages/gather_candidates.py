@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from hermesflow.config.experiment import Config, as_plain
-from hermesflow.core.files import Layout, read_codes, read_table, write_codes, write_manifest, write_table
+from hermesflow.core.files import Layout, read_table, write_manifest, write_table
+from hermesflow.core.images import read_form, read_images, write_images
 from hermesflow.data.pairs import read_pairs
 from hermesflow.selfplay.sharding import (
     CAPTION_TYPES,
@@ -35,17 +36,18 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shards: i
     ids = list(read_pairs(layout.data("pairs"))["id"])
     folder = layout.checkpoint(seed, checkpoint) / "candidates"
     tables: list[pd.DataFrame] = []
-    code_of: dict[str, np.ndarray] = {}
+    images_by_id: dict[str, np.ndarray] = {}
     for shard in range(shards):
         part = shard_folder(folder, shard=shard, shards=shards)
         expected = shard_ids(ids, batch=config.sampling.batch_pairs, shard=shard, shards=shards)
         table = read_table(part / "captions.parquet", list(CAPTION_TYPES))
         check_candidates(part / "captions.parquet", table, expected, n=len(config.sampling.captions.decodings))
         tables.append(table)
-        found, codes = read_codes(part / "images.npy")
-        check_ids(part / "images.npy", found, expected)
-        code_of.update(zip(found, codes, strict=True))
+        image_ids, images = read_images(part / "images.npy")
+        check_ids(part / "images.npy", image_ids, expected)
+        images_by_id.update(zip(image_ids, images, strict=True))
     write_table(folder / "captions.parquet", sorted_candidates(tables, ids, CAPTION_TYPES))
-    write_codes(folder / "images.npy", ids, np.stack([code_of[id_] for id_ in ids]))
-    inputs = [layout.data("pairs"), layout.codes("pairs"), folder.parent / "model" / "model.safetensors"]
+    form = read_form(shard_folder(folder, shard=0, shards=shards) / "images.npy")
+    write_images(folder / "images.npy", ids, np.stack([images_by_id[id_] for id_ in ids]), form)
+    inputs = [layout.data("pairs"), layout.seen("pairs"), folder.parent / "model" / "model.safetensors"]
     write_manifest(folder, config=as_plain(config.sampling), inputs=inputs, seed=seed)

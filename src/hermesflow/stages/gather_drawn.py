@@ -1,11 +1,12 @@
-"""Stage `gather_drawn`: the shards of the images of one benchmark as one store of tokens, in the benchmark's order."""
+"""Stage `gather_drawn`: the shards of the images of one benchmark as one array, in the benchmark's order."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from hermesflow.config.experiment import Config
-from hermesflow.core.files import Layout, read_codes, read_json, write_codes, write_json
+from hermesflow.core.files import Layout, read_json, write_json
+from hermesflow.core.images import read_form, read_images, write_images
 from hermesflow.evaluation.registry import read_prompts
 from hermesflow.selfplay.sharding import check_ids, shard_folder, shard_ids
 
@@ -13,7 +14,7 @@ from hermesflow.selfplay.sharding import check_ids, shard_folder, shard_ids
 def run(
     config: Config, layout: Layout, *, seed: int, checkpoint: str, benchmark: str, shards: int | None = None
 ) -> None:
-    """Write `benchmarks/{benchmark}/images.npy`, (prompts, images of each, tokens), and of which prompts they are.
+    """Write `benchmarks/{benchmark}/images.npy`, (prompts, images of each, *generated), and of which prompts they are.
 
     Args:
         config: the experiment.
@@ -29,12 +30,13 @@ def run(
     shards = shards or config.runtime.shards
     prompts = read_prompts(config.benchmarks, layout, benchmark)
     folder = layout.benchmark(seed, checkpoint, benchmark)
-    code_of: dict[str, np.ndarray] = {}
+    images_by_id: dict[str, np.ndarray] = {}
     for shard in range(shards):
         path = shard_folder(folder, shard=shard, shards=shards) / "images.npy"
-        found, codes = read_codes(path)
-        check_ids(path, found, shard_ids(prompts.ids, batch=prompts.batch, shard=shard, shards=shards))
-        code_of.update(zip(found, codes, strict=True))
+        image_ids, images = read_images(path)
+        check_ids(path, image_ids, shard_ids(prompts.ids, batch=prompts.batch, shard=shard, shards=shards))
+        images_by_id.update(zip(image_ids, images, strict=True))
     path, index = folder / "images.npy", folder / "images.json"
-    write_codes(path, prompts.ids, np.stack([code_of[id_] for id_ in prompts.ids]))
+    form = read_form(shard_folder(folder, shard=0, shards=shards) / "images.npy")
+    write_images(path, prompts.ids, np.stack([images_by_id[id_] for id_ in prompts.ids]), form)
     write_json(index, {**read_json(index), "prompts": prompts.digest})

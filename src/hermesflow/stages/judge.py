@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from hermesflow.config.experiment import Config
 from hermesflow.core.files import Layout, write_json
@@ -15,7 +14,7 @@ from hermesflow.data.microworld.judge import accepts, answer, read_images
 from hermesflow.data.microworld.questions import Question
 from hermesflow.data.microworld.scenes import Scene
 from hermesflow.data.pairs import images_of, read_pairs
-from hermesflow.models.showo.magvit import MagVitV2, load_tokenizer, to_images, to_pixels
+from hermesflow.models.backbone import ImageCodec, load_codec
 
 SPLIT = "gap"
 """Images neither tokenizer nor base model has been trained on."""
@@ -32,8 +31,8 @@ def run(config: Config, layout: Layout) -> None:
         write_json(layout.judge, {"no judge": "no caption is a sentence of the micro world, which alone it reads"})
         return
     images, rows = images_of(dataset), dataset.remove_columns("image").to_list()
-    tokenizer = load_tokenizer(layout.tokenizer, device=config.runtime.device)
-    real, rebuilt = read_images(images), read_images(reconstruct(tokenizer, images, batch=64))
+    codec = load_codec(layout.tokenizer, device=config.runtime.device)
+    real, rebuilt = read_images(images), read_images(reconstruct(codec, images, batch=64))
     write_json(layout.judge, measure(real, rebuilt, rows))
 
 
@@ -59,24 +58,19 @@ def measure(real: Sequence[Scene], rebuilt: Sequence[Scene], rows: Sequence[Mapp
     return result
 
 
-def reconstruct(tokenizer: MagVitV2, images: np.ndarray, *, batch: int) -> np.ndarray:
+def reconstruct(codec: ImageCodec, images: np.ndarray, *, batch: int) -> np.ndarray:
     """Encode and decode images.
 
     Args:
-        tokenizer: image tokenizer; its device is used.
+        codec: the image tokenizer.
         images: (N, H, W, 3) uint8.
         batch: images at once.
 
     Returns:
         (N, H, W, 3) uint8.
     """
-    device = next(tokenizer.parameters()).device
-    with torch.inference_mode():
-        rebuilt = [
-            to_images(tokenizer.decode(tokenizer.encode(to_pixels(images[start : start + batch]).to(device))))
-            for start in range(0, len(images), batch)
-        ]
-    return np.concatenate(rebuilt)
+    starts = range(0, len(images), batch)
+    return np.concatenate([codec.to_pixels(codec.encode(images[start : start + batch])) for start in starts])
 
 
 def truth(scenes: Sequence[Scene], rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

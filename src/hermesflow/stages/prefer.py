@@ -9,23 +9,28 @@ import pandas as pd
 
 from hermesflow.config.experiment import BASE, Config, as_plain
 from hermesflow.core.errors import DataError
-from hermesflow.core.files import Layout, read_codes, read_table, write_json, write_manifest, write_table
+from hermesflow.core.files import Layout, read_table, write_json, write_manifest, write_table
+from hermesflow.core.images import read_form, read_images, write_images
 from hermesflow.selfplay.preferences import (
     CAPTION_COLUMNS,
     IMAGE_COLUMNS,
     Pair,
     Threshold,
+    caption_pairs,
     captions_table,
     group_candidates,
     homologous_table,
+    image_arrays,
+    image_pairs,
     images_table,
-    pairs_of,
     select,
 )
 
 
 def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
-    """Write `preferences/{preferences,captions,images}.parquet` and `counts.json` of one checkpoint.
+    """Write `preferences/{preferences,captions,images}.parquet`, `images.npy` and `counts.json` of one checkpoint.
+
+    `images.npy` holds chosen and rejected image of each pair of images, (N, 2, *generated).
 
     Raises:
         ArtifactError: candidates, scores or the parent's preferences are missing or broken.
@@ -34,11 +39,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
     own = config.checkpoints[checkpoint]
     parent = layout.checkpoint(seed, own.parent)
     folder = layout.checkpoint(seed, checkpoint) / "preferences"
-    previous: dict[str, dict[str, Pair]] = {"captions": {}, "images": {}}
-    if own.parent != BASE:
-        for kind, columns in (("captions", CAPTION_COLUMNS), ("images", IMAGE_COLUMNS)):
-            previous[kind] = pairs_of(read_table(parent / "preferences" / f"{kind}.parquet", columns), columns)
-
+    previous = {"captions": {}, "images": {}} if own.parent == BASE else _previous(parent / "preferences")
     captions = select(
         group_candidates(_scored_captions(parent), content="caption", first=own.candidates),
         previous["captions"],
@@ -52,6 +53,8 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
     table, counts = homologous_table(captions, images)
     write_table(folder / "captions.parquet", captions_table(captions.pairs))
     write_table(folder / "images.parquet", images_table(images.pairs))
+    form = read_form(parent / "candidates" / "images.npy")
+    write_images(folder / "images.npy", list(images.pairs), image_arrays(images.pairs, form), form)
     write_table(folder / "preferences.parquet", table)
     write_json(folder / "counts.json", counts)
     inputs = [parent / "scores" / "captions.parquet", parent / "scores" / "images.parquet"]
@@ -68,6 +71,17 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
         )
 
 
+def _previous(folder: Path) -> dict[str, dict[str, Pair]]:
+    """The pairs of captions and of images that the parent was trained on."""
+    ids, images = read_images(folder / "images.npy")
+    return {
+        "captions": caption_pairs(read_table(folder / "captions.parquet", CAPTION_COLUMNS)),
+        "images": image_pairs(
+            read_table(folder / "images.parquet", IMAGE_COLUMNS), dict(zip(ids, images, strict=True))
+        ),
+    }
+
+
 def _scored_captions(folder: Path) -> pd.DataFrame:
     """Candidates of captions with their scores: id, candidate, caption, score."""
     captions = read_table(folder / "candidates" / "captions.parquet", ["id", "candidate", "caption"])
@@ -75,14 +89,14 @@ def _scored_captions(folder: Path) -> pd.DataFrame:
 
 
 def _scored_images(folder: Path) -> pd.DataFrame:
-    """Candidates of images with their scores: id, candidate, image (tuple of codes), score."""
-    ids, codes = read_codes(folder / "candidates" / "images.npy")
-    n = codes.shape[1]
+    """Candidates of images with their scores: id, candidate, image (bytes of its array), score."""
+    ids, arrays = read_images(folder / "candidates" / "images.npy")
+    n = arrays.shape[1]
     images = pd.DataFrame(
         {
             "id": np.repeat(np.asarray(ids, dtype=object), n),
             "candidate": np.tile(np.arange(n), len(ids)),
-            "image": [tuple(row) for row in codes.reshape(len(ids) * n, -1).tolist()],
+            "image": [image.tobytes() for row in arrays for image in row],
         }
     )
     return _with_scores(images, folder / "scores" / "images.parquet")

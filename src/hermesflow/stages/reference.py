@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pandas as pd
 import torch
 
 from hermesflow.config.experiment import Config
 from hermesflow.core.errors import ArtifactError
-from hermesflow.core.files import Layout, read_codes, read_table, write_table
-from hermesflow.models.showo.model import load_model
+from hermesflow.core.files import Layout, read_table, write_table
+from hermesflow.core.images import read_images
+from hermesflow.models.backbone import UnifiedModel, load_model
 from hermesflow.selfplay.preferences import CAPTION_COLUMNS, IMAGE_COLUMNS
 from hermesflow.training.distributed import new_accelerator
-from hermesflow.training.pair_dpo import reference_logps
+from hermesflow.training.logps import reference_logps
 from hermesflow.training.pairs import HomologousPairs
 
 
@@ -26,9 +29,10 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
     training = config.training_of(checkpoint)
     accelerator = new_accelerator(training, device=config.runtime.device, precision=config.runtime.precision)
     parent = layout.checkpoint(seed, config.checkpoints[checkpoint].parent)
+    model = load_model(parent / "model", device=accelerator.device)
     table = reference_logps(
-        load_model(parent / "model", device=accelerator.device),
-        load_pairs(config, layout, seed=seed, checkpoint=checkpoint),
+        model,
+        load_pairs(config, layout, model, seed=seed, checkpoint=checkpoint),
         training=training,
         accelerator=accelerator,
         what=f"reference of {checkpoint}, seed {seed}",
@@ -38,18 +42,32 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
     accelerator.end_training()
 
 
-def load_pairs(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> HomologousPairs:
-    """The homologous preference pairs of one checkpoint, with the captions and image tokens they are about."""
-    path = layout.checkpoint(seed, checkpoint) / "preferences" / "preferences.parquet"
-    preferences = read_table(path, [*CAPTION_COLUMNS, *IMAGE_COLUMNS])
-    ids, codes = read_codes(layout.codes("pairs"))
+def load_pairs(config: Config, layout: Layout, model: UnifiedModel, *, seed: int, checkpoint: str) -> HomologousPairs:
+    """The homologous preference pairs of one checkpoint, with the captions and images they are about.
+
+    Args:
+        config: the experiment.
+        layout: where it lies.
+        model: decides the forms of images, and their noise.
+        seed: run seed.
+        checkpoint: whose pairs.
+
+    Raises:
+        ArtifactError: a file is missing or broken, or holds images of another form than the model's.
+        DataError: the pairs are not about these images and captions.
+    """
+    folder = layout.checkpoint(seed, checkpoint) / "preferences"
+    preferences = read_table(folder / "preferences.parquet", [*CAPTION_COLUMNS, *IMAGE_COLUMNS])
+    image_ids, images = read_images(folder / "images.npy", model.generated)
+    seen_ids, seen = read_images(layout.seen("pairs"), model.seen)
     return HomologousPairs(
         preferences,
+        images=dict(zip(image_ids, images, strict=True)),
         captions=_captions(layout),
-        codes=dict(zip(ids, codes[:, 0], strict=True)),
+        seen=dict(zip(seen_ids, seen[:, 0], strict=True)),
         seed=seed,
         iteration=config.iteration(checkpoint),
-        mask_schedule=config.training_of(checkpoint).mask_schedule,
+        noise=partial(model.noise, settings=config.training_of(checkpoint)),
     )
 
 

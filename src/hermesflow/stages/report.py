@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
 from hermesflow.config.experiment import BASE, Config
 from hermesflow.core.errors import ArtifactError
-from hermesflow.core.files import Layout, read_codes, read_json, read_table, write_json
+from hermesflow.core.files import Layout, read_json, read_table, write_json
+from hermesflow.core.images import as_tensor, read_images
 from hermesflow.evaluation.bootstrap import point_values, summarise
 from hermesflow.evaluation.evaluated import read_evaluated
 from hermesflow.report import audit, formatting, tables
@@ -20,6 +21,9 @@ from hermesflow.report.facts import benchmark_lines
 from hermesflow.report.lookup import Figures
 from hermesflow.report.roles import candidate_sweep, pair_chain
 from hermesflow.tracking import runs
+
+if TYPE_CHECKING:
+    from hermesflow.models.backbone import ImageCodec
 
 T = TypeVar("T")
 PAPER_TABLES = Path(__file__).parents[3] / "config" / "paper_tables"
@@ -31,7 +35,7 @@ EXAMPLES = 6
 HISTORY = ("step", "loss")
 PREFERENCES = (
     *("id", "chosen_caption", "rejected_caption", "chosen_caption_score", "rejected_caption_score"),
-    *("chosen_codes", "rejected_codes", "chosen_image_score", "rejected_image_score"),
+    *("chosen_image_score", "rejected_image_score"),
 )
 
 
@@ -127,15 +131,15 @@ def _write_pictures(config: Config, layout: Layout, checkpoints: Sequence[str], 
     """Figure 4 and the preference examples: both need the image tokenizer."""
     from hermesflow.data.microworld.captions import parse_caption
     from hermesflow.data.microworld.judge import accepts, read_image
-    from hermesflow.models.showo.magvit import load_tokenizer
+    from hermesflow.models.backbone import load_codec
     from hermesflow.report import figures, grids
 
-    tokenizer = load_tokenizer(layout.tokenizer, device="cpu")
-    samples = {name: read_codes(layout.checkpoint(seed, name) / "evaluation" / "samples.npy") for name in checkpoints}
+    codec = load_codec(layout.tokenizer, device="cpu")
+    samples = {name: read_images(layout.checkpoint(seed, name) / "evaluation" / "samples.npy") for name in checkpoints}
     ids = spread(samples[BASE][0], SAMPLE_ROWS)
     captions = _column(layout.data("prompts"), "caption")
-    codes = np.stack([rows_of(*samples[name], ids)[:, 0] for name in checkpoints], axis=1)
-    images = _decode(tokenizer, codes)
+    generated = np.stack([rows_of(*samples[name], ids)[:, 0] for name in checkpoints], axis=1)
+    images = _decode(codec, generated)
     prompts = [_of(captions, pair_id, layout.data("prompts")) for pair_id in ids]
     accepted = None
     if any(parse_caption(prompt) for prompt in prompts):
@@ -143,11 +147,11 @@ def _write_pictures(config: Config, layout: Layout, checkpoints: Sequence[str], 
     figure = grids.sample_figure(prompts, checkpoints, images, accepted)
     figures.save(figure, layout.report / "figures" / "fig4_samples.png")
 
-    examples = _examples(layout, tokenizer, layout.checkpoint(seed, checkpoints[1]) / "preferences")
+    examples = _examples(layout, codec, layout.checkpoint(seed, checkpoints[1]) / "preferences")
     figures.save(grids.preference_figure(examples), layout.report / "figures" / "preference_examples.png")
 
 
-def _examples(layout: Layout, tokenizer: Any, folder: Path) -> list[Any]:
+def _examples(layout: Layout, codec: ImageCodec, folder: Path) -> list[Any]:
     """Preferences spread evenly over those a checkpoint was trained on, with their real images and captions."""
     from hermesflow.data.pairs import images_of, read_pairs
     from hermesflow.report.grids import Example
@@ -159,8 +163,7 @@ def _examples(layout: Layout, tokenizer: Any, folder: Path) -> list[Any]:
     pairs = read_pairs(path)
     place = {pair_id: i for i, pair_id in enumerate(pairs["id"])}
     own = pairs.select([_of(place, pair_id, path) for pair_id in ids])
-    codes = [[by_id[pair_id]["chosen_codes"], by_id[pair_id]["rejected_codes"]] for pair_id in ids]
-    drawn = _decode(tokenizer, np.asarray([[list(one) for one in both] for both in codes]))
+    drawn = _decode(codec, rows_of(*read_images(folder / "images.npy"), ids))
     examples = []
     for pair_id, caption, image, pictures in zip(ids, own["caption"], images_of(own), drawn, strict=True):
         row = by_id[pair_id]
@@ -185,39 +188,33 @@ def spread(items: Sequence[str], count: int) -> list[str]:
     return [items[i * len(items) // count] for i in range(count)]
 
 
-def rows_of(own_ids: Sequence[str], codes: np.ndarray, ids: Sequence[str]) -> np.ndarray:
-    """Rows of a token store by id.
+def rows_of(stored_ids: Sequence[str], images: np.ndarray, ids: Sequence[str]) -> np.ndarray:
+    """Rows of an array of images by id.
 
     Args:
-        own_ids: N ids of the rows of `codes`.
-        codes: (N, n, T).
+        stored_ids: N ids of the rows of `images`.
+        images: (N, n, *generated).
         ids: M wanted ids.
 
     Returns:
-        (M, n, T).
+        (M, n, *generated).
 
     Raises:
         ArtifactError: an id is not there.
     """
-    place = {pair_id: i for i, pair_id in enumerate(own_ids)}
+    place = {pair_id: i for i, pair_id in enumerate(stored_ids)}
     missing = [pair_id for pair_id in ids if pair_id not in place]
     if missing:
         raise ArtifactError(
-            f"no image tokens of {len(missing)} ids, first `{missing[0]}`: they were made from other data. {_REDO}"
+            f"no images of {len(missing)} ids, first `{missing[0]}`: they were made from other data. {_REDO}"
         )
-    return np.asarray(codes)[[place[pair_id] for pair_id in ids]]
+    return np.asarray(images)[[place[pair_id] for pair_id in ids]]
 
 
-def _decode(tokenizer: Any, codes: np.ndarray) -> np.ndarray:
-    """(..., T) codes -> (..., H, W, 3) uint8."""
-    import torch
-
-    from hermesflow.models.showo.magvit import to_images
-
-    with torch.inference_mode():
-        flat = torch.from_numpy(codes.reshape(-1, codes.shape[-1]).astype(np.int64))
-        images = to_images(tokenizer.decode(flat))
-    return np.asarray(images).reshape(*codes.shape[:-1], *images.shape[1:])
+def _decode(codec: ImageCodec, images: np.ndarray) -> np.ndarray:
+    """(N, n, *generated) -> (N, n, H, W, 3) uint8."""
+    pixels = codec.to_pixels(as_tensor(images).flatten(0, 1))
+    return pixels.reshape(*images.shape[:2], *pixels.shape[1:])
 
 
 def _column(path: Path, column: str) -> dict[str, str]:

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from hermesflow.config.experiment import Config
 from hermesflow.config.sections import Sampling
-from hermesflow.core.files import Layout, read_codes, write_codes, write_table
+from hermesflow.core.files import Layout, write_table
+from hermesflow.core.images import as_tensor, read_images, write_images
 from hermesflow.core.progress import Progress
 from hermesflow.core.seeding import generator
 from hermesflow.data.pairs import read_pairs
-from hermesflow.models.showo.model import load_model
-from hermesflow.selfplay.sampling import sample_images, sample_texts
+from hermesflow.models.backbone import UnifiedModel, load_model
+from hermesflow.selfplay.sampling import sample_texts
 from hermesflow.selfplay.sharding import CAPTION_TYPES, check_ids, shard_batches, shard_folder
 
 
@@ -31,36 +32,37 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shard: in
     pairs = read_pairs(layout.data("pairs"))
     ids = list(pairs["id"])
     caption_of = dict(zip(ids, pairs["caption"], strict=True))
-    code_ids, codes = read_codes(layout.codes("pairs"))
-    check_ids(layout.codes("pairs"), code_ids, ids)
-    code_of = dict(zip(code_ids, codes[:, 0], strict=True))
     batches = shard_batches(ids, batch=config.sampling.batch_pairs, shard=shard, shards=shards)
     folder = layout.checkpoint(seed, checkpoint)
     runtime = config.runtime
-    model = load_model(folder / "model", device=runtime.device, precision=runtime.inference_precision).eval()
+    model = load_model(folder / "model", device=runtime.device, precision=runtime.inference_precision)
+    seen_ids, seen = read_images(layout.seen("pairs"), model.seen)
+    check_ids(layout.seen("pairs"), seen_ids, ids)
+    seen_by_id = dict(zip(seen_ids, seen[:, 0], strict=True))
     progress = Progress(sum(map(len, batches)), f"sample {checkpoint}, seed {seed}, shard {shard} of {shards}", "pair")
     records: list[dict[str, Any]] = []
     images: list[np.ndarray] = []
     for batch in batches:
-        texts = sample_captions(model, batch, code_of, settings=config.sampling, stream=(seed, checkpoint))
+        texts = sample_captions(model, batch, seen_by_id, settings=config.sampling, stream=(seed, checkpoint))
         records += [
             {"id": id_, "candidate": k, "caption": text}
             for id_, row in zip(batch, texts, strict=True)
             for k, text in enumerate(row)
         ]
-        drawn = sample_candidates(model, batch, caption_of, settings=config.sampling, stream=(seed, checkpoint))
-        images.append(drawn.numpy())
+        generated = sample_candidates(model, batch, caption_of, settings=config.sampling, stream=(seed, checkpoint))
+        images.append(generated.numpy())
         progress.advance(len(batch))
     out = shard_folder(folder / "candidates", shard=shard, shards=shards)
     write_table(out / "captions.parquet", pd.DataFrame(records, columns=list(CAPTION_TYPES)).astype(CAPTION_TYPES))
-    empty = np.zeros((0, config.sampling.images.n, config.num_image_tokens))
-    write_codes(out / "images.npy", [id_ for batch in batches for id_ in batch], np.concatenate([empty, *images]))
+    empty = model.generated.empty(0, config.sampling.images.n)
+    batch_ids = [id_ for batch in batches for id_ in batch]
+    write_images(out / "images.npy", batch_ids, np.concatenate([empty, *images]), model.generated)
 
 
 def sample_captions(
-    model: Any,
+    model: UnifiedModel,
     ids: Sequence[str],
-    code_of: Mapping[str, np.ndarray],
+    seen_by_id: Mapping[str, np.ndarray],
     *,
     settings: Sampling,
     stream: tuple[int, str],
@@ -68,9 +70,9 @@ def sample_captions(
     """Understanding candidates of one batch: one caption per decoding and image.
 
     Args:
-        model: a `models.unified.UnifiedModel`.
+        model: the checkpoint.
         ids: B pair ids.
-        code_of: image codes (T,) by pair id.
+        seen_by_id: images (*seen) by pair id.
         settings: decodings and lengths.
         stream: run seed and checkpoint; candidate k of pair i draws from the stream (seed, checkpoint, caption, i, k).
 
@@ -81,10 +83,9 @@ def sample_captions(
     """
     decodings = settings.captions.decodings
     n = len(decodings)
-    codes = torch.from_numpy(np.stack([code_of[id_] for id_ in ids]).astype(np.int64))
     texts = sample_texts(
         model,
-        codes.to(_device_of(model)),
+        as_tensor(np.stack([seen_by_id[id_] for id_ in ids])).to(model.device),
         torch.arange(len(ids)).repeat_interleave(n),
         [model.caption_prompt] * (len(ids) * n),
         decodings=list(decodings) * len(ids),
@@ -95,7 +96,7 @@ def sample_captions(
 
 
 def sample_candidates(
-    model: Any,
+    model: UnifiedModel,
     ids: Sequence[str],
     caption_of: Mapping[str, str],
     *,
@@ -105,19 +106,14 @@ def sample_candidates(
     """Generation candidates of one batch; arguments as `sample_captions`, with captions by pair id.
 
     Returns:
-        (B, n, T) int64 image codes on the CPU.
+        (B, n, *generated) on the CPU.
 
     Source: HermesFlow section 3.2.
     """
     n = settings.images.n
-    codes = sample_images(
-        model,
+    images = model.generate_images(
         [caption_of[id_] for id_ in ids for _ in range(n)],
         settings=settings.images,
         generators=[generator(*stream, "image", id_, k) for id_ in ids for k in range(n)],
     )
-    return codes.cpu().reshape(len(ids), n, -1)
-
-
-def _device_of(model: torch.nn.Module) -> torch.device:
-    return next(model.parameters()).device
+    return images.unflatten(0, (len(ids), n))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import torch
 
 from hermesflow.config.experiment import Config
 from hermesflow.config.sections import CaptionMeasure, Scoring, VqaMethod
-from hermesflow.core.files import Layout, read_codes, read_table, write_table
+from hermesflow.core.files import Layout, read_table, write_table
+from hermesflow.core.images import as_tensor, read_images
 from hermesflow.core.progress import Progress
 from hermesflow.data.microworld.world import Question
 from hermesflow.data.pairs import read_pairs
+from hermesflow.models.backbone import ImageCodec, UnifiedModel, load_codec, load_model, seen_of
 from hermesflow.models.sentence_encoder import SentenceEncoder, load_choice_encoder, load_encoder
-from hermesflow.models.showo.model import load_model
 from hermesflow.selfplay.scoring import answer_credits, caption_scores, sum_per_image
 from hermesflow.selfplay.sharding import (
     CAPTION_TYPES,
@@ -41,9 +43,10 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shard: in
     pairs = read_pairs(layout.data("pairs")).remove_columns("image")
     row_of = {row["id"]: row for row in pairs}
     folder = layout.checkpoint(seed, checkpoint)
-    captions_of, code_of = read_candidates(folder / "candidates", list(row_of))
+    captions_of, images_by_id = read_candidates(folder / "candidates", list(row_of))
     runtime = config.runtime
-    model = load_model(folder / "model", device=runtime.device, precision=runtime.inference_precision).eval()
+    model = load_model(folder / "model", device=runtime.device, precision=runtime.inference_precision)
+    codec = partial(load_codec, layout.tokenizer, device=runtime.device)
     encoder = load_encoder(config.scoring.encoder, device=config.runtime.device)
     choices = load_choice_encoder(config.scoring, encoder, device=config.runtime.device)
     batches = shard_batches(list(row_of), batch=pairs_per_batch(config), shard=shard, shards=shards)
@@ -56,7 +59,9 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shard: in
         tables["captions"].append(score_captions(table, references, measure=measure, encoder=encoder))
         questions = {id_: questions_of_row(row_of[id_]) for id_ in batch}
         tables["images"].append(
-            score_images(model, code_of, questions, method=method, settings=config.scoring, encoder=choices)
+            score_images(
+                *(model, codec, images_by_id, questions), method=method, settings=config.scoring, encoder=choices
+            )
         )
         progress.advance(len(batch))
     out = shard_folder(folder / "scores", shard=shard, shards=shards)
@@ -66,16 +71,16 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shard: in
 
 
 def read_candidates(folder: Path, ids: Sequence[str]) -> tuple[dict[str, pd.DataFrame], dict[str, np.ndarray]]:
-    """Gathered candidates by pair id: captions (columns of `CAPTION_TYPES`) and image codes (n, T).
+    """Gathered candidates by pair id: captions (columns of `CAPTION_TYPES`) and images (n, *generated).
 
     Raises:
         ArtifactError: missing, truncated, or not of these pairs.
     """
     captions = read_table(folder / "captions.parquet", list(CAPTION_TYPES))
     check_ids(folder / "captions.parquet", list(captions["id"].unique()), ids)
-    code_ids, codes = read_codes(folder / "images.npy")
-    check_ids(folder / "images.npy", code_ids, ids)
-    return {str(i): table for i, table in captions.groupby("id")}, dict(zip(code_ids, codes, strict=True))
+    image_ids, images = read_images(folder / "images.npy")
+    check_ids(folder / "images.npy", image_ids, ids)
+    return {str(i): table for i, table in captions.groupby("id")}, dict(zip(image_ids, images, strict=True))
 
 
 def questions_of_row(row: Mapping[str, Any]) -> list[Question]:
@@ -105,8 +110,9 @@ def score_captions(
 
 
 def score_images(
-    model: Any,
-    code_of: Mapping[str, np.ndarray],
+    model: UnifiedModel,
+    codec: Callable[[], ImageCodec],
+    images_by_id: Mapping[str, np.ndarray],
     questions: Mapping[str, Sequence[Question]],
     *,
     method: VqaMethod,
@@ -117,7 +123,8 @@ def score_images(
 
     Args:
         model: answers about its own images.
-        code_of: (n, T) codes of the candidates by pair id; may hold more pairs.
+        codec: gives the image tokenizer where the model sees images in another form than it generates them.
+        images_by_id: (n, *generated) candidates by pair id; may hold more pairs.
         questions: questions by pair id, for the pairs to score.
         method: self-VQA method.
         settings: lengths of answers.
@@ -129,13 +136,13 @@ def score_images(
     Source: HermesFlow section 3.2, Acc(x_k).
     """
     ids = list(questions)
-    keys = [(id_, k) for id_ in ids for k in range(len(code_of[id_]))]
-    codes = torch.from_numpy(np.concatenate([np.asarray(code_of[id_]) for id_ in ids]).astype(np.int64))
-    codes = codes.to(next(model.parameters()).device)
+    keys = [(id_, k) for id_ in ids for k in range(len(images_by_id[id_]))]
+    images = as_tensor(np.concatenate([np.asarray(images_by_id[id_]) for id_ in ids]))
+    seen = seen_of(model, images, codec).to(model.device)
     asked = [(image, q) for image, (id_, _) in enumerate(keys) for q in questions[id_]]
     owners = torch.tensor([image for image, _ in asked], dtype=torch.long)
     flat = [q for _, q in asked]
-    credits = answer_credits(model, codes, owners, flat, method=method, settings=settings, encoder=encoder)
+    credits = answer_credits(model, seen, owners, flat, method=method, settings=settings, encoder=encoder)
     right, total = sum_per_image(credits, owners, len(keys))
     table = pd.DataFrame(keys, columns=["id", "candidate"])
     return table.assign(score=right / np.maximum(total, 1), right=right, questions=total)

@@ -1,30 +1,17 @@
-"""Stage `tokenizer`: train the image tokenizer from scratch on the images of split `base`, or take released weights.
-
-Training sees every DIFFERENT tile (every different image where `tile_size` is 0) equally often. In the micro world a
-few hundred tiles make up all images; left at their own frequencies, rare tiles share codes with common ones and stay
-there. For the same reason a separation loss keeps the codes of different tiles a few bits apart.
-"""
+"""Stage `tokenizer`: train the image tokenizer from scratch on the images of split `base`, or take released weights."""
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from hermesflow.config.experiment import Config, as_plain
-from hermesflow.config.sections import Source, TokenizerTraining
-from hermesflow.core import seeding
-from hermesflow.core.files import Layout, write_json, write_manifest, write_table
-from hermesflow.core.progress import Progress
+from hermesflow.config.sections import Source
+from hermesflow.core.files import Layout, write_manifest, write_table
 from hermesflow.core.seeding import deterministic
 from hermesflow.data.pairs import images_of, read_pairs
+from hermesflow.models.backbone import meta_codec, train_codec
 from hermesflow.models.conversion import converted, place
-from hermesflow.models.showo.magvit import MagVitV2, Reconstruction, save_tokenizer, to_pixels
-
-LOG_EVERY = 25  # steps between rows of history.csv
-WARMUP_SHARE = 0.1
 
 
 def run(config: Config, layout: Layout) -> None:
@@ -35,13 +22,9 @@ def run(config: Config, layout: Layout) -> None:
         return
     assert config.tokenizer_training is not None
     deterministic()
-    settings, device = config.tokenizer_training, torch.device(config.runtime.device)
-    images = images_of(read_pairs(layout.data("base")))
-    tiles = different_tiles(images, config.image_tokenizer.tile_size)
-    torch.manual_seed(seeding.seed_of(settings.seed, "tokenizer", "init"))
-    model = MagVitV2(config.image_tokenizer).to(device).train()
-    history = train(model, tiles, settings)
-    save_tokenizer(model.eval(), layout.tokenizer)
+    settings = config.tokenizer_training
+    codec, history = train_codec(config, images_of(read_pairs(layout.data("base"))))
+    codec.save(layout.tokenizer)
     write_table(layout.tokenizer / "history.csv", history)
     plain = {"image_tokenizer": as_plain(config.image_tokenizer), "tokenizer_training": as_plain(settings)}
     write_manifest(layout.tokenizer, config=plain, inputs=[layout.data("base")], seed=settings.seed)
@@ -53,106 +36,10 @@ def take(config: Config, layout: Layout, source: Source) -> None:
     Raises:
         ArtifactError: the weights are not those of the tokenizer in the config.
     """
-    with torch.device("meta"):
-        model = MagVitV2(config.image_tokenizer)
-    weights = converted(source, model, cache=layout.weights)
+    codec = meta_codec(config)
+    weights = converted(source, codec.network, cache=layout.weights)
     place(weights, layout.tokenizer / "model.safetensors")
-    write_json(layout.tokenizer / "config.json", as_plain(config.image_tokenizer))
+    codec.describe(layout.tokenizer)
     write_table(layout.tokenizer / "history.csv", pd.DataFrame({"step": []}))
     plain = {"image_tokenizer": as_plain(config.image_tokenizer), "weights": as_plain(source)}
     write_manifest(layout.tokenizer, config=plain, inputs=[weights])
-
-
-def different_tiles(images: np.ndarray, size: int) -> np.ndarray:
-    """Every different tile once, in order of first sight.
-
-    Args:
-        images: (N, H, W, 3) uint8.
-        size: side of a tile in pixels, a divisor of H and W; 0 takes whole images as tiles.
-
-    Returns:
-        (M, size, size, 3) uint8.
-    """
-    number, height, width, _ = images.shape
-    rows, columns = (size, size) if size else (height, width)
-    tiles = images.reshape(number, height // rows, rows, width // columns, columns, 3).transpose(0, 1, 3, 2, 4, 5)
-    flat = np.ascontiguousarray(tiles).reshape(-1, rows * columns * 3)
-    different = b"".join(dict.fromkeys(tile.tobytes() for tile in flat))
-    return np.frombuffer(different, dtype=np.uint8).reshape(-1, rows, columns, 3)
-
-
-def train(model: MagVitV2, tiles: np.ndarray, settings: TokenizerTraining) -> pd.DataFrame:
-    """Train in place with AdamW and a one-cycle rate.
-
-    Args:
-        model: the tokenizer, in training mode.
-        tiles: (M, h, w, 3) uint8, all different.
-        settings: steps, rates and loss weights.
-
-    Returns:
-        One row per LOG_EVERY steps: step, loss and its terms, share of the batch's tiles with a code of their own.
-    """
-    device = next(model.parameters()).device
-    pixels, weights = to_pixels(tiles).to(device), _pixel_weights(tiles, settings.foreground_weight).to(device)
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=settings.weight_decay
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, settings.learning_rate, total_steps=settings.steps, pct_start=WARMUP_SHARE, cycle_momentum=False
-    )
-    generator = seeding.generator(settings.seed, "tokenizer", "batches")
-    progress, history = Progress(settings.steps, f"image tokenizer, {len(tiles):,} different tiles", "step"), []
-    for step in range(1, settings.steps + 1):
-        rows = torch.randperm(len(pixels), generator=generator)[: settings.batch_size].to(device)
-        done = model(pixels[rows])
-        terms = loss_terms(done, pixels[rows], weights[rows], margin=settings.separation_margin)
-        loss = (
-            terms["l1"]
-            + settings.entropy_weight * terms["entropy"]
-            + settings.commitment_weight * terms["commitment"]
-            + settings.separation_weight * terms["separation"]
-        )
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
-        if step % LOG_EVERY == 0 or step == settings.steps:
-            codes = model.quantize.codes_of(done.latents).flatten(1)
-            own = len(codes.unique(dim=0)) / len(codes)
-            values = {name: term.item() for name, term in terms.items()}
-            history.append({"step": step, "loss": loss.item(), **values, "different_codes": own})
-        progress.advance(1)
-    return pd.DataFrame(history)
-
-
-def loss_terms(done: Reconstruction, pixels: Tensor, weights: Tensor, *, margin: float) -> dict[str, Tensor]:
-    """Scalar loss terms of one batch, unweighted.
-
-    `separation` is, per tile, the sum over the batch's other tiles of how far their agreement, in bits per code,
-    exceeds `bits - 2 * margin`; two codes that differ in d bits agree by bits - 2 d.
-
-    Args:
-        done: what the model made of `pixels`.
-        pixels: (B, 3, H, W), B different tiles.
-        weights: (B, 1, H, W) weight of every pixel's absolute error.
-        margin: bits that different tiles should differ in.
-    """
-    bits = done.latents.shape[1]
-    flat = done.latents.flatten(1)
-    agreement = flat @ flat.T * (bits / flat.shape[1])
-    others = 1.0 - torch.eye(len(flat), device=flat.device)
-    return {
-        "l1": (weights * (done.pixels - pixels).abs()).mean(),
-        "entropy": done.entropy_loss,
-        "commitment": done.commitment_loss,
-        "separation": (F.relu(agreement - (bits - 2.0 * margin)) * others).sum(dim=1).mean(),
-    }
-
-
-def _pixel_weights(tiles: np.ndarray, foreground: float) -> Tensor:
-    """(M, 1, h, w): 1 where a pixel has the most frequent colour of all (the background), `foreground` elsewhere."""
-    packed = (tiles.astype(np.int64) * np.array([1 << 16, 1 << 8, 1])).sum(-1)
-    colors, counts = np.unique(packed, return_counts=True)
-    background = packed == colors[counts.argmax()]
-    return torch.from_numpy(np.where(background, 1.0, foreground).astype(np.float32)).unsqueeze(1)

@@ -7,13 +7,14 @@ import torch
 from hermesflow.config.experiment import Config, as_plain
 from hermesflow.core.files import Layout, digest_of, read_table, sha256, write_manifest, write_table
 from hermesflow.core.seeding import seed_of
-from hermesflow.models.showo.model import load_model, recompute_activations, save_model
+from hermesflow.models.backbone import load_model, recompute_activations
 from hermesflow.stages.reference import load_pairs
 from hermesflow.tracking import runs
 from hermesflow.training.distributed import new_accelerator
 from hermesflow.training.interruption import Interruption
+from hermesflow.training.logps import Logps, ReferenceTable
 from hermesflow.training.lora import add_adapters, save_adapters
-from hermesflow.training.pair_dpo import Logps, ReferenceTable, train_policy
+from hermesflow.training.pair_dpo import train_policy
 from hermesflow.training.state import StateFolder
 
 
@@ -46,12 +47,13 @@ def _train(config: Config, layout: Layout, *, seed: int, checkpoint: str, interr
     adapted = None
     if training.lora:
         adapted = add_adapters(model, training.lora, seed=seed_of(seed, config.iteration(checkpoint), "adapters"))
-    pairs = load_pairs(config, layout, seed=seed, checkpoint=checkpoint)
+    pairs = load_pairs(config, layout, model, seed=seed, checkpoint=checkpoint)
     reference = ReferenceTable(read_table(reference_path, ["id", "pass", *Logps._fields]))
 
     inputs = [
-        layout.codes("pairs"),
+        layout.seen("pairs"),
         folder / "preferences" / "preferences.parquet",
+        folder / "preferences" / "images.npy",
         reference_path,
         parent_model / "model.safetensors",
     ]
@@ -63,8 +65,7 @@ def _train(config: Config, layout: Layout, *, seed: int, checkpoint: str, interr
     state = StateFolder(folder / "state", task=digest_of([made_with, seed, [sha256(path) for path in inputs]]))
     tracked = runs.open_run(config, layout, seed, checkpoint) if accelerator.is_main_process else None
     if tracked:
-        codes = ["chosen_codes", "rejected_codes"]
-        preferences = read_table(inputs[1], ["id", *codes]).drop(columns=codes)
+        preferences = read_table(inputs[1], ["id"])
         tracked.log_inputs("preferences", preferences, source=inputs[1], context="training")
         tracked.log_samples("preferences.json", preferences)
     history = train_policy(
@@ -86,7 +87,7 @@ def _train(config: Config, layout: Layout, *, seed: int, checkpoint: str, interr
         adapted.merge_and_unload()
     weights = accelerator.get_state_dict(model)  # all processes take part where it is sharded
     if accelerator.is_main_process:
-        save_model(model, folder / "model", weights)
+        model.save(folder / "model", weights)
         write_table(folder / "model" / "history.csv", history)
         write_manifest(folder / "model", config=made_with, inputs=inputs, seed=seed)
         state.remove()

@@ -15,10 +15,10 @@ from torch import Tensor
 from hermesflow.config.sections import Lora
 from hermesflow.core.errors import ConfigError
 from hermesflow.core.files import write_json, write_weights
-from hermesflow.models.showo.model import ShowO
+from hermesflow.models.backbone import UnifiedModel
 
 
-def add_adapters(model: ShowO, lora: Lora, *, seed: int) -> PeftModel:
+def add_adapters(model: UnifiedModel, lora: Lora, *, seed: int) -> PeftModel:
     """Put adapters into the language model, in place, and freeze everything else.
 
     They change nothing yet: one factor of each starts at 0, the other is drawn from `seed`.
@@ -30,7 +30,7 @@ def add_adapters(model: ShowO, lora: Lora, *, seed: int) -> PeftModel:
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            adapted = get_peft_model(model.showo, config)
+            adapted = get_peft_model(model.decoder, config)
     except ValueError as error:
         raise ConfigError(f"training.lora.targets: {error}") from error
     assert isinstance(adapted, PeftModel)

@@ -137,7 +137,7 @@ def chosen_nll(
 
     Args:
         chosen_mmu_logps: (B,) nats of the chosen captions under the policy, summed over their tokens.
-        chosen_t2i_logps: (B,) nats of the chosen images under the policy, summed over the masked tokens.
+        chosen_t2i_logps: (B,) nats of the chosen images under the policy, summed over the scored tokens.
         objective: as in `pair_dpo_loss`.
 
     Returns:

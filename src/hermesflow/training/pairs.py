@@ -1,13 +1,13 @@
-"""Homologous preference pairs as training sees them: which pairs, in which order, under which masks.
+"""Homologous preference pairs as training sees them: which pairs, in which order, under which noise.
 
 Everything is a pure function of run seed, self-play iteration, pair id and pass. So all objectives of an iteration
-meet the same pairs in the same order under the same masks, the reference can be evaluated beforehand, and a resumed
+meet the same pairs in the same order under the same noise, the reference can be evaluated beforehand, and a resumed
 run goes on exactly where it stopped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
 
@@ -16,11 +16,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from hermesflow.config.sections import MaskSchedule
 from hermesflow.core.errors import DataError
+from hermesflow.core.images import as_tensor
 from hermesflow.core.seeding import seed_of
-from hermesflow.models.showo.masking import pair_mask
-from hermesflow.selfplay.preferences import CAPTION_COLUMNS, IMAGE_COLUMNS
+from hermesflow.models.backbone import Noise, NoiseName
+from hermesflow.selfplay.preferences import CAPTION_COLUMNS
 
 Row = tuple[str, int]
 """A pair id and the pass (from 0) in which it is met."""
@@ -32,17 +32,17 @@ class PairBatch:
 
     rows: list[Row]
     captions: list[str]
-    """y, which images are drawn from."""
-    codes: Tensor
-    """(B, T) int64, tokens of x, which captions are about."""
+    """y, which images are generated from."""
+    seen: Tensor
+    """(B, *seen): x, which captions are about."""
     chosen_captions: list[str]
     rejected_captions: list[str]
-    chosen_codes: Tensor
-    """(B, T) int64, tokens of the image to prefer."""
-    rejected_codes: Tensor
-    """(B, T) int64."""
-    masked: Tensor
-    """(B, T) bool: the one mask that chosen and rejected, policy and reference are scored under."""
+    chosen_images: Tensor
+    """(B, *generated)."""
+    rejected_images: Tensor
+    """(B, *generated)."""
+    noise: Noise
+    """Of B pairs: the one that chosen and rejected, policy and reference are scored under."""
 
 
 class HomologousPairs:
@@ -50,42 +50,37 @@ class HomologousPairs:
 
     Args:
         preferences: one row per id with a pair of captions and a pair of images (`preferences.parquet`).
+        images: chosen and rejected image by id, (2, *generated).
         captions: y by id.
-        codes: x by id, (T,) integers.
+        seen: x by id, (*seen).
         seed: run seed.
         iteration: self-play iteration, from 1.
-        mask_schedule: how much of an image is masked.
+        noise: of pairs, by their names (`UnifiedModel.noise`).
 
     Raises:
-        DataError: no pairs, an id twice, an unknown caption or image, or images of different resolutions.
+        DataError: no pairs, an id twice, or an unknown caption or image.
     """
 
     def __init__(
         self,
         preferences: pd.DataFrame,
         *,
+        images: Mapping[str, np.ndarray],
         captions: Mapping[str, str],
-        codes: Mapping[str, np.ndarray],
+        seen: Mapping[str, np.ndarray],
         seed: int,
         iteration: int,
-        mask_schedule: MaskSchedule,
+        noise: Callable[[Sequence[NoiseName]], Noise],
     ) -> None:
-        lost = [i for i in preferences["id"] if i not in captions or i not in codes]
+        lost = [i for i in preferences["id"] if i not in captions or i not in seen or i not in images]
         if lost or preferences.empty:
             raise DataError(
                 f"{len(preferences)} preference pairs, {len(lost)} of them (first {lost[:1]}) about an unknown image "
                 "or caption; run stages encode and prefer again on the same data."
             )
-        drawn = {len(tokens) for side in ("chosen_codes", "rejected_codes") for tokens in preferences[side]}
-        real = {len(codes[i]) for i in preferences["id"]}
-        if len(drawn | real) != 1:
-            raise DataError(
-                f"drawn images have {sorted(drawn)} tokens, real ones {sorted(real)}: candidates were sampled at "
-                "another resolution than training uses; sample and encode again with one config."
-            )
-        self.seed, self.iteration, self.mask_schedule = seed, iteration, mask_schedule
-        self._pairs = preferences[[*CAPTION_COLUMNS, *IMAGE_COLUMNS[1:]]].set_index("id")
-        self._captions, self._codes = captions, codes
+        self.seed, self.iteration = seed, iteration
+        self._pairs = preferences[[*CAPTION_COLUMNS]].set_index("id")
+        self._images, self._captions, self._seen, self._noise = images, captions, seen, noise
         if not self._pairs.index.is_unique:
             raise DataError("preferences.parquet holds an id twice; run stage prefer again.")
 
@@ -105,29 +100,17 @@ class HomologousPairs:
         """Put rows together; both skills of row k come from the same id."""
         ids = [pair_id for pair_id, _ in rows]
         pairs = self._pairs.loc[ids]
-        codes = _tokens((self._codes[i] for i in ids), device)
-        masks = [
-            pair_mask(
-                pair_id,
-                pass_,
-                seed=self.seed,
-                iteration=self.iteration,
-                num_tokens=codes.shape[1],
-                schedule=self.mask_schedule,
-            )
-            for pair_id, pass_ in rows
-        ]
         return PairBatch(
             rows=list(rows),
             captions=[self._captions[i] for i in ids],
-            codes=codes,
+            seen=_stacked((self._seen[i] for i in ids), device),
             chosen_captions=pairs["chosen_caption"].to_list(),
             rejected_captions=pairs["rejected_caption"].to_list(),
-            chosen_codes=_tokens(pairs["chosen_codes"], device),
-            rejected_codes=_tokens(pairs["rejected_codes"], device),
-            masked=torch.stack(masks).to(device),
+            chosen_images=_stacked((self._images[i][0] for i in ids), device),
+            rejected_images=_stacked((self._images[i][1] for i in ids), device),
+            noise=self._noise([(self.seed, self.iteration, *row) for row in rows]),
         )
 
 
-def _tokens(codes: Iterable[np.ndarray], device: torch.device | str) -> Tensor:
-    return torch.from_numpy(np.stack([np.asarray(row, dtype=np.int64) for row in codes])).to(device)
+def _stacked(images: Iterable[np.ndarray], device: torch.device | str) -> Tensor:
+    return as_tensor(np.stack(list(images))).to(device)

@@ -1,7 +1,7 @@
-"""Training of the base model from scratch, as Show-o is trained: draw from captions, answer about images.
+"""Training of the base model from scratch, draw from captions, answer about images.
 
-Each step takes t2i rows (predict masked image tokens from a caption) and mmu rows (write a caption or an answer
-about an image). The 1.3B model has released weights and skips this stage.
+Each step takes t2i rows (an image from a caption, by the model's own loss) and mmu rows (a caption or an answer about
+an image). Released models bring their weights and skip this stage.
 Source: Show-o (arXiv 2408.12528) section 3.2; schedule: AdamW, one cycle per stage.
 """
 
@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from itertools import count
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hermesflow.config.sections import BaseTraining
-from hermesflow.models.showo.masking import draw_mask
-from hermesflow.models.showo.model import ShowO
+from hermesflow.models.backbone import Noise, UnifiedModel
 
 
 @dataclass(frozen=True)
@@ -31,19 +30,24 @@ class Example:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of one step: codes are (B, T) int64, masked is (B, T) bool; text i is about mmu_codes[mmu_owners[i]]."""
+    """Rows of one step: B captions with images (B, *generated), and texts: text i is about mmu_seen[mmu_owners[i]]."""
 
     t2i_captions: list[str]
-    t2i_codes: Tensor
-    t2i_masked: Tensor
-    mmu_codes: Tensor
+    t2i_images: Tensor
+    t2i_noise: Noise
+    mmu_seen: Tensor
     mmu_owners: Tensor
     mmu_prompts: list[str]
     mmu_completions: list[str]
 
 
 def batches(
-    examples: Sequence[Example], codes: Tensor, model: ShowO, settings: BaseTraining, generator: torch.Generator
+    examples: Sequence[Example],
+    seen: Tensor,
+    images: Tensor,
+    model: UnifiedModel,
+    settings: BaseTraining,
+    generator: torch.Generator,
 ) -> Iterator[Batch]:
     """Endless seeded batches; every image is used once per pass and side before any is used again.
 
@@ -51,8 +55,9 @@ def batches(
 
     Args:
         examples: N examples.
-        codes: (N, T) int64 image tokens of the same examples.
-        model: gives the prompts their wording.
+        seen: (N, *seen), what understanding reads of the same examples.
+        images: (N, *generated), what generation is trained on.
+        model: gives the prompts their wording, and images their noise.
         settings: batch sizes and shares.
         generator: CPU generator; advanced.
     """
@@ -63,15 +68,15 @@ def batches(
         mmu = [next(order_mmu) for _ in range(math.ceil(settings.mmu_batch_size / settings.texts_per_image))]
         owners = torch.arange(settings.mmu_batch_size) % len(mmu)
         emptied = torch.rand(len(t2i), generator=generator) < settings.prompt_dropout
-        masks = [draw_mask(codes.shape[1], generator, schedule="cosine") for _ in t2i]
+        noise = model.training_noise(len(t2i), generator)
         said = [
             _prompt_and_completion(examples[mmu[owner]], model, settings.caption_share, generator) for owner in owners
         ]
         yield Batch(
             t2i_captions=["" if emptied[row] else examples[i].caption for row, i in enumerate(t2i)],
-            t2i_codes=codes[t2i],
-            t2i_masked=torch.stack(masks) if masks else torch.zeros(0, codes.shape[1], dtype=torch.bool),
-            mmu_codes=codes[mmu],
+            t2i_images=images[t2i],
+            t2i_noise=noise,
+            mmu_seen=seen[mmu],
             mmu_owners=owners,
             mmu_prompts=[prompt for prompt, _ in said],
             mmu_completions=[completion for _, completion in said],
@@ -79,11 +84,12 @@ def batches(
 
 
 def optimiser_of(
-    model: ShowO, settings: BaseTraining
+    model: nn.Module, settings: BaseTraining
 ) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LRScheduler]:
     """AdamW and its schedule, one cycle per stage (texts alone, then both); biases, norms, embeddings do not decay."""
-    decayed = [p for n, p in model.named_parameters() if p.ndim > 1 and "embed" not in n]
-    kept = [p for n, p in model.named_parameters() if p.ndim <= 1 or "embed" in n]
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    decayed = [p for name, p in trained if p.ndim > 1 and "embed" not in name]
+    kept = [p for name, p in trained if p.ndim <= 1 or "embed" in name]
     optimiser = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": kept, "weight_decay": 0.0}],
         lr=settings.learning_rate,
@@ -114,17 +120,17 @@ def one_cycle(progress: float, warmup_share: float) -> float:
 
 
 def train_step(
-    model: ShowO,
+    model: UnifiedModel,
     batch: Batch,
     optimiser: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
     settings: BaseTraining,
 ) -> dict[str, float]:
     """One optimiser step; returns losses in nats per token, the gradient norm and the learning rate."""
-    loss = mmu = model.text_loss(batch.mmu_codes, batch.mmu_owners, batch.mmu_prompts, batch.mmu_completions)
+    loss = mmu = model.text_loss(batch.mmu_seen, batch.mmu_owners, batch.mmu_prompts, batch.mmu_completions)
     metrics = {"loss/mmu": mmu.item()}
     if batch.t2i_captions:
-        t2i = model.image_loss(batch.t2i_captions, batch.t2i_codes, batch.t2i_masked)
+        t2i = model.image_loss(batch.t2i_captions, batch.t2i_images, batch.t2i_noise)
         loss = t2i + settings.mmu_weight * mmu
         metrics["loss/t2i"] = t2i.item()
     optimiser.zero_grad(set_to_none=True)
@@ -142,7 +148,7 @@ def _endless_order(size: int, generator: torch.Generator) -> Iterator[int]:
 
 
 def _prompt_and_completion(
-    example: Example, model: ShowO, caption_share: float, generator: torch.Generator
+    example: Example, model: UnifiedModel, caption_share: float, generator: torch.Generator
 ) -> tuple[str, str]:
     if torch.rand((), generator=generator) < caption_share:
         return model.caption_prompt, example.caption

@@ -17,7 +17,7 @@ from hermesflow.core.files import read_json, write_json
 class StateFolder:
     """Full states of a training that may be killed at any moment: weights, optimiser, loss scale, history.
 
-    Order, masks and learning rate are functions of the step and need no state, so that any number of processes can go
+    Order, noise and learning rate are functions of the step and need no state, so that any number of processes can go
     on with a state. accelerate keeps the RNG of each process too; nothing here draws from it.
     """
 

@@ -205,8 +205,8 @@ def grade_images(job: Job) -> Graded:
     from hermesflow.evaluation.graders.pretrained import name_of
     from hermesflow.evaluation.judges.protocol import png_bytes
     from hermesflow.evaluation.worlds import held_out
+    from hermesflow.models.backbone import load_model
     from hermesflow.models.sentence_encoder import load_encoder
-    from hermesflow.models.showo.model import load_model
     from hermesflow.selfplay.scoring import nearest_choice
 
     config, runtime, settings = job.config, job.config.runtime, job.settings
@@ -215,8 +215,8 @@ def grade_images(job: Job) -> Graded:
     real = {id_: png_bytes(image) for id_, image in zip(split.ids, split.images, strict=True)}
     drawn = {id_: png_bytes(job.drawn.of(i, i + 1)[0]) for i, id_ in enumerate(job.prompts.ids)}
     check_judge(settings.judge, asked, real=real, drawn=drawn)
-    model = load_model(job.model, device=runtime.device, precision=runtime.inference_precision).eval()
-    free = held_out.ask(config, model, split.codes, split, asked)
+    model = load_model(job.model, device=runtime.device, precision=runtime.inference_precision)
+    free = held_out.ask(config, model, split.seen, split, asked)
     del model  # a local judge needs the room
     choices = config.scoring.choice_encoder or config.scoring.encoder
     nearest = nearest_choice(

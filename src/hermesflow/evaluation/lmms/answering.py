@@ -9,7 +9,6 @@ import hashlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,19 +17,15 @@ from torch import Tensor
 
 from hermesflow.config.sections import Decoding
 from hermesflow.core.errors import DataError
+from hermesflow.core.images import as_tensor
 from hermesflow.data.images import fit_image
-from hermesflow.models.backbone import UnifiedModel
-from hermesflow.models.showo.magvit import BATCH_PIXELS, MagVitV2, to_pixels
-from hermesflow.selfplay.sampling import of_session, sample_texts, sessions
+from hermesflow.models.backbone import ImageCodec, UnifiedModel
+from hermesflow.models.draws import sessions
+from hermesflow.selfplay.sampling import of_session, sample_texts
 
+TOGETHER = 250 * 48**2
+"""Pixels of pictures that are read together (memory only)."""
 GREEDY = Decoding(top_k=1, temperature=1.0)
-
-
-class Encoding(Protocol):
-    """What likelihoods need of a text tokenizer."""
-
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids per text, without boundary tokens."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +65,11 @@ class Stopping:
 
 @dataclass
 class Pictures:
-    """Image tokens of pictures by digest of their pixels; equal pictures are coded once."""
+    """Pictures as understanding reads them, by digest of their pixels; equal pictures are read once."""
 
-    tokenizer: MagVitV2
-    image_size: int
-    codes: dict[str, Tensor] = field(default_factory=dict)
-    """Digest of the pixels -> (T,) int32 codes on the CPU."""
+    codec: ImageCodec
+    seen: dict[str, np.ndarray] = field(default_factory=dict)
+    """Digest of the pixels -> (*seen), as it is stored."""
 
     def add(self, pictures: Iterable[Image.Image]) -> list[str]:
         """Digests of pictures, in their order; new ones are cut to a square, scaled and coded.
@@ -88,21 +82,19 @@ class Pictures:
             image = picture.convert("RGB")
             digest = pixel_digest(image)
             digests.append(digest)
-            if digest not in self.codes:
+            if digest not in self.seen:
                 new[digest] = image
-            if len(new) * self.image_size**2 >= BATCH_PIXELS:
+            if len(new) * self.codec.image_size**2 >= TOGETHER:
                 self._encode(new)
                 new = {}
         if new:
             self._encode(new)
         return digests
 
-    @torch.inference_mode()
     def _encode(self, images: Mapping[str, Image.Image]) -> None:
-        rows = np.stack([square(image, self.image_size) for image in images.values()])
-        device = next(self.tokenizer.parameters()).device
-        codes = self.tokenizer.encode(to_pixels(rows).to(device)).cpu().int()
-        self.codes.update(zip(images, codes, strict=True))
+        rows = np.stack([square(image, self.codec.image_size) for image in images.values()])
+        seen = self.codec.see(rows).numpy().astype(self.codec.seen.dtype)
+        self.seen.update(zip(images, seen, strict=True))
 
 
 def pixel_digest(image: Image.Image) -> str:
@@ -132,13 +124,13 @@ def by_picture(owners: Sequence[str], *, together: int) -> list[list[int]]:
 
 
 def answers(
-    model: UnifiedModel, codes: Mapping[str, Tensor], owners: Sequence[str], questions: Sequence[str], stop: Stopping
+    model: UnifiedModel, seen: Mapping[str, np.ndarray], owners: Sequence[str], questions: Sequence[str], stop: Stopping
 ) -> list[str]:
     """One greedy answer per question.
 
     Args:
         model: the model that answers.
-        codes: picture -> (T,) image codes.
+        seen: picture -> (*seen).
         owners: N pictures, one per question.
         questions: N questions, without the model's own template.
         stop: when an answer ends.
@@ -146,7 +138,7 @@ def answers(
     Returns:
         N texts without blanks around them.
     """
-    images, rows = _stacked(codes, owners, model.device)
+    images, rows = _stacked(seen, owners, model.device)
     texts = sample_texts(
         model,
         images,
@@ -162,8 +154,7 @@ def answers(
 @torch.inference_mode()
 def likelihoods(
     model: UnifiedModel,
-    tokenizer: Encoding,
-    codes: Mapping[str, Tensor],
+    seen: Mapping[str, np.ndarray],
     owners: Sequence[str],
     questions: Sequence[str],
     continuations: Sequence[str],
@@ -172,8 +163,7 @@ def likelihoods(
 
     Args:
         model: the model that answers.
-        tokenizer: of the model.
-        codes: picture -> (T,) image codes.
+        seen: picture -> (*seen).
         owners: N pictures, one per question.
         questions: N questions, without the model's own template.
         continuations: N texts.
@@ -181,9 +171,9 @@ def likelihoods(
     Returns:
         N pairs of summed nats and whether every token is the likeliest.
     """
-    images, rows = _stacked(codes, owners, model.device)
+    images, rows = _stacked(seen, owners, model.device)
     prompts = [model.question_template.format(question) for question in questions]
-    tokens = tokenizer.encode([f" {text.strip()}" for text in continuations])
+    tokens = model.tokenize([f" {text.strip()}" for text in continuations])
     found: list[tuple[float, bool]] = []
     for part in sessions(len(prompts), model.text_rows):
         own, places = of_session(images, rows, part)
@@ -191,17 +181,17 @@ def likelihoods(
     return found
 
 
-def _stacked(codes: Mapping[str, Tensor], owners: Sequence[str], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Codes of the different pictures, (I, T) int64, and the place of each question's among them, (N,)."""
+def _stacked(seen: Mapping[str, np.ndarray], owners: Sequence[str], device: torch.device) -> tuple[Tensor, Tensor]:
+    """The different pictures, (I, *seen), and the place of each question's among them, (N,)."""
     places = {owner: i for i, owner in enumerate(dict.fromkeys(owners))}
-    images = torch.stack([codes[owner] for owner in places]).long().to(device)
+    images = as_tensor(np.stack([seen[owner] for owner in places])).to(device)
     return images, torch.tensor([places[owner] for owner in owners])
 
 
 def _forced(
-    model: UnifiedModel, codes: Tensor, owners: Tensor, prompts: Sequence[str], tokens: Sequence[Sequence[int]]
+    model: UnifiedModel, seen: Tensor, owners: Tensor, prompts: Sequence[str], tokens: Sequence[Sequence[int]]
 ) -> list[tuple[float, bool]]:
-    session = model.text_session(codes, owners, prompts)
+    session = model.text_session(seen, owners, prompts)
     logits = session.logits
     nats, greedy = torch.zeros(len(prompts), dtype=torch.float64), torch.ones(len(prompts), dtype=torch.bool)
     longest = max(map(len, tokens))

@@ -26,19 +26,19 @@ from hermesflow.evaluation.lmms.answering import (
     likelihoods,
 )
 from hermesflow.evaluation.registry import benchmark_of
-from hermesflow.models.showo.magvit import load_tokenizer
-from hermesflow.models.showo.model import DTYPES, load_model
+from hermesflow.models.backbone import load_codec, load_model
+from hermesflow.models.loading import DTYPES
 
 IMAGE_COLUMNS = ("task", "doc_id", "image")
 OTHERWISE = 128  # new tokens where a task names no number
 
 
 class HermesFlow(lmms):
-    """A Show-o checkpoint with its image tokenizer.
+    """A checkpoint of any backbone with its image tokenizer.
 
     Args:
-        pretrained: folder of the checkpoint, as `showo.save_model` writes it.
-        tokenizer: folder of the image tokenizer, as `magvit.save_tokenizer` writes it.
+        pretrained: folder of the checkpoint, as `UnifiedModel.save` writes it.
+        tokenizer: folder of the image tokenizer, as `ImageCodec.save` writes it.
         images: parquet file that says which picture each record shows (IMAGE_COLUMNS, a digest of the pixels);
             lmms-eval's own files do not, and intervals resample pictures. None writes no file.
         precision: `no` (float32), `bf16` or `fp16`.
@@ -69,9 +69,7 @@ class HermesFlow(lmms):
             )
         place = torch.device(device or "cpu")
         self._model = load_model(Path(pretrained), device=place, precision=precision)
-        image_tokenizer = load_tokenizer(Path(tokenizer), device=place)
-        side = round(self._model.num_image_tokens**0.5) * image_tokenizer.token_size
-        self._pictures = Pictures(image_tokenizer, side)
+        self._pictures = Pictures(load_codec(Path(tokenizer), device=place))
         self._batch_size, self._images = int(batch_size), None if images is None else Path(images)
         self._shown: dict[tuple[str, int], str] = {}
 
@@ -84,7 +82,7 @@ class HermesFlow(lmms):
             for batch in by_picture([shown[i] for i in places], together=self._batch_size):
                 rows = [places[i] for i in batch]
                 questions = [requests[i].args[0] for i in rows]
-                said = answers(self._model, self._pictures.codes, [shown[i] for i in rows], questions, stop)
+                said = answers(self._model, self._pictures.seen, [shown[i] for i in rows], questions, stop)
                 for i, text in zip(rows, said, strict=True):
                     texts[i] = _as_read(requests[i].args[4], text)
                 progress.advance(len(rows))
@@ -104,8 +102,7 @@ class HermesFlow(lmms):
         for rows in by_picture(shown, together=self._batch_size):
             some = likelihoods(
                 self._model,
-                self._model.tokenizer,
-                self._pictures.codes,
+                self._pictures.seen,
                 [shown[i] for i in rows],
                 [requests[i].args[0] for i in rows],
                 [self._continuation(requests[i]) for i in rows],
@@ -115,8 +112,8 @@ class HermesFlow(lmms):
         return [GenerationResult(found[i]) for i in range(len(requests))]
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
-        """Not for Show-o, which sees one picture and answers once."""
-        raise NotImplementedError("Show-o answers once: choose a task of output_type generate_until")
+        """Not for these models, which see one picture and answer once."""
+        raise NotImplementedError("the model answers once: choose a task of output_type generate_until")
 
     def _look(self, requests: Sequence[Instance]) -> list[str]:
         """The picture of each request, coded; `images` is written anew with them.
@@ -141,7 +138,7 @@ class HermesFlow(lmms):
             progress.advance()
 
     def _visual(self, request: Instance) -> Image.Image:
-        """The one picture that Show-o can look at, as RGB: the first, where MMMU has more.
+        """The one picture that the model can look at, as RGB: the first, where MMMU has more.
 
         lmms-eval lets Pillow fill the rest of a truncated picture with grey; here that is told.
         """
@@ -161,7 +158,7 @@ class HermesFlow(lmms):
                 "and fetch it again, or mend the record of a local task."
             ) from error
         if picture is None:
-            raise DataError(f"{record}: shows no image. Leave the task out: Show-o needs one.")
+            raise DataError(f"{record}: shows no image. Leave the task out: the model needs one.")
         return picture
 
     def _first(self, request: Instance) -> Image.Image | None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from hermesflow.config.sections import ImageSampling
+from hermesflow.core.images import as_tensor
 from hermesflow.core.seeding import generator
 from hermesflow.data.microworld.captions import Mention, parse_caption, phrase, relation_of
 from hermesflow.data.microworld.scenes import CELLS, Scene
@@ -21,8 +21,6 @@ from hermesflow.evaluation.bootstrap import FIDELITY_POOL
 from hermesflow.evaluation.metrics import GENEVAL_KINDS
 from hermesflow.evaluation.worlds.understanding import units_table
 from hermesflow.models.backbone import UnifiedModel
-from hermesflow.models.showo.magvit import BATCH_PIXELS, MagVitV2, to_images
-from hermesflow.selfplay.sampling import sample_images
 
 DENSE = "dense"
 _ROWS = 250  # images drawn in turn (memory only)
@@ -54,23 +52,15 @@ def draw(
     """Draw images; each has its own random numbers, the same for every checkpoint of a seed.
 
     Returns:
-        (N, T) int64 codes.
+        (N, *generated) on the CPU.
     """
     parts = []
     for start in range(0, len(requests), _ROWS):
         some = requests[start : start + _ROWS]
         generators = [generator(seed, "evaluate", r.id, r.image) for r in some]
-        parts.append(sample_images(model, [r.caption for r in some], settings=settings, generators=generators))
+        parts.append(model.generate_images([r.caption for r in some], settings=settings, generators=generators))
         progress(len(some))
-    return torch.cat(parts) if parts else torch.zeros(0, model.num_image_tokens, dtype=torch.int64)
-
-
-@torch.inference_mode()
-def decode(tokenizer: MagVitV2, codes: Tensor) -> np.ndarray:
-    """Pixels of image tokens: (N, T) codes to (N, H, W, 3) uint8."""
-    device = next(tokenizer.parameters()).device
-    together = max(BATCH_PIXELS // (codes.shape[1] * tokenizer.token_size**2), 1)
-    return np.concatenate([to_images(tokenizer.decode(part.to(device)).cpu()) for part in codes.split(together)])
+    return torch.cat(parts) if parts else as_tensor(model.generated.empty(0))
 
 
 def dense_checks(caption: str, scene: Scene) -> list[Check]:

@@ -1,4 +1,4 @@
-"""Held-out real pairs with the image tokens of their images, and what a model answers about images in their order."""
+"""Held-out real pairs, their images as understanding reads them, and what a model answers about images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from hermesflow.config.experiment import Config
-from hermesflow.core.files import Layout, read_codes
+from hermesflow.core.files import Layout
+from hermesflow.core.images import as_tensor, read_images
 from hermesflow.data.microworld.questions import Question
 from hermesflow.data.pairs import images_of, read_pairs
 from hermesflow.evaluation.worlds.gap import Asked
@@ -22,17 +23,17 @@ from hermesflow.selfplay.sharding import check_ids
 
 @dataclass(frozen=True)
 class Split:
-    """Real pairs and the image tokens of their images."""
+    """Real pairs and their images."""
 
     rows: list[dict[str, Any]]
     images: np.ndarray
     """(N, H, W, 3) uint8."""
-    codes: Tensor
-    """(N, T) int64."""
+    seen: Tensor
+    """(N, *seen), the same as understanding reads them."""
 
     @property
     def ids(self) -> list[str]:
-        """Pair ids in the order of rows, images and codes."""
+        """Pair ids in the order of rows and images."""
         return [row["id"] for row in self.rows]
 
     @property
@@ -42,17 +43,17 @@ class Split:
 
 
 def read_split(layout: Layout, split: str) -> Split:
-    """Read pairs and tokens of a split.
+    """Read pairs and images of a split.
 
     Raises:
         ArtifactError: an input is missing, truncated, or its ids are not those of the pairs.
     """
     pairs = read_pairs(layout.data(split))
-    ids, codes = read_codes(layout.codes(split))
-    check_ids(layout.codes(split), ids, list(pairs["id"]))
+    ids, seen = read_images(layout.seen(split))
+    check_ids(layout.seen(split), ids, list(pairs["id"]))
     place = {key: i for i, key in enumerate(ids)}
-    ordered = codes[[place[key] for key in pairs["id"]], 0].astype(np.int64)
-    return Split(list(pairs.remove_columns("image")), images_of(pairs), torch.from_numpy(ordered))
+    ordered = seen[[place[key] for key in pairs["id"]], 0]
+    return Split(list(pairs.remove_columns("image")), images_of(pairs), as_tensor(ordered))
 
 
 def questions_of(split: Split) -> list[Asked]:
@@ -64,30 +65,30 @@ def questions_of(split: Split) -> list[Asked]:
     ]
 
 
-def ask(config: Config, model: UnifiedModel, codes: Tensor, split: Split, asked: Sequence[Asked]) -> list[str]:
-    """The model's free answers about images in the order of a split: (N, T) codes, Q questions to Q texts."""
+def ask(config: Config, model: UnifiedModel, seen: Tensor, split: Split, asked: Sequence[Asked]) -> list[str]:
+    """The model's free answers about images in the order of a split: (N, *seen), Q questions to Q texts."""
     place = {key: i for i, key in enumerate(split.ids)}
     owners = torch.tensor([place[one.id] for one in asked], dtype=torch.long)
-    return answer(config, model, codes, owners, [one.question.question for one in asked])
+    return answer(config, model, seen, owners, [one.question.question for one in asked])
 
 
-def answer(config: Config, model: UnifiedModel, codes: Tensor, owners: Tensor, questions: Sequence[str]) -> list[str]:
+def answer(config: Config, model: UnifiedModel, seen: Tensor, owners: Tensor, questions: Sequence[str]) -> list[str]:
     """Free answers, images in batches.
 
     Args:
         config: batch and length of answers are read.
         model: who answers.
-        codes: (N, T) int64.
+        seen: (N, *seen) images.
         owners: (Q,) int64, the image of each question.
         questions: Q texts.
     """
     answers = [""] * len(questions)
     size = config.scoring.batch_images
-    for start in range(0, len(codes), size):
+    for start in range(0, len(seen), size):
         rows = ((owners >= start) & (owners < start + size)).nonzero()[:, 0].tolist()
         said = free_answers(
             model,
-            codes[start : start + size].to(config.runtime.device),
+            seen[start : start + size].to(config.runtime.device),
             owners[rows] - start,
             [questions[i] for i in rows],
             max_answer_tokens=config.scoring.max_answer_tokens,

@@ -10,19 +10,14 @@ Source: Yu et al. 2023, "Language Model Beats Diffusion", section 3; Show-o (Xie
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hermesflow.config.experiment import as_plain
 from hermesflow.config.sections import ImageTokenizer
-from hermesflow.core.errors import ArtifactError
-from hermesflow.core.files import read_json, read_weights, write_json, write_weights
-from hermesflow.models.loading import fill, moved, without_weights
 from hermesflow.models.showo.magvit_blocks import Decoder, Encoder
 
 BATCH_PIXELS = 250 * 48**2
@@ -179,34 +174,6 @@ class LookupFreeQuantizer(nn.Module):
         entropy_loss = _entropy(probability).mean() - _entropy(probability.mean(dim=(0, 2, 3))).mean()
         commitment_loss = F.mse_loss(latents, signs)
         return latents + (signs - latents).detach(), latents, entropy_loss, commitment_loss
-
-
-def save_tokenizer(model: MagVitV2, folder: Path) -> None:
-    """Write `model.safetensors` and `config.json` into a folder."""
-    write_weights(folder / "model.safetensors", model.state_dict())
-    write_json(folder / "config.json", as_plain(model.config))
-
-
-def load_tokenizer(folder: Path, *, device: str | torch.device) -> MagVitV2:
-    """Read a tokenizer written by `save_tokenizer`, in evaluation mode.
-
-    Raises:
-        ArtifactError: a file is missing or truncated, the weights are a pickle, or do not fit `config.json`.
-    """
-    folder = Path(folder)
-    plain = read_json(folder / "config.json")
-    weights = read_weights(folder / "model.safetensors")
-    try:
-        lists: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()}
-        with without_weights():
-            model = MagVitV2(ImageTokenizer(**lists))
-        fill(model, weights)
-    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise ArtifactError(
-            f"{folder}: model.safetensors does not fit config.json ({error}). Give both files of one tokenizer, "
-            "or delete the folder and run snakemake again."
-        ) from error
-    return moved(model, device)
 
 
 def _entropy(probability: Tensor) -> Tensor:

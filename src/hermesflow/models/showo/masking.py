@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hermesflow.config.sections import MaskSchedule
 from hermesflow.core.seeding import generator as named_generator
+from hermesflow.models.backbone import NoiseName
 
 SCHEDULES: dict[MaskSchedule, Callable[[Tensor], Tensor]] = {
     "cosine": lambda ratio: torch.cos(ratio * (math.pi / 2)),
@@ -43,9 +44,7 @@ def draw_mask(num_tokens: int, generator: torch.Generator, *, schedule: MaskSche
     return mask
 
 
-def pair_mask(
-    pair_id: str, pass_: int, *, seed: int, iteration: int, num_tokens: int, schedule: MaskSchedule
-) -> Tensor:
+def pair_mask(name: NoiseName, *, num_tokens: int, schedule: MaskSchedule) -> Tensor:
     """The one mask of a pair in one pass: chosen and rejected, policy and reference are all scored under it.
 
     It is named by run seed, self-play iteration, pair and pass alone, so every objective of an iteration meets the
@@ -56,4 +55,5 @@ def pair_mask(
 
     Source: HermesFlow section 3.3.
     """
+    seed, iteration, pair_id, pass_ = name
     return draw_mask(num_tokens, named_generator(seed, iteration, "mask", pair_id, pass_), schedule=schedule)

@@ -7,29 +7,33 @@ Source: Show-o (arXiv 2408.12528).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import AttentionInterface, PhiConfig, PhiForCausalLM
 
-from hermesflow.config.sections import LanguageModel, Precision
+from hermesflow.config.experiment import Config
+from hermesflow.config.sections import ImageSampling, LanguageModel, Precision, Training
 from hermesflow.core.errors import ArtifactError
-from hermesflow.core.files import atomic, read_json, read_weights, write_json, write_weights
+from hermesflow.core.files import read_json, read_weights
+from hermesflow.core.images import ImageForm
 from hermesflow.models import capacity
+from hermesflow.models.backbone import NoiseName, UnifiedModel
 from hermesflow.models.kernels import Layout, linear, quicken
-from hermesflow.models.loading import fill, moved, without_weights
+from hermesflow.models.loading import DTYPES, fill, moved, without_weights
 from hermesflow.models.logps import row_sums, token_logps
-from hermesflow.models.showo import grouping, packing, prompting
-from hermesflow.models.showo.prompting import TokenIds, Tokenizer
+from hermesflow.models.showo import generation, grouping, packing
+from hermesflow.models.showo.forms import FAMILY, image_form
+from hermesflow.models.showo.masking import draw_mask, pair_mask
+from hermesflow.models.showo.prompting import TokenIds
 from hermesflow.models.showo.sessions import ShowOImageSession, ShowOTextSession
+from hermesflow.models.text_tokenizers import Tokenizer, load_text_tokenizer, text_tokenizer
 
-DTYPES: dict[Precision, torch.dtype] = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ATTENTION = "hermesflow"
 AttentionInterface.register(ATTENTION, packing.attention)
 
@@ -56,8 +60,8 @@ class Shape:
         return Shape(**own, num_image_tokens=num_image_tokens, codebook_size=codebook_size)
 
 
-class ShowO(nn.Module):
-    """Show-o; implements `unified.UnifiedModel`.
+class ShowO(UnifiedModel):
+    """Show-o; implements `backbone.UnifiedModel`. An image is (T,) codes, read and generated alike.
 
     Args:
         shape: sizes of the decoder and of an image.
@@ -66,21 +70,19 @@ class ShowO(nn.Module):
         question_template: how a question is put; `{}` stands for it.
     """
 
+    family = FAMILY
+
     def __init__(self, shape: Shape, tokenizer: Tokenizer, *, caption_prompt: str, question_template: str) -> None:
         super().__init__()
         self.shape, self.tokenizer = shape, tokenizer
         self.caption_prompt, self.question_template = caption_prompt, question_template
         self.num_image_tokens, self.codebook_size = shape.num_image_tokens, shape.codebook_size
+        self.seen = self.generated = ImageForm("codes", (shape.num_image_tokens,), "uint16")
         self.ids = TokenIds(tokenizer.size, shape.codebook_size, tokenizer.boundary)
         self.end_token = self.ids.boundary
         self.showo = PhiForCausalLM(_phi_config(shape, self.ids))
         quicken(self.showo)
         self._code_layout = Layout()
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.showo.lm_head.weight.device
 
     @property
     def text_rows(self) -> int:
@@ -135,73 +137,103 @@ class ShowO(nn.Module):
         head, codes = self.showo.lm_head, slice(self.ids.first_code, self.ids.mask)
         return linear(hidden, head.weight[codes], head.bias[codes], self._code_layout)
 
-    def image_logps(
-        self, captions: Sequence[str], codes: Tensor, masked: Tensor, *, owners: Tensor | None = None
+    @property
+    def decoder(self) -> nn.Module:
+        """The Phi decoder."""
+        return self.showo
+
+    @property
+    def decoder_layers(self) -> Sequence[nn.Module]:
+        """Its layers."""
+        return list(self.showo.model.layers)
+
+    def generate_images(
+        self, prompts: Sequence[str], *, settings: ImageSampling, generators: Sequence[torch.Generator]
     ) -> Tensor:
-        """Sum over the masked places of log p(code | caption, codes that are not masked), (B,) float32 nats.
+        """One image per prompt by MaskGIT, (B, T) int64 codes on the CPU; see `generation.generate_images`."""
+        return generation.generate_images(self, prompts, settings=settings, generators=generators)
+
+    def noise(self, names: Sequence[NoiseName], settings: Training) -> Tensor:
+        """The masks of B pairs, (B, T) bool; see `masking.pair_mask`."""
+        tokens, schedule = self.num_image_tokens, settings.mask_schedule
+        return torch.stack([pair_mask(name, num_tokens=tokens, schedule=schedule) for name in names])
+
+    def training_noise(self, rows: int, generator: torch.Generator) -> Tensor:
+        """Masks of a pre-training batch, (rows, T) bool, by the cosine schedule."""
+        masks = [draw_mask(self.num_image_tokens, generator, schedule="cosine") for _ in range(rows)]
+        return torch.stack(masks) if masks else torch.zeros(0, self.num_image_tokens, dtype=torch.bool)
+
+    def image_logps(
+        self, prompts: Sequence[str], images: Tensor, noise: Tensor, *, owners: Tensor | None = None
+    ) -> Tensor:
+        """Sum over the masked places of log p(code | prompt, codes that are not masked), (B,) float32 nats.
 
         The soft-max runs over the WHOLE vocabulary, as in the official code, although sampling draws from the codes
         alone. The two boundary tokens, which the official code scores too, are left out: they are no choice.
 
         Args:
-            captions: U captions; each is run once.
-            codes: (B, T) int64.
-            masked: (B, T) bool; these places hold the mask token in the input.
-            owners: (B,) int64, the caption of each row, as many rows for each; None is one caption per row.
+            prompts: U prompts; each is run once.
+            images: (B, T) int64 codes.
+            noise: (U, T) bool; these places hold the mask token in the input.
+            owners: (B,) int64, the prompt and mask of each row, as many rows for each; None is one row per prompt.
         """
-        codes, masked = codes.to(self.device), masked.to(self.device)
+        codes = images.to(self.device).long()
+        masked = (noise if owners is None else noise[owners]).to(self.device)
+        targets = codes + self.ids.first_code
         found = []
-        for some in self._drawn(captions, codes, masked, owners):
-            own = masked[some.rows]
-            logps = self._logps(some.blocks[:, 1:-1][own], codes[some.rows][own] + self.ids.first_code)
-            found.append((some.rows, row_sums(logps, F.pad(own, (1, 1)))))
+        for group in self._drawn(prompts, codes, masked, owners):
+            scored = masked[group.rows]
+            values = self._logps(group.blocks[:, 1:-1][scored], targets[group.rows][scored])
+            # columns of the boundaries, where nothing is scored, decide the order of the sum and so its rounding
+            found.append((group.rows, row_sums(values, F.pad(scored, (1, 1)))))
         return _in_order(found)
 
     def text_logps(
-        self, codes: Tensor, prompts: Sequence[str], completions: Sequence[str], *, owners: Tensor | None = None
+        self, seen: Tensor, prompts: Sequence[str], completions: Sequence[str], *, owners: Tensor | None = None
     ) -> Tensor:
         """Sum of log p over the tokens of each completion and its end token, (B,) float32 nats.
 
         Args:
-            codes: (I, T) int64 images; each is run once, and so is each different prompt about it.
+            seen: (I, T) codes of images; each is run once, and so is each different prompt about it.
             prompts: B prompts, templates applied.
             completions: B completions.
             owners: (B,) int64, the image of each row; None is one image per row.
         """
-        owners = torch.arange(len(codes)) if owners is None else owners
+        owners = torch.arange(len(seen)) if owners is None else owners
         found = []
-        for some in self._said(codes, owners, prompts, completions):
+        for some in self._said(seen, owners, prompts, completions):
             found.append((some.rows, row_sums(self._logps(some.hidden, some.targets), some.scored)))
         return _in_order(found)
 
-    def image_loss(self, captions: Sequence[str], codes: Tensor, masked: Tensor) -> Tensor:
-        """Pre-training loss of drawing: mean cross-entropy of masked image tokens, nats per token.
+    def image_loss(self, prompts: Sequence[str], images: Tensor, noise: Tensor) -> Tensor:
+        """Pre-training loss of generation: mean cross-entropy of masked image tokens, nats per token.
 
         Args:
-            captions: B captions; an empty one trains the unconditional prompt.
-            codes: (B, T) int64.
-            masked: (B, T) bool.
+            prompts: B captions; an empty one trains the unconditional prompt.
+            images: (B, T) codes.
+            noise: (B, T) bool, of `training_noise`.
         """
-        codes, masked = codes.to(self.device), masked.to(self.device)
+        codes, masked = images.to(self.device).long(), noise.to(self.device)
         found = []
-        for some in self._drawn(captions, codes, masked, None):
-            own = masked[some.rows]
-            found.append(self._logps(some.blocks[:, 1:-1][own], codes[some.rows][own] + self.ids.first_code).sum())
+        for group in self._drawn(prompts, codes, masked, None):
+            scored = masked[group.rows]
+            targets = codes[group.rows][scored] + self.ids.first_code
+            found.append(self._logps(group.blocks[:, 1:-1][scored], targets).sum())
         return -torch.stack(found).sum() / masked.sum()
 
-    def text_loss(self, codes: Tensor, owners: Tensor, prompts: Sequence[str], completions: Sequence[str]) -> Tensor:
-        """Pre-training loss of describing: mean over texts of their mean cross-entropy, nats per token.
+    def text_loss(self, seen: Tensor, owners: Tensor, prompts: Sequence[str], completions: Sequence[str]) -> Tensor:
+        """Pre-training loss of understanding: mean over texts of their mean cross-entropy, nats per token.
 
         Texts count alike, so that a one-word answer is not drowned by a caption.
 
         Args:
-            codes: (I, T) int64, the images that texts are about; each is run once.
+            seen: (I, T) codes of the images that texts are about; each is run once.
             owners: (B,) int64, the image of each text.
             prompts: B prompts, templates applied.
             completions: B completions.
         """
         found = []
-        for some in self._said(codes, owners, prompts, completions):
+        for some in self._said(seen, owners, prompts, completions):
             lengths = some.scored.sum(dim=1, keepdim=True).expand_as(some.scored)[some.scored]
             found.append((self._logps(some.hidden, some.targets) / lengths).sum())
         return -torch.stack(found).sum() / len(prompts)
@@ -220,22 +252,27 @@ class ShowO(nn.Module):
             device=self.device,
         )
 
-    def text_session(self, codes: Tensor, owners: Tensor, prompts: Sequence[str]) -> ShowOTextSession:
-        """Start N texts; row i is about image codes[owners[i]], (I, T) int64, and starts after prompts[i]."""
+    def text_session(self, seen: Tensor, owners: Tensor, prompts: Sequence[str]) -> ShowOTextSession:
+        """Start N texts; row i is about image seen[owners[i]], (I, T) codes, and starts after prompts[i]."""
         return ShowOTextSession(
             self.hidden,
             self.head,
             self.ids,
-            codes=codes.to(self.device),
+            codes=seen.to(self.device).long(),
             owners=owners.tolist(),
             prompts=self.tokenizer.encode(prompts),
             max_text_tokens=self.shape.max_text_tokens,
             together=self._together,
         )
 
-    def detokenize(self, ids: Sequence[int]) -> str:
-        """Text of sampled token ids; ids that are not text are left out."""
-        return self.tokenizer.decode([i for i in ids if i < self.ids.text_vocab_size])
+    def settings(self) -> dict[str, Any]:
+        """Sizes and prompts."""
+        return {
+            "shape": asdict(self.shape),
+            "caption_prompt": self.caption_prompt,
+            "question_template": self.question_template,
+            "boundary_token": self.tokenizer.boundary_token,
+        }
 
     def _drawn(
         self, captions: Sequence[str], codes: Tensor, masked: Tensor, owners: Tensor | None
@@ -257,7 +294,7 @@ class ShowO(nn.Module):
         return grouping.said(
             self.hidden,
             self.ids,
-            codes.to(self.device),
+            codes.to(self.device).long(),
             owners,
             self.tokenizer.encode(prompts),
             # the space keeps byte-pair tokens at the seam as they are when prompt and completion are one text
@@ -270,41 +307,17 @@ class ShowO(nn.Module):
         return token_logps(hidden, targets, self.showo.lm_head)
 
 
-def recompute_activations(model: ShowO) -> None:
-    """Let decoder layers keep their inputs alone and compute the rest again for the gradient: less memory, same values.
-
-    Not transformers' own switch: that one is off in eval mode, in which Pair-DPO trains, and drops the shared prefix.
-    """
-    for layer in model.showo.model.layers:
-        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
+def new_model(config: Config, *, seed: int) -> ShowO:
+    """A model with random weights, the same for the same seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _build(config).eval()
 
 
-def save_model(model: ShowO, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
-    """Write `model.safetensors`, `tokenizer.json` and, last, `config.json`; everything needed to build it again.
-
-    Args:
-        model: what to save.
-        folder: made if it is not there.
-        weights: of the model; its state dict if None. Of a sharded model they must be gathered first.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    write_weights(folder / "model.safetensors", model.state_dict() if weights is None else weights)
-    describe_model(model, folder)
-
-
-def describe_model(model: ShowO, folder: Path) -> None:
-    """Write `tokenizer.json` and `config.json` beside the weights."""
-    with atomic(folder / "tokenizer.json") as temporary:
-        model.tokenizer.save(temporary)
-    write_json(
-        folder / "config.json",
-        {
-            "shape": asdict(model.shape),
-            "caption_prompt": model.caption_prompt,
-            "question_template": model.question_template,
-            "boundary_token": model.tokenizer.boundary_token,
-        },
-    )
+def meta_model(config: Config) -> ShowO:
+    """A model without weights: names and shapes alone, in no memory."""
+    with torch.device("meta"):
+        return _build(config)
 
 
 def load_model(folder: Path, *, device: torch.device | str, precision: Precision = "no") -> ShowO:
@@ -324,7 +337,7 @@ def load_model(folder: Path, *, device: torch.device | str, precision: Precision
         with without_weights():
             model = ShowO(
                 Shape(**config["shape"]),
-                prompting.load_text_tokenizer(folder / "tokenizer.json", config["boundary_token"]),
+                load_text_tokenizer(folder / "tokenizer.json", config["boundary_token"]),
                 caption_prompt=config["caption_prompt"],
                 question_template=config["question_template"],
             )
@@ -335,6 +348,17 @@ def load_model(folder: Path, *, device: torch.device | str, precision: Precision
             "Take both files from the same checkpoint."
         ) from error
     return moved(model, device, DTYPES[precision])
+
+
+def _build(config: Config) -> ShowO:
+    settings = config.language_model
+    (tokens,) = image_form(config.data.image_size, config.image_tokenizer).shape
+    return ShowO(
+        Shape.of(settings, num_image_tokens=tokens, codebook_size=2**config.image_tokenizer.codebook_bits),
+        text_tokenizer(settings.text_tokenizer),
+        caption_prompt=settings.caption_prompt,
+        question_template=settings.question_template,
+    )
 
 
 def _phi_config(shape: Shape, ids: TokenIds) -> PhiConfig:

@@ -13,18 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from hermesflow.core.errors import ArtifactError, DataError
-from hermesflow.core.files import read_json
+from hermesflow.core.errors import DataError
 
 SPECIAL_TOKENS = ("soi", "eoi", "sov", "eov", "t2i", "mmu", "t2v", "v2v", "lvg")
-END_OF_TEXT = "<|endoftext|>"
-UNKNOWN_WORD = "<|unknown|>"
 
 
 @dataclass(frozen=True)
@@ -59,98 +55,6 @@ class TokenIds:
     def vocab_size(self) -> int:
         """Rows of the embedding."""
         return self.mask + 1
-
-
-class Tokenizer(Protocol):
-    """What prompting needs of a text tokenizer."""
-
-    size: int
-    boundary: int
-    boundary_token: str
-
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids per text, without boundary tokens."""
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of token ids."""
-
-    def save(self, path: Path) -> None:
-        """Write what `load_text_tokenizer` reads."""
-
-
-class TextTokenizer:
-    """A fast tokenizer (`tokenizers` library) and the id that starts and ends a text."""
-
-    def __init__(self, backend: object, boundary_token: str) -> None:
-        from tokenizers import Tokenizer as Backend
-
-        assert isinstance(backend, Backend)
-        boundary = backend.token_to_id(boundary_token)
-        if boundary is None:
-            raise DataError(f"The text tokenizer has no token {boundary_token!r}; use one whose end token is known.")
-        self._backend = backend
-        self.boundary_token = boundary_token
-        self.boundary: int = boundary
-        self.size: int = backend.get_vocab_size(with_added_tokens=True)
-
-    def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids per text, without boundary tokens."""
-        return [e.ids for e in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of token ids; special tokens are left out."""
-        return self._backend.decode(list(ids), skip_special_tokens=True).strip()
-
-    def save(self, path: Path) -> None:
-        """Write the tokenizer as JSON."""
-        self._backend.save(str(path))
-
-
-def word_tokenizer(vocabulary: Sequence[str]) -> TextTokenizer:
-    """A word-level tokenizer over words separated by spaces.
-
-    Args:
-        vocabulary: every word, each once; their order sets the ids.
-    """
-    from tokenizers import AddedToken, pre_tokenizers
-    from tokenizers import Tokenizer as Backend
-    from tokenizers.models import WordLevel
-
-    words = [END_OF_TEXT, UNKNOWN_WORD, *vocabulary]
-    backend = Backend(WordLevel({word: i for i, word in enumerate(words)}, unk_token=UNKNOWN_WORD))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    backend.add_special_tokens([AddedToken(w, special=True) for w in (END_OF_TEXT, UNKNOWN_WORD)])
-    return TextTokenizer(backend, END_OF_TEXT)
-
-
-def pretrained_tokenizer(folder: str | Path) -> TextTokenizer:
-    """The fast tokenizer in `tokenizer.json` of a folder; its end-of-sequence token is the boundary.
-
-    Raises:
-        ArtifactError: tokenizer.json or tokenizer_config.json is missing or unreadable.
-        DataError: no end-of-sequence token is named.
-    """
-    folder = Path(folder)
-    token = read_json(folder / "tokenizer_config.json").get("eos_token")
-    token = token["content"] if isinstance(token, dict) else token
-    if token is None:
-        raise DataError(f"{folder / 'tokenizer_config.json'}: names no eos_token; use a tokenizer whose end is known.")
-    return load_text_tokenizer(folder / "tokenizer.json", token)
-
-
-def load_text_tokenizer(path: Path, boundary_token: str) -> TextTokenizer:
-    """Read what `TextTokenizer.save` wrote.
-
-    Raises:
-        ArtifactError: missing or not a tokenizer.
-    """
-    from tokenizers import Tokenizer as Backend
-
-    try:
-        backend = Backend.from_file(str(path))
-    except Exception as error:  # the Rust library raises bare Exception
-        raise ArtifactError(f"{path}: not a readable tokenizer ({error}). Take it from the same checkpoint.") from error
-    return TextTokenizer(backend, boundary_token)
 
 
 def generation_prompts(ids: TokenIds, texts: Sequence[Sequence[int]], *, max_text_tokens: int) -> list[list[int]]:

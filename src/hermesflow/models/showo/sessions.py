@@ -52,7 +52,7 @@ class _Prompts:
 
 
 class ShowOImageSession:
-    """Draws B images; implements `unified.ImageSession`.
+    """Draws B images; implements `generation.ImageSession`.
 
     Args:
         forward: the decoder.
@@ -95,7 +95,7 @@ class ShowOImageSession:
 
     @torch.inference_mode()
     def logits(self, codes: Tensor, masked: Tensor) -> Tensor:
-        """Guided logits over the codes at the M masked places, (M, codebook_size); see `unified.ImageSession`."""
+        """Guided logits over the codes at the M masked places, (M, codebook_size); see `generation.ImageSession`."""
         codes, masked = codes.to(self._device), masked.to(self._device)
         if masked.all():  # the same block behind every prompt
             first = prompting.image_block(self._ids, codes[:1], masked[:1])
@@ -126,7 +126,7 @@ class ShowOImageSession:
 
 
 class ShowOTextSession:
-    """Writes N texts; implements `unified.TextSession`.
+    """Writes N texts; implements `backbone.TextSession`.
 
     Args:
         forward: the decoder.

@@ -1,0 +1,102 @@
+"""Show-o's images: codes of the MAGVITv2 image tokenizer, read and generated alike."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hermesflow.config.experiment import Config, as_plain
+from hermesflow.config.sections import ImageTokenizer
+from hermesflow.core.errors import ArtifactError
+from hermesflow.core.files import read_json, read_weights, write_json, write_weights
+from hermesflow.models.loading import fill, moved, without_weights
+from hermesflow.models.showo.forms import FAMILY, image_form
+from hermesflow.models.showo.magvit import BATCH_PIXELS, MagVitV2, to_images, to_pixels
+
+
+class ShowOCodec:
+    """Implements `backbone.ImageCodec`: an image is (T,) codes for both skills.
+
+    Args:
+        network: the image tokenizer, in evaluation mode.
+        image_size: pixels per side.
+    """
+
+    family = FAMILY
+
+    def __init__(self, network: MagVitV2, image_size: int) -> None:
+        self.network, self.image_size = network, image_size
+        self.seen = self.generated = image_form(image_size, network.config)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    @torch.inference_mode()
+    def encode(self, images: np.ndarray) -> Tensor:
+        """Codes, (N, T) int64 on the CPU, of (N, H, W, 3) uint8 images."""
+        together = max(BATCH_PIXELS // max(images.shape[1] * images.shape[2], 1), 1)
+        parts = [
+            self.network.encode(to_pixels(images[start : start + together]).to(self._device)).cpu()
+            for start in range(0, len(images), together)
+        ]
+        return torch.cat(parts) if parts else torch.zeros(0, *self.generated.shape, dtype=torch.int64)
+
+    def see(self, images: np.ndarray) -> Tensor:
+        """The codes, as `encode`."""
+        return self.encode(images)
+
+    def see_generated(self, images: Tensor) -> Tensor:
+        """The codes as they are."""
+        return images
+
+    @torch.inference_mode()
+    def to_pixels(self, images: Tensor) -> np.ndarray:
+        """(N, H, W, 3) uint8 of (N, T) codes."""
+        together = max(BATCH_PIXELS // (images.shape[1] * self.network.token_size**2), 1)
+        parts = images.long().split(together)
+        return np.concatenate([to_images(self.network.decode(part.to(self._device)).cpu()) for part in parts])
+
+    def save(self, folder: Path) -> None:
+        """Write `model.safetensors` and `config.json`."""
+        write_weights(folder / "model.safetensors", self.network.state_dict())
+        self.describe(folder)
+
+    def describe(self, folder: Path) -> None:
+        """Write `config.json`."""
+        plain = {"family": self.family, "image_size": self.image_size, "image_tokenizer": as_plain(self.network.config)}
+        write_json(folder / "config.json", plain)
+
+
+def meta_codec(config: Config) -> ShowOCodec:
+    """A codec without weights."""
+    with torch.device("meta"):
+        return ShowOCodec(MagVitV2(config.image_tokenizer), config.data.image_size)
+
+
+def load_codec(folder: Path, *, device: torch.device | str) -> ShowOCodec:
+    """Read what `ShowOCodec.save` wrote.
+
+    Raises:
+        ArtifactError: a file is missing or truncated, the weights are a pickle, or do not fit `config.json`.
+    """
+    folder = Path(folder)
+    plain = read_json(folder / "config.json")
+    weights = read_weights(folder / "model.safetensors")
+    try:
+        sizes = plain["image_tokenizer"]
+        lists: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in sizes.items()}
+        with without_weights():
+            network = MagVitV2(ImageTokenizer(**lists))
+        fill(network, weights)
+        image_size = int(plain["image_size"])
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise ArtifactError(
+            f"{folder}: model.safetensors does not fit config.json ({error}). Give both files of one tokenizer, "
+            "or delete the folder and run snakemake again."
+        ) from error
+    return ShowOCodec(moved(network, device), image_size)

@@ -1,0 +1,383 @@
+"""What every backbone must do, whatever it is made of. A new family joins by a line in PLAIN."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.support.plain_paths import PLAIN
+
+from hermesflow.config.experiment import load_config
+from hermesflow.config.sections import Decoding
+from hermesflow.core.images import as_tensor, write_images
+from hermesflow.data.microworld.world import make_pairs
+from hermesflow.data.pairs import write_pairs
+from hermesflow.models import backbone
+from hermesflow.selfplay.sampling import sample_texts
+from hermesflow.stages import gather_candidates, gather_scores, sample, score
+from hermesflow.training.distributed import new_accelerator
+from hermesflow.training.logps import Logps, ReferenceTable, reference_logps
+from hermesflow.training.pair_dpo import step_loss, train_policy
+from hermesflow.training.pairs import HomologousPairs
+from hermesflow.training.state import StateFolder
+
+SMOKE = load_config(Path(__file__).parents[2] / "config" / "smoke.yaml")
+CAPTIONS = ["a red circle", "two blue squares", "a green cross", "a red square and a blue circle", "three circles"]
+
+
+def test_every_family_has_a_plain_path():
+    assert set(backbone.families()) < set(PLAIN)
+
+
+@pytest.fixture(params=sorted(PLAIN))
+def config(request):
+    images = replace(SMOKE.sampling.images, n=3, steps=3, guidance=1.5)
+    captions = replace(SMOKE.sampling.captions, decodings=SMOKE.sampling.captions.decodings[:3], max_new_tokens=5)
+    training = {"steps": 6, "batch_size": 4, "learning_rate": 1e-3, "warmup_steps": 1, "checkpoint_every": 2}
+    return replace(
+        SMOKE,
+        data=replace(SMOKE.data, pairs=7),
+        language_model=replace(SMOKE.language_model, family=request.param),
+        sampling=replace(SMOKE.sampling, images=images, captions=captions, batch_pairs=2),
+        scoring=replace(SMOKE.scoring, batch_images=6),
+        training=replace(SMOKE.training, **training),
+    )
+
+
+@pytest.fixture
+def model(config):
+    return backbone.new_model(config, seed=3)
+
+
+@pytest.fixture
+def plain(model):
+    return PLAIN[model.family]
+
+
+def random_images(config, form, *leading):
+    """Stored arrays of any form with values that occur."""
+    high = {"codes": 2**config.image_tokenizer.codebook_bits, "pixels": 256}[form.kind]
+    return np.random.default_rng(5).integers(0, high, (*leading, *form.shape)).astype(form.dtype)
+
+
+def bytes_of(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def names(count):
+    return [(0, 1, f"pairs-{k}", 0) for k in range(count)]
+
+
+def gradients(model, value):
+    model.zero_grad()
+    value.sum().backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_same_gradients(model, value, expected):
+    one, other = gradients(model, value), gradients(model, expected)
+    assert one.keys() == other.keys() and one
+    for name, gradient in one.items():
+        torch.testing.assert_close(gradient, other[name], rtol=1e-3, atol=2e-5, msg=name)
+
+
+# log-probs
+
+
+def test_image_logps_are_those_of_the_plain_path(config, model, plain):
+    images = as_tensor(random_images(config, model.generated, 4))
+    noise, owners = model.noise(names(2), config.training), torch.tensor([0, 1, 0, 1])
+    both = [CAPTIONS[i] for i in owners]
+    logps = model.image_logps(CAPTIONS[:2], images, noise, owners=owners)
+    expected = plain.image_logps(model, both, images, model.noise([names(2)[i] for i in owners], config.training))
+    assert logps.shape == (4,) and logps.dtype == torch.float32
+    torch.testing.assert_close(logps, expected, rtol=1e-4, atol=1e-4)
+    assert_same_gradients(model, logps, expected)
+
+
+def test_text_logps_are_those_of_the_plain_path(config, model, plain):
+    seen = as_tensor(random_images(config, model.seen, 2))
+    owners, prompts = torch.tensor([0, 1, 1, 0]), [model.caption_prompt] * 3 + ["is there a circle"]
+    logps = model.text_logps(seen, prompts, CAPTIONS[:4], owners=owners)
+    expected = plain.text_logps(model, seen[owners], prompts, CAPTIONS[:4])
+    assert logps.shape == (4,) and logps.dtype == torch.float32
+    torch.testing.assert_close(logps, expected, rtol=1e-4, atol=1e-4)
+    assert_same_gradients(model, logps, expected)
+
+
+@torch.inference_mode()
+def test_a_session_gives_the_logps_of_its_texts_token_by_token(config, model):
+    seen = as_tensor(random_images(config, model.seen, 2))
+    prompts, owners = [model.caption_prompt, "is there a circle", model.caption_prompt], torch.tensor([1, 0, 0])
+    tokens = [[*ids, model.end_token] for ids in model.tokenize(CAPTIONS[:3])]
+    session = model.text_session(seen, owners, prompts)
+    total, logits = torch.zeros(3), session.logits
+    for step in range(max(map(len, tokens))):
+        now = torch.tensor([row[step] if step < len(row) else model.end_token for row in tokens])
+        inside = torch.tensor([step < len(row) for row in tokens])
+        total += torch.where(inside, logits.log_softmax(dim=1)[torch.arange(3), now], 0.0)
+        logits = session.step(now)
+    torch.testing.assert_close(
+        total, model.text_logps(seen, prompts, CAPTIONS[:3], owners=owners), rtol=1e-4, atol=1e-4
+    )
+
+
+@torch.inference_mode()
+def test_rows_of_a_session_that_are_kept_go_on_as_they_were(config, model):
+    seen = as_tensor(random_images(config, model.seen, 3))
+    one, other = (model.text_session(seen, torch.arange(3), [model.caption_prompt] * 3) for _ in range(2))
+    first, second = (torch.tensor(model.tokenize([text])[0][:3]) for text in ("a red circle", "two blue squares"))
+    one.step(first)
+    other.step(first)
+    one.keep(torch.tensor([2, 0]))
+    torch.testing.assert_close(one.step(second[:2]), other.step(second[[1, 0, 0]])[[2, 0]], rtol=1e-4, atol=1e-4)
+
+
+# generation
+
+
+def test_images_are_those_of_the_plain_path(config, model, plain):
+    settings = config.sampling.images
+    images = model.generate_images(CAPTIONS, settings=settings, generators=seeded(len(CAPTIONS)))
+    assert images.shape == (len(CAPTIONS), *model.generated.shape)
+    for caption, image, generator in zip(CAPTIONS, images, seeded(len(CAPTIONS)), strict=True):
+        assert torch.equal(image, plain.generate(model, caption, settings, generator))
+
+
+def seeded(count):
+    return [torch.Generator().manual_seed(k) for k in range(count)]
+
+
+def test_rows_do_not_depend_on_their_neighbours(config, model):
+    settings = config.sampling.images
+    together = model.generate_images(CAPTIONS, settings=settings, generators=seeded(5))
+    seen = as_tensor(random_images(config, model.seen, 5))
+    writing = {"decodings": [Decoding(top_k=4, temperature=1.5)] * 5, "max_new_tokens": 6}
+    prompts = [model.caption_prompt] * 5
+    texts = sample_texts(model, seen, torch.arange(5), prompts, **writing, generators=seeded(5))
+    noise = model.noise(names(5), config.training)
+    logps = model.image_logps(CAPTIONS, together, noise), model.text_logps(seen, prompts, CAPTIONS)
+    for k in range(5):
+        alone = model.generate_images([CAPTIONS[k]], settings=settings, generators=[seeded(5)[k]])
+        assert torch.equal(alone[0], together[k])
+        one = {"decodings": writing["decodings"][:1], "max_new_tokens": 6, "generators": [seeded(5)[k]]}
+        assert sample_texts(model, seen[[k]], torch.tensor([0]), prompts[:1], **one) == [texts[k]]
+        single = (
+            model.image_logps([CAPTIONS[k]], together[[k]], model.noise([names(5)[k]], config.training)),
+            model.text_logps(seen[[k]], prompts[:1], [CAPTIONS[k]]),
+        )
+        for value, batched in zip(single, logps, strict=True):
+            torch.testing.assert_close(value[0], batched[k], rtol=1e-4, atol=1e-4)
+
+
+def test_one_generator_a_row(config, model):
+    with pytest.raises(ValueError, match="generators"):
+        model.generate_images(CAPTIONS[:2], settings=config.sampling.images, generators=seeded(1))
+
+
+@pytest.fixture
+def layout(config, model, tmp_path, monkeypatch):
+    """Pairs, real images as they are seen, the image tokenizer and a base model."""
+    from hermesflow.core.files import Layout
+
+    monkeypatch.chdir(tmp_path)  # relative paths, as on the command line
+    layout = Layout(Path("results"))
+    rows = list(make_pairs("pairs", config.data.pairs, config=config.data))
+    write_pairs(layout.data("pairs"), rows)
+    seen = random_images(config, model.seen, len(rows), 1)
+    write_images(layout.seen("pairs"), [row["id"] for row in rows], seen, model.seen)
+    model.save(layout.checkpoint(0, "base") / "model")
+    training = replace(config.tokenizer_training, steps=1)
+    pixels = np.zeros((2, config.data.image_size, config.data.image_size, 3), dtype=np.uint8)
+    codec, _ = backbone.train_codec(replace(config, tokenizer_training=training), pixels)
+    codec.save(layout.tokenizer)
+    return layout
+
+
+def test_candidates_and_scores_do_not_depend_on_the_number_of_shards(config, layout):
+    made = []
+    for shards in (1, 3):
+        for stage, gather in ((sample, gather_candidates), (score, gather_scores)):
+            for shard in range(shards):
+                stage.run(config, layout, seed=0, checkpoint="base", shard=shard, shards=shards)
+            gather.run(config, layout, seed=0, checkpoint="base", shards=shards)
+        folder = layout.checkpoint(0, "base")
+        made.append({kind: bytes_of(folder / kind) for kind in ("candidates", "scores")})
+    assert made[0] == made[1]
+
+
+def test_forms_of_images_are_kept_beside_them(config, model, layout):
+    from hermesflow.core.images import read_form, read_images
+
+    sample.run(config, layout, seed=0, checkpoint="base")
+    path = layout.checkpoint(0, "base") / "candidates" / "shards" / "0-of-1" / "images.npy"
+    assert read_form(path) == model.generated
+    ids, images = read_images(path, model.generated)
+    assert images.shape == (len(ids), config.sampling.images.n, *model.generated.shape)
+    assert images.dtype == model.generated.dtype
+
+
+def test_generated_images_can_be_seen_and_looked_at(config, model, layout):
+    codec = backbone.load_codec(layout.tokenizer, device="cpu")
+    assert (codec.seen, codec.generated) == (model.seen, model.generated)
+    images = as_tensor(random_images(config, model.generated, 2))
+    pixels = codec.to_pixels(images)
+    assert pixels.shape == (2, config.data.image_size, config.data.image_size, 3) and pixels.dtype == np.uint8
+    assert codec.see(pixels).shape == (2, *model.seen.shape)
+    assert codec.encode(pixels).shape == (2, *model.generated.shape)
+    assert backbone.seen_of(model, images, lambda: codec).shape == (2, *model.seen.shape)
+
+
+# Pair-DPO
+
+
+def homologous(config, model, count=5):
+    import pandas as pd
+
+    ids = [f"pairs-{k}" for k in range(count)]
+    images = random_images(config, model.generated, count, 2)
+    seen = random_images(config, model.seen, count)
+    table = pd.DataFrame(
+        {
+            "id": ids,
+            "chosen_caption": CAPTIONS[:count],
+            "rejected_caption": CAPTIONS[1:count] + CAPTIONS[:1],
+            "chosen_caption_score": 1.0,
+            "rejected_caption_score": 0.0,
+        }
+    )
+    return HomologousPairs(
+        table,
+        images=dict(zip(ids, images, strict=True)),
+        captions=dict(zip(ids, CAPTIONS, strict=True)),
+        seen=dict(zip(ids, seen, strict=True)),
+        seed=0,
+        iteration=1,
+        noise=lambda wanted: model.noise(wanted, config.training),
+    )
+
+
+def reference_of(config, model, pairs):
+    accelerator = new_accelerator(config.training, device="cpu", precision="no")
+    return ReferenceTable(
+        reference_logps(model, pairs, training=config.training, accelerator=accelerator, what="reference")
+    )
+
+
+def test_the_first_step_is_two_ln_two(config, model):
+    pairs = homologous(config, model)
+    reference, rows = reference_of(config, model, pairs), pairs.rows(4)
+    from hermesflow.training.logps import PairLogps
+
+    policy = PairLogps(model, "pair").eval()(pairs.batch(rows, device="cpu"))
+    settings = replace(config.training, chosen_nll_weight=0.0, caption_weight=1.0, image_weight=1.0)
+    loss, metrics = step_loss(policy, reference.of(rows, torch.device("cpu")), objective="pair", training=settings)
+    assert isinstance(policy, Logps)
+    assert torch.equal(loss, torch.full((4,), 2 * torch.tensor(2.0).log().item()))
+    assert math.isclose(metrics["loss"].mean().item(), 2 * math.log(2), rel_tol=1e-6)
+
+
+class Stop:
+    """A wish to stop after some steps."""
+
+    def __init__(self, after):
+        self.left = after
+
+    def wished_by_any(self, accelerator):
+        self.left -= 1
+        return self.left == 0
+
+
+def test_a_killed_training_goes_on_to_the_same_weights(config, model, tmp_path):
+    from hermesflow.core.errors import Interrupted
+
+    model.save(tmp_path / "parent")
+    pairs = homologous(config, model)
+    reference = reference_of(config, model, pairs)
+
+    def train(folder, after):
+        policy = backbone.load_model(tmp_path / "parent", device="cpu")
+        train_policy(
+            policy,
+            pairs,
+            reference,
+            objective="pair",
+            training=config.training,
+            accelerator=new_accelerator(config.training, device="cpu", precision="no"),
+            state=StateFolder(folder, task="one"),
+            interruption=Stop(after),
+            log=lambda metrics, step: None,
+            what="train",
+        )
+        return policy
+
+    whole = train(tmp_path / "whole", 99)
+    with pytest.raises(Interrupted):
+        train(tmp_path / "cut", 3)
+    resumed = train(tmp_path / "cut", 99)
+    before = backbone.load_model(tmp_path / "parent", device="cpu").state_dict()
+    changed = False
+    for name, weight in whole.state_dict().items():
+        assert torch.equal(weight, resumed.state_dict()[name]), name
+        changed |= not torch.equal(weight, before[name])
+    assert changed
+
+
+def test_what_is_saved_is_loaded_to_the_last_bit(config, model, tmp_path):
+    model.save(tmp_path)
+    loaded = backbone.load_model(tmp_path, device="cpu")
+    assert not loaded.training and loaded.family == model.family
+    assert (loaded.seen, loaded.generated, loaded.end_token) == (model.seen, model.generated, model.end_token)
+    assert loaded.state_dict().keys() == model.state_dict().keys()
+    for name, weight in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], weight), name
+    seen = as_tensor(random_images(config, model.seen, 2))
+    prompts = [model.caption_prompt] * 2
+    with torch.inference_mode():
+        logps = [one.text_logps(seen, prompts, CAPTIONS[:2]) for one in (model, loaded)]
+    assert torch.equal(*logps)
+
+
+def test_pre_training_never_touches_frozen_parts(config, model):
+    model.train()
+    frozen = [module for part in model.frozen for module in part.modules()]
+    assert all(not module.training for module in frozen)
+    kept = {name: value.clone() for part in model.frozen for name, value in part.state_dict().items()}
+    weights = [p for p in model.parameters() if p.requires_grad]
+    assert weights
+    seen = as_tensor(random_images(config, model.seen, 2))
+    images = as_tensor(random_images(config, model.generated, 2))
+    optimizer = torch.optim.SGD(weights, lr=0.1)
+    noise = model.training_noise(2, torch.Generator().manual_seed(0))
+    before = [weight.detach().clone() for weight in weights]
+    prompts = [model.caption_prompt] * 3
+    loss = model.image_loss(["", CAPTIONS[0]], images, noise)
+    loss = loss + model.text_loss(seen, torch.tensor([0, 1, 0]), prompts, CAPTIONS[:3])
+    assert loss.ndim == 0 and math.isfinite(loss.item())
+    loss.backward()
+    optimizer.step()
+    assert any(not torch.equal(weight, old) for weight, old in zip(weights, before, strict=True))
+    now = {name: value for part in model.frozen for name, value in part.state_dict().items()}
+    assert all(torch.equal(now[name], value) for name, value in kept.items())
+    assert all(p.grad is None for part in model.frozen for p in part.parameters())
+
+
+def test_noise_is_a_function_of_its_names(config, model):
+    images = as_tensor(random_images(config, model.generated, 3))
+    with torch.inference_mode():
+        whole = model.image_logps(CAPTIONS[:3], images, model.noise(names(3), config.training))
+        again = model.image_logps(CAPTIONS[:3], images, model.noise(names(3), config.training))
+    assert torch.equal(whole, again)
+
+
+# the registry
+
+
+def test_an_unknown_family_is_refused_with_those_there_are(config):
+    from hermesflow.core.errors import ConfigError
+
+    other = replace(config, language_model=replace(config.language_model, family="nobody"))
+    with pytest.raises(ConfigError, match=r"nobody.*showo"):
+        backbone.new_model(other, seed=0)

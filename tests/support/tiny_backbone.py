@@ -1,0 +1,149 @@
+"""A second backbone: a GRU that reads pixels and generates codes one after the other. Parts: see `models.backbone`."""
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from hermesflow.core.files import read_json, read_weights
+from hermesflow.core.images import ImageForm
+from hermesflow.models.backbone import UnifiedModel
+from hermesflow.models.draws import inverse_cdf, uniforms_per_row
+from hermesflow.models.showo import codec, codec_training
+from hermesflow.models.text_tokenizers import load_text_tokenizer, text_tokenizer
+
+
+class Tiny(UnifiedModel):
+    family = "tests.support.tiny_backbone"
+    text_rows, decoder_layers = 64, ()
+    decoder, frozen = property(lambda self: self), property(lambda self: (self.tower,))
+    noise = training_noise = lambda *_, **__: None  # nothing hides what the next token is
+
+    def __init__(self, tokenizer, width, side, tokens, codes, caption_prompt, question_template):
+        super().__init__()
+        self.sizes = [width, side, tokens, codes, caption_prompt, question_template]
+        self.tokenizer, self.caption_prompt, self.question_template = tokenizer, caption_prompt, question_template
+        self.end_token, self.words, self.codes = tokenizer.boundary, tokenizer.size, codes
+        self.seen, self.generated = (
+            ImageForm("pixels", (3, side, side), "uint8"),
+            ImageForm("codes", (tokens,), "uint16"),
+        )
+        self.tower = nn.Sequential(nn.Conv2d(3, width, 8, 8), nn.BatchNorm2d(width)).requires_grad_(False)
+        self.embed, self.gru = nn.Embedding(self.words + codes, width), nn.GRU(width, width, batch_first=True)
+        self.head = nn.Linear(width, self.words + codes)
+        self.eval()
+
+    def settings(self):
+        return {"sizes": self.sizes, "boundary": self.tokenizer.boundary_token}
+
+    def prompts(self, texts):
+        return [[self.end_token, *ids, self.end_token] for ids in self.tokenizer.encode(texts)]
+
+    def patches(self, seen, owners):
+        return self.tower(seen.float() / 127.5 - 1).flatten(2).transpose(1, 2)[owners]
+
+    def hidden(self, rows, before=None):
+        """States behind each token of rows of ids, (N, L, D), padded at the right; `before` stands in front."""
+        tokens = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
+        x = self.embed(tokens) if before is None else torch.cat([before, self.embed(tokens)], dim=1)
+        return self.gru(x)[0][:, -tokens.shape[1] :]
+
+    def completed(self, prompts, completions, first, last, before=None):
+        """Log-probs of the tokens of each completion among the ids from `first` to `last`, by row."""
+        hidden = self.hidden([[*p, *c[:-1]] for p, c in zip(prompts, completions, strict=True)], before)
+        values = []
+        for states, p, c in zip(hidden, prompts, completions, strict=True):
+            logits = self.head(states[len(p) - 1 : len(p) + len(c) - 1])[:, first:last]
+            values.append(-cross_entropy(logits, torch.tensor(c) - first, reduction="none"))
+        return values
+
+    def of_images(self, prompts, images, owners=None):
+        prompts = self.prompts([prompts[i] for i in (range(len(images)) if owners is None else owners)])
+        return self.completed(prompts, (images + self.words).tolist(), self.words, self.words + self.codes)
+
+    def of_texts(self, seen, prompts, completions, owners=None):
+        before = self.patches(seen, torch.arange(len(prompts)) if owners is None else owners)
+        return self.completed(self.prompts(prompts), [c[1:] for c in self.prompts(completions)], 0, self.words, before)
+
+    def image_logps(self, prompts, images, noise, *, owners=None):
+        return torch.stack([row.sum() for row in self.of_images(prompts, images, owners)])
+
+    def text_logps(self, seen, prompts, completions, *, owners=None):
+        return torch.stack([row.sum() for row in self.of_texts(seen, prompts, completions, owners)])
+
+    def image_loss(self, prompts, images, noise):
+        return -torch.cat(self.of_images(prompts, images)).mean()
+
+    def text_loss(self, seen, owners, prompts, completions):
+        return -torch.stack([row.mean() for row in self.of_texts(seen, prompts, completions, owners)]).mean()
+
+    @torch.inference_mode()
+    def generate_images(self, prompts, *, settings, generators):
+        uniforms = uniforms_per_row(generators, self.generated.shape, len(prompts))
+        sides = [Session(self, self.prompts(side)) for side in (prompts, [""] * len(prompts))]
+        images = torch.zeros(len(prompts), *self.generated.shape, dtype=torch.int64)
+        for step in range(images.shape[1]):
+            conditional, unconditional = (self.head(side.state)[:, self.words :] for side in sides)
+            logits = (1 + settings.guidance) * conditional - settings.guidance * unconditional
+            images[:, step] = inverse_cdf((logits / max(settings.temperature, 1e-3)).softmax(dim=1), uniforms[:, step])
+            for side in sides:
+                side.step(images[:, step] + self.words)
+        return images
+
+    def text_session(self, seen, owners, prompts):
+        return Session(self, self.prompts(prompts), self.patches(seen, owners))
+
+
+class Session:
+    @torch.inference_mode()
+    def __init__(self, model, rows, before=None):
+        self.model = model
+        self.state = model.hidden(rows, before)[torch.arange(len(rows)), [len(row) - 1 for row in rows]]
+
+    @property
+    def logits(self):
+        return self.model.head(self.state)[:, : self.model.words]
+
+    @torch.inference_mode()
+    def step(self, tokens):
+        self.state = self.model.gru(self.model.embed(tokens)[:, None], self.state[None].contiguous())[0][:, 0]
+        return self.logits
+
+    def keep(self, rows):
+        self.state = self.state[rows]
+
+
+class TinyCodec(codec.ShowOCodec):
+    family = Tiny.family
+
+    def __init__(self, shared):
+        super().__init__(shared.network, shared.image_size)
+        self.seen = ImageForm("pixels", (3, shared.image_size, shared.image_size), "uint8")
+
+    def see(self, images):
+        return torch.from_numpy(images.copy()).permute(0, 3, 1, 2).contiguous()
+
+    def see_generated(self, images):
+        return self.see(self.to_pixels(images))
+
+
+def new_model(config, *, seed):
+    torch.manual_seed(seed)
+    own, side, network = config.language_model, config.data.image_size, codec.meta_codec(config)
+    sizes = own.hidden_size, side, network.generated.shape[0], 2**config.image_tokenizer.codebook_bits
+    return Tiny(text_tokenizer(own.text_tokenizer), *sizes, own.caption_prompt, own.question_template)
+
+
+def load_model(folder, *, device, precision="no"):
+    plain = read_json(folder / "config.json")
+    model = Tiny(load_text_tokenizer(folder / "tokenizer.json", plain["boundary"]), *plain["sizes"])
+    model.load_state_dict(read_weights(folder / "model.safetensors"))
+    return model.to(device)
+
+
+def train_codec(config, images):
+    trained, history = codec_training.train_codec(config, images)
+    return TinyCodec(trained), history
+
+
+def load_codec(folder, *, device):
+    return TinyCodec(codec.load_codec(folder, device=device))
