@@ -32,18 +32,18 @@ class Drawing:
 
 def drawings(config: Config) -> dict[str, Drawing]:
     """What is generated for each benchmark of a config."""
-    found = {}
+    sizes = {}
     for name in config.benchmarks.drawn if config.benchmarks else ():
         one = image_benchmark(name)
         prompts = config.data.gap_pairs if one.prompts is None else one.prompts
-        found[name] = Drawing(prompts, one.images(one.settings(config.benchmarks)))
-    return found
+        sizes[name] = Drawing(prompts, one.images(one.settings(config.benchmarks)))
+    return sizes
 
 
 def tasks_of(config: Config, columns: Sequence[str] | None = None) -> list[Task]:
-    """The tasks of some columns of a config; of all that it has where none are named."""
+    """The tasks of benchmarks columns of a config; of all that it has where none are named."""
     own = config.benchmarks
     if own is None or own.understanding is None:
         return []
-    some = [lmms_benchmark(column) for column in columns or own.columns]
-    return [one.tasks[task] for one in some for task in one.tasks_wanted(own.understanding)]
+    benchmarks = [lmms_benchmark(column) for column in columns or own.columns]
+    return [one.tasks[task] for one in benchmarks for task in one.tasks_wanted(own.understanding)]

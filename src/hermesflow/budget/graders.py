@@ -127,16 +127,16 @@ def grading(config: Config, benchmark: str, lengths: Lengths) -> Grading:
     """The work of the models that grade a benchmark's images, as far as they are known."""
     one = image_benchmark(benchmark)
     images = drawings(config)[benchmark].total
-    found = Grading(config, one.settings(config.benchmarks), images, lengths.questions, lengths.asking)
-    one.cost(found)
-    return found
+    plan = Grading(config, one.settings(config.benchmarks), images, lengths.questions, lengths.asking)
+    one.cost(plan)
+    return plan
 
 
 def unknown(config: Config) -> list[str]:
     """Names of the models that grade and that nothing is known of here."""
     lengths = Lengths.of(config)
-    found = [grading(config, name, lengths).unknown for name in drawings(config)]
-    return list(dict.fromkeys(name for names in found for name in names))
+    unknown_models = [grading(config, name, lengths).unknown for name in drawings(config)]
+    return list(dict.fromkeys(name for names in unknown_models for name in names))
 
 
 def bill(config: Config, checkpoint: str, lengths: Lengths) -> Bill | None:

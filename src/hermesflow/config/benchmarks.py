@@ -15,8 +15,8 @@ _T = TypeVar("_T", bound=type)
 
 
 def _registered() -> dict[str, Any]:
-    found = [registry.load(PACKAGE, name, "BENCHMARK") for name in registry.names(PACKAGE)]
-    return {one.name: one for one in sorted(found, key=lambda one: (one.order, one.name))}
+    declared = [registry.load(PACKAGE, name, "BENCHMARK") for name in registry.names(PACKAGE)]
+    return {one.name: one for one in sorted(declared, key=lambda one: (one.order, one.name))}
 
 
 BENCHMARKS = _registered()

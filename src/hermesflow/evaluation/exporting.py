@@ -14,7 +14,7 @@ from hermesflow.core.errors import ConfigError, DataError
 from hermesflow.core.files import Layout
 from hermesflow.core.progress import Progress
 from hermesflow.evaluation.benchmark import ImageBenchmark
-from hermesflow.evaluation.grading import read_drawn
+from hermesflow.evaluation.grading import read_generated
 from hermesflow.evaluation.registry import read_prompts, registered
 
 
@@ -38,14 +38,16 @@ def export_images(config: Config, layout: Layout, *, seed: int, checkpoint: str,
     if (export := known.get(benchmark)) is None:
         raise ConfigError(f"--benchmark {benchmark}: images are exported for {' and '.join(known)}. Name one of them.")
     prompts = read_prompts(config.benchmarks, layout, benchmark)
-    drawn = read_drawn(layout, prompts, seed=seed, checkpoint=checkpoint, device=torch.device(config.runtime.device))
+    images = read_generated(
+        layout, prompts, seed=seed, checkpoint=checkpoint, device=torch.device(config.runtime.device)
+    )
     if folder.is_dir() and any(folder.iterdir()):
         raise DataError(f"{folder}: is not empty, so images of another run could stay among these. Name a new folder.")
     progress = Progress(len(prompts.ids) * prompts.images, f"export {benchmark} of {checkpoint}, seed {seed}", "image")
     files = [[folder / id_ / export.folder / f"{k:04d}.png" for k in range(prompts.images)] for id_ in prompts.ids]
     for number, paths in enumerate(files):
         paths[0].parent.mkdir(parents=True)
-        for path, image in zip(paths, drawn.pictures(number), strict=True):
+        for path, image in zip(paths, images.pictures(number), strict=True):
             image.save(path)
         progress.advance(prompts.images)
     export.write_index(getattr(config.benchmarks, benchmark), prompts, files, folder)

@@ -30,7 +30,7 @@ _DRAW = "Delete it and run snakemake again to draw anew."
 
 
 @dataclass(frozen=True)
-class Drawn:
+class GeneratedImages:
     """Images of a benchmark as they are stored, and how to see them."""
 
     images: np.ndarray
@@ -38,13 +38,13 @@ class Drawn:
     decode: Callable[[Tensor], np.ndarray]
     """(M, *generated) to (M, H, W, 3) uint8 images."""
 
-    def of(self, start: int, stop: int) -> np.ndarray:
+    def pixels(self, start: int, stop: int) -> np.ndarray:
         """All images of prompts `start` to `stop` - 1, (M, H, W, 3) uint8."""
         return self.decode(as_tensor(self.images[start:stop]).flatten(0, 1))
 
     def pictures(self, prompt: int) -> list[Image.Image]:
         """The n images of one prompt."""
-        return [Image.fromarray(pixels) for pixels in self.of(prompt, prompt + 1)]
+        return [Image.fromarray(pixels) for pixels in self.pixels(prompt, prompt + 1)]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Job:
     model: Path
     """Folder of the checkpoint's weights."""
     prompts: Prompts
-    drawn: Drawn
+    images: GeneratedImages
     progress: Progress
     """Of images."""
     kept: Callable[[], Kept]
@@ -87,7 +87,9 @@ class Graded:
     """What graded, by role, beside the models that the benchmark's section names."""
 
 
-def read_drawn(layout: Layout, prompts: Prompts, *, seed: int, checkpoint: str, device: torch.device) -> Drawn:
+def read_generated(
+    layout: Layout, prompts: Prompts, *, seed: int, checkpoint: str, device: torch.device
+) -> GeneratedImages:
     """A benchmark's images and what decodes them.
 
     Raises:
@@ -104,7 +106,7 @@ def read_drawn(layout: Layout, prompts: Prompts, *, seed: int, checkpoint: str, 
         )
     if read_json(path.with_suffix(".json")).get("prompts") != prompts.digest:
         raise ArtifactError(f"{path}: was drawn from other texts than {prompts.benchmark}'s prompts have now. {_DRAW}")
-    return Drawn(images, load_codec(layout.tokenizer, device=device).to_pixels)
+    return GeneratedImages(images, load_codec(layout.tokenizer, device=device).to_pixels)
 
 
 def grade_by_prompt(job: Job, grade: Callable[[int, list[Image.Image]], pd.DataFrame]) -> pd.DataFrame:
@@ -118,7 +120,7 @@ def grade_by_prompt(job: Job, grade: Callable[[int, list[Image.Image]], pd.DataF
     def make(start: int, stop: int) -> pd.DataFrame:
         tables = []
         for number in range(start, stop):
-            tables.append(grade(number, images := job.drawn.pictures(number)))
+            tables.append(grade(number, images := job.images.pictures(number)))
             job.progress.advance(len(images))
         return pd.concat(tables, ignore_index=True)
 

@@ -17,7 +17,7 @@ from hermesflow.core.seeding import deterministic
 from hermesflow.evaluation.benchmark import ImageBenchmark
 from hermesflow.evaluation.evaluated import UNITS
 from hermesflow.evaluation.graders.pretrained import digest_of, name_of
-from hermesflow.evaluation.grading import Job, read_drawn
+from hermesflow.evaluation.grading import Job, read_generated
 from hermesflow.evaluation.kept import Kept, drop_kept
 from hermesflow.evaluation.registry import image_benchmark, read_prompts
 
@@ -37,7 +37,9 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, benchmark
         deterministic()
     one, prompts = image_benchmark(benchmark), read_prompts(config.benchmarks, layout, benchmark)
     folder = layout.benchmark(seed, checkpoint, benchmark)
-    drawn = read_drawn(layout, prompts, seed=seed, checkpoint=checkpoint, device=torch.device(config.runtime.device))
+    images = read_generated(
+        layout, prompts, seed=seed, checkpoint=checkpoint, device=torch.device(config.runtime.device)
+    )
     what = f"grade {benchmark} of {checkpoint}, seed {seed}"
     progress = Progress(len(prompts.ids) * prompts.images, what, "image")
     model, settings = layout.checkpoint(seed, checkpoint) / "model", one.settings(config.benchmarks)
@@ -46,7 +48,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, benchmark
         origin = origin_of(one, settings, [folder / "images.npy", layout.tokenizer / "model.safetensors"])
         return Kept.of(folder, origin, Path(str(sys.modules[one.grade.__module__].__file__)))
 
-    graded = one.grade(Job(config, settings, layout, model, prompts, drawn, progress, kept))
+    graded = one.grade(Job(config, settings, layout, model, prompts, images, progress, kept))
     scorers = {key.partition(".")[0]: name_of(source) for key, source in one.model_sources(settings).items()}
     facts = {"protocol": graded.protocol, "items": len(prompts.ids), "images": prompts.images, **graded.notes}
     write_table(folder / "rows.parquet", graded.rows)

@@ -152,13 +152,13 @@ def grade_images(job: Job) -> Graded:
     extractor, clip = load_inception(settings.inception, device=device), PretrainedClip(settings.clip, device=device)
 
     def scored(start: int, stop: int) -> pd.DataFrame:
-        images, part = list(job.drawn.of(start, stop)), captions[start:stop]
+        images, part = list(job.images.pixels(start, stop)), captions[start:stop]
         features = fidelity.features(extractor, images, device=device)
         scores = fidelity.clip_scores(clip, images, [one.caption for one in part])
         job.progress.advance(len(images))
         return pd.DataFrame({"clip_score": scores, "features": list(features)})
 
-    table, size = grade_in_parts(job, scored, together=_TOGETHER), job.drawn.of(0, 1).shape[1:3]
+    table, size = grade_in_parts(job, scored, together=_TOGETHER), job.images.pixels(0, 1).shape[1:3]
     scores = table["clip_score"].to_numpy()
     rows = {"id": [one.key for one in captions], "caption": [one.caption for one in captions], "clip_score": scores}
     other = "" if len(captions) == IMAGES else f" (COCO-30K has {IMAGES:,})"

@@ -213,7 +213,7 @@ def grade_images(job: Job) -> Graded:
     split = held_out.read_split(job.layout, "gap")
     asked = held_out.questions_of(split)
     real = {id_: png_bytes(image) for id_, image in zip(split.ids, split.images, strict=True)}
-    drawn = {id_: png_bytes(job.drawn.of(i, i + 1)[0]) for i, id_ in enumerate(job.prompts.ids)}
+    drawn = {id_: png_bytes(job.images.pixels(i, i + 1)[0]) for i, id_ in enumerate(job.prompts.ids)}
     check_judge(settings.judge, asked, real=real, drawn=drawn)
     model = load_model(job.model, device=runtime.device, precision=runtime.inference_precision)
     free = held_out.ask(config, model, split.seen, split, asked)

@@ -23,11 +23,11 @@ def rows(run: Run, task: str, samples: Sequence[Sample]) -> list[Row]:
     for sample in samples:
         one = sample.get("mme_perception_score") or sample["mme_cognition_score"]
         scores[one["category"], one["question_id"], run.image(task, sample)].append(float(one["score"]))
-    found: list[Row] = []
+    graded: list[Row] = []
     for (category, _, image), both in scores.items():
-        found.append((f"mme/{category}/accuracy", "mme", image, 100 * sum(both) / len(both), 1))
-        found.append((f"mme/{category}/accuracy_plus", "mme", image, 100.0 * (sum(both) == len(both)), 1))
-    return found
+        graded.append((f"mme/{category}/accuracy", "mme", image, 100 * sum(both) / len(both), 1))
+        graded.append((f"mme/{category}/accuracy_plus", "mme", image, 100.0 * (sum(both) == len(both)), 1))
+    return graded
 
 
 _PERCEPTION = Column("mme", "MME perception", "mme/perception")
