@@ -111,14 +111,11 @@ def test_image_text_score_is_the_mean():
 class Drawer:
     """Stands in for a model: draws what its generator says."""
 
-    num_image_tokens = 3
-
-
-def test_an_image_does_not_depend_on_what_else_is_drawn(monkeypatch):
-    def sample(model, captions, *, settings, generators):
+    def generate_images(self, prompts, *, settings, generators):
         return torch.stack([torch.randint(1000, (3,), generator=g) for g in generators])
 
-    monkeypatch.setattr("hermesflow.evaluation.worlds.generation.sample_images", sample)
+
+def test_an_image_does_not_depend_on_what_else_is_drawn():
     requests = [Request(f"p{i}", k, "a circle") for i in range(200) for k in (0, 1)]
     codes = draw(Drawer(), requests, settings=None, seed=0)
     assert codes.shape == (400, 3)

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -15,6 +16,7 @@ from hermesflow.evaluation.lmms.answering import (
     pixel_digest,
     square,
 )
+from hermesflow.models.showo.codec import ShowOCodec
 from hermesflow.models.showo.magvit import MagVitV2, to_pixels
 from showo_golden import random_model
 
@@ -39,7 +41,7 @@ def model():
 @pytest.fixture(scope="module")
 def codes():
     drawn = torch.randint(16, (3, 9), generator=torch.Generator().manual_seed(1))
-    return dict(zip("abc", drawn, strict=True))
+    return dict(zip("abc", drawn.numpy(), strict=True))
 
 
 def noise(seed, size=(30, 40)):
@@ -50,7 +52,7 @@ def noise(seed, size=(30, 40)):
 @pytest.fixture
 def pictures():
     torch.manual_seed(0)
-    return Pictures(MagVitV2(TOKENIZER).eval(), 24)
+    return Pictures(ShowOCodec(MagVitV2(TOKENIZER).eval(), 24))
 
 
 @pytest.mark.parametrize(
@@ -117,8 +119,8 @@ def test_new_tokens_are_counted(model, codes):
 
 def test_likelihood_and_end_token_are_the_models_own_log_probability(model, codes):
     owners, questions, texts = ["a", "b", "a"], ["w3", "w4", "w3 w4"], ["w1", "w5 w6 w7", "w2 w2"]
-    found = likelihoods(model, model.tokenizer, codes, owners, questions, texts)
-    images = torch.stack([codes[owner] for owner in owners])
+    found = likelihoods(model, codes, owners, questions, texts)
+    images = torch.from_numpy(np.stack([codes[owner] for owner in owners]))
     prompts = [model.question_template.format(question) for question in questions]
     with_end = model.text_logps(images, prompts, texts).tolist()
     for row, (nats, _) in enumerate(found):
@@ -132,14 +134,14 @@ def test_greedy_says_whether_decoding_would_begin_with_it(model, codes):
     words = said.split()
     other = "w0" if words[-1] != "w0" else "w1"
     texts = [said, " ".join([*words[:-1], other]), words[0]]
-    found = likelihoods(model, model.tokenizer, codes, ["a"] * 3, ["w3"] * 3, texts)
+    found = likelihoods(model, codes, ["a"] * 3, ["w3"] * 3, texts)
     assert [greedy for _, greedy in found] == [True, False, True]
 
 
 def test_equal_pictures_are_coded_once(pictures, monkeypatch):
     coded = []
-    encode = pictures.tokenizer.encode
-    monkeypatch.setattr(pictures.tokenizer, "encode", lambda rows: coded.append(len(rows)) or encode(rows))
+    encode = pictures.codec.see
+    monkeypatch.setattr(pictures.codec, "see", lambda rows: coded.append(len(rows)) or encode(rows))
     first, second, again = pictures.add([noise(1), noise(2), noise(1)])
     assert first == again != second
     assert pictures.add([noise(2)]) == [second]
@@ -155,7 +157,7 @@ def test_codes_are_of_the_picture_as_all_others_are_prepared(pictures):
     with Image.open(io.BytesIO(fit_image(file.getvalue(), 24))) as fitted:
         pixels = torch.frombuffer(bytearray(fitted.tobytes()), dtype=torch.uint8).view(1, 24, 24, 3)
     (digest,) = pictures.add([noise(5)])
-    assert torch.equal(pictures.codes[digest].long(), pictures.tokenizer.encode(to_pixels(pixels.numpy()))[0])
+    assert pictures.seen[digest].tolist() == pictures.codec.network.encode(to_pixels(pixels.numpy()))[0].tolist()
 
 
 def test_grey_pictures_are_seen_as_rgb(pictures):

@@ -7,7 +7,7 @@ import pytest
 
 from benchmark_world import CAPTIONS, draw_all, make_world
 from hermesflow.core.errors import ArtifactError, ConfigError, DataError
-from hermesflow.core.images import read_images, write_images
+from hermesflow.core.images import read_form, read_images, write_images
 from hermesflow.data.pairs import read_pairs
 from hermesflow.evaluation import prompts
 from hermesflow.evaluation.graders.fidelity import Caption, Gaussian, write_reference
@@ -171,6 +171,6 @@ def test_a_shard_that_lacks_a_prompt_is_found(world):
     run(config, layout)
     path = shard_folder(layout.benchmark(0, "base", "geneval"), shard=0, shards=1) / "images.npy"
     ids, codes = read_images(path)
-    write_images(path, ids[1:], np.array(codes[1:]))
+    write_images(path, ids[1:], np.array(codes[1:]), read_form(path))
     with pytest.raises(ArtifactError, match="`00000` is missing"):
         gather_drawn.run(config, layout, seed=0, checkpoint="base", benchmark="geneval", shards=1)

@@ -10,7 +10,7 @@ import torch
 from hermesflow.config.experiment import load_config
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout, read_json, read_table
-from hermesflow.core.images import read_images, write_images
+from hermesflow.core.images import ImageForm, read_form, read_images, write_images
 from hermesflow.data.microworld.judge import answer, read_image
 from hermesflow.data.microworld.world import Question
 from hermesflow.data.pairs import images_of, read_pairs
@@ -19,6 +19,7 @@ from hermesflow.evaluation.metrics import COMPOSED
 from hermesflow.evaluation.worlds import held_out
 from hermesflow.models.backbone import new_model
 from hermesflow.models.showo.codec import ShowOCodec
+from hermesflow.models.showo.forms import image_form
 from hermesflow.models.showo.magvit import MagVitV2
 from hermesflow.stages import clip, data, evaluate
 
@@ -50,7 +51,8 @@ def make_world(root: Path):
     for split in SPLITS:
         ids = list(read_pairs(layout.data(split))["id"])
         codes = np.repeat(np.arange(len(ids))[:, None, None], config.num_image_tokens, axis=2)
-        write_images(layout.seen(split), ids[::-1], codes[::-1])  # another order than the pairs'
+        form = image_form(config.data.image_size, config.image_tokenizer)
+        write_images(layout.seen(split), ids[::-1], codes[::-1], form)  # another order than the pairs'
     for name, seed in (("base", 0), ("pair-1", 1)):
         new_model(config, seed=seed).save(layout.checkpoint(0, name) / "model")
     return config, layout
@@ -129,7 +131,7 @@ class Oracle:
     """Sees, answers, describes and draws without fault; image codes are row numbers of its pictures."""
 
     caption_prompt = "describe the image"
-    num_image_tokens = 36
+    seen = generated = ImageForm("codes", (36,), "uint16")
 
     def __init__(self, layout):
         pairs = {split: read_pairs(layout.data(split)) for split in (*SPLITS, "prompts")}
@@ -141,9 +143,6 @@ class Oracle:
         self.names = list(self.drawable)
         self.split = ""
 
-    def eval(self):
-        return self
-
     def free_answers(self, model, codes, owners, questions, *, max_answer_tokens):
         images = self.real[self.split][codes[owners, 0].numpy()]
         return [
@@ -153,10 +152,10 @@ class Oracle:
     def sample_texts(self, model, codes, owners, prompts, **_):
         return [self.captions[self.split][int(codes[owner, 0])] for owner in owners]
 
-    def sample_images(self, model, captions, **_):
+    def generate_images(self, captions, **_):
         return torch.tensor([[self.names.index(caption)] * 36 for caption in captions])
 
-    def decode(self, tokenizer, codes):
+    def to_pixels(self, codes):
         return np.stack([self.drawable[self.names[i]] for i in codes[:, 0].tolist()])
 
 
@@ -165,8 +164,7 @@ def test_a_faultless_model_gets_full_marks(world, monkeypatch):
     config, layout = world
     oracle = Oracle(layout)
     monkeypatch.setattr(evaluate, "load_model", lambda folder, device, precision: oracle)
-    monkeypatch.setattr(evaluate.generation, "sample_images", oracle.sample_images)
-    monkeypatch.setattr(evaluate.generation, "decode", oracle.decode)
+    monkeypatch.setattr(evaluate, "load_codec", lambda folder, device: oracle)
     monkeypatch.setattr(held_out, "free_answers", oracle.free_answers)
     monkeypatch.setattr(evaluate, "sample_texts", oracle.sample_texts)
     for step, split in (("_understand", "understanding"), ("_ask_gap", "gap")):
@@ -199,6 +197,6 @@ def test_tokens_of_other_pairs_are_refused(tmp_path, world):
     other = Layout(tmp_path)
     other.data("gap").parent.mkdir(parents=True)
     other.data("gap").write_bytes(layout.data("gap").read_bytes())
-    write_images(other.seen("gap"), ["stranger", *ids[1:]], codes)
+    write_images(other.seen("gap"), ["stranger", *ids[1:]], codes, read_form(layout.seen("gap")))
     with pytest.raises(ArtifactError, match="gap"):
         held_out.read_split(other, "gap")

@@ -12,7 +12,7 @@ from chat_server import MODEL, TOKENS, ChatServer, first_choice
 from hermesflow.config.judges import LocalVlm
 from hermesflow.core.errors import ArtifactError, ConfigError
 from hermesflow.core.files import read_json, sha256
-from hermesflow.core.images import as_tensor, read_images, write_images
+from hermesflow.core.images import as_tensor, read_form, read_images, write_images
 from hermesflow.data.pairs import read_pairs
 from hermesflow.evaluation.benchmarks.gap import Gap
 from hermesflow.evaluation.bootstrap import FIDELITY_POOL, point_values, resample_counts
@@ -183,7 +183,8 @@ def test_every_folder_says_what_it_was_made_from(world, benchmark):
 def test_images_of_other_prompts_than_the_file_has_now_are_refused(world):
     config, layout, _ = world
     path = layout.benchmark(1, "base", "coco") / "images.npy"
-    write_images(path, ["1", "2", "3"], np.zeros((3, 1, config.num_image_tokens)))
+    form = read_form(layout.benchmark(0, "base", "coco") / "images.npy")
+    write_images(path, ["1", "2", "3"], np.zeros((3, 1, config.num_image_tokens)), form)
     with pytest.raises(ArtifactError, match=r"images\.npy.*draw anew"):
         grade.run(config, layout, seed=1, checkpoint="base", benchmark="coco")
 

@@ -20,6 +20,7 @@ from hermesflow.data.pairs import write_pairs
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS
 from hermesflow.evaluation.metrics import COMPOSED
 from hermesflow.models.showo.codec import ShowOCodec
+from hermesflow.models.showo.forms import image_form
 from hermesflow.models.showo.magvit import MagVitV2
 from hermesflow.stages import report
 from report_world import ROOT, metrics_of
@@ -48,7 +49,7 @@ def write_evaluation(folder: Path, prompts: list[str], config: Config, level: fl
     features = torch.tensor(random.normal(size=(6, 3)))
     write_weights(folder / "features.safetensors", {"generated": features, "real": features + 0.1})
     codes = random.integers(0, config.codebook_size, size=(len(prompts), 1, config.num_image_tokens))
-    write_images(folder / "samples.npy", prompts, codes)
+    write_images(folder / "samples.npy", prompts, codes, image_form(config.data.image_size, config.image_tokenizer))
     write_json(folder / "metrics.json", {"vqa": level})
 
 
@@ -58,11 +59,13 @@ def write_training(folder: Path, ids: list[str], config: Config) -> None:
     names = [f"{kind}/{term}" for kind in ("loss", "rewards/margins", "rewards/accuracies") for term in ("t2i", "mmu")]
     columns = {"step": steps, "loss": 1.4 - 0.1 * steps, **{name: 0.1 * steps for name in names}}
     write_table(folder / "model" / "history.csv", pd.DataFrame(columns))
-    codes = [random.integers(0, config.codebook_size, config.num_image_tokens).tolist() for _ in ids]
+    codes = random.integers(0, config.codebook_size, size=(len(ids), 2, config.num_image_tokens))
+    form = image_form(config.data.image_size, config.image_tokenizer)
+    write_images(folder / "preferences" / "images.npy", ids, codes, form)
     preferences = {
         **{"id": ids, "chosen_caption": "a circle", "rejected_caption": "a cross"},
-        **{"chosen_caption_score": 0.9, "rejected_caption_score": 0.4, "chosen_codes": codes},
-        **{"rejected_codes": codes[::-1], "chosen_image_score": 1.0, "rejected_image_score": 0.2},
+        **{"chosen_caption_score": 0.9, "rejected_caption_score": 0.4},
+        **{"chosen_image_score": 1.0, "rejected_image_score": 0.2},
     }
     write_table(folder / "preferences" / "preferences.parquet", pd.DataFrame(preferences))
     side = {"ids": 8, "candidates": 32, "updated": 0, "kept": 8, "dropped": {}}

@@ -23,6 +23,7 @@ from hermesflow.evaluation.benchmarks.gap import Gap
 from hermesflow.evaluation.benchmarks.geneval import GenEval
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS
 from hermesflow.evaluation.metrics import GENEVAL_KINDS
+from hermesflow.models.showo.forms import image_form
 from hermesflow.stages import report
 from report_world import ROOT
 from test_stage_report import make_results
@@ -69,7 +70,7 @@ def write_own(folder: Path, config: Config) -> None:
     write_json(folder / "metrics.json", {"vqa": 0.5})
     ids = pd.read_parquet(folder.parents[2] / "data" / "prompts.parquet")["id"].tolist()
     codes = np.random.default_rng(0).integers(0, config.codebook_size, (len(ids), 1, config.num_image_tokens))
-    write_images(folder / "samples.npy", ids, codes)
+    write_images(folder / "samples.npy", ids, codes, image_form(config.data.image_size, config.image_tokenizer))
 
 
 def write_benchmark(folder: Path, units: pd.DataFrame, values: Mapping[str, float], **facts: object) -> None:

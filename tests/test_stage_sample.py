@@ -6,7 +6,7 @@ import pytest
 
 from hermesflow.core.errors import ArtifactError, ConfigError
 from hermesflow.core.files import read_table, write_table
-from hermesflow.core.images import read_images, write_images
+from hermesflow.core.images import read_form, read_images, write_images
 from hermesflow.data.pairs import read_pairs
 from hermesflow.selfplay.sharding import shard_batches, shard_folder
 from hermesflow.stages import gather_candidates, sample
@@ -94,16 +94,17 @@ def test_missing_image_is_refused(sampled):
     config, layout = sampled
     path = shard_folder(layout.checkpoint(0, "base") / "candidates", shard=0, shards=2) / "images.npy"
     ids, codes = read_images(path)
-    write_images(path, ids[1:], np.array(codes[1:]))
+    write_images(path, ids[1:], np.array(codes[1:]), read_form(path))
     with pytest.raises(ArtifactError, match=rf"0-of-2/images\.npy: pair `{ids[0]}` is missing"):
         gather_candidates.run(config, layout, seed=0, checkpoint="base", shards=2)
 
 
 def test_tokens_of_other_pairs_are_refused(world):  # noqa: F811
     config, layout = world
-    ids, codes = read_images(layout.seen("pairs"))
-    write_images(layout.seen("pairs"), [*ids[1:], "stranger"], np.array(codes))
-    with pytest.raises(ArtifactError, match=rf"codes/pairs\.npy: pair `{ids[0]}` is missing"):
+    path = layout.seen("pairs")
+    ids, codes = read_images(path)
+    write_images(path, [*ids[1:], "stranger"], np.array(codes), read_form(path))
+    with pytest.raises(ArtifactError, match=rf"images/seen/pairs\.npy: pair `{ids[0]}` is missing"):
         sample.run(config, layout, seed=0, checkpoint="base")
 
 

@@ -97,19 +97,14 @@ def test_judge_reads_every_candidate(sampled, monkeypatch):
     caption = caption_of(scene, "colors")
     image = render(scene, image_size=48)
 
-    class Tokenizer:
-        def eval(self):
-            return self
+    class Codec:
+        def to_pixels(self, images):
+            return np.stack([image if codes[0] else np.full_like(image, 245) for codes in images])
 
-        def decode(self, codes):
-            return codes
-
-    monkeypatch.setattr(agreement, "load_tokenizer", lambda *_, **__: Tokenizer())
-    blank = np.full_like(image, 245)
-    monkeypatch.setattr(agreement, "to_images", lambda codes: np.stack([image if c[0] else blank for c in codes]))
+    monkeypatch.setattr(agreement, "load_codec", lambda *_, **__: Codec())
     question = Question("what color is the circle ?", ("red", "blue"), "red", "color")
     judged = agreement.judged_images(
-        config, layout, code_of={"a": np.array([[1], [0]])}, captions={"a": caption}, questions={"a": [question]}
+        config, layout, images_by_id={"a": np.array([[1], [0]])}, captions={"a": caption}, questions={"a": [question]}
     )
     assert judged.to_dict("records") == [
         {"id": "a", "candidate": 0, "share": 1.0, "accepted": 1.0},

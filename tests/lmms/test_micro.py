@@ -5,12 +5,14 @@ A few steps here teach the model what to say about each of four pictures, so eve
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
 from hermesflow.config.experiment import load_config
 from hermesflow.core.files import Layout
+from hermesflow.core.images import as_tensor
 from hermesflow.evaluation.lmms.answering import Pictures
 from hermesflow.evaluation.lmms.results import figures_of
 from hermesflow.models.backbone import new_model
@@ -37,15 +39,15 @@ def taught():
     model = new_model(CONFIG, seed=0)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        tokenizer = MagVitV2(CONFIG.image_tokenizer).eval()
-    pictures = Pictures(tokenizer, CONFIG.data.image_size)
-    codes = torch.stack([pictures.codes[digest] for digest in pictures.add(map(world.picture, SAYS))]).long()
+        codec = ShowOCodec(MagVitV2(CONFIG.image_tokenizer).eval(), CONFIG.data.image_size)
+    pictures = Pictures(codec)
+    seen = as_tensor(np.stack([pictures.seen[digest] for digest in pictures.add(map(world.picture, SAYS))]))
     prompts = [f"Is there a dog 0 in the image?{SHORT}"] * len(SAYS)  # numbers are no words of the micro world
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for _ in range(300):
-        loss = model.text_loss(codes, torch.arange(len(SAYS)), prompts, list(SAYS.values()))
+        loss = model.text_loss(seen, torch.arange(len(SAYS)), prompts, list(SAYS.values()))
         if loss < 0.05:
-            return model, tokenizer
+            return model, codec
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -56,9 +58,9 @@ def taught():
 def folder(tmp_path_factory):
     home = tmp_path_factory.mktemp("micro")
     layout = Layout(home / "results" / CONFIG.name)
-    model, tokenizer = taught()
+    model, codec = taught()
     model.save(layout.checkpoint(0, "base") / "model")
-    ShowOCodec(tokenizer, layout.tokenizer)
+    codec.save(layout.tokenizer)
     for name, rows in ASKED.items():
         world.pope(home / "tasks", name, [(key, *row) for key, row in enumerate(rows)])
     return world.understood(CONFIG, layout, home, batch_size=2)

@@ -16,7 +16,7 @@ from hermesflow.evaluation.lmms.results import figures_of
 from hermesflow.evaluation.worlds import understanding
 from hermesflow.models.backbone import new_model
 from hermesflow.models.showo.codec import ShowOCodec
-from hermesflow.models.showo.magvit import MagVitV2, to_pixels
+from hermesflow.models.showo.magvit import MagVitV2
 from hermesflow.selfplay.scoring import free_answers
 from hermesflow.stages import data
 
@@ -43,26 +43,25 @@ def both(tmp_path_factory):
     owners, questions = torch.tensor([place[item.id] for item in items]), [item.question for item in items]
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        tokenizer = MagVitV2(CONFIG.image_tokenizer).eval()
-    with torch.inference_mode():
-        codes = tokenizer.encode(to_pixels(images_of(pairs)))
-    model = taught(codes, owners, questions, [item.answer for item in items])
-    said = free_answers(model, codes, owners, questions, max_answer_tokens=CONFIG.scoring.max_answer_tokens)
+        codec = ShowOCodec(MagVitV2(CONFIG.image_tokenizer).eval(), CONFIG.data.image_size)
+    seen = codec.see(images_of(pairs)).clone()  # no inference tensor, or there are no gradients
+    model = taught(seen, owners, questions, [item.answer for item in items])
+    said = free_answers(model, seen, owners, questions, max_answer_tokens=CONFIG.scoring.max_answer_tokens)
     own = understanding.grade(items, said)
     model.save(layout.checkpoint(0, "base") / "model")
-    ShowOCodec(tokenizer, layout.tokenizer)
+    codec.save(layout.tokenizer)
     write_tasks(home / "tasks", own, dict(zip(pairs["id"], pairs.data.column("image").to_pylist(), strict=True)))
     folder = world.understood(CONFIG, layout, home, batch_size=4)
     return own, pd.read_parquet(folder / "rows.parquet"), figures_of(pd.read_parquet(folder / "units.parquet"))
 
 
-def taught(codes, owners, questions, answers):
+def taught(seen, owners, questions, answers):
     """The micro config's new model after some steps on these questions: right about two thirds of them."""
     model = new_model(CONFIG, seed=0)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for _ in range(60):
         optimiser.zero_grad()
-        model.text_loss(codes, owners, questions, answers).backward()
+        model.text_loss(seen, owners, questions, answers).backward()
         optimiser.step()
     return model.eval()
 

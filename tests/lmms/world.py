@@ -16,8 +16,8 @@ from hermesflow.config.benchmarks import Benchmarks, Understanding
 from hermesflow.config.sections import ImageTokenizer
 from hermesflow.evaluation.lmms.answering import Pictures, Stopping, answers, likelihoods
 from hermesflow.evaluation.lmms.running import TASKS
-from hermesflow.models.backbone import load_model
-from hermesflow.models.showo.codec import ShowOCodec, load_codec
+from hermesflow.models.backbone import load_codec, load_model
+from hermesflow.models.showo.codec import ShowOCodec
 from hermesflow.models.showo.magvit import MagVitV2
 from hermesflow.models.showo.model import Shape, ShowO
 from hermesflow.models.text_tokenizers import word_tokenizer
@@ -78,7 +78,7 @@ def checkpoint(folder):
         yes_and_no = [row[0] for row in model.tokenizer.encode(WORDS[:4])]
         model.showo.lm_head.bias[yes_and_no] += 1.5
     model.save(folder / "model")
-    ShowOCodec(tokenizer, folder / "tokenizer")
+    ShowOCodec(tokenizer.eval(), SIDE).save(folder / "tokenizer")
 
 
 class Oracle:
@@ -86,17 +86,17 @@ class Oracle:
 
     def __init__(self, folder):
         self.model = load_model(folder / "model", device="cpu")
-        self.pictures = Pictures(load_codec(folder / "tokenizer", device="cpu"), SIDE)
+        self.pictures = Pictures(load_codec(folder / "tokenizer", device="cpu"))
 
     def says(self, number, question, tokens=16):
         (digest,) = self.pictures.add([picture(number)])
-        return answers(self.model, self.pictures.codes, [digest], [question], Stopping(tokens, ("\n\n",)))[0]
+        return answers(self.model, self.pictures.seen, [digest], [question], Stopping(tokens, ("\n\n",)))[0]
 
     def nats(self, number, question, texts):
         (digest,) = self.pictures.add([picture(number)])
         count = len(texts)
         asked = [digest] * count, [question] * count, texts
-        return [one for one, _ in likelihoods(self.model, self.model.tokenizer, self.pictures.codes, *asked)]
+        return [one for one, _ in likelihoods(self.model, self.pictures.seen, *asked)]
 
 
 def write_task(folder, name, shipped, split, rows, features, **changes):
