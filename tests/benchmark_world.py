@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from benchmark_models import save_clip, save_detector, save_qwen3_vl, save_vilt
-from hermesflow.config.benchmarks import Benchmarks, Coco, DpgBench, Gap, GenEval, GenEval2, Understanding
+from benchmark_models import save_clip, save_detector, save_vilt
+from hermesflow.config.benchmarks import Benchmarks, Understanding
 from hermesflow.config.experiment import Config
 from hermesflow.config.judges import AnyJudge, LocalVlm
 from hermesflow.config.load import load_config
@@ -21,8 +21,11 @@ from hermesflow.config.sections import Source
 from hermesflow.core.files import Layout, sha256
 from hermesflow.core.images import write_images
 from hermesflow.data.pairs import read_pairs
-from hermesflow.evaluation.benchmarks.dpg import CSV_COLUMNS
-from hermesflow.evaluation.benchmarks.inception import Inception
+from hermesflow.evaluation.benchmarks.coco import Coco
+from hermesflow.evaluation.benchmarks.dpg import CSV_COLUMNS, DpgBench
+from hermesflow.evaluation.benchmarks.gap import Gap
+from hermesflow.evaluation.benchmarks.geneval import GenEval
+from hermesflow.evaluation.graders.inception import Inception
 from hermesflow.models.backbone import new_model
 from hermesflow.models.showo.codec import ShowOCodec
 from hermesflow.models.showo.forms import image_form
@@ -46,24 +49,8 @@ DPG = (
     ("p1", "A red cat, asleep.", "", "2", "1", "attribute", "color", "color (cat, red)", "is the cat red?"),
     ("p2", "A cat", "", "1", "0", "entity", "whole", "entity - whole (cat)", "is there a cat?"),
 )
-GENEVAL2 = (
-    {
-        "prompt": "two red cats",
-        "atom_count": 3,
-        "vqa_list": [
-            ["How many cats are in the image?", "two"],
-            ["Are the cats red?", "Yes"],
-            ["Are there any cats in the image?", "Yes"],
-        ],
-        "skills": ["count", "attribute", "object"],
-    },
-    {
-        "prompt": "ten cats",
-        "atom_count": 2,
-        "vqa_list": [["How many cats are in the image?", "ten"], ["Are there any cats in the image?", "Yes"]],
-        "skills": ["count", "object"],
-    },
-)
+WITH_IMAGES = ("geneval", "dpg", "coco", "gap")
+"""Benchmarks of the world whose images are generated."""
 CAPTIONS = {9: "a red circle", 74: "a blue square", 133: "two red circles"}
 
 
@@ -110,9 +97,6 @@ def sections(folder: Path, judge: AnyJudge) -> Benchmarks:
         ),
         understanding=Understanding(batch_size=2, python=str(folder / "no-python")),
         gap=Gap(judge=judge),
-        geneval2=GenEval2(
-            prompts=str(folder / "geneval2_data.jsonl"), images=2, judge=str(save_qwen3_vl(folder / "qwen"))
-        ),
     )
 
 
@@ -130,8 +114,7 @@ def write_lines(path: Path, rows: Iterable[dict]) -> Path:
 
 
 def write_files(folder: Path) -> None:
-    """geneval2_data.jsonl, dpg_bench.csv, a list of captions and reference statistics."""
-    write_lines(folder / "geneval2_data.jsonl", GENEVAL2)
+    """dpg_bench.csv, a list of captions and reference statistics."""
     with (folder / "dpg_bench.csv").open("w", newline="") as file:
         csv.writer(file).writerows([CSV_COLUMNS, *DPG])
     rows = "".join(f"{key},{caption}\n" for key, caption in CAPTIONS.items())

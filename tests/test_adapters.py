@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from hermesflow.config import provenance
+from hermesflow.config import reads
 from hermesflow.config.load import load_config
 from hermesflow.config.sections import Lora
 from hermesflow.config.tree import training_of
@@ -154,4 +154,4 @@ def test_what_is_trained_is_a_reason_to_train_again_but_not_to_score_the_referen
 
 
 def _read(config, stage):
-    return provenance.params_of(config, stage, CHECKPOINT)
+    return reads.params_of(config, stage, CHECKPOINT)

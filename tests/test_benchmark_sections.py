@@ -32,17 +32,6 @@ def test_the_paper_s_scale_has_all_that_the_paper_has():
     assert own.drawn == PAPERS and own.columns == COLUMNS
 
 
-def test_the_example_of_geneval2_holds_without_its_comment_marks(tmp_path):
-    lines = SHOWO.read_text().splitlines()
-    start = next(i for i, line in enumerate(lines) if line.startswith("  # geneval2:"))
-    end = next(i for i, line in enumerate(lines[start:], start) if not line.startswith("  # "))
-    lines[start:end] = [line.replace("  # ", "  ", 1) for line in lines[start:end]]
-    (tmp_path / "mine.yaml").write_text("\n".join(lines))
-    config = load_config(tmp_path / "mine.yaml")
-    assert config.benchmarks.drawn == (*PAPERS, "geneval2") and config.benchmarks.geneval2.images == 1
-    assert sources_of(config)["benchmarks.geneval2.judge"].repo == "Qwen/Qwen3-VL-8B-Instruct"
-
-
 def test_the_micro_world_has_none():
     assert load_config(SHOWO.with_name("micro.yaml")).benchmarks is None
 
@@ -65,7 +54,6 @@ def test_columns_are_in_the_order_of_the_table():
         (lambda p: p["coco"].pop("reference"), r"`benchmarks\.coco\.reference`"),
         (lambda p: p["understanding"].update(columns=["seed"]), r"`benchmarks\.understanding\.columns\.0`: .*'pope'"),
         (lambda p: p["understanding"].update(columns=[]), r"`benchmarks\.understanding\.columns`: .*at least 1"),
-        (lambda p: p.update(geneval2={"prompts": "p.jsonl"}), r"`benchmarks\.geneval2\.judge`"),
         (lambda p: p["gap"]["judge"].update(kind="oracle"), r"`benchmarks\.gap\.judge`: .*'endpoint'"),
         (lambda p: p["gap"]["judge"]["pace"].update(concurrency=0), r"`benchmarks\.gap\.judge\.pace\.concurrency`"),
     ],

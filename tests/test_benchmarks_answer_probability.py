@@ -10,8 +10,8 @@ from transformers.utils import is_torchvision_available
 from benchmark_models import save_qwen3_vl
 from hermesflow.config.sections import Source
 from hermesflow.core.errors import ConfigError, FetchError
-from hermesflow.evaluation.benchmarks.answer_probability import TransformersAnswerProbability, first_tokens
-from hermesflow.evaluation.benchmarks.pretrained import read_processor
+from hermesflow.evaluation.graders.answer_probability import TransformersAnswerProbability, first_tokens
+from hermesflow.evaluation.graders.pretrained import read_processor
 
 ASKED = "How many cats are in the image? Answer in one word."
 FORMS = ("two", " two", "Two", " Two", "2", " 2")

@@ -7,8 +7,8 @@ from torch.nn import functional as F
 from benchmark_models import ITS_OWN_NAMES, save_clip, save_detector
 from hermesflow.core.errors import ConfigError
 from hermesflow.evaluation.benchmarks.geneval import COLORS, OBJECTS, Detection
-from hermesflow.evaluation.benchmarks.geneval_detector import ColorClassifier, Detector, crop, instances, object_names
-from hermesflow.evaluation.benchmarks.pretrained import PretrainedClip
+from hermesflow.evaluation.graders.geneval_detector import ColorClassifier, Detector, crop, instances, object_names
+from hermesflow.evaluation.graders.pretrained import PretrainedClip
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,9 @@ from hermesflow.evaluation.benchmarks.dpg import (
     read_grid,
     read_prompts,
 )
-from hermesflow.evaluation.benchmarks.vqa_judge import TransformersVqa, vqa_judge
 from hermesflow.evaluation.bootstrap import point_values
 from hermesflow.evaluation.evaluated import Evaluated
+from hermesflow.evaluation.graders.vqa_judge import TransformersVqa, vqa_judge
 
 CAT, PHOTO = ("partiprompts1", "A red cat, asleep.", "cat"), ("posescript7", "A photo", "")
 ROWS = [

@@ -9,27 +9,25 @@ import pytest
 import yaml
 from PIL import Image
 
-from benchmark_world import GENEVAL, GENEVAL2, draw_all, make_world
+from benchmark_world import GENEVAL, draw_all, make_world
 from hermesflow.cli import main
 from hermesflow.config.experiment import as_plain
 from hermesflow.config.load import load_config
 from hermesflow.core.images import as_tensor, read_images
-from hermesflow.evaluation.benchmarks.geneval2 import read_prompts, read_scores
-from hermesflow.evaluation.benchmarks.geneval_detector import ColorClassifier, Detector
-from hermesflow.evaluation.benchmarks.geneval_parity import grade_folder
-from hermesflow.evaluation.benchmarks.pretrained import PretrainedClip
+from hermesflow.evaluation.graders.geneval_detector import ColorClassifier, Detector
+from hermesflow.evaluation.graders.geneval_parity import grade_folder
+from hermesflow.evaluation.graders.pretrained import PretrainedClip
 from hermesflow.models.backbone import load_codec
 from hermesflow.stages import grade
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """Drawn and graded for both, and the config as a file."""
+    """Drawn and graded, and the config as a file."""
     folder = tmp_path_factory.mktemp("world")
     config, layout = make_world(folder)
-    for benchmark in ("geneval", "geneval2"):
-        draw_all(config, layout, benchmark)
-        grade.run(config, layout, seed=0, checkpoint="base", benchmark=benchmark)
+    draw_all(config, layout, "geneval")
+    grade.run(config, layout, seed=0, checkpoint="base", benchmark="geneval")
     path = folder / "own.yaml"
     plain = {**as_plain(config), "name": layout.root.name}  # where the command looks
     path.write_text(yaml.safe_dump(json.loads(json.dumps(plain))))
@@ -51,9 +49,8 @@ def export(world, benchmark, folder):
 
 
 def pixels_of(layout, benchmark):
-    _, codes = read_images(layout.benchmark(0, "base", benchmark) / "images.npy")
-    codec = load_codec(layout.tokenizer, device="cpu")
-    return codec.to_pixels(as_tensor(codes).flatten(0, 1))
+    _, images = read_images(layout.benchmark(0, "base", benchmark) / "images.npy")
+    return load_codec(layout.tokenizer, device="cpu").to_pixels(as_tensor(images).flatten(0, 1))
 
 
 def test_geneval_s_images_lie_as_its_original_wants_them(world, images):
@@ -69,16 +66,6 @@ def test_geneval_s_images_lie_as_its_original_wants_them(world, images):
                 assert np.array_equal(np.asarray(image), expected[4 * number + k])
 
 
-def test_geneval_2_s_images_are_named_by_prompt(world, tmp_path):
-    _, layout = world
-    assert export(world, "geneval2", tmp_path) == 0
-    paths = json.loads((tmp_path / "image_paths.json").read_text())
-    assert len(paths) == len(GENEVAL2)
-    for number, row in enumerate(GENEVAL2):
-        with Image.open(paths[row["prompt"]]) as image:  # the first of two
-            assert np.array_equal(np.asarray(image), pixels_of(layout, "geneval2")[2 * number])
-
-
 def test_exported_images_get_the_verdicts_of_the_stage(world, images):
     path, layout = world
     own = load_config(path).benchmarks.geneval
@@ -87,26 +74,12 @@ def test_exported_images_get_the_verdicts_of_the_stage(world, images):
     pd.testing.assert_frame_equal(again, rows[list(again.columns)], check_dtype=False)
 
 
-def test_geneval_2_s_rows_are_in_the_order_of_the_original_s_scores(world, tmp_path):
-    """So that docs/geneval2.md can set them side by side; the scores here tell prompt and question apart."""
-    path, layout = world
-    scores = [[(10 * number + k) / 100 for k in range(len(row["vqa_list"]))] for number, row in enumerate(GENEVAL2)]
-    (tmp_path / "score_lists.json").write_text(json.dumps(scores))
-    theirs = read_scores(
-        tmp_path / "score_lists.json", read_prompts(Path(load_config(path).benchmarks.geneval2.prompts))
-    )
-    ours = pd.read_parquet(layout.benchmark(0, "base", "geneval2") / "rows.parquet")
-    ours = ours[ours["image"] == 0].reset_index(drop=True)
-    for column in ("prompt", "question"):
-        assert list(ours[column]) == list(theirs[column])
-
-
 def test_a_folder_with_images_and_another_benchmark_are_refused(world, images, tmp_path, capsys):
     before = sorted(images.rglob("*"))
     assert export(world, "geneval", images) == 1
     assert f"{images}: is not empty" in capsys.readouterr().err and sorted(images.rglob("*")) == before
     assert export(world, "coco", tmp_path / "coco") == 1
-    assert "--benchmark coco: images are exported for geneval and geneval2" in capsys.readouterr().err
+    assert "--benchmark coco: images are exported for geneval" in capsys.readouterr().err
 
 
 def write_theirs(path, verdicts):

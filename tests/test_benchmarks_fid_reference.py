@@ -14,17 +14,17 @@ from hermesflow.cli import main
 from hermesflow.config.sections import Source
 from hermesflow.core.errors import DataError
 from hermesflow.core.files import sha256, write_weights
-from hermesflow.evaluation.benchmarks.fid_reference import moments_of, real_images
-from hermesflow.evaluation.benchmarks.fidelity import (
+from hermesflow.evaluation.benchmarks.coco import read_captions
+from hermesflow.evaluation.graders.fid_reference import moments_of, real_images
+from hermesflow.evaluation.graders.fidelity import (
     Caption,
     Gaussian,
     features,
-    read_captions,
     read_reference,
     write_reference,
 )
-from hermesflow.evaluation.benchmarks.inception import Inception, load_inception
-from hermesflow.evaluation.benchmarks.reference_origin import check_reference, origin
+from hermesflow.evaluation.graders.inception import Inception, load_inception
+from hermesflow.evaluation.graders.reference_origin import check_reference, origin
 
 ROOT = Path(__file__).parents[1]
 SHOWO, DOCS = ROOT / "config" / "showo.yaml", ROOT / "docs" / "dpg-and-coco.md"

@@ -9,25 +9,24 @@ from PIL import Image
 
 from benchmark_models import save_clip
 from hermesflow.core.errors import DataError
-from hermesflow.evaluation.benchmarks.fidelity import (
+from hermesflow.evaluation.benchmarks.coco import fidelity_units, read_captions
+from hermesflow.evaluation.bootstrap import estimate
+from hermesflow.evaluation.evaluated import Evaluated
+from hermesflow.evaluation.frechet import distances_to
+from hermesflow.evaluation.graders.fidelity import (
     Caption,
     Gaussian,
     clip_scores,
     distance,
     distance_of,
     features,
-    fidelity_units,
     moments,
-    read_captions,
     read_reference,
     scaled,
     stand_in,
     write_reference,
 )
-from hermesflow.evaluation.benchmarks.pretrained import PretrainedClip
-from hermesflow.evaluation.bootstrap import estimate
-from hermesflow.evaluation.evaluated import Evaluated
-from hermesflow.evaluation.frechet import distances_to
+from hermesflow.evaluation.graders.pretrained import PretrainedClip
 
 
 def test_captions_of_both_formats_in_order_of_ids(tmp_path):

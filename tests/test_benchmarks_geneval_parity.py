@@ -6,9 +6,9 @@ from PIL import Image
 
 from benchmark_models import save_clip, save_detector
 from hermesflow.core.errors import DataError
-from hermesflow.evaluation.benchmarks.geneval_detector import ColorClassifier, Detector
-from hermesflow.evaluation.benchmarks.geneval_parity import agreement, differing, grade_folder, read_results, regraded
-from hermesflow.evaluation.benchmarks.pretrained import PretrainedClip
+from hermesflow.evaluation.graders.geneval_detector import ColorClassifier, Detector
+from hermesflow.evaluation.graders.geneval_parity import agreement, differing, grade_folder, read_results, regraded
+from hermesflow.evaluation.graders.pretrained import PretrainedClip
 
 CAT = {"tag": "counting", "include": [{"class": "cat", "count": 2}], "exclude": [{"class": "cat", "count": 3}]}
 CUP = {"tag": "colors", "include": [{"class": "cup", "count": 1, "color": "red"}]}

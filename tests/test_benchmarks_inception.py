@@ -9,8 +9,8 @@ import torch
 from hermesflow.config.sections import Source
 from hermesflow.core.errors import ArtifactError, ConfigError, FetchError
 from hermesflow.core.files import sha256
-from hermesflow.evaluation.benchmarks.fidelity import features
-from hermesflow.evaluation.benchmarks.inception import Inception, _Mixed, _Step, load_inception
+from hermesflow.evaluation.graders.fidelity import features
+from hermesflow.evaluation.graders.inception import Inception, _Mixed, _Step, load_inception
 
 
 def known_weights():

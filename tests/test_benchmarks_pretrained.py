@@ -8,10 +8,10 @@ from safetensors.torch import load_file, save_file
 
 from benchmark_models import save_blip, save_clip, save_detector, save_qwen3_vl, save_vilt
 from hermesflow.core.errors import ConfigError
-from hermesflow.evaluation.benchmarks.answer_probability import TransformersAnswerProbability
-from hermesflow.evaluation.benchmarks.geneval_detector import Detector
-from hermesflow.evaluation.benchmarks.pretrained import PretrainedClip
-from hermesflow.evaluation.benchmarks.vqa_judge import TransformersVqa
+from hermesflow.evaluation.graders.answer_probability import TransformersAnswerProbability
+from hermesflow.evaluation.graders.geneval_detector import Detector
+from hermesflow.evaluation.graders.pretrained import PretrainedClip
+from hermesflow.evaluation.graders.vqa_judge import TransformersVqa
 
 READERS = {
     "the object detector": (save_detector, Detector, "class_predictor.weight"),

@@ -69,27 +69,6 @@ def test_gap(tables, graded):
     assert "judge gpt-4o" in line and f"questions {len(questions)}" in line and "dollars 0." in line
 
 
-def test_geneval2(tables, graded):
-    """GM of an image's probabilities p: (prod p) ** (1 / n); mean over two images of each of two prompts, times 100."""
-    config, layout, _ = graded
-    rows = pd.read_parquet(layout.benchmark(0, "base", "geneval2") / "rows.parquet")
-    chances = [list(own) for _, own in rows.groupby(["prompt", "image"])["probability"]]
-    assert [len(p) for p in chances] == [3, 3, 2, 2]
-    means = [np.prod(p) ** (1 / len(p)) for p in chances]
-    table = tables["table_geneval2"]
-    row = table.values.set_index("checkpoint").loc["base"]
-    assert row["gm"] == pytest.approx(100 * sum(means) / 4, abs=1e-5)
-    assert row["atomicity_2"] == pytest.approx(100 * sum(means[2:]) / 2, abs=1e-5)
-    counts = rows[rows["skill"] == "count"]["probability"]
-    assert len(counts) == 4 and row["count"] == pytest.approx(100 * sum(counts) / 4, abs=1e-5)
-    order = ["Soft-TIFA GM", "Change of GM", "Soft-TIFA AM", "Object", "Attribute", "Count", "2 parts", "3 parts"]
-    assert list(table.cells) == ["Checkpoint", *order]  # no question is about a position or a verb
-    assert table.cells.loc[0, "Soft-TIFA GM"].startswith(f"{row['gm']:.1f} [")
-    (line,) = (note for note in table.notes if note.startswith("geneval2: "))
-    assert f"by judge {config.benchmarks.geneval2.judge}; 2 items; run seeds 0" in line
-    assert "GenEval 2, 2 prompts x 2 images" in line and "licence of its data CC BY-NC 4.0" in line
-
-
 def test_understanding_is_empty_and_says_why(tables):
     (note,) = (note for note in tables["table1_understanding"].notes if "not measured" in note)
     assert "`benchmarks.understanding` fills" in note

@@ -10,14 +10,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import benchmark_world
-from hermesflow.budget import benchmarks, disk, table
+from hermesflow.budget import benchmarks, table
 from hermesflow.budget.decoder import Decoder, text_decoding
 from hermesflow.budget.lengths import Lengths, expected_masked
 from hermesflow.budget.machines import BANDWIDTH_UTILISATION, Pass, machine_of, total
 from hermesflow.budget.plan import added, by, places, plan
 from hermesflow.budget.rules import Rules
 from hermesflow.cli import main
-from hermesflow.config.benchmarks import GenEval2
+from hermesflow.config.benchmarks import BENCHMARKS
 from hermesflow.config.load import load_config
 from hermesflow.core.errors import ConfigError
 from hermesflow.core.seeding import generator
@@ -112,8 +112,9 @@ def test_stages_do_at_most_what_is_planned(tmp_path, monkeypatch):
 def test_drawing_for_benchmarks_does_at_most_what_is_planned(tmp_path, monkeypatch):
     config, layout = benchmark_world.make_world(tmp_path)
     own = config.benchmarks
-    config = replace(config, benchmarks=replace(own, dpg=None, coco=None, gap=None, geneval2=None, understanding=None))
-    monkeypatch.setitem(benchmarks.PROMPTS, "geneval", len(benchmark_world.GENEVAL))
+    config = replace(config, benchmarks=replace(own, dpg=None, coco=None, gap=None, understanding=None))
+    one = replace(BENCHMARKS["geneval"], prompts=len(benchmark_world.GENEVAL))
+    monkeypatch.setitem(BENCHMARKS, "geneval", one)
     monkeypatch.setattr(kernels, "by_onednn", lambda x: False)  # its products are not counted
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         benchmark_world.draw_all(config, layout, "geneval")
@@ -140,19 +141,6 @@ def test_images_of_benchmarks_cost_what_as_many_candidates_do():
     rules = Rules(config, Lengths.of(config), gpus=1)
     passes, _ = rules.batches.drawn(250, 250)
     assert total(rules.draw("coco").passes, "flops") / 30_000 == pytest.approx(total(passes, "flops") / 250)
-
-
-def test_geneval2_is_counted_where_it_is_switched_on():
-    """800 prompts, one image of each unless the section says otherwise; the report has a table more, in three forms."""
-    config = load_config(FOLDER / "showo.yaml")
-    own = GenEval2(prompts="geneval2_data.jsonl", judge="qwen")
-    other = replace(config, benchmarks=replace(config.benchmarks, geneval2=own))
-    assert benchmarks.drawings(other)["geneval2"].total == 800
-    jobs = Counter()
-    for place in places(other):
-        jobs[place.rule] += place.jobs
-    assert jobs["draw"] == 3 * 9 * (4 + 8) and jobs["grade"] == 3 * 9 * 5
-    assert disk.files_of(other, "report", 1) == disk.files_of(config, "report", 1) + 3
 
 
 def test_questions_of_benchmarks_are_those_published():

@@ -4,10 +4,10 @@ import pytest
 from chat_server import ChatServer, picture
 from hermesflow.core.errors import DataError
 from hermesflow.data.microworld.questions import Question
+from hermesflow.evaluation.benchmarks.gap import Judged, ask, gap_table, judge_facts, literal_verdict
 from hermesflow.evaluation.bootstrap import point_values
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS, Evaluated
 from hermesflow.evaluation.judges.endpoint import EndpointJudge
-from hermesflow.evaluation.judges.gap import Judged, ask, gap_table, judge_facts, literal_verdict
 from hermesflow.evaluation.judges.protocol import Verdict
 from hermesflow.evaluation.worlds.gap import Asked, gap_units
 

@@ -16,7 +16,7 @@ from chat_server import picture
 from hermesflow.config.judges import LocalVlm
 from hermesflow.config.sections import Source
 from hermesflow.core.errors import ConfigError, DataError, FetchError
-from hermesflow.evaluation.benchmarks.pretrained import digest_of
+from hermesflow.evaluation.graders.pretrained import digest_of
 from hermesflow.evaluation.judges.local import LocalJudge
 from hermesflow.evaluation.judges.protocol import Item
 from hermesflow.evaluation.judges.store import AnswerStore
@@ -121,10 +121,10 @@ PROGRAM = textwrap.dedent(
     """
     import os, signal, sys
     from pathlib import Path
-    from hermesflow.benchmarks.pretrained import ChatModel
-    from hermesflow.judging.local import LocalJudge
-    from hermesflow.judging.protocol import Item
-    from hermesflow.judging.settings import LocalVlm
+    from hermesflow.evaluation.graders.pretrained import ChatModel
+    from hermesflow.evaluation.judges.local import LocalJudge
+    from hermesflow.evaluation.judges.protocol import Item
+    from hermesflow.config.judges import LocalVlm
 
     folder, cache, image, calls, last = *map(Path, sys.argv[1:5]), int(sys.argv[5])
     generate = ChatModel.generate

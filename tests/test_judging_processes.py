@@ -26,9 +26,9 @@ PROGRAM = textwrap.dedent(
     """
     import json, logging, sys
     from pydantic import TypeAdapter
-    from hermesflow.judging.endpoint import EndpointJudge
-    from hermesflow.judging.protocol import Item
-    from hermesflow.judging.settings import Endpoint
+    from hermesflow.evaluation.judges.endpoint import EndpointJudge
+    from hermesflow.evaluation.judges.protocol import Item
+    from hermesflow.config.judges import Endpoint
 
     logging.basicConfig(level=logging.DEBUG)
     settings = TypeAdapter(Endpoint).validate_json(sys.argv[1])
@@ -40,7 +40,7 @@ PROGRAM = textwrap.dedent(
 KILLED_WITHIN_THE_THIRD_LINE = textwrap.dedent(
     """
     import os, signal
-    from hermesflow.judging.store import AnswerStore
+    from hermesflow.evaluation.judges.store import AnswerStore
 
     add, calls = AnswerStore.add, []
 

@@ -6,15 +6,14 @@ from PIL import Image
 from hermesflow.config.sections import ImageTokenizer
 from hermesflow.core.errors import DataError
 from hermesflow.data.images import fit_image
+from hermesflow.evaluation.benchmarks import flickr30k, pope
 from hermesflow.evaluation.lmms.answering import (
     Pictures,
     Stopping,
     answers,
     by_picture,
-    caption,
     likelihoods,
     pixel_digest,
-    pope_reading,
     square,
 )
 from hermesflow.models.showo.codec import ShowOCodec
@@ -70,13 +69,13 @@ def pictures():
     ],
 )
 def test_pope_reads_the_first_sentence(said, read):
-    assert pope_reading(said) == read
+    assert pope.read_answer(said) == read
 
 
 @pytest.mark.parametrize("end", ["\n", "\r", "\r\n", "\x0b", "\x0c", "\x85", "\u2028", "\u2029"])
 def test_a_caption_is_one_line(end):
-    assert caption(f"a dog{end}runs") == "a dog runs"
-    assert caption("a dog  runs.") == "a dog  runs." and caption("") == ""
+    assert flickr30k.read_answer(f"a dog{end}runs") == "a dog runs"
+    assert flickr30k.read_answer("a dog  runs.") == "a dog  runs." and flickr30k.read_answer("") == ""
 
 
 def test_an_answer_ends_before_the_first_stop():

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from hermesflow.core.errors import ArtifactError, ConfigError
-from hermesflow.evaluation.lmms.running import BENCHMARKS, KARPATHY_TASK, PYTHON, TASKS, Evaluation, command, evaluate
+from hermesflow.evaluation.lmms.running import PYTHON, TASKS, Evaluation, command, evaluate
+from hermesflow.evaluation.registry import lmms_benchmarks
 
 EVALUATION = Evaluation(model=Path("m"), tokenizer=Path("t"), tasks=["gqa", "mme"], batch_size=8)
 
@@ -98,7 +99,7 @@ def test_lmms_eval_ends_when_the_stage_is_interrupted(tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("tasks", [["flickr30k_test_local"], ["gqa", KARPATHY_TASK]])
+@pytest.mark.parametrize("tasks", [["flickr30k_test_local"], ["gqa", "flickr30k_karpathy"]])
 def test_a_missing_java_is_told_before_the_first_caption(tmp_path, tasks):
     python = script(tmp_path, "touch $out/started")
     with pytest.raises(ConfigError, match=r"no `java` in PATH=/nowhere\. Install a Java runtime .*flickr30k out of"):
@@ -127,6 +128,6 @@ def test_a_missing_environment_is_told(tmp_path):
 
 def test_every_task_is_shipped_by_one_of_both():
     own = {path.stem for path in TASKS.glob("*.yaml")}
-    named = {task for tasks in BENCHMARKS.values() for task in tasks}
+    named = {task for one in lmms_benchmarks() for task in one.tasks}
     assert own == {"flickr30k_karpathy"}
     assert own < named

@@ -6,11 +6,12 @@ import pytest
 
 from hermesflow.cli.main import STAGES
 from hermesflow.config import reads
-from hermesflow.config.benchmarks import COLUMNS, Benchmarks, Gap, Understanding
+from hermesflow.config.benchmarks import COLUMNS, Benchmarks, Understanding
 from hermesflow.config.experiment import Config
 from hermesflow.config.judges import LocalVlm, Pace, Prices
 from hermesflow.config.load import load_config
 from hermesflow.core.provenance import ROOT
+from hermesflow.evaluation.benchmarks.gap import Gap
 
 SHOWO = Path(__file__).parents[1] / "config" / "showo.yaml"
 SMOKE = load_config(SHOWO.with_name("smoke.yaml"))

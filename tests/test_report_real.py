@@ -118,25 +118,6 @@ def test_without_a_judge_the_gap_says_what_it_lacks(own):
     assert "`paper` and `same-judge` need a judge: section `benchmarks.gap`" in table.notes[0]
 
 
-def test_geneval2_has_no_table_where_it_was_not_measured(full, own):
-    assert "table_geneval2" not in full and "table_geneval2" not in own
-
-
-def test_geneval2_has_every_checkpoint_its_change_and_parts_in_order():
-    def metrics(understanding: float, generation: float) -> dict[str, float]:
-        names = ("gm", "am", "skill/verb", "skill/object", "atomicity/10", "atomicity/3")
-        return {**own_metrics_of(understanding, generation), **{f"geneval2/{name}": generation for name in names}}
-
-    *_, table = all_tables(real_summary(metrics), showo(), PAPER_TABLES, {"geneval2": "geneval2: by x@1."})
-    assert table.name == "table_geneval2" and table.notes[-1] == "geneval2: by x@1."
-    cells = table.cells.set_index("Checkpoint")
-    assert list(cells.index) == ["base", "pair-1", "pair-2", "pair-3", "und-1", "gen-1"]
-    assert list(cells)[2:] == ["Soft-TIFA AM", "Object", "Verb", "3 parts", "10 parts"]
-    assert cells.loc["pair-3", "Soft-TIFA GM"] == "50.0 [48.0, 52.0]"
-    assert cells.loc["pair-3", "Change of GM"] == "+7.0 [+5.0, +9.0]"  # 100 x (0.50 - 0.43)
-    assert cells.loc["base", "Change of GM"] == EMPTY
-
-
 def test_a_part_of_the_benchmarks_fills_its_columns_alone():
     def metrics(*sides: float) -> dict[str, float]:
         keep = {name: value for name, value in real_metrics_of(*sides).items() if name.startswith("geneval/")}

@@ -9,9 +9,9 @@ from benchmark_world import CAPTIONS, draw_all, make_world
 from hermesflow.core.errors import ArtifactError, ConfigError, DataError
 from hermesflow.core.images import read_form, read_images, write_images
 from hermesflow.data.pairs import read_pairs
-from hermesflow.evaluation.benchmarks import drawing
-from hermesflow.evaluation.benchmarks.fidelity import Caption, Gaussian, write_reference
-from hermesflow.evaluation.benchmarks.reference_origin import origin
+from hermesflow.evaluation import prompts
+from hermesflow.evaluation.graders.fidelity import Caption, Gaussian, write_reference
+from hermesflow.evaluation.graders.reference_origin import origin
 from hermesflow.evaluation.worlds import generation
 from hermesflow.evaluation.worlds.generation import Request
 from hermesflow.models.backbone import load_model
@@ -29,7 +29,7 @@ def world(made, monkeypatch):
     """A world without images, in which a batch is two prompts of four."""
     config, layout = made
     shutil.rmtree(layout.benchmark(0, "base", "geneval").parent, ignore_errors=True)
-    monkeypatch.setattr(drawing, "TOGETHER", 8)
+    monkeypatch.setattr(prompts, "TOGETHER", 8)
     return config, layout
 
 
@@ -47,7 +47,6 @@ def files_of(folder):
         ("geneval", [f"{k:05d}" for k in range(7)], 4),
         ("dpg", ["p1", "p2"], 2),
         ("coco", [f"{key:012d}" for key in CAPTIONS], 1),
-        ("geneval2", ["0000", "0001"], 2),
     ],
 )
 def test_a_store_has_the_prompts_of_the_file_in_its_order(world, benchmark, ids, images):
@@ -132,16 +131,12 @@ def test_batches_kept_under_other_settings_are_not_taken(world, monkeypatch, par
     assert files_of(draw_all(config, layout, "geneval")) == whole
 
 
-@pytest.mark.parametrize(
-    ("benchmark", "origin"),
-    [("geneval", "djghosh13/geneval"), ("geneval2", r"facebookresearch/GenEval2 \(CC BY-NC 4\.0")],
-)
-def test_a_missing_file_is_named_with_its_key_and_origin(world, benchmark, origin):
+def test_a_missing_file_is_named_with_its_key_and_origin(world):
     config, layout = world
-    own = replace(getattr(config.benchmarks, benchmark), prompts="nowhere.jsonl")
-    other = replace(config, benchmarks=replace(config.benchmarks, **{benchmark: own}))
-    with pytest.raises(DataError, match=rf"nowhere\.jsonl.*benchmarks\.{benchmark}\.prompts.*{origin}"):
-        draw.run(other, layout, seed=0, checkpoint="base", benchmark=benchmark)
+    own = replace(config.benchmarks.geneval, prompts="nowhere.jsonl")
+    other = replace(config, benchmarks=replace(config.benchmarks, geneval=own))
+    with pytest.raises(DataError, match=r"nowhere\.jsonl.*benchmarks\.geneval\.prompts.*djghosh13/geneval"):
+        draw.run(other, layout, seed=0, checkpoint="base", benchmark="geneval")
 
 
 def test_missing_reference_statistics_are_told_before_anything_is_drawn(world):

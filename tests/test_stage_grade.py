@@ -6,26 +6,24 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
 
-from benchmark_world import CAPTIONS, DPG, GENEVAL, draw_all, make_world
+from benchmark_world import CAPTIONS, DPG, GENEVAL, WITH_IMAGES, draw_all, make_world
 from chat_server import MODEL, TOKENS, ChatServer, first_choice
-from hermesflow.config.benchmarks import DRAWN, Gap
 from hermesflow.config.judges import LocalVlm
 from hermesflow.core.errors import ArtifactError, ConfigError
 from hermesflow.core.files import read_json, sha256
 from hermesflow.core.images import as_tensor, read_form, read_images, write_images
 from hermesflow.data.pairs import read_pairs
-from hermesflow.evaluation.benchmarks import fidelity, geneval2
-from hermesflow.evaluation.benchmarks.answer_probability import TransformersAnswerProbability
-from hermesflow.evaluation.benchmarks.drawing import read_prompts
-from hermesflow.evaluation.benchmarks.fidelity import Caption, Gaussian, moments, write_reference
-from hermesflow.evaluation.benchmarks.inception import load_inception
-from hermesflow.evaluation.benchmarks.pretrained import PretrainedClip, digest_of
-from hermesflow.evaluation.benchmarks.reference_origin import origin
+from hermesflow.evaluation.benchmarks.gap import Gap
 from hermesflow.evaluation.bootstrap import FIDELITY_POOL, point_values, resample_counts
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS, Evaluated
+from hermesflow.evaluation.graders import fidelity
+from hermesflow.evaluation.graders.fidelity import Caption, Gaussian, moments, write_reference
+from hermesflow.evaluation.graders.inception import load_inception
+from hermesflow.evaluation.graders.pretrained import PretrainedClip, digest_of
+from hermesflow.evaluation.graders.reference_origin import origin
 from hermesflow.evaluation.judges.protocol import Item
+from hermesflow.models import backbone
 from hermesflow.models.backbone import load_codec
 from hermesflow.stages import grade
 from tiny_vlm import make_llava
@@ -40,22 +38,21 @@ def world(tmp_path_factory):
     with ChatServer() as server:
         server.message = first_choice
         config, layout = make_world(folder, server.settings(folder / "cache"))
-        for benchmark in DRAWN:
+        for benchmark in WITH_IMAGES:
             draw_all(config, layout, benchmark)
         seen = features_of(config, images_of(layout, "coco"))
         own = moments(seen)
         shifted = np.where(np.arange(len(own.mean)) == 0, own.mean + SHIFT, own.mean)
         made_of = origin([Caption(*one) for one in CAPTIONS.items()], config.benchmarks.coco.inception)
         write_reference(Path(config.benchmarks.coco.reference), Gaussian(shifted, own.covariance), **made_of)
-        for benchmark in DRAWN:
+        for benchmark in WITH_IMAGES:
             grade.run(config, layout, seed=0, checkpoint="base", benchmark=benchmark)
         yield config, layout, server
 
 
 def images_of(layout, benchmark):
-    _, codes = read_images(layout.benchmark(0, "base", benchmark) / "images.npy")
-    codec = load_codec(layout.tokenizer, device="cpu")
-    return codec.to_pixels(as_tensor(codes).flatten(0, 1))
+    _, images = read_images(layout.benchmark(0, "base", benchmark) / "images.npy")
+    return load_codec(layout.tokenizer, device="cpu").to_pixels(as_tensor(images).flatten(0, 1))
 
 
 def features_of(config, images):
@@ -93,47 +90,6 @@ def test_dpg_of_a_judge_that_says_yes(world):
     assert facts(layout, "dpg")["answers"] == {"yes": 2 * len(DPG), "no": 0, "neither": 0}
     assert "2 prompts x 2 images (the whole has 1,065 x 4)" in facts(layout, "dpg")["protocol"]
     assert facts(layout, "dpg")["scorers"] == {"judge": config.benchmarks.dpg.judge}
-
-
-def test_geneval2_is_soft_tifa_of_the_judges_probabilities(world):
-    """Of each image by hand, p the probabilities of its right answers: AM = sum p / n, GM = (prod p) ** (1 / n)."""
-    config, layout, _ = world
-    judge = TransformersAnswerProbability(config.benchmarks.geneval2.judge)
-    yes, two, ten = (
-        [f"{blank}{word}" for word in words for blank in ("", " ")]
-        for words in (("Yes", "yes"), ("two", "Two", "2"), ("ten", "Ten", "10"))
-    )
-    many = "How many cats are in the image? Answer in one word."
-    red, there = "Are the cats red? Answer in one word.", "Are there any cats in the image? Answer in one word."
-    asked = [[(many, two), (red, yes), (there, yes)], [(many, ten), (there, yes)]]
-    images = list(map(Image.fromarray, images_of(layout, "geneval2")))
-    am, gm = [], []
-    for questions, pair in zip(asked, (images[:2], images[2:]), strict=True):
-        both = [[judge.probability(image, text, forms) for text, forms in questions] for image in pair]
-        am.append(np.mean([sum(p) / len(p) for p in both]))
-        gm.append(np.mean([np.prod(p) ** (1 / len(p)) for p in both]))
-    values = found(layout, "geneval2")
-    assert values["geneval2/am"] == pytest.approx((am[0] + am[1]) / 2, rel=1e-3)
-    assert values["geneval2/gm"] == pytest.approx((gm[0] + gm[1]) / 2, rel=1e-3)
-    assert values["geneval2/atomicity/3"] == pytest.approx(gm[0], rel=1e-3)
-    units = pd.read_parquet(layout.benchmark(0, "base", "geneval2") / "units.parquet")
-    assert set(units["id"]) == set(read_images(layout.benchmark(0, "base", "geneval2") / "images.npy")[0])
-
-
-def test_geneval2_names_its_judge_and_the_licence_of_its_data(world):
-    config, layout, _ = world
-    told = facts(layout, "geneval2")
-    assert told["scorers"] == {"judge": config.benchmarks.geneval2.judge}
-    assert (told["items"], told["images"], told["questions"]) == (2, 2, 5)
-    assert "CC BY-NC 4.0" in told["licence of its data"]
-    assert len(pd.read_parquet(layout.benchmark(0, "base", "geneval2") / "rows.parquet")) == 2 * 5
-
-
-def test_whoever_draws_for_geneval2_is_told_the_licence(world, capsys):
-    config, layout, _ = world
-    geneval2.print_licence.cache_clear()
-    assert read_prompts(config.benchmarks, layout, "geneval2").texts == ("two red cats", "ten cats")
-    assert "CC BY-NC" in capsys.readouterr().err
 
 
 def test_the_frechet_distance_to_the_same_moments_with_one_mean_shifted(world):
@@ -197,7 +153,7 @@ def test_both_protocols_of_the_gap_with_a_judge_that_takes_the_first_choice(worl
 def test_a_key_that_is_not_set_is_told_before_the_model_answers(world, tmp_path, monkeypatch):
     config, layout, server = world
     monkeypatch.delenv("JUDGE_KEY", raising=False)
-    monkeypatch.setattr(grade, "load_model", lambda *_, **__: pytest.fail("the model need not be loaded"))
+    monkeypatch.setattr(backbone, "load_model", lambda *_, **__: pytest.fail("the model need not be loaded"))
     judge = server.settings(tmp_path / "cache", key_variable="JUDGE_KEY")
     other = replace(config, benchmarks=replace(config.benchmarks, gap=Gap(judge=judge)))
     with pytest.raises(ConfigError, match="JUDGE_KEY is not set"):
@@ -213,7 +169,7 @@ def test_graded_again_the_judge_is_paid_nothing_and_says_the_same(world):
     assert len(server.paid) == paid
 
 
-@pytest.mark.parametrize("benchmark", DRAWN)
+@pytest.mark.parametrize("benchmark", WITH_IMAGES)
 def test_every_folder_says_what_it_was_made_from(world, benchmark):
     _, layout, _ = world
     folder = layout.benchmark(0, "base", benchmark)

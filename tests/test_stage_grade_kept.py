@@ -10,14 +10,9 @@ from hermesflow.core.files import read_json
 from hermesflow.stages import grade
 
 SEES = {
-    "geneval": ("hermesflow.evaluation.benchmarks.geneval_detector.Detector.detect", 4, 28),
-    "dpg": ("hermesflow.evaluation.benchmarks.vqa_judge.TransformersVqa.answer", 2, 4),
-    "geneval2": (
-        "hermesflow.evaluation.benchmarks.answer_probability.TransformersAnswerProbability.probability",
-        6,
-        10,
-    ),
-    "coco": ("hermesflow.evaluation.benchmarks.fidelity.features", 1, 3),
+    "geneval": ("hermesflow.evaluation.graders.geneval_detector.Detector.detect", 4, 28),
+    "dpg": ("hermesflow.evaluation.graders.vqa_judge.TransformersVqa.answer", 2, 4),
+    "coco": ("hermesflow.evaluation.graders.fidelity.features", 1, 3),
 }
 """What sees the images, how often for the first prompt or caption, and how often for all."""
 
@@ -39,8 +34,12 @@ def graded(config, layout, benchmark):
 
 @pytest.fixture
 def seen(monkeypatch, request):
+    """Calls of what sees the images."""
+    return request.param, count_calls(monkeypatch, SEES[request.param][0])
+
+
+def count_calls(monkeypatch, name):
     """Number of calls of what sees the images, and after which it dies; one prompt is a part."""
-    name = SEES[request.param][0]
     whole, calls = pkgutil.resolve_name(name), {"made": 0, "last": None}
 
     def sees(*arguments, **options):
@@ -49,17 +48,21 @@ def seen(monkeypatch, request):
         calls["made"] += 1
         return whole(*arguments, **options)
 
-    for constant in ("_TOGETHER", "_KEPT_TOGETHER"):
-        monkeypatch.setattr(f"hermesflow.evaluation.benchmarks.grading.{constant}", 1)
+    for constant in ("benchmarks.coco._TOGETHER", "grading._KEPT_TOGETHER"):
+        monkeypatch.setattr(f"hermesflow.evaluation.{constant}", 1)
     monkeypatch.setattr(name, sees)
-    return request.param, calls
+    return calls
 
 
 @pytest.mark.parametrize("seen", SEES, indirect=True)
 def test_a_killed_grading_goes_on_with_the_rest_and_ends_the_same(world, seen):
-    config, layout = world
     benchmark, calls = seen
     _, first, total = SEES[benchmark]
+    check_killed(*world, benchmark, calls, first, total)
+
+
+def check_killed(config, layout, benchmark, calls, first, total):
+    """Kill a grading after its first part, and let it go on."""
     whole = graded(config, layout, benchmark)
     assert calls["made"] == total
     calls |= {"made": 0, "last": first}

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from hermesflow.config.benchmarks import Benchmarks, Coco, Gap, GenEval, GenEval2, Understanding
+from hermesflow.config.benchmarks import Benchmarks, Understanding
 from hermesflow.config.experiment import Config
 from hermesflow.config.judges import LocalVlm
 from hermesflow.config.load import load_config
@@ -19,6 +19,9 @@ from hermesflow.config.sections import Source
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout, read_json, write_json, write_table, write_weights
 from hermesflow.core.images import write_images
+from hermesflow.evaluation.benchmarks.coco import Coco
+from hermesflow.evaluation.benchmarks.gap import Gap
+from hermesflow.evaluation.benchmarks.geneval import GenEval
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS
 from hermesflow.evaluation.metrics import GENEVAL_KINDS
 from hermesflow.models.showo.forms import image_form
@@ -35,7 +38,6 @@ KINDS = {
 CLIP_SCORES = {"base": [30.0, 32.0], "pair-1": [31.0, 34.0]}
 FID = {"base": 26.0, "pair-1": 25.5}
 BOOTSTRAP = 40
-SOFT_TIFA = {"base": [0.2, 0.4], "pair-1": [0.3, 0.7]}
 GQA = {"base": [1, 0, 0, 1], "pair-1": [1, 1, 0, 1]}
 JUDGE = {"base": ([1, 1, 0, 0], [1, 0, 0, 0]), "pair-1": ([1, 1, 0, 0], [1, 1, 0, 0])}
 """Right answers on real and on drawn images."""
@@ -49,7 +51,6 @@ def config_of() -> Config:
         coco=Coco(captions="captions.csv", reference="reference.npz", inception=source, clip="clip"),
         understanding=Understanding(columns=("gqa",), batch_size=1),
         gap=Gap(judge=LocalVlm(kind="local", model="judge", cache="c")),
-        geneval2=GenEval2(prompts="geneval2_data.jsonl", judge="qwen"),
     )
     keep = {"pair-1": config.checkpoints["pair-1"]}
     evaluation = replace(config.evaluation, bootstrap=BOOTSTRAP)
@@ -88,8 +89,6 @@ def write_benchmarks(layout: Layout, name: str) -> None:
     clip = units_of("fid", {"clip_score": CLIP_SCORES[name]})
     write_benchmark(layout.benchmark(0, name, "coco"), clip, {"fid": FID[name]})
     write_benchmark(layout.benchmark(0, name, "gqa"), units_of("gqa", {"gqa": GQA[name]}), {})
-    soft = {f"geneval2/{metric}": SOFT_TIFA[name] for metric in ("gm", "am", "atomicity/3", "skill/count")}
-    write_benchmark(layout.benchmark(0, name, "geneval2"), units_of("geneval2", soft), {}, licence="CC BY-NC 4.0")
     sides = {
         f"gap/{protocol}/{side}": right
         for protocol in ("paper", "same-judge")
@@ -134,11 +133,6 @@ def test_cells_notes_and_runs_have_what_the_folders_hold(results):
     assert f"- {line}\n" in text
     assert "`benchmarks.dpg` fills" in text and "`benchmarks.geneval` fills" not in text
     assert "models judge; questions 4." in (layout.report / "tables" / "table4_gap.md").read_text()
-    soft = cells(layout, "table_geneval2").set_index("checkpoint")
-    assert soft.loc["pair-1", ["gm", "gm_delta"]].tolist() == pytest.approx([50, 20])  # 0.5; 0.3 before
-    text = (layout.report / "tables" / "table_geneval2.md").read_text()
-    assert "geneval2: as it is; 2 items; run seeds 0; licence CC BY-NC 4.0." in text
-    assert (layout.report / "tables" / "table_geneval2.tex").is_file()
     claims = {claim["protocol"] for claim in read_json(layout.report / "summary.json")["claims"]}
     assert claims == {"paper", "same-judge", "self"}
 
@@ -170,7 +164,6 @@ def test_folders_of_a_section_that_was_removed_are_not_read(results):
     assert [f.name for f in report.benchmark_folders(without, layout, 0, "base")] == [
         "geneval",
         "gap",
-        "geneval2",
         "gqa",
     ]
     assert report.benchmark_folders(replace(config, benchmarks=None), layout, 0, "base") == ()

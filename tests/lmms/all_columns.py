@@ -6,9 +6,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from hermesflow.evaluation.lmms.answering import pope_reading
-from hermesflow.evaluation.lmms.running import BENCHMARKS, Evaluation, evaluate
+from hermesflow.evaluation.benchmarks.pope import read_answer
+from hermesflow.evaluation.lmms.running import Evaluation, evaluate
 from hermesflow.evaluation.metrics import MME_FULL
+from hermesflow.evaluation.registry import lmms_benchmarks
 
 from . import world
 from .world import SHORT
@@ -26,7 +27,7 @@ def write_pope(folder, oracle):
         ("pope_adv", (1, 2), (False, False)),
     ):
         said = [
-            pope_reading(oracle.says(number, f"Is there a dog {key} in the image?{SHORT}", 128))
+            read_answer(oracle.says(number, f"Is there a dog {key} in the image?{SHORT}", 128))
             for key, number in enumerate(shown)
         ]
         truth = [one if good else OTHER[one] for one, good in zip(said, right, strict=True)]
@@ -103,7 +104,7 @@ class SmallWorld:
 
     def evaluated(self):
         """Start lmms-eval once on all tasks but Flickr30k's, whose Java takes long; the folder of its files."""
-        tasks = [task for column, some in BENCHMARKS.items() if column != "flickr30k" for task in some]
+        tasks = [task for one in lmms_benchmarks() if one.name != "flickr30k" for task in one.tasks]
         evaluation = Evaluation(
             model=self.root / "model",
             tokenizer=self.root / "tokenizer",

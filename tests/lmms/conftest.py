@@ -42,7 +42,7 @@ def flickr_folder(staged, small_world):
 @pytest.fixture(scope="session")
 def both_runs(all_columns, flickr_folder):
     """What lmms-eval left of all columns, Flickr30k's too."""
-    from hermesflow.evaluation.lmms.results import Run, read_run
+    from hermesflow.evaluation.lmms.run import Run, read_run
 
     rest, flickr = read_run(all_columns), read_run(flickr_folder / "lmms")
     return Run(rest.folder, rest.figures | flickr.figures, rest.samples | flickr.samples, rest.images | flickr.images)

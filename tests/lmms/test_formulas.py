@@ -1,6 +1,7 @@
 """lmms-eval's scorers, which make the figures, against expectations worked out by hand."""
 
 import math
+from pathlib import Path
 
 import pytest
 from lmms_eval.api.metrics import exact_match_hf_evaluate
@@ -10,8 +11,12 @@ from lmms_eval.tasks.mmmu import utils as mmmu
 from lmms_eval.tasks.pope import utils as pope
 from lmms_eval.tasks.vqav2 import utils as vqav2
 
+from hermesflow.evaluation.benchmarks import flickr30k
+from hermesflow.evaluation.benchmarks import mme as our_mme
+from hermesflow.evaluation.benchmarks import mmmu as our_mmmu
+from hermesflow.evaluation.benchmarks import pope as our_pope
 from hermesflow.evaluation.lmms import results
-from hermesflow.evaluation.lmms.answering import caption, pope_reading
+from hermesflow.evaluation.lmms.run import Run
 from hermesflow.evaluation.worlds.understanding import units_table
 
 pytestmark = pytest.mark.lmms
@@ -20,7 +25,9 @@ pytestmark = pytest.mark.lmms
 def graded(pairs):
     """(truth, answer) as POPE's samples."""
     return [
-        pope.pope_process_results({"question_id": str(i), "answer": truth}, [pope_reading(said)])["pope_accuracy"]
+        pope.pope_process_results({"question_id": str(i), "answer": truth}, [our_pope.read_answer(said)])[
+            "pope_accuracy"
+        ]
         for i, (truth, said) in enumerate(pairs)
     ]
 
@@ -41,7 +48,7 @@ def test_pope():
 
 
 def test_pope_rows_are_the_same_figures():
-    rows = [row for one in graded(POPE) for row in results._pope_rows("random", "image", one)]
+    rows = [row for one in graded(POPE) for row in our_pope._rows("random", "image", one)]
     found = results.figures_of(units_table(results._by_image(rows)))
     expected = {"accuracy": 5 / 8, "precision": 2 / 3, "recall": 2 / 4, "f1": 4 / 7, "yes_ratio": 3 / 8}
     assert found == pytest.approx({f"pope/random/{name}": value for name, value in expected.items()})
@@ -88,7 +95,9 @@ def test_mme_adds_accuracy_and_accuracy_plus_of_each_category():
 
 
 def test_mme_rows_keep_the_halves_apart():
-    rows = results._mme_rows([("a", s) for s in mme_samples()[:2]] + [("b", s) for s in mme_samples()[2:]])
+    samples = [{**sample, "doc_id": i} for i, sample in enumerate(mme_samples())]
+    run = Run(Path(), {}, {}, {("mme", i): "a" if i < 2 else "b" for i in range(len(samples))})
+    rows = our_mme.rows(run, "mme", samples)
     found = results.figures_of(units_table(results._by_image(rows)))
     assert found["mme/existence/accuracy"] == 75
     assert found["mme/existence/accuracy_plus"] == 50
@@ -195,7 +204,7 @@ def test_mmmu_counts_questions_over_all_subjects():
         for key, kind, truth, said in documents
     ]
     assert mmmu.mmmu_aggregate_results(samples) == pytest.approx(2 / 3, abs=1e-5)
-    assert results.mmmu_right(samples) == {key: key != "validation_Art_2" for key, *_ in documents}
+    assert our_mmmu.mmmu_right(samples) == {key: key != "validation_Art_2" for key, *_ in documents}
 
 
 def test_cider_by_hand():
@@ -204,7 +213,7 @@ def test_cider_by_hand():
         {"image_id": 2, "pred": "blue circle", "answer": ["blue square"]},
         {"image_id": 3, "pred": "cyan triangle", "answer": ["green cross"]},
     ]
-    scores = results.cider_scores(samples)
+    scores = flickr30k.cider_scores(samples)
     # two words have 1- and 2-grams alone: a copy scores 10 * (1 + 1 + 0 + 0) / 4; case and full stop do not count
     assert scores[1] == pytest.approx(5)
     # "blue" of 2 words of equal weight agrees ("circle", in no reference of its own, weighs ln 3 too)
@@ -219,10 +228,10 @@ def test_a_carriage_return_would_give_every_later_picture_another_caption():
 
     def scores(captions):
         rows = [{"image_id": i, "pred": a, "answer": [b]} for i, (a, b) in enumerate(zip(captions, truth, strict=True))]
-        return list(results.cider_scores(rows).values())
+        return list(flickr30k.cider_scores(rows).values())
 
     assert scores(said)[1:] != pytest.approx([5, 5])
-    assert scores([caption(text) for text in said]) == pytest.approx([5, 5, 5])
+    assert scores([flickr30k.read_answer(text) for text in said]) == pytest.approx([5, 5, 5])
 
 
 def test_cider_takes_the_mean_over_references():
@@ -230,7 +239,7 @@ def test_cider_takes_the_mean_over_references():
         {"image_id": 1, "pred": "red circle", "answer": ["red circle", "green cross"]},
         {"image_id": 2, "pred": "blue", "answer": ["cyan square"]},
     ]
-    assert results.cider_scores(samples)[1] == pytest.approx((5 + 0) / 2)
+    assert flickr30k.cider_scores(samples)[1] == pytest.approx((5 + 0) / 2)
 
 
 def test_cider_punishes_another_length():
@@ -240,4 +249,4 @@ def test_cider_punishes_another_length():
     ]
     # words: (2, 1) against (1, 1), clipped to (1, 1): 2 / (sqrt 5 sqrt 2); pairs: one of two, 1 / sqrt 2
     cosines = 2 / math.sqrt(10) + 1 / math.sqrt(2)
-    assert results.cider_scores(samples)[1] == pytest.approx(10 / 4 * cosines * math.exp(-1 / (2 * 6**2)))
+    assert flickr30k.cider_scores(samples)[1] == pytest.approx(10 / 4 * cosines * math.exp(-1 / (2 * 6**2)))

@@ -11,7 +11,8 @@ from datasets import Image
 from hermesflow.config.load import load_config
 from hermesflow.core.files import Layout
 from hermesflow.data.pairs import images_of, read_pairs
-from hermesflow.evaluation.lmms.results import POPE_TASKS, figures_of
+from hermesflow.evaluation.benchmarks.pope import SPLITS
+from hermesflow.evaluation.lmms.results import figures_of
 from hermesflow.evaluation.worlds import understanding
 from hermesflow.models.backbone import new_model
 from hermesflow.models.showo.codec import ShowOCodec
@@ -68,7 +69,7 @@ def taught(seen, owners, questions, answers):
 def write_tasks(folder, own, image_of):
     """POPE's three tasks with the micro world's questions, which have no words behind them."""
     features = dict.fromkeys(("id", "question_id", "question", "answer", "image_source", "category"), world.STRING)
-    for name, task in POPE_TASKS.items():
+    for name, task in SPLITS.items():
         rows = [
             {
                 "id": str(i),
@@ -87,7 +88,7 @@ def write_tasks(folder, own, image_of):
 
 def test_every_answer_is_that_of_our_own_evaluation(both):
     own, rows, _ = both
-    for name, task in POPE_TASKS.items():
+    for name, task in SPLITS.items():
         theirs = rows[rows["task"] == name].sort_values("doc_id")["answer"]
         assert list(theirs) == list(own[own["task"] == task]["prediction"])
     assert set(own["prediction"]) == {"yes", "no"}

@@ -16,6 +16,7 @@ from hermesflow.evaluation.bootstrap import estimate
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS, Evaluated
 from hermesflow.evaluation.lmms import results
 from hermesflow.evaluation.lmms.answering import pixel_digest
+from hermesflow.evaluation.lmms.run import read_run
 
 from . import world
 from .world import SHORT
@@ -116,7 +117,7 @@ def test_tampered_samples_do_not_add_up(out, tmp_path):
     (path,) = copy.glob("*/*_samples_gqa_local.jsonl")
     path.write_text(path.read_text().replace('"exact_match": 0.0', '"exact_match": 1.0'))
     with pytest.raises(ArtifactError, match=r"exact_match,none of gqa is 0\.5, but its samples add up to 1\.0"):
-        results.run_units(results.read_run(copy))
+        results.run_units(read_run(copy))
 
 
 def test_samples_of_another_form_are_told(out, tmp_path):
@@ -124,7 +125,7 @@ def test_samples_of_another_form_are_told(out, tmp_path):
     (path,) = copy.glob("*/*_samples_mme_local.jsonl")
     path.write_text(path.read_text().replace("mme_cognition_score", "other"))
     with pytest.raises(ArtifactError, match="a sample of mme"):
-        results.run_units(results.read_run(copy))
+        results.run_units(read_run(copy))
 
 
 def test_truncated_samples_are_told_by_line(out, tmp_path):
@@ -132,7 +133,7 @@ def test_truncated_samples_are_told_by_line(out, tmp_path):
     (path,) = copy.glob("*/*_samples_gqa_local.jsonl")
     path.write_text(path.read_text()[:-20])
     with pytest.raises(ArtifactError, match=r"samples_gqa_local\.jsonl, line 2"):
-        results.read_run(copy)
+        read_run(copy)
 
 
 def test_a_record_without_its_picture_is_told(out, tmp_path):
@@ -140,12 +141,12 @@ def test_a_record_without_its_picture_is_told(out, tmp_path):
     table = read_table(copy / "images.parquet", ("task",))
     pd.DataFrame(table[table["task"] != "gqa_local"]).to_parquet(copy / "images.parquet")
     with pytest.raises(ArtifactError, match="nothing of task gqa, record"):
-        results.run_units(results.read_run(copy))
+        results.run_units(read_run(copy))
 
 
 def test_a_folder_without_results_is_told(tmp_path):
     with pytest.raises(ArtifactError, match="holds 0 files"):
-        results.read_run(tmp_path)
+        read_run(tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ import torch
 from hermesflow.core.files import Layout, read_json, write_table, write_weights
 from hermesflow.evaluation import bootstrap, evaluated
 from hermesflow.evaluation.lmms.results import figures_of
-from hermesflow.evaluation.lmms.running import BENCHMARKS
 from hermesflow.evaluation.lmms.summary import summarise
+from hermesflow.evaluation.registry import lmms_benchmarks
 from hermesflow.report import formatting
 from hermesflow.report.facts import benchmark_lines
 from hermesflow.report.tables import all_tables
@@ -20,6 +20,7 @@ from .all_columns import NOBODY
 from .world import SHORT
 
 pytestmark = pytest.mark.lmms
+BENCHMARKS = {one.name: tuple(one.tasks) for one in lmms_benchmarks()}
 CELLS = {
     "POPE": 100 * (3 / 5 + 2 / 2 + 0 / 2) / 3,  # random, popular, adversarial
     "MME perception": 9 * (100 + 100) + (50 + 0),  # of `count` one question of two is answered rightly

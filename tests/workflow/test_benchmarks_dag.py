@@ -56,7 +56,7 @@ def benchmarks(folder, judge):
     paths = os.pathsep.join((str(Path(__file__).parents[1]), str(SRC)))
     subprocess.run([python, "-c", TASKS, tasks], check=True, env={**os.environ, "PYTHONPATH": paths})
     own = Understanding(columns=("pope",), batch_size=2, python=python, tasks=tasks, cache=str(folder / "hf"))
-    return as_plain(dataclasses.replace(made, geneval2=None, understanding=own))
+    return as_plain(dataclasses.replace(made, understanding=own))
 
 
 @pytest.fixture(scope="module")

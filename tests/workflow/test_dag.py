@@ -3,15 +3,19 @@
 import json
 import re
 import sys
+from dataclasses import MISSING, fields
+from pathlib import Path
 
 import pytest
 import yaml
 
 from hermesflow.cli.dvc import FOLDER, GATHERED_BY, MIRROR, dvc_files, is_mirror, stages_of
 from hermesflow.cli.main import LAUNCHED, STAGES
-from hermesflow.config.benchmarks import COLUMNS
+from hermesflow.config.benchmarks import BENCHMARKS as REGISTERED
+from hermesflow.config.benchmarks import COLUMNS, DRAWN
 from hermesflow.config.digests import step_digests
 from hermesflow.config.load import load_config
+from test_benchmark_seam import example
 
 from .conftest import REPOSITORY
 
@@ -143,22 +147,48 @@ def test_the_paper_s_scale_has_every_benchmark_of_every_checkpoint_and_seed(pape
     assert expected < made
 
 
-def test_geneval2_is_drawn_graded_and_has_a_table_where_it_is_switched_on(fresh, paper_jobs):
-    plain = yaml.safe_load(SHOWO.read_text())
-    plain |= {"seeds": [0], "benchmarks": {"geneval2": {"prompts": "geneval2_data.jsonl", "judge": "qwen"}}}
-    (fresh.root / "config" / "geneval2.yaml").write_text(yaml.safe_dump(plain))
-    out = fresh.run(sys.executable, "workflow/scripts/jobs.py", "config/geneval2.yaml")
-    jobs = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
-    names = ("base", *plain["checkpoints"])
-    made = sorted((j["rule"], j["wildcards"]["checkpoint"]) for j in jobs if j["wildcards"].get("benchmark"))
-    assert made == sorted((rule, name) for rule in ("draw", "gather_drawn", "grade") for name in names)
-    of_report = {job["rule"]: job for job in jobs}["report"]
-    folder = "results/showo/seed0/{}/benchmarks/geneval2/{}"
-    files = {folder.format(name, file) for name in names for file in ("units.parquet", "values.json", "facts.json")}
-    assert files == {path for path in of_report["input"] if "/benchmarks/" in path}
-    table = {f"results/showo/report/tables/table_geneval2.{suffix}" for suffix in ("csv", "md", "tex")}
+def test_a_benchmark_with_a_table_of_its_own_is_generated_graded_and_reported(fresh, paper_jobs):
+    names = [name for name in DRAWN if REGISTERED[name].table]
+    assert names
     (without,) = [job for job in paper_jobs if job["rule"] == "report"]
-    assert set(of_report["output"]) - set(without["output"]) == table
+    for benchmark in names:
+        plain = yaml.safe_load(SHOWO.read_text())
+        required = [one.name for one in fields(REGISTERED[benchmark].section) if one.default is MISSING]
+        plain |= {"seeds": [0], "benchmarks": {benchmark: dict.fromkeys(required, "file")}}
+        (fresh.root / "config" / "extra.yaml").write_text(yaml.safe_dump(plain))
+        out = fresh.run(sys.executable, "workflow/scripts/jobs.py", "config/extra.yaml")
+        jobs = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+        checkpoints = ("base", *plain["checkpoints"])
+        made = sorted((j["rule"], j["wildcards"]["checkpoint"]) for j in jobs if j["wildcards"].get("benchmark"))
+        assert made == sorted((rule, name) for rule in ("draw", "gather_drawn", "grade") for name in checkpoints)
+        of_report = {job["rule"]: job for job in jobs}["report"]
+        read = ("units.parquet", "values.json", "facts.json")
+        files = {f"results/showo/seed0/{name}/benchmarks/{benchmark}/{file}" for name in checkpoints for file in read}
+        assert files == {path for path in of_report["input"] if "/benchmarks/" in path}
+        table = REGISTERED[benchmark].table
+        tables = {f"results/showo/report/tables/{table.name}.{suffix}" for suffix in ("csv", "md", "tex")}
+        assert set(of_report["output"]) - set(without["output"]) == tables
+        caption = fresh.root / ".snakemake" / "captions" / f"{table.name}.rst"
+        assert caption.read_text() == f"{table.caption}\n"
+
+
+def test_one_more_module_is_one_more_benchmark(fresh):
+    """The module of docs/benchmarks.md, switched on in a config of the micro world."""
+    module = fresh.root / "src" / "hermesflow" / "evaluation" / "benchmarks" / "hues.py"
+    module.write_text(example())
+    plain = yaml.safe_load(fresh.config.read_text()) | {"benchmarks": {"hues": {"prompts": "hues.jsonl"}}}
+    (fresh.root / "config" / "hues.yaml").write_text(yaml.safe_dump(plain))
+    out = fresh.run(sys.executable, "workflow/scripts/jobs.py", "config/hues.yaml")
+    module.unlink()
+    jobs = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    rules = {job["rule"] for job in jobs if job["wildcards"].get("benchmark") == "hues"}
+    assert rules == {"draw", "gather_drawn", "grade"}
+    (report,) = [job for job in jobs if job["rule"] == "report"]
+    assert {Path(path).name for path in report["output"] if "hues" in path} == {
+        "table_hues.csv",
+        "table_hues.md",
+        "table_hues.tex",
+    }
 
 
 def test_the_file_of_prompts_is_an_input_where_it_is_there(fresh):
@@ -193,7 +223,8 @@ def test_one_job_at_a_time_asks_the_judge():
     for name in ("default", "slurm"):
         profile = yaml.safe_load((REPOSITORY / "workflow" / "profiles" / name / "config.yaml").read_text())
         assert profile["resources"] == ["judge=1"]
-    assert 'judge=lambda w: int(w.benchmark == "gap")' in blocks()["grade"]
+    assert "judge=lambda w: int(BENCHMARKS[w.benchmark].one_at_a_time)" in blocks()["grade"]
+    assert [name for name, one in REGISTERED.items() if name in DRAWN and one.one_at_a_time] == ["gap"]
 
 
 def test_the_paper_s_scale_trains_through_accelerate(fresh):

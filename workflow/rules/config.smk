@@ -4,19 +4,20 @@ import os
 import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import yaml
 
-from hermesflow.config import benchmarks, digests
+from hermesflow.config import digests
 from hermesflow.tracking import spool
-from hermesflow.config.benchmarks import COLUMNS, DRAWN
+from hermesflow.config.benchmarks import BENCHMARKS, COLUMNS, DRAWN
 from hermesflow.config.experiment import BASE
 from hermesflow.config.load import load_config
 from hermesflow.config.reads import params_of
 from hermesflow.config.tree import generations_after, reference_of
 from hermesflow.core.errors import ConfigError
-from hermesflow.core.files import read_json
+from hermesflow.core.files import atomic, read_json
 from hermesflow.cli.dvc import check_benchmarks, check_mirror, digests_file, is_mirror
 from hermesflow.cli.running import hold_folder
 

@@ -32,8 +32,8 @@ rule draw:
 
 rule gather_drawn:
     input:
-        lambda w: shards_of(f"{BENCH}/{SHARD}/images.npy", draw_shards(w.benchmark)),
-        lambda w: shards_of(f"{BENCH}/{SHARD}/images.json", draw_shards(w.benchmark)),
+        lambda w: shards_of(f"{BENCH}/{SHARD}/images.npy", draw_shards(w)),
+        lambda w: shards_of(f"{BENCH}/{SHARD}/images.json", draw_shards(w)),
         prompts=benchmark_prompts,
     output:
         images(f"{BENCH}/images"),
@@ -51,7 +51,7 @@ rule gather_drawn:
     params:
         settings=settings("gather_drawn"),
         code=code("gather_drawn"),
-        shards=lambda w: draw_shards(w.benchmark),
+        shards=draw_shards,
     message:
         "Join the images for {wildcards.benchmark} by {wildcards.checkpoint} (seed {wildcards.seed})"
     shell:

@@ -32,38 +32,57 @@ def previous_preferences(wildcards):
     return multiext(folder, "captions.parquet", "images.parquet", "images.npy", "images.json")
 
 
-def draw_shards(benchmark):
-    """Shards a benchmark's images are drawn in."""
-    return benchmarks.shards_of(benchmark, SHARDS)
+def of_benchmark(wildcards):
+    """A benchmark with images, and its section."""
+    return BENCHMARKS[wildcards.benchmark], getattr(CONFIG.benchmarks, wildcards.benchmark)
 
 
-def already(*paths):
-    """Those files of other people that are there: a dry run does without them, and a job says where to get them."""
-    return [path for path in paths if Path(path).is_file()]
+def draw_shards(wildcards):
+    """Shards a benchmark's images are generated in."""
+    return SHARDS if BENCHMARKS[wildcards.benchmark].sharded else 1
+
+
+def already(section, keys):
+    """Files of other people that a section names, if they are there: a job says where to get those that are not."""
+    return [path for path in (getattr(section, key) for key in keys) if Path(path).is_file()]
 
 
 def benchmark_prompts(wildcards):
     """What the prompts of a benchmark are read from."""
-    if wildcards.benchmark == "gap":
-        return [f"{ROOT}/data/gap.parquet"]
-    own = getattr(CONFIG.benchmarks, wildcards.benchmark)
-    return already(own.captions if wildcards.benchmark == "coco" else own.prompts)
+    one, section = of_benchmark(wildcards)
+    pairs = [f"{ROOT}/data/{one.split}.parquet"] if one.split else []
+    return pairs + already(section, one.prompt_files)
 
 
-def fid_reference(wildcards):
-    """The reference statistics of the Frechet distance."""
-    return already(CONFIG.benchmarks.coco.reference) if wildcards.benchmark == "coco" else []
+def grading_files(wildcards):
+    """What grading a benchmark reads beside its prompts and images."""
+    one, section = of_benchmark(wildcards)
+    return already(section, one.grading_files)
+
+
+def seen_images(wildcards):
+    """The real images that a benchmark asks about, as understanding reads them."""
+    one, _ = of_benchmark(wildcards)
+    return images(f"{ROOT}/images/seen/{one.split}") if one.split else []
 
 
 def of_benchmarks(*names):
     """The same files of every benchmark the config has, all checkpoints and seeds."""
-    wanted = (*CONFIG.benchmarks.drawn, *CONFIG.benchmarks.columns) if CONFIG.benchmarks else ()
-    return of_all(CHECKPOINTS, *(f"benchmarks/{own}/{name}" for own in wanted for name in names))
+    return of_all(CHECKPOINTS, *(f"benchmarks/{own}/{name}" for own in MEASURED for name in names))
+
+
+def caption(table):
+    """The caption of a benchmark's own table, as a file that `snakemake --report` can read."""
+    path = Path(".snakemake") / "captions" / f"{table.name}.rst"
+    with atomic(path) as temporary:
+        temporary.write_text(f"{table.caption}\n")
+    return str(path.absolute())
 
 
 def shown(path, category):
     """A file that `snakemake --report` shows with its caption."""
-    return report(path, caption=f"{CAPTIONS}{Path(path).stem}.rst", category=category)
+    name = Path(path).stem
+    return report(path, caption=EXTRA_CAPTIONS.get(name, f"../report/{name}.rst"), category=category)
 
 
 def tables(names, suffixes, category):

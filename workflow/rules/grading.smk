@@ -3,8 +3,8 @@ rule grade:
     input:
         images=images(f"{BENCH}/images"),
         prompts=benchmark_prompts,
-        reference=fid_reference,
-        real=lambda w: images(f"{ROOT}/images/seen/gap") if w.benchmark == "gap" else [],
+        files=grading_files,
+        real=seen_images,
         tokenizer=multiext(f"{ROOT}/tokenizer/", "model.safetensors", "config.json"),
         model=model(NODE),
     output:
@@ -17,10 +17,10 @@ rule grade:
         benchmark="|".join(DRAWN),
     threads: CONFIG.runtime.shard_threads
     resources:
-        mem_mb=lambda w, attempt: memory(16000 if w.benchmark == "geneval2" else 8000)(w, attempt),  # a judge of 8B
+        mem_mb=lambda w, attempt: memory(BENCHMARKS[w.benchmark].memory)(w, attempt),
         runtime=growing(720),
         gpu=GPU,
-        judge=lambda w: int(w.benchmark == "gap"),  # one at a time: an endpoint's pace is that of one process
+        judge=lambda w: int(BENCHMARKS[w.benchmark].one_at_a_time),
     params:
         settings=settings("grade"),
         code=code("grade"),

@@ -1,6 +1,5 @@
 # The paper's tables and figures, and the answer. `snakemake --report` shows those marked with report().
 REPORT = f"{ROOT}/report"
-CAPTIONS = "../report/"
 PAPER_TABLES = (
     "table1_understanding",
     "table2_generation",
@@ -8,7 +7,7 @@ PAPER_TABLES = (
     "table4_gap",
     "table5_ablation",
 )
-EXTRA_TABLES = ("table_geneval2",) if CONFIG.benchmarks and CONFIG.benchmarks.geneval2 else ()
+EXTRA_CAPTIONS = {table.name: caption(table) for table in (BENCHMARKS[name].table for name in MEASURED) if table}
 TRUST_TABLES = (
     "table_agreement",
     "table_judge",
@@ -48,7 +47,7 @@ rule report:
         benchmarks=of_benchmarks("units.parquet", "values.json", "facts.json"),
         quoted=expand("config/paper_tables/{table}.csv", table=PAPER_TABLES),
     output:
-        tables((*PAPER_TABLES, *EXTRA_TABLES), ("md", "tex"), "Tables"),
+        tables((*PAPER_TABLES, *EXTRA_CAPTIONS), ("md", "tex"), "Tables"),
         tables(TRUST_TABLES, ("md",), "Trust"),
         [shown(f"{REPORT}/figures/{name}.png", "Figures") for name in FIGURES],
         shown(f"{REPORT}/answer.md", "Answer"),

@@ -15,6 +15,7 @@ from hermesflow.budget.lengths import Lengths
 from hermesflow.config.experiment import Config, has_judge
 from hermesflow.config.tree import training_of
 from hermesflow.data.microworld.captions import GENEVAL_KINDS
+from hermesflow.evaluation.registry import measured
 
 ID_BYTES = 24
 TOKEN_BYTES = 8
@@ -54,8 +55,8 @@ OUTPUTS = {
 ADAPTER_OUTPUTS = 2
 REAL_OUTPUTS = 2
 """Of stage `data`, where images are real."""
-GENEVAL2_OUTPUTS = 3
-"""Of stage `report`: the table of GenEval 2, where it is measured."""
+TABLE_OUTPUTS = 3
+"""Of stage `report`, for each benchmark with a table of its own."""
 JOB_FILES = 2
 """Log and benchmark of a job."""
 
@@ -64,7 +65,8 @@ def files_of(config: Config, rule: str, jobs: int) -> int:
     """Files that all jobs of a rule leave."""
     adapters = ADAPTER_OUTPUTS if rule == "train" and config.training.lora else 0
     real = REAL_OUTPUTS if rule == "data" and not has_judge(config) else 0
-    extra = GENEVAL2_OUTPUTS if rule == "report" and config.benchmarks and config.benchmarks.geneval2 else 0
+    tables = [one.table for one in measured(config.benchmarks) if one.table]
+    extra = TABLE_OUTPUTS * len(tables) if rule == "report" else 0
     return jobs * (OUTPUTS[rule] + adapters + real + extra + JOB_FILES)
 
 

@@ -2,29 +2,24 @@
 
 Released models are known here by name, because the plan is made before their files are there. Nothing is known of any
 other model, and the plan says so. Upper bounds: every object that may be graded is there, and answers are as long as
-allowed. Two guesses: `QUESTIONS`.
+allowed. Guesses of benchmarks (`ImageBenchmark.questions`) are named.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from typing import Any
 
 from hermesflow.budget.benchmarks import drawings
 from hermesflow.budget.lengths import Lengths
 from hermesflow.budget.machines import Pass
 from hermesflow.config.experiment import BASE, Config
-from hermesflow.config.judges import Endpoint, LocalVlm
+from hermesflow.config.judges import Endpoint
 from hermesflow.config.sections import Source
-from hermesflow.evaluation.benchmarks.geneval import MOST_OBJECTS
 from hermesflow.evaluation.judges import cost
-from hermesflow.evaluation.judges.instructions import OF_IMAGE
 from hermesflow.evaluation.judges.protocol import Item
-
-QUESTIONS = {"dpg": 14, "geneval2": 8}
-"""Questions about an image, of the original files; guesses."""
-COLOURED = 94 + 2 * 100
-"""Kinds of objects whose colour GenEval asks for, over all prompts: one in `colors`, two in `color_attr`."""
+from hermesflow.evaluation.registry import image_benchmark
 
 
 @dataclass(frozen=True)
@@ -46,12 +41,11 @@ BLIP = Released(361.2e6, 134.7e9)
 """BLIP base with 384 pixels: an image, a question of 20 tokens and 10 tokens written."""
 INCEPTION = Released(21.8e6, 11.4e9)
 """Inception of 2015, without its classifier."""
-FEATURES = 2048
-"""Inception's, whose covariance each resample of the Frechet distance makes anew."""
 LOOKERS = {
     "mask2former-swin-small-coco-instance": DETECTOR,
     "clip-vit-large-patch14": CLIP,
     "blip-vqa-base": BLIP,
+    "inception-2015": INCEPTION,
 }
 """Source: torch's FlopCounterMode on these networks with random weights (transformers 5; sampling of grids is not
 counted); two FLOPs a multiplication."""
@@ -63,13 +57,60 @@ _HALF = 2  # bytes of a number of such a model
 _FLOAT = 4
 
 
-@dataclass(frozen=True)
+@dataclass
 class Grading:
-    """What grades one benchmark's images of a checkpoint and seed."""
+    """What grades one benchmark's images of a checkpoint and seed: the `Plan` that a benchmark tells its cost to."""
 
-    passes: list[Pass]
-    weights: float
+    config: Config
+    settings: Any
+    images: int
+    questions: int
+    asking: int
+    passes: list[Pass] = field(default_factory=list)
+    weights: float = 0
     """Bytes of the models; what they keep while they work is not counted."""
+    unknown: list[str] = field(default_factory=list)
+    """Names of the models that nothing is known of here; their work is not counted."""
+
+    def look(self, model: str | Source, times: float) -> None:
+        """A model sees so many images."""
+        if known := LOOKERS.get(_name(model)):
+            self.passes.append(Pass(times, known.flops, _FLOAT * known.parameters))
+            self.weights += _FLOAT * known.parameters
+        else:
+            self.unknown.append(_title(model))
+
+    def read(self, model: str | Source, times: float) -> None:
+        """A CLIP reads so many texts; it is loaded already."""
+        if _name(model) in LOOKERS:
+            self.compute(times, flops=CLIP_TEXT, read=0)
+
+    def ask(
+        self,
+        model: str | Source,
+        times: float,
+        *,
+        written: int,
+        prompt: int | None = None,
+        dtype: str | None = None,
+    ) -> None:
+        """A model answers so many questions about one image each: one that looks, or a chat model."""
+        if _name(model) in LOOKERS:
+            self.look(model, times)
+            return
+        if (parameters := CHATS.get(_name(model))) is None:
+            self.unknown.append(_title(model))
+            return
+        seen = (-(-self.config.data.image_size // CHAT_PIXELS)) ** 2
+        asked = self.asking if prompt is None else prompt
+        read = _HALF * parameters
+        self.compute(times, flops=2 * parameters * (seen + asked), read=read)
+        self.compute(times * (written - 1), flops=2 * parameters, read=read)
+        self.weights += (_FLOAT if dtype == "float32" else _HALF) * parameters
+
+    def compute(self, times: float, *, flops: float, read: float) -> None:
+        """Arithmetic without a model."""
+        self.passes.append(Pass(times, flops, read))
 
 
 @dataclass(frozen=True)
@@ -83,48 +124,19 @@ class Bill:
 
 
 def grading(config: Config, benchmark: str, lengths: Lengths) -> Grading:
-    """The work of the models that grade a benchmark's images, as far as they are known (`unknown`)."""
-    own = config.benchmarks
-    assert own is not None
+    """The work of the models that grade a benchmark's images, as far as they are known."""
+    one = image_benchmark(benchmark)
     images = drawings(config)[benchmark].total
-    if own.geneval and benchmark == "geneval":
-        crops = COLOURED * own.geneval.images * MOST_OBJECTS
-        return _looks((own.geneval.detector, images), (own.geneval.clip, crops))
-    if own.dpg and benchmark == "dpg":
-        judge, questions = own.dpg.judge, images * QUESTIONS[benchmark]
-        looks = _looks((judge, questions))
-        return looks if looks.passes else _chats(config, judge, questions, prompt=lengths.asking, written=10)
-    if own.coco and benchmark == "coco":
-        scored = _looks((own.coco.clip, images))
-        texts = [Pass(images, CLIP_TEXT, 0)] if scored.passes else []
-        seen = Pass(images, INCEPTION.flops, _FLOAT * INCEPTION.parameters)
-        again = Pass(config.evaluation.bootstrap, 2 * images * FEATURES**2, 8 * images * FEATURES)
-        return Grading([*scored.passes, *texts, seen, again], scored.weights + _FLOAT * INCEPTION.parameters)
-    if own.geneval2 and benchmark == "geneval2":
-        questions = images * QUESTIONS[benchmark]
-        return _chats(config, own.geneval2.judge, questions, prompt=lengths.asking, written=1)
-    if own.gap and benchmark == "gap" and isinstance(own.gap.judge, LocalVlm):
-        local, asked = own.gap.judge, 3 * images * lengths.questions  # drawn, real, said
-        prompt = len(OF_IMAGE) // cost.CHARACTERS_PER_TOKEN + lengths.asking
-        there = _chats(config, local.model, asked, prompt=prompt, written=local.max_new_tokens)
-        return Grading(there.passes, there.weights * (_FLOAT if local.dtype == "float32" else _HALF) / _HALF)
-    return Grading([], 0)
+    plan = Grading(config, one.settings(config.benchmarks), images, lengths.questions, lengths.asking)
+    one.cost(plan)
+    return plan
 
 
 def unknown(config: Config) -> list[str]:
     """Names of the models that grade and that nothing is known of here."""
-    own = config.benchmarks
-    if own is None:
-        return []
-    found: list[str | Source] = []
-    found += [own.geneval.detector, own.geneval.clip] if own.geneval else []
-    found += [own.coco.clip] if own.coco else []
-    strange = [_title(one) for one in found if _name(one) not in LOOKERS]
-    judge = [own.dpg.judge] if own.dpg else []
-    strange += [_title(one) for one in judge if _name(one) not in LOOKERS.keys() | CHATS.keys()]
-    chats: list[str | Source] = [own.geneval2.judge] if own.geneval2 else []
-    chats += [own.gap.judge.model] if own.gap and isinstance(own.gap.judge, LocalVlm) else []
-    return list(dict.fromkeys([*strange, *(_title(one) for one in chats if _name(one) not in CHATS)]))
+    lengths = Lengths.of(config)
+    unknown_models = [grading(config, name, lengths).unknown for name in drawings(config)]
+    return list(dict.fromkeys(name for names in unknown_models for name in names))
 
 
 def bill(config: Config, checkpoint: str, lengths: Lengths) -> Bill | None:
@@ -150,26 +162,6 @@ def bill(config: Config, checkpoint: str, lengths: Lengths) -> Bill | None:
 def _item(lengths: Lengths, evidence: bytes | str) -> Item:
     """A question, with its choices, as long as the model under test may be asked."""
     return Item("", evidence, "x" * (cost.CHARACTERS_PER_TOKEN * lengths.asking), (), "")
-
-
-def _looks(*models: tuple[str | Source, int]) -> Grading:
-    known = [(LOOKERS[_name(source)], times) for source, times in models if _name(source) in LOOKERS]
-    passes = [Pass(times, one.flops, _FLOAT * one.parameters) for one, times in known]
-    return Grading(passes, _FLOAT * sum(one.parameters for one, _ in known))
-
-
-def _chats(config: Config, source: str | Source, questions: int, *, prompt: int, written: int) -> Grading:
-    """Questions about one image each, to a model that writes so many tokens."""
-    parameters = CHATS.get(_name(source))
-    if parameters is None:
-        return Grading([], 0)
-    seen = (-(-config.data.image_size // CHAT_PIXELS)) ** 2
-    weights = _HALF * parameters
-    passes = [
-        Pass(questions, 2 * parameters * (seen + prompt), weights),
-        Pass(questions * (written - 1), 2 * parameters, weights),
-    ]
-    return Grading(passes, weights)
 
 
 def _name(source: str | Source) -> str:

@@ -10,9 +10,9 @@ from hermesflow.budget.disk import disk_of, files_of, transient_bytes
 from hermesflow.budget.lengths import Lengths
 from hermesflow.budget.machines import Machine, forwards, total
 from hermesflow.budget.rules import Rules
-from hermesflow.config.benchmarks import shards_of
 from hermesflow.config.experiment import BASE, Config, has_judge
 from hermesflow.config.tree import reference_of, sampled_checkpoints
+from hermesflow.evaluation.registry import image_benchmark
 
 ONCE = ("data", "tokenizer", "encode", "judge", "clip")
 SAMPLED = ("sample", "gather_candidates", "score", "gather_scores")
@@ -33,7 +33,6 @@ BOUNDS = (
 BENCHMARK_BOUNDS = (
     "benchmarks are of their published sizes ({sizes}) and answers as long as lmms-eval's tasks allow",
     "of models that grade benchmarks memory is that of their weights; {strange}",
-    "an image of dpg is taken to have {dpg} questions and one of geneval2 {geneval2}, which the files will tell",
 )
 """Where a config has real benchmarks."""
 
@@ -89,7 +88,9 @@ def places(config: Config) -> list[Place]:
     found += [Place("evaluate", name, seeds) for name in names]
     if own := config.benchmarks:
         for drawn in own.drawn:
-            found += [Place("draw", name, seeds * shards_of(drawn, shards), drawn) for name in names]
+            found += [
+                Place("draw", name, seeds * (shards if image_benchmark(drawn).sharded else 1), drawn) for name in names
+            ]
             found += [Place(rule, name, seeds, drawn) for rule in ("gather_drawn", "grade") for name in names]
         found += [Place("understand", name, seeds, column) for column in own.columns for name in names]
     return [*found, Place("report", None, 1)]

@@ -21,6 +21,7 @@ from hermesflow.budget.memory import image_calls, scoring_peak, text_calls
 from hermesflow.config.experiment import Config, has_judge
 from hermesflow.config.sections import Training
 from hermesflow.config.tree import training_of
+from hermesflow.evaluation.registry import image_benchmark
 from hermesflow.evaluation.worlds.generation import _ROWS as DRAWN_TOGETHER
 from hermesflow.models.showo.magvit import BATCH_PIXELS
 from hermesflow.selfplay.scoring import VQA_METHODS
@@ -233,18 +234,20 @@ class Rules:
         return Load([each.repeated(one.prompts / one.together) for each in drawn], peak, self.batches.precision)
 
     def grade(self, benchmark: str) -> Load:
-        """Pixels of these images, what the graders make of them, and for the gap answers about real ones."""
+        """Pixels of these images, what the graders make of them, and answers about real ones if it asks for them."""
         own, length = drawings(self.config)[benchmark], self.lengths
         together = max(BATCH_PIXELS // self.config.data.image_size**2, 1)
         grading = graders.grading(self.config, benchmark, length)
         passes = [*self.batches.pixels()[1].passes(own.total, together=together), *grading.passes]
         peak = self.batches.pixel_peak(together) + grading.weights
-        if benchmark != "gap":
-            return Load(passes, peak, self.batches.precision if benchmark == "geneval2" else FLOAT32)
-        together = min(self.config.scoring.batch_images, own.prompts)
-        texts, answering = self._answered(together, length.questions, length.answer - 1)
-        passes += [one.repeated(own.prompts / together) for one in texts]
-        return Load(passes, max(peak, answering), self.batches.precision)
+        one = image_benchmark(benchmark)
+        precision = self.batches.precision if one.half_precision else FLOAT32
+        if one.answers:
+            together = min(self.config.scoring.batch_images, own.prompts)
+            texts, answering = self._answered(together, length.questions, length.answer - 1)
+            passes += [each.repeated(own.prompts / together) for each in texts]
+            peak = max(peak, answering)
+        return Load(passes, peak, precision)
 
     def understand(self, column: str) -> Load:
         """Codes of the pictures of a column's tasks, and an answer to every question."""

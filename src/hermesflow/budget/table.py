@@ -17,6 +17,7 @@ from hermesflow.budget.machines import BANDWIDTH_UTILISATION, Machine, machine_o
 from hermesflow.budget.plan import BENCHMARK_BOUNDS, BOUNDS, Line, added, by, plan
 from hermesflow.config.experiment import BASE, Config
 from hermesflow.config.judges import Endpoint
+from hermesflow.evaluation.registry import image_benchmark
 
 GB = 1e9
 _ALL = "all"
@@ -154,16 +155,21 @@ def _bounds(config: Config, lengths: Lengths, utilisation: float) -> list[str]:
         "utilisation": utilisation,
         "bandwidth": BANDWIDTH_UTILISATION,
         "sizes": _sizes(config),
-        **graders.QUESTIONS,
         "strange": _strange(config),
     }
     bounds = [*BOUNDS, *(BENCHMARK_BOUNDS if config.benchmarks else ())]
-    return [text.format(**known) for text in bounds]
+    return [*(text.format(**known) for text in bounds), *_guesses(config)]
 
 
 def _strange(config: Config) -> str:
     names = graders.unknown(config)
     return f"nothing is known here of {', '.join(names)}, which are not counted" if names else "all of them are counted"
+
+
+def _guesses(config: Config) -> list[str]:
+    known = {name: image_benchmark(name).questions for name in drawings(config)}
+    text = "an image of {} is taken to have {} questions, which the file will tell"
+    return [text.format(name, count) for name, count in known.items() if count]
 
 
 def _sizes(config: Config) -> str:

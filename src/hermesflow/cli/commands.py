@@ -29,7 +29,9 @@ def add_commands(commands: Any) -> None:
     reference.add_argument("--images", type=Path, required=True, help="folder of COCO's val2014")
     reference.add_argument("--threads", type=positive, default=1, help="CPU threads (default 1)")
     reference.set_defaults(run=_fid_reference)
-    export = new_command(commands, "export-images", "images drawn for GenEval or GenEval 2 as files", _export_images)
+    export = new_command(
+        commands, "export-images", "a benchmark's images as files, for its original scripts", _export_images
+    )
     for option in BENCHMARK:
         add_option(export, option)
     export.add_argument("--to", type=Path, required=True, help="a new folder")
@@ -123,7 +125,7 @@ def _fetch(arguments: argparse.Namespace) -> None:
 
 
 def _fid_reference(arguments: argparse.Namespace) -> None:
-    from hermesflow.evaluation.benchmarks.fid_reference import make_reference
+    from hermesflow.evaluation.graders.fid_reference import make_reference
 
     own, device = _benchmark(arguments.config, "coco", "the captions, the Inception weights and the file to write")
     make_reference(own, arguments.images, device=device)
@@ -132,7 +134,7 @@ def _fid_reference(arguments: argparse.Namespace) -> None:
 def _export_images(arguments: argparse.Namespace) -> None:
     from hermesflow.config.load import load_config
     from hermesflow.core.files import Layout
-    from hermesflow.evaluation.benchmarks.exporting import export_images
+    from hermesflow.evaluation.exporting import export_images
 
     config = load_config(arguments.config)
     options = {name: getattr(arguments, name) for name in BENCHMARK}
@@ -140,7 +142,7 @@ def _export_images(arguments: argparse.Namespace) -> None:
 
 
 def _geneval_parity(arguments: argparse.Namespace) -> None:
-    from hermesflow.evaluation.benchmarks.geneval_parity import compare
+    from hermesflow.evaluation.graders.geneval_parity import compare
 
     own, device = _benchmark(arguments.config, "geneval", "detector and CLIP")
     print(compare(own, arguments.theirs, arguments.images, device=device))

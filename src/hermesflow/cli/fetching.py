@@ -7,19 +7,18 @@ from typing import Any
 
 import yaml
 
-from hermesflow.config.benchmarks import Benchmarks
 from hermesflow.config.data import RealData
 from hermesflow.config.experiment import Config, as_plain
-from hermesflow.config.judges import LocalVlm
 from hermesflow.config.sections import Source
 from hermesflow.core import hub
+from hermesflow.evaluation.registry import image_benchmark
 
 
 def sources_of(config: Config) -> dict[str, Source]:
     """Every source a config names, by its key."""
     choices = config.scoring.choice_encoder
     questions = getattr(config.data, "questions", None)
-    named = {
+    named: dict[str, object] = {
         "data.questions.generator": questions.generator if questions else None,
         "data.questions.checker": questions.checker if questions else None,
         "weights.language_model": config.weights.language_model,
@@ -28,21 +27,10 @@ def sources_of(config: Config) -> dict[str, Source]:
         "scoring.encoder.source": config.scoring.encoder.source,
         "scoring.choice_encoder.source": choices.source if choices else None,
     }
-    named |= _benchmark_models(config.benchmarks) if config.benchmarks else {}
+    for name in config.benchmarks.drawn if config.benchmarks else ():
+        models = image_benchmark(name).model_sources(getattr(config.benchmarks, name))
+        named |= {f"benchmarks.{name}.{key}": source for key, source in models.items()}
     return {key: source for key, source in named.items() if isinstance(source, Source)}
-
-
-def _benchmark_models(own: Benchmarks) -> dict[str, str | Source | None]:
-    judge = own.gap.judge if own.gap else None
-    return {
-        "benchmarks.geneval.detector": own.geneval.detector if own.geneval else None,
-        "benchmarks.geneval.clip": own.geneval.clip if own.geneval else None,
-        "benchmarks.dpg.judge": own.dpg.judge if own.dpg else None,
-        "benchmarks.coco.inception": own.coco.inception if own.coco else None,
-        "benchmarks.coco.clip": own.coco.clip if own.coco else None,
-        "benchmarks.geneval2.judge": own.geneval2.judge if own.geneval2 else None,
-        "benchmarks.gap.judge.model": judge.model if isinstance(judge, LocalVlm) else None,
-    }
 
 
 def fetch_all(config: Config) -> dict[str, Path]:

@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
+from hermesflow.config.benchmarks import BENCHMARKS
 from hermesflow.config.experiment import BASE, Config
-from hermesflow.config.judges import Endpoint, check_endpoint
 from hermesflow.core.errors import ConfigError
 
 
@@ -34,7 +34,7 @@ def load_config(path: str | Path) -> Config:
         raise ConfigError(f"{path}: {lines}. config/README.md lists every key with its meaning.") from None
     _check_tree(config, path)
     _check_weights(config, path)
-    _check_judge(config, path)
+    _check_benchmarks(config, path)
     return config
 
 
@@ -47,8 +47,8 @@ def _one(error: Any) -> str:
     parts = [str(part) for part in error["loc"]]
     if parts[:1] == ["data"]:
         del parts[1:2]  # which source's class refused the key is no part of the key
-    if parts[:3] == ["benchmarks", "gap", "judge"]:
-        del parts[3:4]  # nor is which judge's
+    if parts[:1] == ["benchmarks"] and parts[2:4] in (["judge", "endpoint"], ["judge", "local"]):
+        del parts[3]  # nor is which judge's
     key = ".".join(parts) or "(whole file)"
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         if key == "mode" or (parts[:1] == ["checkpoints"] and parts[2:] == ["mode"]):
@@ -93,10 +93,11 @@ def _check_weights(config: Config, path: Path) -> None:
             )
 
 
-def _check_judge(config: Config, path: Path) -> None:
-    gap = config.benchmarks.gap if config.benchmarks else None
-    if gap and isinstance(gap.judge, Endpoint):
-        try:
-            check_endpoint(gap.judge)
-        except ConfigError as error:
-            raise ConfigError(f"{path}: {error}") from None
+def _check_benchmarks(config: Config, path: Path) -> None:
+    """What each benchmark in the config has to say of its section."""
+    for name in config.benchmarks.drawn if config.benchmarks else ():
+        if check := BENCHMARKS[name].check:
+            try:
+                check(getattr(config.benchmarks, name))
+            except ConfigError as error:
+                raise ConfigError(f"{path}: {error}") from None

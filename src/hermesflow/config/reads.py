@@ -5,16 +5,11 @@ Defaults count: the values are those of the config as it was read, not of the fi
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
-from hermesflow.config.benchmarks import section_of
+from hermesflow.config.benchmarks import BENCHMARKS
 from hermesflow.config.experiment import BASE, Config, as_plain
-from hermesflow.config.judges import HOW, Endpoint, LocalVlm
 
-_JUDGE = {field.name for judge in (Endpoint, LocalVlm) for field in fields(judge)} - set(HOW)
-_PARTS = {"benchmarks.gap": tuple(f"benchmarks.gap.judge.{name}" for name in _JUDGE)}
-"""Sections of which some keys say how a step runs alone: the others, one by one."""
 _MODEL = ("data.image_size", "image_tokenizer", "language_model")
 READS: dict[str, tuple[str, ...]] = {
     "data": (
@@ -48,12 +43,12 @@ READS: dict[str, tuple[str, ...]] = {
         *("data.gap_pairs", "evaluation", "scoring"),
         *("sampling.images", "sampling.captions.max_new_tokens"),
     ),
-    "draw": ("sampling.images", "benchmark.prompts", "benchmark.captions", "benchmark.images"),
-    "gather_drawn": ("benchmark.prompts", "benchmark.captions", "benchmark.images"),
-    "grade": ("benchmark", "evaluation.bootstrap", "scoring"),
-    "understand": ("benchmark.karpathy", "benchmark.tasks", "benchmark.vqav2_submission"),
+    "draw": ("sampling.images", "benchmark.prompts"),
+    "gather_drawn": ("benchmark.prompts",),
+    "grade": ("benchmark.figures", "benchmark.config"),
+    "understand": ("benchmark.figures", "benchmark.config"),
     "report": (
-        "benchmark",
+        "benchmark.figures",
         "name",
         "seeds",
         "checkpoints",
@@ -62,16 +57,10 @@ READS: dict[str, tuple[str, ...]] = {
         "sampling",
     ),
 }
-"""Config keys each stage reads; `checkpoint` stands for the checkpoint's own entry in the tree, `benchmark` for the
-benchmark's own section, or for all of `benchmarks` where a stage is given none. `runtime` is left out: it changes how a
-step runs, not what it makes. Of a model on disk nothing is read from the config."""
-OF_BENCHMARK = {
-    "benchmark.karpathy": "flickr30k",
-    "benchmark.vqav2_submission": "vqav2",
-    "evaluation.bootstrap": "coco",
-    "scoring": "gap",
-}
-"""Keys that one benchmark alone reads."""
+"""Config keys each stage reads; `checkpoint` stands for the checkpoint's own entry in the tree. `benchmark.prompts`,
+`benchmark.figures` and `benchmark.config` are the keys that a benchmark says decide its prompts, its figures, and its
+figures outside its section; a stage that is given none reads which benchmarks there are. `runtime` is left out: it
+changes how a step runs, not what it makes. Of a model on disk nothing is read from the config."""
 
 
 def reads(stage: str, checkpoint: str | None = None, benchmark: str | None = None) -> list[str]:
@@ -81,11 +70,8 @@ def reads(stage: str, checkpoint: str | None = None, benchmark: str | None = Non
     """
     own = f"checkpoints.{checkpoint}"
     known = [key for key in READS[stage] if checkpoint != BASE or not _is_own(key)]
-    if benchmark is not None:
-        known = [key for key in known if OF_BENCHMARK.get(key, benchmark) == benchmark]
     keys = [own + key.removeprefix("checkpoint") if _is_own(key) else key for key in known]
-    named = {_of_benchmark(key, benchmark) for key in keys}
-    return sorted({part for key in named for part in _PARTS.get(key, (key,))})
+    return sorted({part for key in keys for part in _of_benchmark(key, benchmark)})
 
 
 def params_of(
@@ -93,22 +79,33 @@ def params_of(
 ) -> dict[str, Any]:
     """The values behind `reads`, as plain JSON types; a config without benchmarks has none of theirs.
 
-    Within a section, keys that are None are left out: an optional key that a later version adds changes nothing.
+    Within a section, keys that are None are left out: an optional key that a later version adds changes nothing. Where
+    `benchmarks` is read as a whole, the value is the names of those that are measured.
     """
-    plain = as_plain(config)
-    keys = [key for key in reads(stage, checkpoint, benchmark) if config.benchmarks or not _is_benchmarks(key)]
-    return {key: _given(_look_up(plain, key)) for key in keys}
+    plain, benchmarks = as_plain(config), config.benchmarks
+    keys = [key for key in reads(stage, checkpoint, benchmark) if benchmarks or not _is_benchmarks(key)]
+    values = {key: _given(_look_up(plain, key)) for key in keys}
+    return values | ({"benchmarks": list(benchmarks.names)} if benchmarks and "benchmarks" in values else {})
 
 
 def _is_own(key: str) -> bool:
     return key == "checkpoint" or key.startswith("checkpoint.")
 
 
-def _of_benchmark(key: str, benchmark: str | None) -> str:
-    head, dot, rest = key.partition(".")
+def _of_benchmark(key: str, benchmark: str | None) -> tuple[str, ...]:
+    """The keys that a key stands for where a stage works on a benchmark."""
+    head, _, part = key.partition(".")
     if head != "benchmark":
-        return key
-    return "benchmarks" if benchmark is None else f"benchmarks.{section_of(benchmark)}{dot}{rest}"
+        return (key,)
+    if benchmark is None:
+        return ("benchmarks",)
+    one = BENCHMARKS[benchmark]
+    section = f"benchmarks.{one.section_name}"
+    if part == "config":
+        return tuple(one.config_keys)
+    if part == "prompts":
+        return tuple(f"{section}.{name}" for name in one.prompt_keys)
+    return tuple(f"{section}.{name}" for name in one.decisive_keys) or (section,)
 
 
 def _is_benchmarks(key: str) -> bool:

@@ -26,7 +26,7 @@ from hermesflow.core.files import digest_of
 from hermesflow.core.seeding import seed_of
 from hermesflow.evaluation.evaluated import Evaluated, Whole, read_evaluated
 from hermesflow.evaluation.frechet import frechet_distance, frechet_distances
-from hermesflow.evaluation.metrics import COMPOSED
+from hermesflow.evaluation.metrics import compositions
 
 COLUMNS = (
     "checkpoint", "metric", "value", "low", "high", "delta", "delta_low", "delta_high", "items", "seeds",
@@ -168,7 +168,7 @@ def summarise(
 
 def _compose(simple: Estimate) -> Estimate:
     place = {name: i for i, name in enumerate(simple.metrics)}
-    made = {name: parts for name, parts in COMPOSED.items() if all(part in place for part in parts)}
+    made = {name: parts for name, parts in compositions().items() if all(part in place for part in parts)}
     mixing = np.zeros((len(place), len(made)))
     items = np.zeros(len(made), dtype=np.int64)
     for column, parts in enumerate(made.values()):

@@ -12,7 +12,6 @@ MME_FULL = {
 }  # fmt: skip
 """Categories of the real MME; those of the micro world are MME_TASKS."""
 GENEVAL_KINDS = ("single_object", "two_objects", "counting", "colors", "position", "color_attribution")
-GENEVAL2_SKILLS = ("object", "attribute", "count", "position", "verb")
 PROTOCOLS = ("paper", "same-judge", "self")
 
 
@@ -35,3 +34,10 @@ def _compositions() -> dict[str, dict[str, float]]:
 
 COMPOSED = _compositions()
 """Figures that are weighted sums of others; made only where every part is there."""
+
+
+def compositions() -> dict[str, dict[str, float]]:
+    """COMPOSED, and what benchmarks compose of their figures."""
+    from hermesflow.config.benchmarks import BENCHMARKS
+
+    return COMPOSED | {metric: dict(parts) for one in BENCHMARKS.values() for metric, parts in one.composed.items()}

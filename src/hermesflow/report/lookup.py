@@ -50,9 +50,10 @@ class Figures:
         """Whether any checkpoint has a figure of this name."""
         return any(known == metric for _, known in self._rows)
 
-    def numbers(self, stem: str) -> tuple[int, ...]:
-        """The whole numbers that measured metrics have behind a stem, ascending (`geneval2/atomicity/`: 3, 4, 10)."""
-        return tuple(sorted({int(metric.removeprefix(stem)) for _, metric in self._rows if metric.startswith(stem)}))
+    @property
+    def metrics(self) -> frozenset[str]:
+        """Names of all figures that some checkpoint has."""
+        return frozenset(metric for _, metric in self._rows)
 
     def kept(self, names: Sequence[str]) -> tuple[str, ...]:
         """Those of the names that were evaluated, in the given order."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from hermesflow.report.columns import Column
+from hermesflow.evaluation.benchmark import ABLATION, FIDELITY, GAP, UNDERSTANDING, Benchmark, Column, ExtraTable
 from hermesflow.report.lookup import PROTOCOLS, SELF, Figures
 
 INTERVALS = "Brackets are bootstrap intervals."
@@ -38,25 +38,6 @@ UNDERSTANDING_REAL = (
     "ours is val. The paper's Show-o row mixes checkpoints: POPE 80.0 is that of the VQ-only model, others are those "
     "of the model with CLIP-ViT."
 )
-GENERATION_REAL = (
-    "DPG figures compare by one VQA judge alone, and ours is not the paper's unless it is named below; independent "
-    "measurements of Show-o's DPG are 78.7 to 82.2 where the paper has 67.48."
-)
-FIDELITY_REAL = (
-    "Lower is better for FID alone. The paper's 9.24 for Show-o is not reached from the released weights (its author "
-    "says so; a user measured 26.2), and it does not name its CLIP."
-)
-FID_INTERVAL = (
-    "FID's intervals resample drawn images and keep the reference; they are shifted to the value itself, because "
-    "repeats make the distance of a resample larger."
-)
-GAP_REAL = "The paper's judge of drawn images is GPT-4o; it prints neither seeds nor the number of questions."
-GENEVAL2 = (
-    "100 x the probability that a VQA model gives to the right answers about a prompt's parts. GM: geometric mean over "
-    "an image's questions, right for whole prompts; AM: arithmetic mean; both then the mean over prompts. Skills are "
-    "means over all questions of a kind; columns of parts are GM of the prompts that have so many. All is measured "
-    "here and the paper has none of it; figures by different VQA models cannot be compared (docs/geneval2.md)."
-)
 _PROTOCOL_NOTES = {
     "paper": "`paper`: the model's answers on real images, mapped to the nearest choice, against the judge's answers "
     "on drawn images.",
@@ -66,44 +47,59 @@ _PROTOCOL_NOTES = {
 
 
 _MICRO = {
-    "table1_understanding": (NO_MMMU,),
-    "table3_fidelity": (MICRO_FIDELITY,),
-    "table5_ablation": (NO_MMMU,),
+    UNDERSTANDING: (NO_MMMU,),
+    FIDELITY: (MICRO_FIDELITY,),
+    ABLATION: (NO_MMMU,),
 }
 _REAL = {
-    "table1_understanding": (UNDERSTANDING_REAL, HELD_OUT),
-    "table2_generation": (GENERATION_REAL,),
-    "table3_fidelity": (FIDELITY_REAL,),
-    "table5_ablation": (HELD_OUT,),
+    UNDERSTANDING: (UNDERSTANDING_REAL, HELD_OUT),
+    ABLATION: (HELD_OUT,),
 }
 
 
-def notes_of(table: str, columns: Sequence[Column], figures: Figures, lines: Mapping[str, str]) -> tuple[str, ...]:
+def notes_of(
+    table: str,
+    columns: Sequence[Column],
+    benchmarks: Sequence[Benchmark],
+    figures: Figures,
+    lines: Mapping[str, str],
+) -> tuple[str, ...]:
     """What the reader of a table must know about its columns.
 
     Args:
         table: its name.
         columns: its measured columns.
+        benchmarks: of `registry.reported`.
         figures: the statistics.
         lines: real benchmark to the line that says what made its figures.
     """
     if not figures.real:
-        return (QUOTED, *_MICRO.get(table, ()))
-    fid = (FID_INTERVAL,) if figures.measured("fid") and any(c.metric == "fid" for c in columns) else ()
-    return (QUOTED_REAL, *_REAL.get(table, ()), *fid, *unmeasured(columns, figures), *made_by(columns, lines))
+        return (QUOTED, *_MICRO.get(table, ()), *made_by(columns, lines))
+    told = (*_REAL.get(table, ()), *benchmark_notes(table, benchmarks, figures))
+    return (QUOTED_REAL, *told, *unmeasured(columns, figures), *made_by(columns, lines))
 
 
-def gap_notes(figures: Figures, lines: Mapping[str, str]) -> tuple[str, ...]:
+def benchmark_notes(table: str, benchmarks: Sequence[Benchmark], figures: Figures) -> tuple[str, ...]:
+    """What benchmarks say of their columns in a table."""
+    notes = [note for one in benchmarks for note in one.notes if note.table == table]
+    return tuple(note.text for note in notes if note.metric is None or figures.measured(note.metric))
+
+
+def gap_notes(benchmarks: Sequence[Benchmark], figures: Figures, lines: Mapping[str, str]) -> tuple[str, ...]:
     """Notes of Table 4: the protocols, the brackets, what is quoted, and who was the judge."""
     if not figures.real:
         return (MICRO_GAP, INTERVALS, PAIRED, QUOTED)
     judge = (lines["gap"],) if "gap" in lines else ()
-    return (real_gap(figures), INTERVALS, PAIRED, QUOTED_REAL, GAP_REAL, *judge)
+    return (
+        *(real_gap(figures), INTERVALS, PAIRED, QUOTED_REAL),
+        *benchmark_notes(GAP, benchmarks, figures),
+        *judge,
+    )
 
 
-def geneval2_notes(lines: Mapping[str, str]) -> tuple[str, ...]:
-    """Notes of GenEval 2's table: what its figures are, and what made them, with the licence of its data."""
-    return (GENEVAL2, INTERVALS, PAIRED, *((lines["geneval2"],) if "geneval2" in lines else ()))
+def extra_notes(table: ExtraTable, line: str | None) -> tuple[str, ...]:
+    """Notes of a benchmark's own table: what its figures are, and what made them."""
+    return (table.note, INTERVALS, PAIRED, *((line,) if line else ()))
 
 
 def unmeasured(columns: Sequence[Column], figures: Figures) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Tables 1 to 5: what was measured here, with intervals, and the paper's quoted figures in columns of their own.
 
-GenEval 2, which the paper has not, has a table beside them where it was measured.
+Benchmarks that the paper has not may have a table of their own beside them, where they were measured.
 
 Measured figures come from `evaluation.statistics.summarise`; quoted ones from `config/paper_tables/*.csv`, whose
 column `source` says which edition they are from. The two never share a column.
@@ -17,17 +17,16 @@ import pandas as pd
 from hermesflow.config.experiment import Config
 from hermesflow.config.tree import iteration
 from hermesflow.core.files import read_table
+from hermesflow.evaluation.benchmark import ABLATION, FIDELITY, GENERATION, UNDERSTANDING, Benchmark, Column, ExtraTable
+from hermesflow.evaluation.registry import reported
 from hermesflow.report import notes
 from hermesflow.report.columns import (
-    MICRO,
     QUOTED_ABLATION,
     QUOTED_FIDELITY,
     QUOTED_GENERATION,
     QUOTED_UNDERSTANDING,
-    REAL,
-    Column,
     Quoted,
-    geneval2_columns,
+    columns_of,
 )
 from hermesflow.report.formatting import EMPTY, Table, number, with_interval
 from hermesflow.report.lookup import Figures
@@ -43,7 +42,7 @@ GAP_COLUMNS = (
 def all_tables(
     summary: pd.DataFrame, config: Config, paper_tables: Path, made_by: Mapping[str, str] | None = None
 ) -> list[Table]:
-    """Tables 1 to 5, and that of GenEval 2 where it was measured.
+    """Tables 1 to 5, and those of benchmarks that have one of their own, where they were measured.
 
     Args:
         summary: of `statistics.summarise`: checkpoint, metric, value, low, high, delta, delta_low, delta_high,
@@ -56,36 +55,36 @@ def all_tables(
         ArtifactError: a file of quoted figures is missing or lacks a column.
     """
     figures, lines = Figures(summary), made_by or {}
-    ours = figures.kept(main_checkpoints(config))
-    columns = REAL if figures.real else MICRO
+    ours, benchmarks = figures.kept(main_checkpoints(config)), reported(config.benchmarks)
     tables = [
-        _benchmark(name, title, own, quoted, figures, ours, paper_tables, lines)
-        for name, title, own, quoted in (
-            ("table1_understanding", "Table 1: understanding", columns.understanding, QUOTED_UNDERSTANDING),
-            ("table2_generation", "Table 2: generation", columns.generation, QUOTED_GENERATION),
-            ("table3_fidelity", "Table 3: image fidelity", columns.fidelity, QUOTED_FIDELITY),
+        _benchmark(name, title, quoted, benchmarks, figures, ours, paper_tables, lines)
+        for name, title, quoted in (
+            (UNDERSTANDING, "Table 1: understanding", QUOTED_UNDERSTANDING),
+            (GENERATION, "Table 2: generation", QUOTED_GENERATION),
+            (FIDELITY, "Table 3: image fidelity", QUOTED_FIDELITY),
         )
     ]
-    extra = [geneval2_table(figures, config, lines)] if figures.measured("geneval2/gm") else []
+    extra = [extra_table(one.table, figures, config, lines.get(one.name)) for one in benchmarks if one.table]
     return [
         *tables,
         gap_table(figures, config, paper_tables, lines),
         ablation_table(figures, config, paper_tables, lines),
-        *extra,
+        *(table for table in extra if table is not None),
     ]
 
 
 def _benchmark(
     name: str,
     title: str,
-    columns: Sequence[Column],
     printed: Sequence[Quoted],
+    benchmarks: Sequence[Benchmark],
     figures: Figures,
     ours: Sequence[str],
     paper_tables: Path,
     lines: Mapping[str, str],
 ) -> Table:
     """A table whose rows are our checkpoints, then the paper's models in the quoted columns."""
+    columns = columns_of(name, benchmarks, real=figures.real)
     rows = [{"model": c, "source": "measured here", **_plain(figures, c, columns)} for c in ours]
     cells = [{"Model": c, "Source": "measured here", **_cells(figures, c, columns)} for c in ours]
     for _, row in read_quoted(paper_tables / f"{name}.csv", printed).iterrows():
@@ -96,7 +95,7 @@ def _benchmark(
     return Table(
         name, title, _frame(rows, ["model", "source", *_value_names(columns), *(f"quoted_{c.key}" for c in printed)]),
         _frame(cells, ["Model", "Source", *order]).fillna(EMPTY),
-        (notes.INTERVALS, *notes.notes_of(name, columns, figures, lines)),
+        (notes.INTERVALS, *notes.notes_of(name, columns, benchmarks, figures, lines)),
     )  # fmt: skip
 
 
@@ -124,8 +123,9 @@ def gap_table(figures: Figures, config: Config, paper_tables: Path, lines: Mappi
     order = list(cells[0]) + [f"{c.title} (paper)" for c in columns]
     shown_cells = _frame(cells, order).fillna(EMPTY)
     return Table(
-        "table4_gap", "Table 4: the gap", _frame(rows, GAP_COLUMNS), shown_cells, notes.gap_notes(figures, lines)
-    )
+        "table4_gap", "Table 4: the gap", _frame(rows, GAP_COLUMNS), shown_cells,
+        notes.gap_notes(reported(config.benchmarks), figures, lines),
+    )  # fmt: skip
 
 
 def ablation_table(figures: Figures, config: Config, paper_tables: Path, lines: Mapping[str, str]) -> Table:
@@ -133,7 +133,8 @@ def ablation_table(figures: Figures, config: Config, paper_tables: Path, lines: 
     quoted = read_quoted(paper_tables / "table5_ablation.csv", QUOTED_ABLATION, extra=("role",))
     paper_rows = {str(row["role"]): row for _, row in quoted.iterrows()}
     role_of = {name: role for role, name in roles(config).items() if role in paper_rows}
-    columns = (REAL if figures.real else MICRO).ablation
+    benchmarks = reported(config.benchmarks)
+    columns = columns_of(ABLATION, benchmarks, real=figures.real)
     rows: list[dict[str, Any]] = []
     cells: list[dict[str, str]] = []
     for checkpoint in figures.kept(("base", *config.checkpoints)):
@@ -159,26 +160,33 @@ def ablation_table(figures: Figures, config: Config, paper_tables: Path, lines: 
         "table5_ablation", "Table 5: ablation", _frame(rows, names),
         _frame(cells, ["Checkpoint", "Arm", *(c.title for c in columns), *paper_titles]).fillna(EMPTY),
         ("In parentheses the change against base. " + notes.PAIRED,
-         *notes.notes_of("table5_ablation", columns, figures, lines)),
+         *notes.notes_of(ABLATION, columns, benchmarks, figures, lines)),
     )  # fmt: skip
 
 
-def geneval2_table(figures: Figures, config: Config, lines: Mapping[str, str]) -> Table:
-    """GenEval 2 of every checkpoint: both means, by skill (those that were asked for) and by number of parts."""
-    columns = geneval2_columns(figures.numbers("geneval2/atomicity/"))
-    columns = tuple(column for column in columns if figures.measured(column.metric))
-    main, *others = columns
+def extra_table(table: ExtraTable, figures: Figures, config: Config, line: str | None) -> Table | None:
+    """A benchmark's own table: every checkpoint, with the change of the main column; None where that was not measured.
+
+    Args:
+        table: as the benchmark declares it.
+        figures: the statistics.
+        config: the experiment.
+        line: what made the benchmark's figures.
+    """
+    main, *others = table.columns(figures.metrics)
+    if not figures.measured(main.metric):
+        return None
+    others = [column for column in others if figures.measured(column.metric)]
+    columns = [main, *others]
     rows: list[dict[str, Any]] = []
     cells: list[dict[str, str]] = []
     for checkpoint in figures.kept(("base", *config.checkpoints)):
         change = _change(figures.get(checkpoint, main.metric, scale=main.scale), main.digits)
         rows.append({"checkpoint": checkpoint, **_plain(figures, checkpoint, columns)})
-        cells.append({"Checkpoint": checkpoint, "Change of GM": change, **_cells(figures, checkpoint, columns)})
-    order = ["Checkpoint", main.title, "Change of GM", *(column.title for column in others)]
-    return Table(
-        "table_geneval2", "GenEval 2", _frame(rows, ["checkpoint", *_value_names(columns)]),
-        _frame(cells, order), notes.geneval2_notes(lines),
-    )  # fmt: skip
+        cells.append({"Checkpoint": checkpoint, table.change: change, **_cells(figures, checkpoint, columns)})
+    order = ["Checkpoint", main.title, table.change, *(column.title for column in others)]
+    values = _frame(rows, ["checkpoint", *_value_names(columns)])
+    return Table(table.name, table.title, values, _frame(cells, order), notes.extra_notes(table, line))
 
 
 def read_quoted(path: Path, columns: Sequence[Quoted], *, extra: Sequence[str] = ()) -> pd.DataFrame:

@@ -18,7 +18,8 @@ from hermesflow.core.files import Layout, digest_of, sha256
 from hermesflow.core.images import read_images, write_images
 from hermesflow.core.progress import Progress
 from hermesflow.core.seeding import deterministic
-from hermesflow.evaluation.benchmarks.drawing import Prompts, read_prompts
+from hermesflow.evaluation.prompts import Prompts
+from hermesflow.evaluation.registry import read_prompts
 from hermesflow.evaluation.worlds import generation
 from hermesflow.models.backbone import UnifiedModel, load_model
 from hermesflow.selfplay.sharding import shard_batches, shard_folder

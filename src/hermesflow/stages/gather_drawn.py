@@ -7,7 +7,7 @@ import numpy as np
 from hermesflow.config.experiment import Config
 from hermesflow.core.files import Layout, read_json, write_json
 from hermesflow.core.images import read_form, read_images, write_images
-from hermesflow.evaluation.benchmarks.drawing import read_prompts
+from hermesflow.evaluation.registry import read_prompts
 from hermesflow.selfplay.sharding import check_ids, shard_folder, shard_ids
 
 

@@ -71,8 +71,7 @@ def benchmark_folders(config: Config, layout: Layout, seed: int, checkpoint: str
     """Folders of the real benchmarks of one checkpoint and seed; none where the config has no such section."""
     if config.benchmarks is None:
         return ()
-    names = (*config.benchmarks.drawn, *config.benchmarks.columns)
-    return tuple(layout.benchmark(seed, checkpoint, name) for name in names)
+    return tuple(layout.benchmark(seed, checkpoint, name) for name in config.benchmarks.names)
 
 
 def _track(config: Config, layout: Layout, seeds: Sequence[int]) -> None:
@@ -90,7 +89,7 @@ def _track(config: Config, layout: Layout, seeds: Sequence[int]) -> None:
 def write_tables(
     config: Config, layout: Layout, summary: pd.DataFrame, seeds: Sequence[int], made_by: Mapping[str, str]
 ) -> None:
-    """The paper's tables and any of GenEval 2 as CSV, Markdown, LaTeX; trust and statistics as CSV and Markdown."""
+    """The paper's tables and those of benchmarks as CSV, Markdown, LaTeX; trust and statistics as CSV and Markdown."""
     folder = layout.report / "tables"
     for table in tables.all_tables(summary, config, PAPER_TABLES, made_by):
         formatting.write(table, folder)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from hermesflow.config.benchmarks import Understanding
 from hermesflow.config.experiment import Config, as_plain
-from hermesflow.core.errors import ArtifactError, ConfigError, DataError
+from hermesflow.core.errors import ArtifactError, ConfigError
 from hermesflow.core.files import Layout, write_manifest
-from hermesflow.evaluation.lmms.karpathy import SPLITS
-from hermesflow.evaluation.lmms.results import LOCAL
-from hermesflow.evaluation.lmms.running import KARPATHY_TASK, TASKS, Evaluation, evaluate, tasks_wanted
+from hermesflow.evaluation.lmms import LOCAL
+from hermesflow.evaluation.lmms.running import TASKS, Evaluation, evaluate
+from hermesflow.evaluation.registry import lmms_benchmark
 
 
 def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, benchmark: str) -> None:
@@ -20,7 +20,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, benchmark
 
     Raises:
         ConfigError: the config has no such column, or there is no such environment or no Java.
-        DataError: Karpathy's splits are missing.
+        DataError: a file that the benchmark's tasks need is missing.
         ArtifactError: lmms-eval ended with an error, or its files are not what they should be.
     """
     own = config.benchmarks.understanding if config.benchmarks else None
@@ -49,14 +49,14 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, benchmark
 
 def tasks_of(own: Understanding, benchmark: str) -> list[str]:
     """lmms-eval's tasks of a column: local copies where the config names a folder of them."""
-    return [f"{task}{LOCAL}" if own.tasks else task for task in tasks_wanted(own, benchmark)]
+    return [f"{task}{LOCAL}" if own.tasks else task for task in lmms_benchmark(benchmark).tasks_wanted(own)]
 
 
 def environment_of(own: Understanding, benchmark: str) -> dict[str, str]:
     """Variables of lmms-eval's processes.
 
     Raises:
-        DataError: Karpathy's splits are asked for and missing.
+        DataError: a file that the benchmark's tasks need is missing.
     """
     environment = dict(os.environ)
     if own.cache:
@@ -66,12 +66,4 @@ def environment_of(own: Understanding, benchmark: str) -> dict[str, str]:
             home = Path(environment.get("HF_HOME", usual)).expanduser().absolute()
             environment.setdefault("HF_TOKEN_PATH", str(home / "token"))
         environment["HF_HOME"] = str(cache)
-    if own.karpathy and KARPATHY_TASK in tasks_wanted(own, benchmark):
-        path = Path(own.karpathy)
-        if not path.is_file():
-            raise DataError(
-                f"{path}: no such file (benchmarks.understanding.karpathy). Take dataset_flickr30k.json of Karpathy's "
-                "caption_datasets.zip, or set the key to null to leave his split out."
-            )
-        environment[SPLITS] = str(path.absolute())
-    return environment
+    return {**environment, **lmms_benchmark(benchmark).environment(own)}

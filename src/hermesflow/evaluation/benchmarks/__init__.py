@@ -1,1 +1,1 @@
-"""The paper's benchmarks on real data: GenEval, DPG-Bench, COCO-30K Frechet distance and CLIP score."""
+"""Real benchmarks, a module each, found by their files (`evaluation.benchmark`)."""

@@ -18,14 +18,20 @@ import csv
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-import pandas as pd
-from PIL import Image
-
+from hermesflow.config.sections import Positive, Source, section
 from hermesflow.core.errors import DataError
-from hermesflow.evaluation.worlds.generation import DENSE
-from hermesflow.evaluation.worlds.understanding import units_table
+from hermesflow.evaluation.benchmark import ABLATION, GENERATION, Column, ImageBenchmark, Note, Plan
+from hermesflow.evaluation.prompts import Prompts
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from PIL import Image
+
+    from hermesflow.core.files import Layout
+    from hermesflow.evaluation.graders.vqa_judge import VqaJudge
+    from hermesflow.evaluation.grading import Graded, Job
 
 CSV_COLUMNS = (
     "item_id", "text", "keywords", "proposition_id", "dependency", "category_broad", "category_detailed", "tuple",
@@ -58,13 +64,6 @@ class DensePrompt:
     id: str
     text: str
     questions: tuple[Question, ...]
-
-
-class VqaJudge(Protocol):
-    """Whatever answers questions about an image."""
-
-    def answer(self, image: Image.Image, questions: Sequence[str]) -> Sequence[str]:
-        """One short answer per question."""
 
 
 def read_prompts(path: Path) -> list[DensePrompt]:
@@ -150,6 +149,8 @@ def read_grid(folder: Path, prompt: str) -> list[Image.Image]:
     Raises:
         DataError: the grid is missing, unreadable or of an odd size.
     """
+    from PIL import Image
+
     path = folder / f"{prompt}.png"
     try:
         with Image.open(path) as opened:
@@ -219,6 +220,8 @@ def grade(prompt: DensePrompt, images: Sequence[Image.Image], judge: VqaJudge) -
     Raises:
         DataError: no image, or another number of answers than questions.
     """
+    import pandas as pd
+
     if not images:
         raise DataError(f"prompt {prompt.id}: no image was drawn. Draw {IMAGES_PER_PROMPT}.")
     rows = []
@@ -240,8 +243,80 @@ def dpg_units(table: pd.DataFrame) -> pd.DataFrame:
     Args:
         table: TABLE_COLUMNS of all prompts.
     """
+    from hermesflow.evaluation.worlds.generation import DENSE
+    from hermesflow.evaluation.worlds.understanding import units_table
+
     images = table.groupby(["id", "image"], sort=True)["credited"].mean()
     rows = [("dpg", DENSE, key, score, 1) for key, score in images.groupby(level="id").mean().items()]
     sums = table.groupby(["category", "id"], sort=True)["right"].agg(["sum", "count"])
     rows += [(f"dpg/{category}", DENSE, key, yes, count) for (category, key), yes, count in sums.itertuples()]
     return units_table(rows)
+
+
+@section
+class DpgBench:
+    """DPG-Bench: 1,065 long prompts with trees of questions, a VQA model as judge (docs/dpg-and-coco.md)."""
+
+    prompts: str
+    """The original's dpg_bench/dpg_bench.csv (github.com/TencentQQGYLab/ELLA)."""
+    images: Positive = 4
+    """Images per prompt (DPG-Bench: 4, its grid of 2 x 2)."""
+    judge: str | Source
+    """VQA model (BLIP, ViLT) or chat model that sees images (Qwen-VL, LLaVA): a folder or a source. The original's
+    mPLUG is not to be had for transformers, so figures compare by one judge alone."""
+
+
+def read_all(settings: DpgBench, layout: Layout) -> Prompts:
+    """Its prompts for generation."""
+    dense = read_prompts(BENCHMARK.require_file(settings, "prompts"))
+    texts = tuple(one.text for one in dense)
+    return Prompts(BENCHMARK.name, tuple(one.id for one in dense), texts, settings.images)
+
+
+def grade_images(job: Job) -> Graded:
+    """DPG-Bench's questions about every image."""
+    from hermesflow.evaluation.graders.vqa_judge import vqa_judge
+    from hermesflow.evaluation.grading import Graded, grade_by_prompt
+
+    judge, prompts = vqa_judge(job.settings.judge, device=job.device), read_prompts(Path(job.settings.prompts))
+    table = grade_by_prompt(job, lambda number, images: grade(prompts[number], images, judge))
+    images, whole = job.prompts.images, (PROMPTS, IMAGES_PER_PROMPT)
+    other = "" if (len(prompts), images) == whole else f" (the whole has {PROMPTS:,} x {IMAGES_PER_PROMPT})"
+    protocol = f"DPG-Bench, {len(prompts):,} prompts x {images} images{other}; children of a no count 0"
+    notes = {"questions": sum(len(prompt.questions) for prompt in prompts), "answers": answers_of(table)}
+    return Graded(table, dpg_units(table), protocol, notes=notes)
+
+
+_QUESTIONS = 14  # about an image, of the original file; a guess
+
+
+def cost(plan: Plan) -> None:
+    """All questions about all images, answered in a few words."""
+    plan.ask(plan.settings.judge, plan.images * _QUESTIONS, written=10)
+
+
+_DENSE = Column("dpg", "DPG", "dpg", 100.0)
+
+BENCHMARK = ImageBenchmark(
+    name="dpg",
+    order=80,
+    paper=True,
+    section=DpgBench,
+    meaning="Table 2.",
+    read_prompts=read_all,
+    grade=grade_images,
+    prompt_files={"prompts": "Take dpg_bench/dpg_bench.csv of github.com/TencentQQGYLab/ELLA"},
+    models=("judge",),
+    columns={GENERATION: (_DENSE,), ABLATION: (_DENSE,)},
+    notes=(
+        Note(
+            GENERATION,
+            "DPG figures compare by one VQA judge alone, and ours is not the paper's unless it is named below; "
+            "independent measurements of Show-o's DPG are 78.7 to 82.2 where the paper has 67.48.",
+        ),
+    ),
+    prompts=PROMPTS,
+    questions=_QUESTIONS,
+    cost=cost,
+)
+"""Source of its size: Hu et al. 2024 (DPG-Bench)."""

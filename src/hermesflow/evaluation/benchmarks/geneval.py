@@ -2,8 +2,8 @@
 
 The rules are those of the released evaluation, so that figures can be compared: only the most confident objects of a
 class are looked at, further ones do no harm unless the prompt excludes them, and nothing is suppressed by overlap.
-The detector and the colour classifier are in `geneval_detector`; the comparison with released results is in
-`geneval_parity` (docs/geneval.md).
+The detector and the colour classifier are in `graders.geneval_detector`; the comparison with released results is in
+`graders.geneval_parity` (docs/geneval.md).
 
 Source: Ghosh et al. 2023 (GenEval, arXiv 2310.11513), and evaluation/evaluate_images.py of its repository.
 """
@@ -13,30 +13,27 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
-
+from hermesflow.config.sections import Positive, Source, section
 from hermesflow.core.errors import DataError
+from hermesflow.evaluation.benchmark import ABLATION, GENERATION, Column, Export, ImageBenchmark, Plan
+from hermesflow.evaluation.graders.geneval_objects import COLORS, OBJECTS, Detection
 from hermesflow.evaluation.metrics import GENEVAL_KINDS
+from hermesflow.evaluation.prompts import Prompts
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from PIL import Image
+
+    from hermesflow.core.files import Layout
+    from hermesflow.evaluation.grading import Graded, Job
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 """GenEval's own names of the six kinds, in the order of `GENEVAL_KINDS`."""
 KINDS = dict(zip(TAGS, GENEVAL_KINDS, strict=True))
-OBJECTS = (
-    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
-    "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant",
-    "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard",
-    "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle",
-    "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange", "broccoli",
-    "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed", "dining table", "toilet",
-    "tv", "laptop", "computer mouse", "tv remote", "computer keyboard", "cell phone", "microwave", "oven", "toaster",
-    "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
-)  # fmt: skip
-"""GenEval's names of the 80 COCO objects."""
-COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
 RELATIONS = ("left of", "right of", "above", "below")
 CONFIDENCE = 0.3
 COUNTING_CONFIDENCE = 0.9
@@ -78,17 +75,6 @@ class Metadata:
     def confidence(self) -> float:
         """What a detection's score must exceed."""
         return COUNTING_CONFIDENCE if self.tag == "counting" else CONFIDENCE
-
-
-@dataclass(frozen=True)
-class Detection:
-    """One object found in an image."""
-
-    box: tuple[float, float, float, float]
-    """Left, top, right, bottom in pixels."""
-    score: float
-    mask: np.ndarray | None = None
-    """(H, W) bool, True on the object."""
 
 
 Detections = Mapping[str, Sequence[Detection]]
@@ -232,6 +218,8 @@ def relative_position(box: Sequence[float], target: Sequence[float]) -> set[str]
 
     Source: evaluate_images.py of GenEval, `relative_position`.
     """
+    import numpy as np
+
     a, b = (np.asarray(one, dtype=np.float64).reshape(2, 2) for one in (box, target))
     offset = a.mean(axis=0) - b.mean(axis=0)
     extents = np.abs(a[1] - a[0]) + np.abs(b[1] - b[0])
@@ -267,4 +255,96 @@ def images_table(rows: Sequence[tuple[int, int, str, str, bool, str, str]]) -> p
     `evaluation.generation.geneval_units` makes the bootstrap's units of it: a kind's figure is the mean over its
     images, the overall figure the mean of the six kinds.
     """
+    import pandas as pd
+
     return pd.DataFrame(rows, columns=list(TABLE_COLUMNS))
+
+
+@section
+class GenEval:
+    """GenEval: 553 prompts of six kinds, a detector and a CLIP as graders (docs/geneval.md)."""
+
+    prompts: str
+    """The original's prompts/evaluation_metadata.jsonl (github.com/djghosh13/geneval)."""
+    images: Positive = 4
+    """Images per prompt (GenEval: 4)."""
+    detector: str | Source
+    """Mask2Former over COCO's objects (facebook/mask2former-swin-small-coco-instance): a folder or a source with
+    configuration, processor and safetensors weights."""
+    clip: str | Source
+    """CLIP that tells colours (GenEval: openai/clip-vit-large-patch14); likewise."""
+
+
+def prompt_id(number: int) -> str:
+    """The number of a prompt in evaluation_metadata.jsonl, from 0, as GenEval's folders have it."""
+    return f"{number:05d}"
+
+
+def read_all(settings: GenEval, layout: Layout) -> Prompts:
+    """Its prompts for generation."""
+    lines = read_metadata(BENCHMARK.require_file(settings, "prompts"))
+    ids = tuple(map(prompt_id, range(len(lines))))
+    return Prompts(BENCHMARK.name, ids, tuple(one.prompt for one in lines), settings.images)
+
+
+def grade_images(job: Job) -> Graded:
+    """GenEval's verdict on every image."""
+    from hermesflow.evaluation.graders.geneval_detector import ColorClassifier, Detector
+    from hermesflow.evaluation.graders.pretrained import PretrainedClip
+    from hermesflow.evaluation.grading import Graded, grade_by_prompt
+    from hermesflow.evaluation.worlds.generation import geneval_units
+
+    classifier = ColorClassifier(PretrainedClip(job.settings.clip, device=job.device))
+    detector, prompts = Detector(job.settings.detector, device=job.device), read_metadata(Path(job.settings.prompts))
+
+    def verdicts(number: int, images: list[Image.Image]) -> pd.DataFrame:
+        rows = []
+        for k, image in enumerate(images):
+            found, colors = detector.detect(image), partial(classifier.colors, image)
+            rows.append(image_row(number, k, prompts[number], found, colors))
+        return images_table(rows)
+
+    table = grade_by_prompt(job, verdicts)
+    protocol = f"GenEval, {len(prompts):,} prompts x {job.prompts.images} images; the original's thresholds and rules"
+    return Graded(table, geneval_units(table), protocol)
+
+
+def write_metadata(settings: GenEval, prompts: Prompts, files: Sequence[Sequence[Path]], folder: Path) -> None:
+    """Each prompt's line of evaluation_metadata.jsonl beside its folder of images, as evaluate_images.py reads it."""
+    lines = [line for line in Path(settings.prompts).read_text(encoding="utf-8").splitlines() if line.strip()]
+    for line, images in zip(lines, files, strict=True):
+        (images[0].parents[1] / "metadata.jsonl").write_text(f"{line}\n", encoding="utf-8")
+
+
+_COLOURED = 94 + 2 * 100
+"""Kinds of objects whose colour GenEval asks for, over all prompts: one in `colors`, two in `color_attr`."""
+
+
+def cost(plan: Plan) -> None:
+    """The detector on every image, and CLIP on as many crops as may be graded."""
+    plan.look(plan.settings.detector, plan.images)
+    plan.look(plan.settings.clip, _COLOURED * plan.settings.images * MOST_OBJECTS)
+
+
+BENCHMARK = ImageBenchmark(
+    name="geneval",
+    order=70,
+    paper=True,
+    section=GenEval,
+    meaning="Table 2.",
+    read_prompts=read_all,
+    grade=grade_images,
+    prompt_files={"prompts": "Take prompts/evaluation_metadata.jsonl of github.com/djghosh13/geneval"},
+    models=("detector", "clip"),
+    export=Export(folder="samples", write_index=write_metadata),
+    columns={
+        GENERATION: tuple(
+            Column(kind, kind.replace("_", " ").capitalize(), f"geneval/{kind}", digits=2)
+            for kind in (*GENEVAL_KINDS, "overall")
+        ),
+        ABLATION: (Column("geneval", "GenEval", "geneval/overall", digits=3),),
+    },
+    prompts=553,
+    cost=cost,
+)
+"""Source of its size: Ghosh et al. 2023 (GenEval)."""

@@ -6,7 +6,7 @@ are means over the prompts. Skills are means over questions, atomicities means o
 analysis prints them, times 100 there.
 
 The data is licensed for non-commercial use alone, so it is not shipped, and the licence is printed when it is read.
-The model is in `answer_probability`; docs/geneval2.md has what differs from the released evaluation.
+The model is in `graders.answer_probability`; docs/geneval2.md has what differs from the released evaluation.
 
 Source: Kamath et al. 2025 (GenEval 2, arXiv 2512.16853), and evaluation.py of its repository.
 """
@@ -16,19 +16,23 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-import pandas as pd
-from PIL import Image
-
+from hermesflow.config.sections import Positive, Source, section
 from hermesflow.core.errors import DataError
-from hermesflow.evaluation.metrics import GENEVAL2_SKILLS
-from hermesflow.evaluation.worlds.understanding import units_table
+from hermesflow.evaluation.benchmark import Column, Export, ExtraTable, ImageBenchmark, Plan
+from hermesflow.evaluation.prompts import Prompts
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from PIL import Image
+
+    from hermesflow.core.files import Layout
+    from hermesflow.evaluation.grading import Graded, Job
 
 POOL = "geneval2"
 TABLE_COLUMNS = ("prompt", "image", "caption", "atoms", "question", "answer", "skill", "probability")
@@ -37,6 +41,7 @@ LICENCE = (
     "GenEval 2 (https://github.com/facebookresearch/GenEval2): its prompts and questions are licensed under CC BY-NC "
     "4.0 (https://creativecommons.org/licenses/by-nc/4.0/), for non-commercial use alone."
 )
+SKILLS = ("object", "attribute", "count", "position", "verb")
 _COUNTING = "How many"  # how questions begin whose answer is a number
 _NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _ROUNDING = 1e-6  # a sum of float32 probabilities may exceed 1 by less
@@ -50,7 +55,7 @@ class Question:
     answer: str
     """A number word where the question begins with "How many", "Yes" elsewhere."""
     skill: str
-    """One of GENEVAL2_SKILLS."""
+    """One of SKILLS."""
 
     @property
     def asked(self) -> str:
@@ -137,8 +142,8 @@ def _prompt(row: Mapping[str, Any]) -> Prompt:
 
 
 def _question(text: str, answer: str, skill: str) -> Question:
-    if skill not in GENEVAL2_SKILLS:
-        raise ValueError(f"skill {skill!r} is none of {', '.join(GENEVAL2_SKILLS)}")
+    if skill not in SKILLS:
+        raise ValueError(f"skill {skill!r} is none of {', '.join(SKILLS)}")
     right = _NUMBERS if text.startswith(_COUNTING) else ("Yes",)
     if answer not in right:
         raise ValueError(f"the answer to {text!r} is {answer!r}, none of {', '.join(right)}")
@@ -154,6 +159,7 @@ def soft_tifa(probabilities: Sequence[float]) -> tuple[float, float]:
     Returns:
         Soft-TIFA AM and GM, 0 to 1.
     """
+    import numpy as np
     from scipy.stats import gmean
 
     return float(np.mean(probabilities)), float(gmean(probabilities))
@@ -193,6 +199,8 @@ def read_scores(path: Path, prompts: Sequence[Prompt]) -> pd.DataFrame:
     Raises:
         DataError: unreadable, or not the scores of these prompts.
     """
+    import pandas as pd
+
     try:
         scores = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -206,6 +214,8 @@ def read_scores(path: Path, prompts: Sequence[Prompt]) -> pd.DataFrame:
 
 
 def _table(number: int, prompt: Prompt, scores: Sequence[Sequence[float]]) -> pd.DataFrame:
+    import pandas as pd
+
     rows = []
     for image, probabilities in enumerate(scores):
         if not isinstance(probabilities, list) or len(probabilities) != len(prompt.questions):
@@ -230,6 +240,10 @@ def geneval2_units(table: pd.DataFrame) -> pd.DataFrame:
     Args:
         table: TABLE_COLUMNS of all prompts.
     """
+    import numpy as np
+
+    from hermesflow.evaluation.worlds.understanding import units_table
+
     rows: list[tuple[str, str, str, float, int]] = []
     for (_, atoms), own in table.groupby(["prompt", "atoms"], sort=True):
         key = prompt_id(int(own["prompt"].iloc[0]))
@@ -239,3 +253,105 @@ def geneval2_units(table: pd.DataFrame) -> pd.DataFrame:
         sums = own.groupby("skill", sort=True)["probability"].agg(["sum", "count"])
         rows += [(f"geneval2/skill/{skill}", POOL, key, total, count) for skill, total, count in sums.itertuples()]
     return units_table(rows)
+
+
+@section
+class GenEval2:
+    """GenEval 2, an extra that the paper has not: composed prompts and Soft-TIFA (docs/geneval2.md).
+
+    Its data is licensed for non-commercial use alone (CC BY-NC 4.0); the licence is printed when it is read.
+    """
+
+    prompts: str
+    """The original's geneval2_data.jsonl (github.com/facebookresearch/GenEval2)."""
+    images: Positive = 1
+    """Images per prompt (GenEval 2: 1); of several, the mean counts."""
+    judge: str | Source
+    """VQA model whose probabilities count (GenEval 2: Qwen/Qwen3-VL-8B-Instruct): a folder or a source; figures by
+    different ones cannot be compared."""
+
+
+def read_all(settings: GenEval2, layout: Layout) -> Prompts:
+    """Its prompts for generation."""
+    composed = read_prompts(BENCHMARK.require_file(settings, "prompts"))
+    ids = tuple(map(prompt_id, range(len(composed))))
+    return Prompts(BENCHMARK.name, ids, tuple(one.text for one in composed), settings.images)
+
+
+def grade_images(job: Job) -> Graded:
+    """GenEval 2's questions about every image."""
+    from hermesflow.evaluation.graders.answer_probability import TransformersAnswerProbability
+    from hermesflow.evaluation.grading import Graded, grade_by_prompt
+
+    judge = TransformersAnswerProbability(job.settings.judge, device=job.device)
+    prompts = read_prompts(Path(job.settings.prompts))
+    table = grade_by_prompt(job, lambda number, images: grade(number, prompts[number], images, judge))
+    protocol = (
+        f"GenEval 2, {len(prompts):,} prompts x {job.prompts.images} images; Soft-TIFA: probability that an answer "
+        "begins with the right word"
+    )
+    notes = {"questions": sum(len(prompt.questions) for prompt in prompts), "licence of its data": TERMS}
+    return Graded(table, geneval2_units(table), protocol, notes=notes)
+
+
+def write_paths(settings: GenEval2, prompts: Prompts, files: Sequence[Sequence[Path]], folder: Path) -> None:
+    """What evaluation.py is given, image_paths.json: the file of each prompt's first image."""
+    from hermesflow.core.files import write_json
+
+    paths = {text: str(images[0].resolve()) for text, images in zip(prompts.texts, files, strict=True)}
+    write_json(folder / "image_paths.json", paths)
+
+
+def columns(measured: Collection[str]) -> tuple[Column, ...]:
+    """In the units of its released scripts: both means, the skills, and GM by atomicity.
+
+    Args:
+        measured: names of all figures, which say of what atomicities there are prompts.
+    """
+    stem = "geneval2/atomicity/"
+    counts = sorted(int(metric.removeprefix(stem)) for metric in measured if metric.startswith(stem))
+    named = [("gm", "Soft-TIFA GM", "gm"), ("am", "Soft-TIFA AM", "am")]
+    named += [(skill, skill.capitalize(), f"skill/{skill}") for skill in SKILLS]
+    named += [(f"atomicity_{n}", f"{n} parts", f"atomicity/{n}") for n in counts]
+    return tuple(Column(key, title, f"geneval2/{metric}", 100.0) for key, title, metric in named)
+
+
+_QUESTIONS = 8  # about an image, of the original file; a guess
+
+
+def cost(plan: Plan) -> None:
+    """All questions about all images, answered by one token."""
+    plan.ask(plan.settings.judge, plan.images * _QUESTIONS, written=1)
+
+
+BENCHMARK = ImageBenchmark(
+    name="geneval2",
+    order=110,
+    section=GenEval2,
+    meaning="A table of its own, beside the paper's.",
+    read_prompts=read_all,
+    grade=grade_images,
+    prompt_files={"prompts": f"Take geneval2_data.jsonl of github.com/facebookresearch/GenEval2 ({TERMS})"},
+    models=("judge",),
+    memory=16000,  # a judge of 8B parameters passes through it
+    export=Export(write_index=write_paths),
+    table=ExtraTable(
+        name="table_geneval2",
+        title="GenEval 2",
+        columns=columns,
+        change="Change of GM",
+        note="100 x the probability that a VQA model gives to the right answers about a prompt's parts. GM: geometric "
+        "mean over an image's questions, right for whole prompts; AM: arithmetic mean; both then the mean over "
+        "prompts. Skills are means over all questions of a kind; columns of parts are GM of the prompts that have so "
+        "many. All is measured here and the paper has none of it; figures by different VQA models cannot be compared "
+        "(docs/geneval2.md).",
+        caption="**GenEval 2.** Soft-TIFA of the drawn images: how likely a VQA model finds the right answers about "
+        "every part of a composed prompt, as geometric (GM) and arithmetic mean (AM), by skill and by number of "
+        "parts. The paper has no such figures.",
+    ),
+    prompts=800,
+    questions=_QUESTIONS,
+    cost=cost,
+    half_precision=True,
+)
+"""Source of its size: Kamath et al. 2025 (GenEval 2)."""

@@ -34,7 +34,7 @@ class LocalJudge:
         """
         import torch
 
-        from hermesflow.evaluation.benchmarks.pretrained import ChatModel, digest_of
+        from hermesflow.evaluation.graders.pretrained import ChatModel, digest_of
 
         role, dtype = "the judge (benchmarks.gap.judge.model)", getattr(torch, settings.dtype)
         self._settings, self._model = settings, ChatModel(settings.model, role=role, device=device, dtype=dtype)

@@ -11,6 +11,10 @@ MODEL = "hermesflow"
 """Name of the model on lmms-eval's command line."""
 PROGRESS = "lmms-eval: "
 """How each of the model's lines of progress begins."""
+IMAGES = "images.parquet"
+"""File that says which picture each record of a task shows."""
+LOCAL = "_local"
+"""What the name of a task's local copy has behind that of the shipped one."""
 
 
 def manifest() -> Any:

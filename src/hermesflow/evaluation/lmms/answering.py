@@ -19,7 +19,6 @@ from hermesflow.config.sections import Decoding
 from hermesflow.core.errors import DataError
 from hermesflow.core.images import as_tensor
 from hermesflow.data.images import fit_image
-from hermesflow.evaluation.worlds.understanding import yes_or_no
 from hermesflow.models.backbone import ImageCodec, UnifiedModel
 from hermesflow.models.draws import sessions
 from hermesflow.selfplay.sampling import of_session, sample_texts
@@ -180,26 +179,6 @@ def likelihoods(
         own, places = of_session(images, rows, part)
         found += _forced(model, own, places, prompts[part], tokens[part])
     return found
-
-
-def pope_reading(answer: str) -> str:
-    """`yes` or `no`: POPE's reading of a free answer, which takes its first sentence alone.
-
-    lmms-eval's POPE compares the whole answer with `yes` and `no`, so that "Yes." would count as wrong; its other
-    tasks read answers themselves.
-
-    Source: Li et al. 2023 (POPE), evaluate.py of the release.
-    """
-    return yes_or_no(answer.partition(".")[0])
-
-
-def caption(answer: str) -> str:
-    r"""An answer on one line, which Flickr30k's scorers want.
-
-    pycocoevalcap hands its captions to Java as lines and takes only `\n` out of them before: any other end of a line
-    (a carriage return, U+2028) would shift all captions behind it by one picture, without an error.
-    """
-    return " ".join(answer.splitlines())
 
 
 def _stacked(seen: Mapping[str, np.ndarray], owners: Sequence[str], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,14 @@ from hermesflow.evaluation.lmms.answering import (
     Stopping,
     answers,
     by_picture,
-    caption,
     likelihoods,
-    pope_reading,
 )
+from hermesflow.evaluation.registry import benchmark_of
 from hermesflow.models.backbone import load_codec, load_model
 from hermesflow.models.loading import DTYPES
 
 IMAGE_COLUMNS = ("task", "doc_id", "image")
 OTHERWISE = 128  # new tokens where a task names no number
-READ: dict[str, Callable[[str], str]] = {"pope": pope_reading, "flickr30k": caption}
-"""How answers are read of tasks whose names begin so; those of others stay as they are."""
 
 
 class HermesFlow(lmms):
@@ -77,7 +74,7 @@ class HermesFlow(lmms):
         self._shown: dict[tuple[str, int], str] = {}
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """A greedy answer per request; those of POPE and of Flickr30k as READ says, all others untouched."""
+        """A greedy answer per request; as its benchmark has it read."""
         shown = self._look(requests)
         texts = [""] * len(requests)
         progress = Progress(len(requests), f"{PROGRESS}answer", "question")
@@ -185,5 +182,5 @@ class HermesFlow(lmms):
 
 
 def _as_read(task: str, answer: str) -> str:
-    readings = [read for name, read in READ.items() if task.startswith(name)]
-    return readings[0](answer) if readings else answer
+    benchmark = benchmark_of(task)
+    return benchmark.read_answer(answer) if benchmark else answer

@@ -9,31 +9,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from hermesflow.core.errors import ArtifactError, ConfigError
-from hermesflow.evaluation.lmms import MODEL, PROGRESS
-
-if TYPE_CHECKING:
-    from hermesflow.config.benchmarks import Understanding
+from hermesflow.evaluation.benchmark import LmmsBenchmark
+from hermesflow.evaluation.lmms import IMAGES, MODEL, PROGRESS
+from hermesflow.evaluation.registry import benchmark_of
 
 PYTHON = Path(".venv-lmms/bin/python")
 """Interpreter of the environment that `make lmms` builds."""
 TASKS = Path(__file__).parent / "tasks"
 """Tasks that lmms-eval does not ship."""
-BENCHMARKS: dict[str, tuple[str, ...]] = {
-    "pope": ("pope_random", "pope_pop", "pope_adv"),
-    "mme": ("mme",),
-    "flickr30k": ("flickr30k_test", "flickr30k_karpathy"),
-    "vqav2": ("vqav2_val", "vqav2_test"),
-    "gqa": ("gqa",),
-    "mmmu": ("mmmu_val",),
-}
-"""Tasks of each column of the paper's Table 1."""
-KARPATHY_TASK = "flickr30k_karpathy"
-SUBMISSION_TASK = "vqav2_test"
-IMAGES = "images.parquet"
-_JAVA = "flickr30k"  # how the names of tasks begin whose captions are split into words by a Java program
 _LOG = "lmms_eval.log"
 _TAIL = 20  # lines of the log in an error
 
@@ -53,12 +38,6 @@ class Evaluation:
     """Pictures answered about together."""
     include: Path = TASKS
     """Folder with tasks beside those that lmms-eval ships."""
-
-
-def tasks_wanted(own: Understanding, column: str) -> list[str]:
-    """Tasks of a column that a config asks for, by their shipped names."""
-    without = {KARPATHY_TASK: not own.karpathy, SUBMISSION_TASK: not own.vqav2_submission}
-    return [task for task in BENCHMARKS[column] if not without.get(task)]
 
 
 def command(evaluation: Evaluation, output: Path, *, python: Path = PYTHON) -> list[str]:
@@ -110,8 +89,8 @@ def evaluate(
     """
     if not python.exists():
         raise ConfigError(f"{python}: no such interpreter. Run `make lmms` first: lmms-eval has its own environment.")
-    if any(task.startswith(_JAVA) for task in evaluation.tasks):
-        _check_java(environment)
+    for one in {one.name: one for task in evaluation.tasks if (one := benchmark_of(task)) and one.java}.values():
+        _check_java(one, environment)
     for left in output.parent.glob(f".{output.name}.*"):  # of a run that was killed
         shutil.rmtree(left)
     work = output.with_name(f".{output.name}.{os.getpid()}")
@@ -145,7 +124,7 @@ def _logged(command: Sequence[str], log: Path, environment: Mapping[str, str] | 
     return process.returncode
 
 
-def _check_java(environment: Mapping[str, str] | None) -> None:
+def _check_java(benchmark: LmmsBenchmark, environment: Mapping[str, str] | None) -> None:
     """Ask Java for its version: lmms-eval would look for it after the last caption.
 
     Raises:
@@ -157,6 +136,6 @@ def _check_java(environment: Mapping[str, str] | None) -> None:
     if not said or said.returncode:
         found = f"{java} does not start: {said.stderr.strip()[-500:]}" if said else f"there is no `java` in PATH={path}"
         raise ConfigError(
-            f"Flickr30k's scorer (pycocoevalcap) runs Java, but {found}. Install a Java runtime (Debian and Ubuntu: "
-            "apt-get install default-jre-headless), or leave flickr30k out of benchmarks.understanding.columns."
+            f"{benchmark.java} runs Java, but {found}. Install a Java runtime (Debian and Ubuntu: apt-get install "
+            f"default-jre-headless), or leave {benchmark.name} out of benchmarks.understanding.columns."
         )

@@ -15,9 +15,11 @@ import pandas as pd
 
 from hermesflow.core.errors import HermesflowError
 from hermesflow.core.files import write_json, write_table
+from hermesflow.evaluation.benchmark import task_target
 from hermesflow.evaluation.evaluated import UNITS
-from hermesflow.evaluation.lmms.results import FLICKR_TASKS, Run, Sample, read_run, run_units
-from hermesflow.evaluation.lmms.running import SUBMISSION_TASK
+from hermesflow.evaluation.lmms.results import run_units
+from hermesflow.evaluation.lmms.run import Run, read_run
+from hermesflow.evaluation.registry import benchmark_of
 
 ROW_COLUMNS = ("task", "doc_id", "image", "target", "answer")
 
@@ -43,11 +45,12 @@ def summarise(run: Run, folder: Path) -> None:
         ArtifactError: a sample has another form, or the rows do not add up to lmms-eval's own figure.
     """
     units, rows = run_units(run), run_rows(run)
+    graded = [task for task in run.samples if (one := benchmark_of(task)) is None or one.tasks[task].figures]
     write_table(folder / UNITS, units)
     write_table(folder / "rows.parquet", rows)
     write_json(folder / "values.json", {})
     facts = {
-        "protocol": f"lmms-eval's tasks {', '.join(sorted(run.samples.keys() - {SUBMISSION_TASK}))}",
+        "protocol": f"lmms-eval's tasks {', '.join(sorted(graded))}",
         "scorers": {"lmms-eval": importlib.metadata.version("lmms-eval")},
         "items": int(units["id"].nunique()),
         "questions": rows.groupby("task").size().to_dict(),
@@ -57,19 +60,14 @@ def summarise(run: Run, folder: Path) -> None:
 
 def run_rows(run: Run) -> pd.DataFrame:
     """One row per question: ROW_COLUMNS; `target` is what the task holds for right, empty where samples do not say."""
-    rows = [
-        (task, sample["doc_id"], run.image(task, sample), _target(task, sample), _text(sample["filtered_resps"]))
-        for task, samples in sorted(run.samples.items())
-        for sample in samples
-    ]
+    rows = []
+    for task, samples in sorted(run.samples.items()):
+        one = benchmark_of(task)
+        target = one.target if one else task_target
+        for sample in samples:
+            answer = _text(sample["filtered_resps"])
+            rows.append((task, sample["doc_id"], run.image(task, sample), _text(target(sample)), answer))
     return pd.DataFrame(rows, columns=list(ROW_COLUMNS))
-
-
-def _target(task: str, sample: Sample) -> str:
-    """The `target` of a sample but for the tasks whose doc_to_target names no field: there it is the word `answer`."""
-    if task in FLICKR_TASKS:
-        return _text(sample["flickr_CIDEr"]["answer"])
-    return "" if task.startswith("vqav2") else _text(sample["target"])
 
 
 def _text(value: object) -> str:

@@ -14,13 +14,13 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from hermesflow.config.benchmarks import GenEval
 from hermesflow.core.errors import DataError
 from hermesflow.core.progress import Progress
 from hermesflow.evaluation.benchmarks.geneval import (
     KINDS,
     TAGS,
     Detection,
+    GenEval,
     Metadata,
     grade,
     image_row,
@@ -28,8 +28,8 @@ from hermesflow.evaluation.benchmarks.geneval import (
     metadata_of,
     read_metadata,
 )
-from hermesflow.evaluation.benchmarks.geneval_detector import ColorClassifier, Detector
-from hermesflow.evaluation.benchmarks.pretrained import PretrainedClip
+from hermesflow.evaluation.graders.geneval_detector import ColorClassifier, Detector
+from hermesflow.evaluation.graders.pretrained import PretrainedClip
 from hermesflow.evaluation.metrics import GENEVAL_KINDS
 
 RESULT_COLUMNS = ("prompt", "image", "kind", "caption", "accepted", "reason", "metadata", "details")

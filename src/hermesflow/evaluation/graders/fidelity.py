@@ -1,40 +1,33 @@
-"""Frechet distance to real COCO images and CLIP score of images drawn from a fixed list of their captions.
+"""Frechet distance to real images by reference statistics, and CLIP score, as papers measure them on COCO.
 
-Protocol: one image for each caption of the list (30,000 of val2014), at the resolution the model draws; each is scaled
-to 299 x 299 by antialiased bicubic interpolation in float, not rounded, and cut off at 0 and 255 (clean-fid's `clean`
-mode); features are Inception's 2048 (`inception`). Figures made with another scaling cannot be compared with these:
-the reference statistics must have been made the same way. CLIP score is 100 * max(cosine, 0), the caption cut to CLIP's
-77 tokens, the image scaled and cut by CLIP's own processor (`pretrained.PretrainedClip`).
+Each image is scaled to 299 x 299 by antialiased bicubic interpolation in float, not rounded, and cut off at 0 and 255
+(clean-fid's `clean` mode); features are Inception's 2048 (`inception`). Figures made with another scaling cannot be
+compared with these: the reference statistics must have been made the same way. CLIP score is 100 * max(cosine, 0), the
+caption cut to CLIP's 77 tokens, the image scaled and cut by CLIP's own processor (`pretrained.PretrainedClip`).
 
 Source: Heusel et al. 2017 (Frechet distance); Parmar et al. 2022 (clean-fid); Hessel et al. 2021 (CLIPScore).
 """
 
 from __future__ import annotations
 
-import csv
-import json
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-import pandas as pd
 import torch
 from PIL import Image
 from torch import Tensor
 
 from hermesflow.core.errors import DataError
 from hermesflow.core.files import atomic
-from hermesflow.evaluation.benchmarks.inception import SIDE
-from hermesflow.evaluation.benchmarks.pretrained import PretrainedClip
 from hermesflow.evaluation.evaluated import Whole
 from hermesflow.evaluation.frechet import distances_to, frechet_distance
-from hermesflow.evaluation.worlds import generation
+from hermesflow.evaluation.graders.inception import SIDE
+from hermesflow.evaluation.graders.pretrained import PretrainedClip
 
-IMAGES = 30_000
-"""Images of the protocol that papers call COCO-30K."""
 _TOGETHER = 32  # images per forward pass
 
 
@@ -67,66 +60,6 @@ class FeatureExtractor(Protocol):
 
     def __call__(self, images: Tensor) -> Tensor:
         """Features of images."""
-
-
-def read_captions(path: Path) -> list[Caption]:
-    """Read the list of captions, in order of the image ids.
-
-    Args:
-        path: `.csv` with the columns image_id and caption, or `.json` with a list of objects of these two.
-
-    Raises:
-        DataError: unreadable, a record of another form, an image that has two captions, or fewer than two images.
-    """
-    found: dict[int, Caption] = {}
-    for number, row in _records(path):
-        try:
-            caption = _caption(row)
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(
-                f"{path}, record {number}: needs image_id (a whole number) and caption (text), and in a CSV no more "
-                f"columns than the first line names ({type(error).__name__}: {error}). Correct the record; a caption "
-                "with a comma stands in quotes."
-            ) from error
-        if not caption.caption or caption.image_id < 0:
-            raise DataError(f"{path}, record {number}: the caption is empty or the id negative. Correct the record.")
-        if caption.image_id in found:
-            raise DataError(
-                f"{path}, record {number}: image {caption.image_id} has a caption already. One image is drawn for each "
-                "real one, so keep one caption of each; COCO's own annotation file has five."
-            )
-        found[caption.image_id] = caption
-    if len(found) < 2:  # one image has no covariance
-        raise DataError(f"{path}: holds captions of {len(found)} images. Name the list of 30,000 of val2014.")
-    return [found[image_id] for image_id in sorted(found)]
-
-
-def _caption(row: Mapping[str | None, Any]) -> Caption:
-    image_id, caption = row["image_id"], row["caption"]
-    if None in row:  # where csv puts fields beyond the last column
-        raise ValueError(f"fields too many: {row[None]}")
-    if not isinstance(caption, str) or not isinstance(image_id, str | int) or isinstance(image_id, bool):
-        raise TypeError(f"image_id {image_id!r}, caption {caption!r}")
-    return Caption(int(image_id), caption.strip())
-
-
-def _records(path: Path) -> Iterator[tuple[int, Mapping[str | None, Any]]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            if path.suffix == ".json":
-                rows: Any = json.load(file)
-            else:
-                rows = list(csv.DictReader(file))
-    except (OSError, ValueError, csv.Error) as error:
-        raise DataError(
-            f"{path}: cannot be read ({error}). Name a CSV or JSON file of image_id and caption."
-        ) from error
-    if not isinstance(rows, list):
-        raise DataError(
-            f"{path}: must be a list of objects with image_id and caption. docs/dpg-and-coco.md makes one of COCO's "
-            "own annotations."
-        )
-    yield from enumerate(rows, start=1)
 
 
 def read_reference(path: Path) -> Gaussian:
@@ -253,19 +186,3 @@ def clip_scores(clip: PretrainedClip, images: Sequence[np.ndarray], captions: Se
     seen = clip.image_vectors([Image.fromarray(image) for image in images]).double()
     said = clip.text_vectors(captions).double()
     return 100 * (seen * said).sum(dim=1).clamp(min=0).numpy()
-
-
-def fidelity_units(captions: Sequence[Caption], scores: Sequence[float]) -> pd.DataFrame:
-    """The bootstrap's units: one row per caption, with its image's CLIP score.
-
-    Args:
-        captions: in order of their ids, as `read_captions` gives them; rows of features go in this order too.
-        scores: one per caption.
-
-    Raises:
-        DataError: another order, in which features would be paired with the wrong prompts.
-    """
-    keys = [caption.key for caption in captions]
-    if keys != sorted(set(keys)):
-        raise DataError("captions are not in order of different image ids. Keep the order of `read_captions`.")
-    return generation.fidelity_units(keys, scores)

@@ -7,17 +7,24 @@ figures by another judge are not those of the paper, so the judge's name belongs
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from PIL import Image
 
 from hermesflow.config.sections import Source
-from hermesflow.evaluation.benchmarks.dpg import VqaJudge
-from hermesflow.evaluation.benchmarks.pretrained import ChatModel, read_pretrained
+from hermesflow.evaluation.graders.pretrained import ChatModel, read_pretrained
 
 _TOGETHER = 32  # questions per forward pass
 _ANSWER_TOKENS = 10
 _ROLE = "the VQA judge"
+
+
+class VqaJudge(Protocol):
+    """Whatever answers questions about an image."""
+
+    def answer(self, image: Image.Image, questions: Sequence[str]) -> Sequence[str]:
+        """One short answer per question."""
 
 
 def vqa_judge(source: str | Source, *, device: str = "cpu") -> VqaJudge:

@@ -1,7 +1,7 @@
 """How likely a local image-text-to-text model of transformers finds some answers to a question about an image.
 
-GenEval 2's own model is Qwen3-VL-8B-Instruct; any instruct model that transformers reads will do, but figures by
-different ones cannot be compared, so its name belongs beside them.
+Any instruct model that transformers reads will do, but figures by different ones cannot be compared, so its name
+belongs beside them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from PIL import Image
 
 from hermesflow.config.sections import Source
 from hermesflow.core.errors import ConfigError
-from hermesflow.evaluation.benchmarks.pretrained import ChatModel
+from hermesflow.evaluation.graders.pretrained import ChatModel
 
 _ROLE = "the VQA model"
 

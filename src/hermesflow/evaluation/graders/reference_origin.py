@@ -14,8 +14,8 @@ import numpy as np
 from hermesflow.config.sections import Source
 from hermesflow.core.errors import DataError
 from hermesflow.core.files import sha256
-from hermesflow.evaluation.benchmarks import fidelity
-from hermesflow.evaluation.benchmarks.fidelity import Caption
+from hermesflow.evaluation.graders import fidelity
+from hermesflow.evaluation.graders.fidelity import Caption
 
 _IMAGES, _NETWORK = "image_ids", "inception"
 _AGAIN = "Make them again by `hermesflow fid-reference` (docs/dpg-and-coco.md)."

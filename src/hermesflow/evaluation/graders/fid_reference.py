@@ -12,15 +12,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hermesflow.config.benchmarks import Coco
 from hermesflow.core.errors import DataError
 from hermesflow.core.progress import Progress
 from hermesflow.data.sources.folder import IMAGE_ENDINGS
-from hermesflow.evaluation.benchmarks import fidelity
-from hermesflow.evaluation.benchmarks.drawing import there
-from hermesflow.evaluation.benchmarks.fidelity import Caption, FeatureExtractor, Gaussian
-from hermesflow.evaluation.benchmarks.inception import load_inception
-from hermesflow.evaluation.benchmarks.reference_origin import origin
+from hermesflow.evaluation.benchmarks.coco import BENCHMARK, Coco, read_captions
+from hermesflow.evaluation.graders import fidelity
+from hermesflow.evaluation.graders.fidelity import Caption, FeatureExtractor, Gaussian
+from hermesflow.evaluation.graders.inception import load_inception
+from hermesflow.evaluation.graders.reference_origin import origin
 
 _TOGETHER = 32  # images decoded at once
 
@@ -39,7 +38,7 @@ def make_reference(own: Coco, folder: Path, *, device: str) -> None:
         FetchError: the Inception weights are missing, or are not the pinned ones.
         ArtifactError: they are of another network.
     """
-    captions = fidelity.read_captions(there(own.captions, "coco.captions"))
+    captions = read_captions(BENCHMARK.require_file(own, "captions"))
     files = real_images(captions, folder)
     extractor = load_inception(own.inception, device=device)
     progress = Progress(len(files), "Frechet reference", "image")

@@ -21,15 +21,16 @@ class Kept:
     folder: Path
 
     @staticmethod
-    def of(folder: Path, origin: Sequence[object]) -> Kept:
+    def of(folder: Path, origin: Sequence[object], module: Path) -> Kept:
         """Parts in the folder of a benchmark.
 
         Args:
             folder: of the benchmark.
-            origin: all that decides the verdicts beside the code of this package, as plain data: parts of another
-                origin or other code are not taken.
+            origin: all that decides the verdicts beside code, as plain data: parts of another origin are not taken.
+            module: of the benchmark; nor are parts of other code there, here or in `graders`.
         """
-        code = [sha256(path) for path in sorted(Path(__file__).parent.glob("*.py"))]
+        here = Path(__file__).parent
+        code = [sha256(path) for path in (module, *sorted(here.glob("*.py")), *sorted(here.glob("graders/*.py")))]
         return Kept(folder / f"{_PREFIX}{digest_of([*origin, code])}")
 
     def table(
@@ -59,7 +60,8 @@ class Kept:
             parts.append(pd.read_parquet(path))
         return pd.concat(parts, ignore_index=True)
 
-    def drop(self) -> None:
-        """Remove all parts of the benchmark, of other origins too."""
-        for folder in self.folder.parent.glob(f"{_PREFIX}*"):
-            shutil.rmtree(folder)
+
+def drop_kept(folder: Path) -> None:
+    """Remove all parts in the folder of a benchmark, of whatever origin."""
+    for parts in folder.glob(f"{_PREFIX}*"):
+        shutil.rmtree(parts)

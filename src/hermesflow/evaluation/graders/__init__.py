@@ -1,0 +1,1 @@
+"""Released models that grade images, and what they are compared with."""
