@@ -20,6 +20,7 @@ from hermesflow.report.columns import columns_of
 
 ROOT = Path(__file__).parents[1]
 TESTS = Path(__file__).parent
+SMOKE = load_config(ROOT / "config" / "smoke.yaml")
 EXTRAS = [name for name, one in BENCHMARKS.items() if not one.paper]
 WITH_BENCHMARK = [name for name, stage in STAGES.items() if "benchmark" in stage.takes]
 
