@@ -47,7 +47,7 @@ def modules_of(
         if path is None or name in reached or (name not in kept and _is_within(name, left_out)):
             continue
         reached[name] = path
-        queue += [*_imported(name), *([parent] if (parent := name.rpartition(".")[0]) else [])]
+        queue += [*_imported(name, types=False), *([parent] if (parent := name.rpartition(".")[0]) else [])]
     return tuple(sorted(reached.items()))
 
 
@@ -61,8 +61,9 @@ def digest_of_code(modules: Modules) -> str:
 
 
 def imports_of(module: str) -> tuple[str, ...]:
-    """Names of this package's modules that a module imports, inside functions too."""
-    return tuple(name for name in _imported(module) if _package_of(name) == PACKAGE and path_of(name) is not None)
+    """Names of this package's modules that a module imports, inside functions and for types alone too."""
+    names = _imported(module, types=True)
+    return tuple(name for name in names if _package_of(name) == PACKAGE and path_of(name) is not None)
 
 
 @cache
@@ -87,13 +88,14 @@ def _path_elsewhere(module: str) -> Path | None:
 
 
 @cache
-def _imported(module: str) -> tuple[str, ...]:
-    """All that a module imports: modules, and names from modules."""
+def _imported(module: str, *, types: bool) -> tuple[str, ...]:
+    """All that a module imports: modules, and names from modules; with `types`, what only type checkers see too."""
     if (path := path_of(module)) is None:
         return ()
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree if types else _Executed().visit(tree)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -112,12 +114,22 @@ def _is_within(module: str, packages: Iterable[str]) -> bool:
 
 @cache
 def _code(path: Path) -> str:
-    tree = ast.parse(path.read_text())
+    tree = _Executed().visit(ast.parse(path.read_text()))
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
-            node.body = [n for n in body if not _is_docstring(n)]  # type: ignore[attr-defined]
+            node.body = [n for n in body if not _is_docstring(n)]
     return ast.dump(tree)
+
+
+class _Executed(ast.NodeTransformer):
+    """A module without what only type checkers see."""
+
+    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
+        """The other branch of `if TYPE_CHECKING`."""
+        if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            return node.orelse
+        return self.generic_visit(node)
 
 
 def _is_docstring(node: ast.AST) -> bool:
