@@ -117,17 +117,23 @@ def test_a_local_judge_is_known_by_its_model():
     assert differ == ["benchmarks.gap.judge.model"]
 
 
+def names_of(stage):
+    return {path.relative_to(provenance.ROOT).as_posix() for path in provenance.modules_of(stage)}
+
+
 def test_modules_follow_imports_but_not_the_tracking():
-    names = {path.relative_to(provenance.ROOT).as_posix() for path in provenance.modules_of("train")}
-    assert {"stages/train.py", "train.py", "losses.py", "logps.py", "config.py", "models/showo.py"} <= names
-    assert not names & {"tracking.py", "cli.py", "report/tables.py", "evaluation/gap.py"}
+    names = names_of("train")
+    assert {"stages/train.py", "training/losses.py", "training/logps.py", "config/experiment.py"} <= names
+    assert {"models/showo/model.py", "models/showo/masking.py"} <= names  # imported by the name in the config
+    assert not names & {"tracking/runs.py", "cli/main.py", "report/tables.py", "evaluation/worlds/gap.py"}
     assert "losses.py" not in {path.name for path in provenance.modules_of("sample")}
 
 
 def test_modules_that_another_interpreter_runs_count_too():
-    names = {path.relative_to(provenance.ROOT).as_posix() for path in provenance.modules_of("understand")}
-    assert {"lmms/plugin.py", "lmms/answering.py", "lmms/summary.py", "models/showo.py", "sampling.py"} <= names
-    assert "lmms/plugin.py" not in {path.as_posix() for path in provenance.modules_of("grade")}
+    names = names_of("understand")
+    assert {f"evaluation/lmms/{name}.py" for name in ("plugin", "answering", "summary")} <= names
+    assert {"models/showo/model.py", "models/showo/codec.py", "selfplay/sampling.py"} <= names
+    assert "evaluation/lmms/plugin.py" not in names_of("grade")
 
 
 def test_a_setting_of_one_column_touches_no_other():
