@@ -12,7 +12,7 @@ import pytest
 import torch
 from bench import growth, limits, measuring, plain, sizes, works
 
-from hermesflow.selfplay import sampling
+from hermesflow.models.showo import generation
 
 ROOT = Path(__file__).parents[1]
 TINY = sizes.SIZES["tiny"]
@@ -101,8 +101,8 @@ def test_masked_counts_are_those_of_the_sampler():
         masked, counts = torch.ones(1, tokens, dtype=torch.bool), []
         for step in range(steps):
             counts.append(int(masked.sum()))
-            count = sampling._count_masked(step, steps, tokens, masked)
-            masked = sampling._least_confident(torch.rand(1, tokens), masked, count)
+            count = generation._count_masked(step, steps, tokens, masked)
+            masked = generation._least_confident(torch.rand(1, tokens), masked, count)
         assert limits.masked_counts(tokens, steps) == counts
 
 

@@ -16,7 +16,7 @@ from hermesflow.budget.decoder import Decoder
 from hermesflow.budget.lengths import Lengths
 from hermesflow.config.load import load_config
 from hermesflow.core.files import write_table
-from hermesflow.core.images import write_images
+from hermesflow.core.images import ImageForm, write_images
 from hermesflow.models.backbone import new_model
 from hermesflow.models.showo.codec import ShowOCodec
 from hermesflow.models.showo.magvit import MagVitV2
@@ -42,7 +42,9 @@ def test_eighty_thousand_images_take_at_most_200_megabytes():
 
 def test_token_store(tmp_path):
     codes = np.random.default_rng(0).integers(0, 8192, (40, 16, 1024))
-    write_images(tmp_path / "images.npy", [f"journeydb-{k:08}" for k in range(40)], codes)
+    write_images(
+        tmp_path / "images.npy", [f"journeydb-{k:08}" for k in range(40)], codes, ImageForm("codes", (1024,), "uint16")
+    )
     assert size(tmp_path) == pytest.approx(disk.token_store(40, 16, 1024), rel=0.01)
     assert size(tmp_path) <= disk.token_store(40, 16, 1024)
 

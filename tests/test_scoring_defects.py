@@ -1,10 +1,13 @@
 """Defects of the official scoring scripts, each with the property that keeps it out."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import torch
 
 from hermesflow.config.sections import Encoder, Scoring
+from hermesflow.core.images import ImageForm
 from hermesflow.data.microworld.world import Question
 from hermesflow.selfplay.sharding import IMAGE_TYPES, sorted_candidates
 from hermesflow.stages.score import score_captions, score_images
@@ -59,10 +62,11 @@ def test_image_scores_follow_their_id_however_files_are_ordered(monkeypatch):
         return np.array([float(good and q.question == f"pair {pair} ?") for (pair, good), q in rows])
 
     monkeypatch.setattr("hermesflow.stages.score.answer_credits", answer)
-    model = torch.nn.Linear(1, 1)
+    form = ImageForm("codes", (2,), "uint16")
+    model = SimpleNamespace(seen=form, generated=form, device=torch.device("cpu"))
     for order in (["1", "2", "10"], ["1", "10", "2"], ["10", "2", "1"]):
         shuffled = {i: codes[i] for i in reversed(order)}
         asked = {i: questions[i] for i in order}
-        table = score_images(model, shuffled, asked, method="generate", settings=settings, encoder=Words())
+        table = score_images(model, None, shuffled, asked, method="generate", settings=settings, encoder=Words())
         assert chosen(table) == RIGHT
         assert chosen(sorted_candidates([table], IDS, IMAGE_TYPES)) == RIGHT

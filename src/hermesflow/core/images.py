@@ -45,7 +45,8 @@ def as_tensor(images: np.ndarray) -> Tensor:
     """Stored images for a model: codes as int64, other arrays with the numbers they have."""
     import torch
 
-    return torch.from_numpy(np.ascontiguousarray(images.astype(np.int64) if images.dtype == np.uint16 else images))
+    # a copy: files are mapped read-only
+    return torch.from_numpy(images.astype(np.int64 if images.dtype == np.uint16 else images.dtype, order="C"))
 
 
 def write_images(path: Path, ids: Sequence[str], images: np.ndarray, form: ImageForm) -> None:
