@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass
 import torch
 import torch.nn.functional as F
 
-from hermesflow.budget.decoder import UNCONDITIONAL, Decoder
-from hermesflow.budget.lengths import masked_counts
-from hermesflow.budget.machines import Pass, total
+from hermesflow.models.machines import Pass, total
+from hermesflow.models.showo.costs.decoder import UNCONDITIONAL, Decoder
+from hermesflow.models.showo.costs.masked import masked_counts
 
 _BYTES = 4  # of a float32
 _STREAMED = 256 * 2**20  # bytes, many times the last cache

@@ -12,11 +12,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from hermesflow.budget.decoder import Decoder
 from hermesflow.config.sections import Decoding, ImageSampling, Training
 from hermesflow.core.images import ImageForm, read_images, write_images
 from hermesflow.core.seeding import generator
 from hermesflow.models.backbone import NoiseName
+from hermesflow.models.showo.costs.decoder import Decoder
 from hermesflow.models.showo.masking import pair_mask
 from hermesflow.models.showo.model import Shape, ShowO
 from hermesflow.models.showo.prompting import TokenIds

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bench import limits, plain, sizes
 from bench.sizes import Size
-from hermesflow.budget.machines import Pass
+from hermesflow.models.machines import Pass
 from hermesflow.models.showo.generation import generate_images
 from hermesflow.models.showo.model import ShowO
 from hermesflow.selfplay.sampling import sample_texts

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import torch
 
-from hermesflow.budget.decoder import Decoder
-from hermesflow.budget.memory import Call, image_calls, text_calls
 from hermesflow.config.experiment import Config
 from hermesflow.config.load import load_config
 from hermesflow.config.sections import Decoding, ImageSampling
 from hermesflow.models.backbone import new_model, recompute_activations
 from hermesflow.models.showo import sessions
+from hermesflow.models.showo.costs.decoder import Decoder
+from hermesflow.models.showo.costs.memory import Call, image_calls, text_calls
 from hermesflow.models.showo.generation import generate_images
 from hermesflow.models.showo.model import ShowO
 from hermesflow.selfplay.sampling import sample_texts

@@ -16,13 +16,7 @@ from hermesflow.core.errors import DataError
 from hermesflow.core.files import sha256, write_weights
 from hermesflow.evaluation.benchmarks.coco import read_captions
 from hermesflow.evaluation.graders.fid_reference import moments_of, real_images
-from hermesflow.evaluation.graders.fidelity import (
-    Caption,
-    Gaussian,
-    features,
-    read_reference,
-    write_reference,
-)
+from hermesflow.evaluation.graders.fidelity import Caption, Gaussian, features, read_reference, write_reference
 from hermesflow.evaluation.graders.inception import Inception, load_inception
 from hermesflow.evaluation.graders.reference_origin import check_reference, origin
 

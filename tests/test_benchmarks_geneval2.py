@@ -17,8 +17,6 @@ from benchmark_world import draw_all
 from hermesflow.budget import disk
 from hermesflow.budget.benchmarks import drawings
 from hermesflow.budget.graders import grading
-from hermesflow.budget.lengths import Lengths
-from hermesflow.budget.machines import total
 from hermesflow.cli import main
 from hermesflow.cli.dvc import check_benchmarks
 from hermesflow.cli.fetching import sources_of
@@ -44,6 +42,8 @@ from hermesflow.evaluation.evaluated import UNIT_COLUMNS, Evaluated
 from hermesflow.evaluation.graders.answer_probability import TransformersAnswerProbability
 from hermesflow.evaluation.registry import read_prompts as prompts_of
 from hermesflow.models.backbone import load_codec
+from hermesflow.models.lengths import Lengths
+from hermesflow.models.machines import total
 from hermesflow.report.facts import benchmark_lines
 from hermesflow.report.formatting import EMPTY
 from hermesflow.report.tables import all_tables

@@ -11,16 +11,18 @@ import numpy as np
 import pytest
 import yaml
 
-from hermesflow.budget import disk, pixels, plan
-from hermesflow.budget.decoder import Decoder
-from hermesflow.budget.lengths import Lengths
+from hermesflow.budget import disk, plan
 from hermesflow.config.load import load_config
 from hermesflow.core.files import write_table
 from hermesflow.core.images import ImageForm, write_images
 from hermesflow.models.backbone import new_model
+from hermesflow.models.lengths import Lengths
 from hermesflow.models.showo.codec import ShowOCodec
+from hermesflow.models.showo.costs import pixels
+from hermesflow.models.showo.costs.decoder import Decoder
+from hermesflow.models.showo.forms import image_form
 from hermesflow.models.showo.magvit import MagVitV2
-from hermesflow.selfplay.preferences import Candidate, Pair, captions_table, images_table
+from hermesflow.selfplay.preferences import Candidate, Pair, captions_table, image_arrays, images_table
 from hermesflow.training.logps import Logps
 
 ROOT = Path(__file__).parents[1]
@@ -49,18 +51,21 @@ def test_token_store(tmp_path):
     assert size(tmp_path) <= disk.token_store(40, 16, 1024)
 
 
-def test_preferences_keep_tokens_as_indices_of_the_codebook(tmp_path):
+def test_preferences(tmp_path):
     config = replace(
         CONFIG,
         data=replace(CONFIG.data, pairs=200, image_size=24 * 32),
         image_tokenizer=replace(CONFIG.image_tokenizer, codebook_bits=13),
     )
-    draw = np.random.default_rng(0).integers(0, 8192, (200, 2, config.num_image_tokens)).tolist()
-    pairs = {f"p{k}": Pair(Candidate(tuple(a), 1.0), Candidate(tuple(b), 0.5)) for k, (a, b) in enumerate(draw)}
+    form = image_form(config.data.image_size, config.image_tokenizer)
+    images = np.random.default_rng(0).integers(0, 8192, (200, 2, *form.shape)).astype(form.dtype)
+    pairs = {f"p{k}": Pair(Candidate(a.tobytes(), 1.0), Candidate(b.tobytes(), 0.5)) for k, (a, b) in enumerate(images)}
+    write_images(tmp_path / "images.npy", list(pairs), image_arrays(pairs, form), form)
     write_table(tmp_path / "images.parquet", images_table(pairs))
     words = {key: Pair(Candidate("a red circle", 1.0), Candidate("a", 0.5)) for key in pairs}
     write_table(tmp_path / "captions.parquet", captions_table(words))
-    assert 0.7 * planned(config, "prefer") / 2 < size(tmp_path) < planned(config, "prefer") / 2
+    write_table(tmp_path / "preferences.parquet", captions_table(words).merge(images_table(pairs), on="id"))
+    assert 0.7 * planned(config, "prefer") < size(tmp_path) < planned(config, "prefer")
 
 
 def test_weights(tmp_path):

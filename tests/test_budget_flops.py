@@ -8,14 +8,14 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from hermesflow.budget import decoder, pixels
-from hermesflow.budget.decoder import Decoder, image_decoding, image_scoring, text_decoding, text_scoring
-from hermesflow.budget.machines import forwards, total
 from hermesflow.config.load import load_config
 from hermesflow.config.sections import Decoding, ImageSampling, ImageTokenizer, Lora
 from hermesflow.core.seeding import generator
 from hermesflow.models import capacity, kernels, logps
 from hermesflow.models.backbone import new_model, recompute_activations
+from hermesflow.models.machines import forwards, total
+from hermesflow.models.showo.costs import decoder, pixels
+from hermesflow.models.showo.costs.decoder import Decoder, image_decoding, image_scoring, text_decoding, text_scoring
 from hermesflow.models.showo.generation import generate_images
 from hermesflow.models.showo.magvit import MagVitV2
 from hermesflow.selfplay.sampling import sample_texts

@@ -9,14 +9,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from hermesflow.budget import graders
-from hermesflow.budget.lengths import Lengths
-from hermesflow.budget.machines import total
 from hermesflow.budget.rules import Rules
 from hermesflow.cli import main
 from hermesflow.config.judges import LocalVlm, Prices
 from hermesflow.config.load import load_config
 from hermesflow.config.sections import Source
 from hermesflow.evaluation.graders.inception import Inception
+from hermesflow.models.lengths import Lengths
+from hermesflow.models.machines import total
 
 FILE = Path(__file__).parents[1] / "config" / "showo.yaml"
 CONFIG = load_config(FILE)

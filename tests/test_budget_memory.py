@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import budget_peaks
-from hermesflow.budget.decoder import Decoder
-from hermesflow.budget.memory import image_decoding_peak, text_decoding_peak, training_peak
+from hermesflow.models.showo.costs.decoder import Decoder
+from hermesflow.models.showo.costs.memory import image_decoding_peak, text_decoding_peak, training_peak
 
 CLOSE = 0.1
 GLIBC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_TOP_PAD_": "0"}

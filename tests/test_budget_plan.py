@@ -11,9 +11,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import benchmark_world
 from hermesflow.budget import benchmarks, table
-from hermesflow.budget.decoder import Decoder, text_decoding
-from hermesflow.budget.lengths import Lengths, expected_masked
-from hermesflow.budget.machines import BANDWIDTH_UTILISATION, Pass, machine_of, total
 from hermesflow.budget.plan import added, by, places, plan
 from hermesflow.budget.rules import Rules
 from hermesflow.cli import main
@@ -22,6 +19,10 @@ from hermesflow.config.load import load_config
 from hermesflow.core.errors import ConfigError
 from hermesflow.core.seeding import generator
 from hermesflow.models import kernels
+from hermesflow.models.lengths import Lengths
+from hermesflow.models.machines import BANDWIDTH_UTILISATION, Pass, machine_of, total
+from hermesflow.models.showo.costs.decoder import Decoder, text_decoding
+from hermesflow.models.showo.costs.masked import expected_masked
 from hermesflow.models.showo.masking import draw_mask
 from hermesflow.stages import gather_candidates, sample, score
 from selfplay_world import make_world

@@ -7,15 +7,15 @@ is generous, and images of pairs at their raw size, which their PNG files do not
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from hermesflow.budget import pixels
 from hermesflow.budget.benchmarks import drawings, tasks_of
-from hermesflow.budget.decoder import Decoder
-from hermesflow.budget.lengths import Lengths
+from hermesflow.budget.family import costs_of
 from hermesflow.config.experiment import Config, has_judge
 from hermesflow.config.tree import training_of
 from hermesflow.data.microworld.captions import GENEVAL_KINDS
 from hermesflow.evaluation.registry import measured
+from hermesflow.models.lengths import Lengths
 
 ID_BYTES = 24
 TOKEN_BYTES = 8
@@ -32,7 +32,7 @@ SAMPLE_BYTES = 2000
 OUTPUTS = {
     "data": 7,
     "tokenizer": 4,
-    "encode": 8,
+    "encode": 10,
     "judge": 1,
     "clip": 4,
     "base": 5,
@@ -41,7 +41,7 @@ OUTPUTS = {
     "score": 2,
     "gather_scores": 3,
     "agreement": 1,
-    "prefer": 5,
+    "prefer": 7,
     "reference": 1,
     "train": 5,
     "evaluate": 11,
@@ -71,7 +71,7 @@ def files_of(config: Config, rule: str, jobs: int) -> int:
 
 
 def token_store(pairs: int, images: int, tokens: int) -> int:
-    """A store of image tokens and its index: `artifacts.write_codes`."""
+    """Image tokens and their index: `core.images.write_images`."""
     return pairs * (images * tokens * 2 + ID_BYTES) + HEADER
 
 
@@ -90,7 +90,7 @@ def disk_of(
     config: Config,
     rule: str,
     checkpoint: str | None,
-    decoder: Decoder,
+    decoder: Any,
     lengths: Lengths,
     benchmark: str | None = None,
 ) -> int:
@@ -116,17 +116,17 @@ def disk_of(
         return _benchmark(config, rule, benchmark)
     sizes = {
         "data": _pairs(config, lengths),
-        "tokenizer": pixels.saved_bytes(config.image_tokenizer, config.data.image_size) + HEADER,
-        "encode": sum(token_store(split_sizes(config)[s], 1, config.num_image_tokens) for s in _ENCODED),
+        "tokenizer": costs_of(config).saved_bytes(config.image_tokenizer, config.data.image_size) + HEADER,
+        "encode": sum(token_store(split_sizes(config)[s], 1, config.num_image_tokens) for s in (*_ENCODED, "base")),
         "base": model,
-        "prefer": 2 * _preferences(config),
+        "prefer": _preferences(config),
         "evaluate": _evaluation(config, lengths),
         "report": _REPORT_BYTES,
     }
     return sizes.get(rule, HEADER)
 
 
-def transient_bytes(config: Config, rule: str, decoder: Decoder) -> int:
+def transient_bytes(config: Config, rule: str, decoder: Any) -> int:
     """Bytes that are there while a rule runs: shards until they are gathered, states of a training."""
     if rule == "sample":
         return candidates_bytes(config, config.runtime.shards)
@@ -135,7 +135,7 @@ def transient_bytes(config: Config, rule: str, decoder: Decoder) -> int:
     return state_bytes(config, decoder) if rule == "train" else 0
 
 
-def state_bytes(config: Config, decoder: Decoder) -> int:
+def state_bytes(config: Config, decoder: Any) -> int:
     """What a training keeps on disk while it runs: two states, for the older goes when the newer is whole."""
     lora = config.training.lora
     adapters = decoder.adapter_parameters(lora) if lora else 0
@@ -174,11 +174,10 @@ def _graded(config: Config, benchmark: str) -> int:
 
 
 def _preferences(config: Config) -> int:
-    """Chosen and rejected of both kinds; parquet keeps tokens as indices of the codebook, in whole bits."""
+    """Chosen and rejected captions, alone and joined with the images' scores, and the images."""
     text = 2 * config.sampling.captions.max_new_tokens * TOKEN_BYTES
-    images = 2 * config.num_image_tokens * config.image_tokenizer.codebook_bits // 8
-    codebook = 2 * 8 * config.codebook_size
-    return config.data.pairs * (text + images + ID_BYTES + 4 * NUMBER) + codebook + HEADER
+    tables = 2 * (config.data.pairs * (text + ID_BYTES + 4 * NUMBER) + HEADER)
+    return tables + token_store(config.data.pairs, 2, config.num_image_tokens)
 
 
 def _evaluation(config: Config, lengths: Lengths) -> int:

@@ -12,14 +12,14 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from hermesflow.budget.benchmarks import drawings
-from hermesflow.budget.lengths import Lengths
-from hermesflow.budget.machines import Pass
 from hermesflow.config.experiment import BASE, Config
 from hermesflow.config.judges import Endpoint
 from hermesflow.config.sections import Source
 from hermesflow.evaluation.judges import cost
 from hermesflow.evaluation.judges.protocol import Item
 from hermesflow.evaluation.registry import image_benchmark
+from hermesflow.models.lengths import Lengths
+from hermesflow.models.machines import Pass
 
 
 @dataclass(frozen=True)

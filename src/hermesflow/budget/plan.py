@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from hermesflow.budget.decoder import Decoder
 from hermesflow.budget.disk import disk_of, files_of, transient_bytes
-from hermesflow.budget.lengths import Lengths
-from hermesflow.budget.machines import Machine, forwards, total
+from hermesflow.budget.family import costs_of
 from hermesflow.budget.rules import Rules
 from hermesflow.config.experiment import BASE, Config, has_judge
 from hermesflow.config.tree import reference_of, sampled_checkpoints
 from hermesflow.evaluation.registry import image_benchmark
+from hermesflow.models.lengths import Lengths
+from hermesflow.models.machines import Machine, forwards, total
 
 ONCE = ("data", "tokenizer", "encode", "judge", "clip")
 SAMPLED = ("sample", "gather_candidates", "score", "gather_scores")
@@ -105,7 +105,7 @@ def plan(config: Config, machine: Machine, *, lengths: Lengths, utilisation: flo
         lengths: of texts, and the number of questions.
         utilisation: share of the peak FLOP/s that is reached.
     """
-    rules, decoder = Rules(config, lengths, machine.gpus), Decoder.of(config)
+    rules, decoder = Rules(config, lengths, machine.gpus), costs_of(config).Decoder.of(config)
     lines = []
     for rule, checkpoint, jobs, benchmark in places(config):
         load = rules.load(rule, checkpoint, benchmark)

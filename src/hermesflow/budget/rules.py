@@ -9,24 +9,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from hermesflow.budget import graders
-from hermesflow.budget.batches import FLOAT32, Batches, Load
 from hermesflow.budget.benchmarks import drawings, tasks_of
-from hermesflow.budget.decoder import FLOAT, Decoder, image_scoring, text_scoring
 from hermesflow.budget.disk import split_sizes
-from hermesflow.budget.lengths import Lengths, expected_masked
-from hermesflow.budget.machines import Pass
-from hermesflow.budget.memory import image_calls, scoring_peak, text_calls
+from hermesflow.budget.family import costs_of
 from hermesflow.config.experiment import Config, has_judge
 from hermesflow.config.sections import Training
 from hermesflow.config.tree import training_of
 from hermesflow.evaluation.registry import image_benchmark
 from hermesflow.evaluation.worlds.generation import _ROWS as DRAWN_TOGETHER
-from hermesflow.models.showo.magvit import BATCH_PIXELS
+from hermesflow.models.lengths import Lengths
+from hermesflow.models.machines import FLOAT, FLOAT32, Load, Pass
 from hermesflow.selfplay.scoring import VQA_METHODS
 from hermesflow.selfplay.sharding import pairs_per_batch
-from hermesflow.stages.encode import SPLITS
+from hermesflow.stages.encode import SPLITS, TOGETHER
 from hermesflow.stages.evaluate import OWN_SAMPLES
 from hermesflow.training.distributed import micro_batch_size
 from hermesflow.training.pretraining import text_steps
@@ -49,14 +47,19 @@ class Rules:
     gpus: int
 
     @property
-    def decoder(self) -> Decoder:
-        """The language model."""
-        return Decoder.of(self.config)
+    def costs(self) -> Any:
+        """The arithmetic of the backbone."""
+        return costs_of(self.config)
 
     @property
-    def batches(self) -> Batches:
+    def decoder(self) -> Any:
+        """The language model."""
+        return self.costs.Decoder.of(self.config)
+
+    @property
+    def batches(self) -> Any:
         """What a batch of each kind costs."""
-        return Batches(self.config, self.decoder, self.lengths)
+        return self.costs.Batches(self.config, self.decoder, self.lengths)
 
     def load(self, rule: str, checkpoint: str | None, benchmark: str | None = None) -> Load | None:
         """The load of a rule; None where it needs no GPU."""
@@ -101,7 +104,7 @@ class Rules:
         """Codes of the real images."""
         there, _ = self.batches.pixels()
         images = sum(split_sizes(self.config)[split] for split in SPLITS)
-        together = max(BATCH_PIXELS // self.config.data.image_size**2, 1)
+        together = max(TOGETHER // self.config.data.image_size**2, 1)
         return Load(there.passes(images, together=together), self.batches.pixel_peak(together), FLOAT32)
 
     def judge(self) -> Load:
@@ -127,13 +130,18 @@ class Rules:
             "scored": length.text - 2,
         }
         drawn = {"prompts": own.t2i_batch_size, "prompt_length": length.drawing, "rows": own.t2i_batch_size}
-        masked = expected_masked("cosine", tokens=decoder.image_tokens)
+        masked = self.costs.expected_masked("cosine", tokens=decoder.image_tokens)
         passes = [
-            self.batches.trained(text_scoring(decoder, **texts)).repeated(own.steps),
-            self.batches.trained(image_scoring(decoder, **drawn, scored=masked)).repeated(own.steps - text_steps(own)),
+            self.batches.trained(self.costs.text_scoring(decoder, **texts)).repeated(own.steps),
+            self.batches.trained(self.costs.image_scoring(decoder, **drawn, scored=masked)).repeated(
+                own.steps - text_steps(own)
+            ),
             Pass(own.steps, 0, OPTIMISER_BYTES * decoder.parameters),
         ]
-        calls = [*text_calls(decoder, **texts), *image_calls(decoder, **drawn, scored=decoder.image_tokens)]
+        calls = [
+            *self.costs.text_calls(decoder, **texts),
+            *self.costs.image_calls(decoder, **drawn, scored=decoder.image_tokens),
+        ]
         return Load(
             passes, self.batches.training_peak(calls, precision=FLOAT32, processes=1, accumulated=False), FLOAT32
         )
@@ -172,7 +180,7 @@ class Rules:
         batches = training.steps * training.batch_size / pairs
         passes = [self.batches.scored(work) for work in self.batches.pair_scoring(training, pairs)]
         precision = self.config.runtime.precision
-        peak = scoring_peak(self.decoder, self.batches.pair_calls(pairs, "pair"), precision=precision)
+        peak = self.costs.scoring_peak(self.decoder, self.batches.pair_calls(pairs, "pair"), precision=precision)
         return Load([one.repeated(batches) for one in passes], peak, precision)
 
     def train(self, checkpoint: str) -> Load:
@@ -212,7 +220,7 @@ class Rules:
         more = QUESTIONS_OF_BENCHMARKS if judged else 0
         drawn, peak = self.batches.drawn(DRAWN_TOGETHER, DRAWN_TOGETHER)
         passes = [one.repeated(images / DRAWN_TOGETHER) for one in drawn]
-        together = max(BATCH_PIXELS // self.config.data.image_size**2, 1)
+        together = max(TOGETHER // self.config.data.image_size**2, 1)
         passes += self.batches.pixels()[1].passes(images if judged else 0, together=together)
         peaks = [peak, self.batches.size * self.decoder.parameters + self.batches.pixel_peak(together)]
         most, longest = self.config.scoring.batch_images, self.config.sampling.captions.max_new_tokens
@@ -236,7 +244,7 @@ class Rules:
     def grade(self, benchmark: str) -> Load:
         """Pixels of these images, what the graders make of them, and answers about real ones if it asks for them."""
         own, length = drawings(self.config)[benchmark], self.lengths
-        together = max(BATCH_PIXELS // self.config.data.image_size**2, 1)
+        together = max(TOGETHER // self.config.data.image_size**2, 1)
         grading = graders.grading(self.config, benchmark, length)
         passes = [*self.batches.pixels()[1].passes(own.total, together=together), *grading.passes]
         peak = self.batches.pixel_peak(together) + grading.weights
@@ -253,7 +261,7 @@ class Rules:
         """Codes of the pictures of a column's tasks, and an answer to every question."""
         assert self.config.benchmarks and self.config.benchmarks.understanding
         own = self.config.benchmarks.understanding
-        together = max(BATCH_PIXELS // self.config.data.image_size**2, 1)
+        together = max(TOGETHER // self.config.data.image_size**2, 1)
         passes: list[Pass] = []
         peaks: list[float] = [self.batches.size * self.decoder.parameters + self.batches.pixel_peak(together)]
         for task in tasks_of(self.config, (column,)):

@@ -11,13 +11,13 @@ from tabulate import tabulate
 
 from hermesflow.budget import graders
 from hermesflow.budget.benchmarks import drawings, tasks_of
-from hermesflow.budget.decoder import Decoder
-from hermesflow.budget.lengths import Lengths
-from hermesflow.budget.machines import BANDWIDTH_UTILISATION, Machine, machine_of
+from hermesflow.budget.family import costs_of
 from hermesflow.budget.plan import BENCHMARK_BOUNDS, BOUNDS, Line, added, by, plan
 from hermesflow.config.experiment import BASE, Config
 from hermesflow.config.judges import Endpoint
 from hermesflow.evaluation.registry import image_benchmark
+from hermesflow.models.lengths import Lengths
+from hermesflow.models.machines import BANDWIDTH_UTILISATION, Machine, machine_of
 
 GB = 1e9
 _ALL = "all"
@@ -69,7 +69,7 @@ def as_json(config: Config, machines: Sequence[Machine], *, lengths: Lengths, ut
     plans = {m.name: plan(config, m, lengths=lengths, utilisation=utilisation) for m in machines}
     content = {
         "config": config.name,
-        "parameters": Decoder.of(config).parameters,
+        "parameters": costs_of(config).Decoder.of(config).parameters,
         "lengths": asdict(lengths),
         "assumptions": _bounds(config, lengths, utilisation),
         "machines": {
@@ -93,7 +93,7 @@ def as_text(config: Config, machines: Sequence[Machine], *, lengths: Lengths, ut
     grids.append(_grid("checkpoint", [by("checkpoint", lines) for lines in plans], machines))
     if config.benchmarks:
         grids.append(_grid("benchmark", [by("benchmark", lines) for lines in plans], machines))
-    decoder = Decoder.of(config)
+    decoder = costs_of(config).Decoder.of(config)
     shape = f"{_short(decoder.parameters)} parameters, {decoder.image_tokens:,} tokens an image"
     parts = [
         f"Plan of config {config.name}: {shape}, {len(config.seeds)} seeds.",

@@ -25,7 +25,7 @@ def add_commands(commands: Any) -> None:
     fetch = new_command(commands, "fetch", "fetch what a config needs from the hub and check it", _fetch)
     fetch.add_argument("--pin", action="store_true", help="print revisions and checksums to put into the config")
     reference = commands.add_parser("fid-reference", help="statistics of COCO's real images for the FID")
-    reference.add_argument("--config", type=Path, default=Path("config/showo.yaml"), help="default config/showo.yaml")
+    reference.add_argument("--config", type=Path, required=True, help="a config with section benchmarks.coco")
     reference.add_argument("--images", type=Path, required=True, help="folder of COCO's val2014")
     reference.add_argument("--threads", type=positive, default=1, help="CPU threads (default 1)")
     reference.set_defaults(run=_fid_reference)
@@ -36,7 +36,7 @@ def add_commands(commands: Any) -> None:
         add_option(export, option)
     export.add_argument("--to", type=Path, required=True, help="a new folder")
     parity = commands.add_parser("geneval-parity", help="hold our GenEval against a results file of the original")
-    parity.add_argument("--config", type=Path, default=Path("config/showo.yaml"), help="default config/showo.yaml")
+    parity.add_argument("--config", type=Path, required=True, help="a config with section benchmarks.geneval")
     parity.add_argument("--theirs", type=Path, required=True, help="results.jsonl of evaluate_images.py")
     parity.add_argument("--images", type=Path, help="the images it graded; without them only the rules are compared")
     parity.add_argument("--threads", type=positive, default=1, help="CPU threads (default 1)")
@@ -73,10 +73,10 @@ def _plan_command(commands: Any) -> None:
 
 def _plan(arguments: argparse.Namespace) -> None:
     from hermesflow.budget import table
-    from hermesflow.budget.lengths import QUESTIONS, Lengths
-    from hermesflow.budget.machines import MACHINES, UTILISATION
     from hermesflow.config.load import load_config
     from hermesflow.core.errors import ConfigError
+    from hermesflow.models.lengths import QUESTIONS, Lengths
+    from hermesflow.models.machines import MACHINES, UTILISATION
 
     utilisation = arguments.utilisation or UTILISATION
     if not 0 < utilisation <= 1:

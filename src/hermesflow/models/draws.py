@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+KEEP_BELOW = 0.75
+"""Rows of texts that ended are dropped when fewer than this share are left."""
 _BLOCK = 64  # entries whose weights are added up before one is drawn
 
 

@@ -15,9 +15,7 @@ from torch import Tensor
 
 from hermesflow.config.sections import Decoding
 from hermesflow.models.backbone import UnifiedModel
-from hermesflow.models.draws import inverse_cdf, sessions, uniforms_per_row
-
-KEEP_BELOW = 0.75  # rows that ended are dropped when fewer than this share are left
+from hermesflow.models.draws import KEEP_BELOW, inverse_cdf, sessions, uniforms_per_row
 
 
 @torch.inference_mode()

@@ -18,13 +18,7 @@ from hermesflow.core.errors import ConfigError, DataError
 from hermesflow.core.files import write_table
 from hermesflow.core.progress import Progress
 from hermesflow.evaluation.lmms import PROGRESS
-from hermesflow.evaluation.lmms.answering import (
-    Pictures,
-    Stopping,
-    answers,
-    by_picture,
-    likelihoods,
-)
+from hermesflow.evaluation.lmms.answering import Pictures, Stopping, answers, by_picture, likelihoods
 from hermesflow.evaluation.registry import benchmark_of
 from hermesflow.models.backbone import load_codec, load_model
 from hermesflow.models.loading import DTYPES

@@ -18,6 +18,12 @@ BANDWIDTH_UTILISATION = 0.7
 """Share of a GPU's memory bandwidth that is reached; a guess."""
 
 
+FLOAT = 4
+"""Bytes of a float32."""
+FLOAT32 = "no"
+"""Name of float32 among the precisions of a config."""
+
+
 @dataclass(frozen=True)
 class Gpu:
     """One GPU as its data sheet has it."""
@@ -90,6 +96,16 @@ class Pass:
     def repeated(self, times: float) -> Pass:
         """So many times as many."""
         return Pass(self.times * times, self.flops, self.read, self.tokens)
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one seed's job or jobs of a rule, for one checkpoint, put on GPUs."""
+
+    passes: list[Pass]
+    memory: float
+    """Bytes of a GPU at the peak."""
+    precision: str
 
 
 def total(passes: Iterable[Pass], quantity: str) -> float:

@@ -8,27 +8,23 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from hermesflow.budget import memory, pixels
-from hermesflow.budget.decoder import FLOAT, Decoder, Scored, image_decoding, image_scoring, text_decoding, text_scoring
-from hermesflow.budget.lengths import CHOICES, Lengths, expected_masked
-from hermesflow.budget.machines import Pass
-from hermesflow.budget.memory import Call
 from hermesflow.config.experiment import Config
 from hermesflow.config.sections import Objective, Training, VqaMethod
 from hermesflow.models import capacity
-from hermesflow.selfplay.sampling import KEEP_BELOW
-
-FLOAT32 = "no"
-
-
-@dataclass(frozen=True)
-class Load:
-    """What one seed's job or jobs of a rule, for one checkpoint, put on GPUs."""
-
-    passes: list[Pass]
-    memory: float
-    """Bytes of a GPU at the peak."""
-    precision: str
+from hermesflow.models.draws import KEEP_BELOW
+from hermesflow.models.lengths import CHOICES, Lengths
+from hermesflow.models.machines import FLOAT, FLOAT32, Load, Pass
+from hermesflow.models.showo.costs import memory, pixels
+from hermesflow.models.showo.costs.decoder import (
+    Decoder,
+    Scored,
+    image_decoding,
+    image_scoring,
+    text_decoding,
+    text_scoring,
+)
+from hermesflow.models.showo.costs.masked import expected_masked
+from hermesflow.models.showo.costs.memory import Call
 
 
 @dataclass(frozen=True)

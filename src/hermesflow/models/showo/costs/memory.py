@@ -13,9 +13,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hermesflow.budget.decoder import FLOAT, UNCONDITIONAL, Decoder
-from hermesflow.budget.lengths import masked_counts
 from hermesflow.models.logps import LOGITS
+from hermesflow.models.machines import FLOAT
+from hermesflow.models.showo.costs.decoder import UNCONDITIONAL, Decoder
+from hermesflow.models.showo.costs.masked import masked_counts
 from hermesflow.models.showo.sessions import GROWTH
 
 _KERNELS = 6 * 2**20

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from hermesflow.budget.machines import Pass
 from hermesflow.config.sections import ImageTokenizer
+from hermesflow.models.machines import Pass
 
 _ALIVE = 4
 """Feature maps of the widest level that exist at once: of a residual block its input, the change so far, and input and

@@ -12,16 +12,15 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from hermesflow.budget.lengths import masked_counts
-from hermesflow.budget.machines import Pass
 from hermesflow.config.experiment import Config
 from hermesflow.config.sections import Lora
 from hermesflow.data.microworld.questions import vocabulary
 from hermesflow.models import capacity
 from hermesflow.models.logps import LOGITS
+from hermesflow.models.machines import FLOAT, Pass
+from hermesflow.models.showo.costs.masked import masked_counts
 from hermesflow.models.showo.prompting import TokenIds
 
-FLOAT = 4
 PHI_WORDS = 50_295
 """Text vocabulary of the released Show-o (phi-1.5's), taken for every tokenizer but the micro world's."""
 UNCONDITIONAL = 3

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-import torch
-
 from hermesflow.config.experiment import Config
-from hermesflow.config.sections import MaskSchedule
 from hermesflow.data.microworld.questions import MAX_QUESTIONS
-from hermesflow.models.showo.masking import SCHEDULES
 
 QUESTIONS = MAX_QUESTIONS
 """Questions a pair is taken to have (`--questions`); the micro world makes at most so many."""
@@ -52,18 +47,3 @@ class Lengths:
             answer=min(config.scoring.max_answer_tokens + 1, most - 1),
             questions=questions,
         )
-
-
-def expected_masked(schedule: MaskSchedule, *, tokens: int) -> float:
-    """Image tokens that are scored of a row, on the average."""
-    ratio = (torch.arange(2000) + 0.5) / 2000
-    return max(1.0, tokens * SCHEDULES[schedule](ratio).mean().item())
-
-
-def masked_counts(tokens: int, steps: int) -> list[int]:
-    """Places that are masked when each step of MaskGIT begins, by the cosine schedule."""
-    counts = [tokens]
-    for step in range(steps - 1):
-        share = math.cos((step + 1) / steps * math.pi / 2)
-        counts.append(max(min(counts[-1] - 1, math.floor(tokens * share)), 1))
-    return counts

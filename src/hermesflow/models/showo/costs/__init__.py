@@ -1,0 +1,19 @@
+"""Arithmetic of Show-o: what a batch of each kind of work costs; `budget` asks for these names."""
+
+from hermesflow.models.showo.costs.batches import Batches
+from hermesflow.models.showo.costs.decoder import Decoder, image_scoring, text_scoring
+from hermesflow.models.showo.costs.masked import expected_masked
+from hermesflow.models.showo.costs.memory import image_calls, scoring_peak, text_calls
+from hermesflow.models.showo.costs.pixels import saved_bytes
+
+__all__ = [
+    "Batches",
+    "Decoder",
+    "expected_masked",
+    "image_calls",
+    "image_scoring",
+    "saved_bytes",
+    "scoring_peak",
+    "text_calls",
+    "text_scoring",
+]
