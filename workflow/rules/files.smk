@@ -34,7 +34,7 @@ def previous_preferences(wildcards):
 
 def draw_shards(benchmark):
     """Shards a benchmark's images are drawn in."""
-    return benchmark_sections.shards_of(benchmark, SHARDS)
+    return benchmarks.shards_of(benchmark, SHARDS)
 
 
 def already(*paths):
