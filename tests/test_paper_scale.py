@@ -29,7 +29,7 @@ STAGES = (
 )
 RUN = """
 import shlex, sys
-from hermesflow.cli import main
+from hermesflow.cli.main import main
 where = sys.argv[1:3]
 for line in sys.argv[3:]:
     if main([*shlex.split(line), *where]):
