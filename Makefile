@@ -15,7 +15,7 @@ COMMA := ,
 LMMS ?= .venv-lmms
 LMMS_EVAL = lmms-eval==0.7.3
 
-.PHONY: help setup lmms demo smoke paper report ui test test-lmms test-cluster test-faults lint bench full-size dvc restore
+.PHONY: help setup lmms demo smoke paper report ui test test-kills test-lmms test-cluster test-faults lint bench full-size dvc restore
 
 help:
 	@echo "make demo     set up, run the whole paper at micro scale, write results/micro/report.html"
@@ -23,9 +23,10 @@ help:
 	@echo "make paper    seeds $(SEEDS), then docs/results/micro/"
 	@echo "make ui       MLflow on the runs        make report   the HTML report again"
 	@echo "make test     set up and run the tests  make lint     style and types"
+	@echo "make test-kills  make smoke, killed at ten random moments: the same files"
 	@echo "make lmms     set up lmms-eval          make test-lmms  run the tests that need it"
 	@echo "make test-cluster  the smoke DAG through a real Slurm on this machine; make test-faults with accidents"
-	@echo "make bench    hot paths against their limits  make dvc      regenerate dvc.yaml, schema, config/README.md"
+	@echo "make bench    hot paths against their limits  make dvc      regenerate DVC's files, schema, config/README.md"
 	@echo "make full-size  one Pair-DPO step and two drawing steps of 1.3B on the CPU: 22 GiB of memory, some minutes"
 	@echo "make restore  results of the current config from DVC's cache"
 
@@ -74,6 +75,9 @@ test: $(VENV)/.installed-dev
 test-lmms: $(LMMS)/.installed $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(LMMS)/bin/python -m pytest -m lmms tests/lmms
 	$(RUN) OMP_NUM_THREADS=1 LMMS_PYTHON=$(abspath $(LMMS))/bin/python python -m pytest -m lmms tests/workflow
+
+test-kills: $(VENV)/.installed-dev
+	$(RUN) OMP_NUM_THREADS=1 python -m pytest -m kills tests/workflow
 
 # A Slurm of its own on this machine: root, slurm-wlm and munge (tests/cluster/install.sh).
 test-cluster test-faults: $(VENV)/.installed-dev

@@ -1,6 +1,6 @@
 # The whole experiment of one config file: `snakemake` runs config/micro.yaml,
 # `snakemake --configfile config/smoke.yaml` another one, `--config seeds=[0,1,2]` other seeds.
-# The rules are the one description of the steps; dvc.yaml is generated from them (`make dvc`).
+# The rules are the one description of the steps; DVC's files are generated from them (`make dvc`).
 from snakemake.utils import min_version
 
 min_version("9.27")

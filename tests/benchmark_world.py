@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 
 from benchmark_models import save_clip, save_detector, save_vilt
 from hermesflow.config.benchmarks import Benchmarks, Understanding
-from hermesflow.config.experiment import Config, load_config
+from hermesflow.config.experiment import Config
 from hermesflow.config.judges import AnyJudge, LocalVlm
+from hermesflow.config.load import load_config
 from hermesflow.config.sections import Source
 from hermesflow.core.files import Layout, sha256
 from hermesflow.core.images import write_images

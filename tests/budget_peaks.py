@@ -15,7 +15,8 @@ import torch
 
 from hermesflow.budget.decoder import Decoder
 from hermesflow.budget.memory import Call, image_calls, text_calls
-from hermesflow.config.experiment import Config, load_config
+from hermesflow.config.experiment import Config
+from hermesflow.config.load import load_config
 from hermesflow.config.sections import Decoding, ImageSampling
 from hermesflow.models.backbone import new_model, recompute_activations
 from hermesflow.models.showo import sessions

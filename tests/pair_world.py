@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from hermesflow.config.experiment import Config, as_plain, load_config
+from hermesflow.config.experiment import Config, as_plain
+from hermesflow.config.load import load_config
 from hermesflow.config.sections import Training
 from hermesflow.core.files import Layout, write_table
 from hermesflow.core.images import ImageForm, write_images

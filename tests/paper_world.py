@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import processors
 from transformers import AutoModel, BertConfig, MPNetConfig, PreTrainedTokenizerFast
 
-from hermesflow.config.experiment import load_config
+from hermesflow.config.load import load_config
 from hermesflow.models.backbone import new_model
 from hermesflow.models.showo.magvit import MagVitV2
 from hub_server import HubServer

@@ -8,7 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from hermesflow.config.experiment import Config, load_config
+from hermesflow.config.experiment import Config
+from hermesflow.config.load import load_config
 from hermesflow.evaluation.bootstrap import COLUMNS
 from hermesflow.evaluation.metrics import GENEVAL_KINDS
 

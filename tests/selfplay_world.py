@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hermesflow.config.experiment import Config, load_config
+from hermesflow.config.experiment import Config
+from hermesflow.config.load import load_config
 from hermesflow.core.files import Layout
 from hermesflow.core.images import write_images
 from hermesflow.data.microworld.world import make_pairs

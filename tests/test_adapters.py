@@ -11,8 +11,9 @@ import torch
 from peft import PeftModel
 
 from hermesflow.config import provenance
-from hermesflow.config.experiment import load_config
+from hermesflow.config.load import load_config
 from hermesflow.config.sections import Lora
+from hermesflow.config.tree import training_of
 from hermesflow.core.errors import ConfigError
 from hermesflow.core.files import Layout, read_weights
 from hermesflow.models.backbone import load_model
@@ -147,7 +148,7 @@ def test_what_is_trained_is_a_reason_to_train_again_but_not_to_score_the_referen
     section = "\ntraining:\n  lora: {rank: 4, alpha: 8, targets: [fc1]}\n"
     file.write_text(SMOKE.read_text().replace("\ntraining:\n", section))
     plain, lora = load_config(SMOKE), load_config(file)
-    assert lora.training_of("pair-1").lora == Lora(rank=4, alpha=8.0, targets=("fc1",))
+    assert training_of(lora, "pair-1").lora == Lora(rank=4, alpha=8.0, targets=("fc1",))
     changed = [s for s in ("reference", "train") if _read(plain, s) != _read(lora, s)]
     assert changed == ["train"]
 

@@ -17,7 +17,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from hermesflow.config.data import QuestionModels
-from hermesflow.config.experiment import load_config
+from hermesflow.config.load import load_config
 from hermesflow.core.errors import ConfigError
 from hermesflow.core.files import Layout
 from hermesflow.data.pairs import read_rows

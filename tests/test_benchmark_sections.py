@@ -5,7 +5,7 @@ import yaml
 
 from hermesflow.cli.fetching import sources_of
 from hermesflow.config.benchmarks import COLUMNS, Benchmarks, Understanding
-from hermesflow.config.experiment import load_config
+from hermesflow.config.load import load_config
 from hermesflow.core.errors import ConfigError
 
 SHOWO = Path(__file__).parents[1] / "config" / "showo.yaml"

@@ -11,7 +11,8 @@ from PIL import Image
 
 from benchmark_world import GENEVAL, draw_all, make_world
 from hermesflow.cli import main
-from hermesflow.config.experiment import as_plain, load_config
+from hermesflow.config.experiment import as_plain
+from hermesflow.config.load import load_config
 from hermesflow.core.images import as_tensor, read_images
 from hermesflow.evaluation.graders.geneval_detector import ColorClassifier, Detector
 from hermesflow.evaluation.graders.geneval_parity import grade_folder

@@ -14,7 +14,7 @@ import yaml
 from hermesflow.budget import disk, pixels, plan
 from hermesflow.budget.decoder import Decoder
 from hermesflow.budget.lengths import Lengths
-from hermesflow.config.experiment import load_config
+from hermesflow.config.load import load_config
 from hermesflow.core.files import write_table
 from hermesflow.core.images import write_images
 from hermesflow.models.backbone import new_model

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hermesflow.budget import decoder, pixels
 from hermesflow.budget.decoder import Decoder, image_decoding, image_scoring, text_decoding, text_scoring
 from hermesflow.budget.machines import forwards, total
-from hermesflow.config.experiment import load_config
+from hermesflow.config.load import load_config
 from hermesflow.config.sections import Decoding, ImageSampling, ImageTokenizer, Lora
 from hermesflow.core.seeding import generator
 from hermesflow.models import capacity, kernels, logps

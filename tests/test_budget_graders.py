@@ -13,8 +13,8 @@ from hermesflow.budget.lengths import Lengths
 from hermesflow.budget.machines import total
 from hermesflow.budget.rules import Rules
 from hermesflow.cli import main
-from hermesflow.config.experiment import load_config
 from hermesflow.config.judges import LocalVlm, Prices
+from hermesflow.config.load import load_config
 from hermesflow.config.sections import Source
 from hermesflow.evaluation.graders.inception import Inception
 

@@ -18,7 +18,7 @@ from hermesflow.budget.plan import added, by, places, plan
 from hermesflow.budget.rules import Rules
 from hermesflow.cli import main
 from hermesflow.config.benchmarks import BENCHMARKS
-from hermesflow.config.experiment import load_config
+from hermesflow.config.load import load_config
 from hermesflow.core.errors import ConfigError
 from hermesflow.core.seeding import generator
 from hermesflow.models import kernels

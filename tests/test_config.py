@@ -6,8 +6,10 @@ import yaml
 
 from hermesflow.cli.fetching import sources_of
 from hermesflow.config import reference
-from hermesflow.config.experiment import as_plain, config_schema, load_config
+from hermesflow.config.experiment import as_plain, config_schema
+from hermesflow.config.load import load_config
 from hermesflow.config.sections import Training
+from hermesflow.config.tree import generations_after, iteration, reference_of, sampled_checkpoints, training_of
 from hermesflow.core import hub
 from hermesflow.core.errors import ConfigError, FetchError
 
@@ -80,7 +82,7 @@ def test_the_paper_s_scale_has_the_paper_s_figures():
     training = config.training
     assert (training.steps, training.learning_rate, training.weight_decay, training.beta) == (3000, 2e-5, 0.01, 0.2)
     assert (training.batch_size, config.runtime.train_processes) == (8 * 4, 8)
-    assert [config.iteration(f"pair-{i}") for i in (1, 2, 3)] == [1, 2, 3]
+    assert [iteration(config, f"pair-{i}") for i in (1, 2, 3)] == [1, 2, 3]
 
 
 def test_nothing_of_the_paper_s_scale_is_fetched_without_pins():
@@ -112,7 +114,7 @@ def test_released_weights_take_the_place_of_training(write):
 
 def test_a_checkpoint_knows_how_many_generations_wait_for_it():
     config = load_config(SMOKE)
-    found = {name: config.generations_after(name) for name in ("base", *config.checkpoints)}
+    found = {name: generations_after(config, name) for name in ("base", *config.checkpoints)}
     assert found == {"base": 2, "pair-1": 1, "pair-2": 0, "und-1": 0, "gen-1": 0, "pair-1-n2": 0}
 
 
@@ -165,20 +167,20 @@ def test_a_whole_number_fills_a_float(write):
 
 def test_checkpoints_override_training_for_themselves_alone(write):
     config = load_config(write("checkpoints.pair-2.beta", 0.7))
-    assert config.training_of("pair-2").beta == 0.7
-    assert config.training_of("pair-1") == config.training
-    assert config.training_of("pair-2").steps == config.training.steps
+    assert training_of(config, "pair-2").beta == 0.7
+    assert training_of(config, "pair-1") == config.training
+    assert training_of(config, "pair-2").steps == config.training.steps
 
 
 def test_the_paper_s_loss_is_the_default_and_one_key_away(write):
     assert Training.__dataclass_fields__["chosen_nll_weight"].default == 0
     config = load_config(write("checkpoints.pair-2.chosen_nll_weight", 0.0))
-    assert config.training_of("pair-2").chosen_nll_weight == 0
+    assert training_of(config, "pair-2").chosen_nll_weight == 0
 
 
 def test_a_reference_is_shared_by_all_that_rest_on_the_same():
     config = load_config(ROOT / "config" / "micro.yaml")
-    shared = {name: config.reference_of(name) for name in config.checkpoints if config.reference_of(name) != name}
+    shared = {name: reference_of(config, name) for name in config.checkpoints if reference_of(config, name) != name}
     assert shared == {"und-1": "pair-1", "gen-1": "pair-1", "dpo-1": "pair-1"}
 
 
@@ -186,7 +188,7 @@ def test_a_reference_is_shared_by_all_that_rest_on_the_same():
 def test_what_a_reference_rests_on_is_not_shared(write, key, value):
     for changed, to, shared in (("training.beta", 0.3, True), (f"checkpoints.gen-1.{key}", value, False)):
         config = load_config(write(changed, to))
-        assert (config.reference_of("gen-1") == config.reference_of("pair-1")) == shared
+        assert (reference_of(config, "gen-1") == reference_of(config, "pair-1")) == shared
 
 
 @pytest.mark.parametrize("key", ["mode", "checkpoints.pair-1.mode"])
@@ -197,8 +199,8 @@ def test_a_switch_that_was_removed_is_named(write, key):
 
 def test_tree():
     config = load_config(SMOKE)
-    assert config.sampled_checkpoints() == ("base", "pair-1")
-    assert [config.iteration(c) for c in ("base", "pair-1", "pair-2", "und-1")] == [0, 1, 2, 1]
+    assert sampled_checkpoints(config) == ("base", "pair-1")
+    assert [iteration(config, c) for c in ("base", "pair-1", "pair-2", "und-1")] == [0, 1, 2, 1]
 
 
 def test_config_is_frozen_and_plain_again():

@@ -14,7 +14,8 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from hermesflow.config.experiment import as_plain, load_config
+from hermesflow.config.experiment import as_plain
+from hermesflow.config.load import load_config
 from hermesflow.config.sections import ImageTokenizer, Source
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout

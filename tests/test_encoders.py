@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hermesflow.config.experiment import load_config
+from hermesflow.config.load import load_config
 from hermesflow.config.sections import Encoder, Source
 from hermesflow.core.errors import ArtifactError, ConfigError, FetchError
 from hermesflow.models.sentence_encoder import SentenceEncoder, encoder_folder, load_choice_encoder, load_encoder, pool

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from huggingface_hub import constants
 
-from hermesflow.config.experiment import load_config
+from hermesflow.config.load import load_config
 from hermesflow.core.errors import ConfigError, DataError, FetchError
 from hermesflow.core.files import Layout
 from hermesflow.data.pairs import read_pairs, read_rows

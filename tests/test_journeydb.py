@@ -15,7 +15,7 @@ import pytest
 from huggingface_hub import constants
 
 from hermesflow.cli.main import main
-from hermesflow.config.experiment import load_config
+from hermesflow.config.load import load_config
 from hermesflow.core.errors import DataError
 from hermesflow.core.files import Layout, read_json
 from hermesflow.data.pairs import images_of, read_pairs, read_rows, validate

@@ -212,7 +212,7 @@ def test_measure_is_perfect_on_real_images_and_lower_on_wrong_ones(world):
 
 
 def test_reconstruct_keeps_order_whatever_the_batch(images):
-    from hermesflow.config.experiment import load_config
+    from hermesflow.config.load import load_config
     from hermesflow.models.showo.magvit import MagVitV2
 
     tokenizer = MagVitV2(load_config("config/smoke.yaml").image_tokenizer).eval()

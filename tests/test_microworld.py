@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from hermesflow.config.experiment import load_config
+from hermesflow.config.load import load_config
 from hermesflow.config.sections import Data
 from hermesflow.data.microworld.captions import Facts, Mention, relation_of
 from hermesflow.data.microworld.questions import QUESTION_KINDS

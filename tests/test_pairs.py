@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from hermesflow.config.experiment import load_config
+from hermesflow.config.load import load_config
 from hermesflow.config.sections import Data
 from hermesflow.core.errors import DataError
 from hermesflow.data import pairs

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from hermesflow.config.experiment import load_config
+from hermesflow.config.load import load_config
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout, read_json, sha256, write_json
 from hermesflow.report.publish import fill, fill_dag, fill_readme, publish

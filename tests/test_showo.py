@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 import omni_attention as attention
-from hermesflow.config.experiment import load_config
+from hermesflow.config.load import load_config
 from hermesflow.core.errors import ArtifactError
 from hermesflow.models.backbone import load_model, new_model
 from hermesflow.models.showo import prompting

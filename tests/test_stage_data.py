@@ -9,7 +9,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from hermesflow.config.experiment import Config, load_config
+from hermesflow.config.experiment import Config
+from hermesflow.config.load import load_config
 from hermesflow.core.errors import DataError
 from hermesflow.core.files import Layout, read_json
 from hermesflow.data.microworld.captions import GENEVAL_KINDS

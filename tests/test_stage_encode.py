@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from hermesflow.config.experiment import Config, load_config
+from hermesflow.config.experiment import Config
+from hermesflow.config.load import load_config
 from hermesflow.core.files import Layout
 from hermesflow.core.images import ImageForm, read_images
 from hermesflow.data.microworld.world import make_pairs

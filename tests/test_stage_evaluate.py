@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from hermesflow.config.experiment import load_config
+from hermesflow.config.load import load_config
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout, read_json, read_table
 from hermesflow.core.images import ImageForm, read_form, read_images, write_images

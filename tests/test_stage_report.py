@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 import torch
 
-from hermesflow.config.experiment import Config, load_config
+from hermesflow.config.experiment import Config
+from hermesflow.config.load import load_config
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout, write_json, write_table, write_weights
 from hermesflow.core.images import write_images

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from hermesflow.config.benchmarks import Benchmarks, Understanding
-from hermesflow.config.experiment import Config, load_config
+from hermesflow.config.experiment import Config
 from hermesflow.config.judges import LocalVlm
+from hermesflow.config.load import load_config
 from hermesflow.config.sections import Source
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout, read_json, write_json, write_table, write_weights

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hermesflow.config.experiment import load_config
+from hermesflow.config.load import load_config
 from hermesflow.core.files import Layout
 from hermesflow.data.microworld.world import make_pairs
 from hermesflow.data.pairs import write_pairs

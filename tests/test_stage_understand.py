@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from hermesflow.config.benchmarks import COLUMNS, Benchmarks, Understanding
-from hermesflow.config.experiment import load_config
+from hermesflow.config.load import load_config
 from hermesflow.core.errors import ConfigError, DataError
 from hermesflow.core.files import Layout
 from hermesflow.evaluation.lmms.karpathy import SPLITS

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from hermesflow.cli import main
-from hermesflow.config.experiment import load_config
+from hermesflow.config.load import load_config
 from hermesflow.core.files import Layout
 from hermesflow.tracking import runs, spool
 from hermesflow.tracking.delivery import Mlflow
@@ -94,7 +94,7 @@ def test_another_beta_is_another_run_of_that_checkpoint_alone(tmp_path):
 def test_many_processes_at_once_on_a_new_database(tmp_path):
     code = (
         "import sys, pathlib; from hermesflow.tracking import runs; from hermesflow.core.files import Layout\n"
-        "from hermesflow.config.experiment import load_config\n"
+        "from hermesflow.config.load import load_config\n"
         "layout = Layout(pathlib.Path(sys.argv[2]) / 'smoke')\n"
         "run = runs.open_run(load_config(sys.argv[1]), layout, 0, sys.argv[3])\n"
         "run.log({'loss': 1.0}, step=1)\n"

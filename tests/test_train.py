@@ -10,6 +10,7 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 
 from hermesflow.config.experiment import Config
+from hermesflow.config.tree import reference_of
 from hermesflow.core.errors import ArtifactError, ConfigError, DataError, HermesflowError
 from hermesflow.core.files import Layout, read_json, read_weights, write_json
 from hermesflow.models.backbone import load_model
@@ -47,7 +48,7 @@ def layout(world, tmp_path) -> Layout:
 
 def trained(config: Config, layout: Layout, checkpoint: str = CHECKPOINT) -> pd.DataFrame:
     """Run both stages; the history."""
-    reference.run(config, layout, seed=0, checkpoint=config.reference_of(checkpoint))
+    reference.run(config, layout, seed=0, checkpoint=reference_of(config, checkpoint))
     train.run(config, layout, seed=0, checkpoint=checkpoint)
     return pd.read_csv(model_folder(layout, checkpoint) / "history.csv")
 

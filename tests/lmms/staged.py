@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from hermesflow.config.benchmarks import Benchmarks, Understanding
-from hermesflow.config.experiment import Config, load_config
+from hermesflow.config.experiment import Config
+from hermesflow.config.load import load_config
 from hermesflow.core.files import Layout
 from hermesflow.stages import understand
 

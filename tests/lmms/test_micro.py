@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
-from hermesflow.config.experiment import load_config
+from hermesflow.config.load import load_config
 from hermesflow.core.files import Layout
 from hermesflow.core.images import as_tensor
 from hermesflow.evaluation.lmms.answering import Pictures

@@ -8,7 +8,7 @@ import pytest
 import torch
 from datasets import Image
 
-from hermesflow.config.experiment import load_config
+from hermesflow.config.load import load_config
 from hermesflow.core.files import Layout
 from hermesflow.data.pairs import images_of, read_pairs
 from hermesflow.evaluation.benchmarks.pope import SPLITS

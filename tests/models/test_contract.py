@@ -9,7 +9,7 @@ import pytest
 import torch
 from tests.support.plain_paths import PLAIN
 
-from hermesflow.config.experiment import load_config
+from hermesflow.config.load import load_config
 from hermesflow.config.sections import Decoding
 from hermesflow.core.images import as_tensor, write_images
 from hermesflow.data.microworld.world import make_pairs

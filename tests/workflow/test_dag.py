@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hermesflow.cli.dvc import GATHERED_BY, dvc_yaml, is_mirror, stages_of
+from hermesflow.cli.dvc import FOLDER, GATHERED_BY, MIRROR, dvc_files, is_mirror, stages_of
 from hermesflow.cli.main import LAUNCHED, STAGES
 from hermesflow.config.benchmarks import BENCHMARKS as REGISTERED
 from hermesflow.config.benchmarks import COLUMNS, DRAWN
-from hermesflow.config.experiment import load_config
+from hermesflow.config.digests import step_digests
+from hermesflow.config.load import load_config
 from test_benchmark_seam import example
 
 from .conftest import REPOSITORY
@@ -205,17 +206,17 @@ def test_the_file_of_prompts_is_an_input_where_it_is_there(fresh):
     assert readers == {(rule, "geneval") for rule in ("draw", "gather_drawn", "grade")}
 
 
-def test_a_benchmark_is_a_stage_of_dvc_with_its_own_section_alone(paper_jobs):
+def test_a_benchmark_is_a_stage_of_dvc_with_its_own_digest_alone(paper_jobs):
     config = load_config(SHOWO)
-    some = [job for job in paper_jobs if job["rule"] in BENCHMARKS and job["wildcards"]["seed"] == "1"]
-    stages = stages_of([job for job in some if job["wildcards"]["checkpoint"] == "pair-2"], config, SHOWO)
-    drawn = stages["gather_drawn-seed1-pair-2-coco"]
+    of_benchmarks = [job for job in paper_jobs if job["rule"] in BENCHMARKS]
+    files = stages_of(of_benchmarks, config, SHOWO)
+    assert set(files) == {FOLDER / f"seed{s}" / c / MIRROR for s in (0, 1, 2) for c in ("base", *config.checkpoints)}
+    stages = files[FOLDER / "seed1" / "pair-2" / MIRROR]
+    drawn = stages["gather_drawn-coco"]
     assert "--allowed-rules draw gather_drawn -- results/showo/seed1/pair-2/benchmarks/coco/" in drawn["cmd"]
-    assert drawn["params"] == [{"config/showo.yaml": ["benchmarks.coco.captions", "sampling.images"]}]
-    (params,) = stages["grade-seed1-pair-2-gap"]["params"]
-    judge = [f"benchmarks.gap.judge.{key}" for key in ("base_url", "kind", "model", "prices")]  # not cache and pace
-    assert params == {"config/showo.yaml": [*judge, "scoring"]}
-    assert "results/showo/seed1/pair-2/benchmarks/vqav2/lmms" in stages["understand-seed1-pair-2-vqav2"]["outs"]
+    assert drawn["params"] == [{"results/showo/digests.json": ["draw-pair-2-coco", "gather_drawn-pair-2-coco"]}]
+    assert stages["grade-gap"]["params"] == [{"results/showo/digests.json": ["grade-pair-2-gap"]}]
+    assert "results/showo/seed1/pair-2/benchmarks/vqav2/lmms" in stages["understand-vqav2"]["outs"]
 
 
 def test_one_job_at_a_time_asks_the_judge():
@@ -267,29 +268,64 @@ def test_lint_finds_nothing_but_what_is_meant(fresh):
     assert not [line for line in found if not any(words in line for words in meant)]
 
 
-def test_committed_dvc_yaml_is_generated_from_the_rules(monkeypatch):
+def test_committed_dvc_files_are_generated_from_the_rules(monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     path = REPOSITORY / "config" / "micro.yaml"
-    assert (REPOSITORY / "dvc.yaml").read_text() == dvc_yaml(path), "run `make dvc`"
-    assert is_mirror(REPOSITORY / "dvc.yaml", path, [0])
-    assert not is_mirror(REPOSITORY / "dvc.yaml", REPOSITORY / "config" / "smoke.yaml", [0])
-    assert not is_mirror(REPOSITORY / "dvc.yaml", path, [0, 1])
+    files = dvc_files(path)
+    committed = {file: file.read_text() for file in (MIRROR, *FOLDER.rglob(MIRROR.name))}
+    assert committed == files, "run `make dvc`"
+    assert is_mirror(MIRROR, path, [0])
+    assert not is_mirror(MIRROR, REPOSITORY / "config" / "smoke.yaml", [0])
+    assert not is_mirror(MIRROR, path, [0, 1])
 
 
 def test_every_rule_has_its_dvc_stage_with_the_same_files(fresh, jobs):
     fresh.run(sys.executable, "-m", "hermesflow", "dvc", "--config", "config/tiny.yaml")
-    stages = yaml.safe_load((fresh.root / "dvc.yaml").read_text())["stages"]
+    stages = mirrored(fresh)
+    assert stages.pop((MIRROR, "digests"))["outs"] == ["results/tiny/digests.json"]
     kept = [job for job in jobs if job["rule"] not in {"all", *GATHERED_BY}]
-    names = ["-".join([job["rule"], *([c] if (c := job["wildcards"].get("checkpoint")) else [])]) for job in kept]
+    names = [(file_of(job), job["rule"]) for job in kept]
     assert sorted(stages) == sorted(names)
+    steps = step_digests(load_config(fresh.config))
     for name, job in zip(names, kept, strict=True):
         stage = stages[name]
+        assert (fresh.root / name[0].parent / stage.get("wdir", "")).resolve() == fresh.root
         assert sorted([*stage["outs"], *stage.get("metrics", [])]) == job["output"]
-        inside = [path for path in job["input"] if "/shards/" not in path]
-        assert set(inside) <= set(stage["deps"])
-        assert "src/hermesflow/config/experiment.py" in stage["deps"]
-        assert f"src/hermesflow/stages/{job['rule']}.py" in stage["deps"]
+        assert {path for path in job["input"] if "/shards/" not in path} <= set(stage.get("deps", []))
+        assert not [path for path in stage.get("deps", []) if path.startswith("src/")]
+        ((file, digests),) = stage["params"][0].items()
+        assert file == "results/tiny/digests.json" and set(digests) <= steps.keys()
+        assert {digest.removesuffix(f"-{job['wildcards'].get('checkpoint')}") for digest in digests} == {
+            job["rule"],
+            *(rule for rule, gathering in GATHERED_BY.items() if gathering == job["rule"]),
+        }
     assert not [path for stage in stages.values() for path in stage["outs"] if "/shards/" in path]
+
+
+def mirrored(clone):
+    """The DVC stages of a clone, by file and name."""
+    files = [MIRROR, *(path.relative_to(clone.root) for path in (clone.root / FOLDER).rglob(MIRROR.name))]
+    texts = {file: yaml.safe_load((clone.root / file).read_text())["stages"] for file in files}
+    return {(file, name): stage for file, stages in texts.items() for name, stage in stages.items()}
+
+
+def file_of(job):
+    """Where the stage of a job is to be."""
+    seed, checkpoint = job["wildcards"].get("seed"), job["wildcards"].get("checkpoint", "base")
+    return FOLDER / f"seed{seed}" / checkpoint / MIRROR if seed else MIRROR
+
+
+def test_files_of_other_checkpoints_are_removed(fresh):
+    stale = fresh.root / FOLDER / "seed7" / "pair-9" / MIRROR
+    stale.parent.mkdir(parents=True)
+    for path in (stale, stale.with_suffix(".lock")):
+        path.write_text("")
+    current = fresh.root / FOLDER / "seed0" / "pair-1" / "dvc.lock"
+    current.parent.mkdir(parents=True, exist_ok=True)
+    current.write_text("")
+    fresh.run(sys.executable, "-m", "hermesflow", "dvc", "--config", "config/tiny.yaml")
+    assert not stale.exists() and not stale.with_suffix(".lock").exists() and current.exists()
+    current.unlink()
 
 
 def test_dvc_refuses_a_mirror_of_another_tree(fresh):
@@ -301,6 +337,20 @@ def test_dvc_refuses_a_mirror_of_another_tree(fresh):
     finally:
         fresh.config.write_text(text)
     assert "another tree of checkpoints" in out
+
+
+def test_dvc_refuses_steps_of_code_that_was_changed_meanwhile(fresh):
+    fresh.run(sys.executable, "-m", "hermesflow", "dvc", "--config", "config/tiny.yaml")
+    digests = ("digests", "--config", "config/tiny.yaml", "--steps", "results/tiny/digests.json")
+    fresh.run(sys.executable, "-m", "hermesflow", *digests)
+    command = ("env", "DVC_STAGE=x", "snakemake", "-n", "--configfile", "config/tiny.yaml")
+    fresh.run(*command)
+    losses = fresh.root / "src" / "hermesflow" / "training" / "losses.py"
+    text = losses.read_text()
+    losses.write_text(f"{text}\nCHANGED = 1\n")
+    out = fresh.run(*command, check=False)
+    losses.write_text(text)
+    assert "results/tiny/digests.json: is of other code or settings" in out
 
 
 def test_real_images_add_no_rule_but_the_files_another_site_needs(fresh):

@@ -1,5 +1,7 @@
 """The whole DAG for real on tiny sizes: run, nothing to do, DVC's promises, killed and started again."""
 
+import json
+import re
 import shutil
 import sys
 import time
@@ -8,6 +10,7 @@ import psutil
 import pytest
 import yaml
 
+from hermesflow.cli.dvc import FOLDER
 from hermesflow.core.files import read_table, sha256
 
 from .conftest import Clone, make_clone
@@ -21,8 +24,30 @@ def digests(clone):
 
 
 def run_stages(output):
-    """Names of the stages DVC says it runs."""
-    return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
+    """Stages that DVC says it runs: checkpoint and rule, or the rule alone."""
+    lines = [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
+    return {line.removeprefix("workflow/dvc/seed0/").replace("/dvc.yaml:", " ") for line in lines}
+
+
+def stale(clone):
+    """Steps that each engine calls stale, by rule and checkpoint: Snakemake's, and DVC's with all that follows them."""
+    dry = clone.snakemake("--dry-run", "--printshellcmds")
+    commands = re.findall(r" -m hermesflow (\w+) (.*)", dry)
+    rules = {(rule, (re.findall(r"--checkpoint (\S+)", rest) or [None])[0]) for rule, rest in commands}
+    clone.run("dvc", "repro", "--quiet", "digests")
+    status = json.loads(clone.run("dvc", "status", "--json"))
+    stages = {}
+    for file in (clone.root / "dvc.yaml", *(clone.root / FOLDER).rglob("dvc.yaml")):
+        address = "" if file.parent == clone.root else f"{file.relative_to(clone.root)}:"
+        read = yaml.safe_load(file.read_text())["stages"]
+        stages |= {address + name: stage for name, stage in read.items()}
+    first = following = set(status)
+    while following:
+        made = {path for name in following for path in (*stages[name]["outs"], *stages[name].get("metrics", ()))}
+        following = {name for name, stage in stages.items() if made & set(stage.get("deps", ()))} - set(status)
+        status |= dict.fromkeys(following)
+    steps = {step for name in status for step in stages[name]["params"][0]["results/tiny/digests.json"]}
+    return rules, first, steps
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +82,7 @@ def test_the_run_leaves_tables_figures_and_an_answer(finished):
 
 
 def test_mlflow_has_the_curves_and_the_report(finished):
-    from hermesflow.config.experiment import load_config
+    from hermesflow.config.load import load_config
     from hermesflow.tracking.delivery import Mlflow
 
     clone, _ = finished
@@ -111,6 +136,34 @@ def test_restored_results_are_current_without_snakemakes_memory(finished):
     assert "Nothing to be done" in clone.snakemake("--dry-run")
 
 
+def test_what_an_update_brings_reruns_nothing(finished):
+    """More than `tests/test_digests.py` sees: in the engines themselves."""
+    clone, before = finished
+    errors = clone.root / "src" / "hermesflow" / "core" / "errors.py"
+    errors.write_text(errors.read_text() + "\n\nclass NewestError(HermesflowError):\n    status = 99\n")
+    assert "Nothing to be done" in clone.snakemake("--dry-run")
+    assert run_stages(clone.run("dvc", "repro")) == {"digests"}
+    assert digests(clone) == before
+
+
+def test_one_line_of_the_loss_makes_training_stale_and_what_follows(finished):
+    clone, _ = finished
+    losses = clone.root / "src" / "hermesflow" / "training" / "losses.py"
+    text = losses.read_text()
+    losses.write_text(text.replace("F.logsigmoid(", "F.logsigmoid(1.0 * "))
+    assert losses.read_text() != text
+    snakemake, first, dvc = stale(clone)
+    assert first == {f"workflow/dvc/seed0/{name}/dvc.yaml:train" for name in ("pair-1", "pair-2")}
+    sampling = ("sample", "gather_candidates", "score", "gather_scores", "evaluate", "train")
+    second = ("prefer", "reference", "train", "evaluate")
+    steps = {*((rule, "pair-1") for rule in sampling), *((rule, "pair-2") for rule in second), ("report", None)}
+    assert snakemake == steps
+    assert dvc == {"-".join(filter(None, step)) for step in steps}
+    losses.write_text(text)
+    assert run_stages(clone.run("dvc", "repro")) == set()  # `digests` is known from before
+    assert "Nothing to be done" in clone.snakemake("--dry-run")
+
+
 def test_one_checkpoints_beta_reruns_its_own_steps_alone(finished):
     clone, before = finished
     plain = yaml.safe_load(clone.config.read_text())
@@ -123,7 +176,7 @@ def test_one_checkpoints_beta_reruns_its_own_steps_alone(finished):
         "report",
     }
     assert "\nprefer " not in wanted
-    assert run_stages(clone.run("dvc", "repro")) == {"train-pair-2", "evaluate-pair-2", "report"}
+    assert run_stages(clone.run("dvc", "repro")) == {"digests", "pair-2 train", "pair-2 evaluate", "report"}
     after = digests(clone)
     changed = {name.split("/")[1] for name in before if name.startswith("seed0/") and before[name] != after.get(name)}
     assert changed == {"pair-2"}

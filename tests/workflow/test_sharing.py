@@ -26,9 +26,9 @@ def shared(tmp_path_factory):
 
 
 def follow(clone, block, shared):
-    """Run a block as it stands, in this place and for this group; `dvc` moves the results of one stage alone."""
+    """Run a block as it stands, in this place and for this group; `dvc` moves the results of two stages alone."""
     block = block.replace("/shared/hermesflow", str(shared)).replace("chgrp lab", f"chgrp {GROUP}")
-    block = re.sub(r"(?m)^(dvc (?:push|pull|repro).*)$", r"\1 data", block)
+    block = re.sub(r"(?m)^(dvc (?:push|pull|repro).*)$", r"\1 digests data", block)
     return clone.run("bash", "-euc", block)
 
 

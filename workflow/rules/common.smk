@@ -36,23 +36,16 @@ wildcard_constraints:
     checkpoint="|".join(CHECKPOINTS),
 
 
-digest = cache(provenance.code_of)
-
-
 def code(stage):
-    """Digest of the modules behind a stage: Snakemake cannot see code behind a shell command."""
-
-    def of(wildcards):
-        return digest(stage, provenance.benchmarks_of(stage, wildcards.get("benchmark"), CONFIG))
-
-    return of
+    """Digest of the code behind a stage: Snakemake cannot see code behind a shell command."""
+    return lambda wildcards: digests.code_of(stage, CONFIG, wildcards.get("benchmark"))
 
 
 def settings(stage):
     """The values of the config keys a stage reads, for the checkpoint of a job."""
 
     def of(wildcards):
-        read = provenance.params_of(CONFIG, stage, wildcards.get("checkpoint"), wildcards.get("benchmark"))
+        read = params_of(CONFIG, stage, wildcards.get("checkpoint"), wildcards.get("benchmark"))
         return json.dumps(read, sort_keys=True)
 
     return of
@@ -60,7 +53,7 @@ def settings(stage):
 
 def urgency(wildcards):
     """Priority of a job on the way to later checkpoints; what nothing waits for (`evaluate`) has 0."""
-    return 1 + CONFIG.generations_after(wildcards.get("checkpoint", BASE))
+    return 1 + generations_after(CONFIG, wildcards.get("checkpoint", BASE))
 
 
 def growing(amount):

@@ -4,18 +4,20 @@ import os
 import shlex
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 
 import yaml
 
-from hermesflow.config import provenance
+from hermesflow.config import digests
 from hermesflow.tracking import spool
 from hermesflow.config.benchmarks import BENCHMARKS, COLUMNS, DRAWN
-from hermesflow.config.experiment import BASE, load_config
+from hermesflow.config.experiment import BASE
+from hermesflow.config.load import load_config
+from hermesflow.config.reads import params_of
+from hermesflow.config.tree import generations_after, reference_of
 from hermesflow.core.errors import ConfigError
-from hermesflow.core.files import atomic
-from hermesflow.cli.dvc import check_benchmarks, check_mirror, is_mirror
+from hermesflow.core.files import atomic, read_json
+from hermesflow.cli.dvc import check_benchmarks, check_mirror, digests_file, is_mirror
 from hermesflow.cli.running import hold_folder
 
 FOLDER_LOCK = hold_folder(Path(".snakemake"))
@@ -40,6 +42,7 @@ CONFIG_FILE = _config_file()
 CONFIG = load_config(CONFIG_FILE)
 check_benchmarks(CONFIG, CONFIG_FILE)
 SEEDS = _seeds(CONFIG_FILE)
+STEPS = digests.step_digests(CONFIG)  # of what this run executes, whatever is written into the files meanwhile
 
 if "DVC_STAGE" in os.environ:
     check_mirror(Path("dvc.yaml"), Path(CONFIG_FILE), SEEDS)

@@ -13,6 +13,7 @@ from hermesflow.budget.benchmarks import drawings, tasks_of
 from hermesflow.budget.decoder import Decoder
 from hermesflow.budget.lengths import Lengths
 from hermesflow.config.experiment import Config, has_judge
+from hermesflow.config.tree import training_of
 from hermesflow.data.microworld.captions import GENEVAL_KINDS
 from hermesflow.evaluation.registry import measured
 
@@ -105,7 +106,7 @@ def disk_of(
         return pairs * candidates * (ID_BYTES + 4 * NUMBER) + HEADER
     if rule in ("reference", "train"):
         assert checkpoint is not None
-        steps = config.training_of(checkpoint).steps
+        steps = training_of(config, checkpoint).steps
         if rule == "reference":
             return steps * config.training.batch_size * (ID_BYTES + 5 * NUMBER) + HEADER
         lora = config.training.lora

@@ -11,6 +11,7 @@ from hermesflow.budget.lengths import Lengths
 from hermesflow.budget.machines import Machine, forwards, total
 from hermesflow.budget.rules import Rules
 from hermesflow.config.experiment import BASE, Config, has_judge
+from hermesflow.config.tree import reference_of, sampled_checkpoints
 from hermesflow.evaluation.registry import image_benchmark
 
 ONCE = ("data", "tokenizer", "encode", "judge", "clip")
@@ -74,14 +75,14 @@ def places(config: Config) -> list[Place]:
     once = ONCE if has_judge(config) else ONCE[:-1]  # the extractor is the micro world's
     found = [Place(rule, None, 1) for rule in once]
     found.append(Place("base", BASE, seeds))
-    for name in config.sampled_checkpoints():
+    for name in sampled_checkpoints(config):
         found += [Place(rule, name, seeds * (shards if rule in SCATTERED else 1)) for rule in SAMPLED]
     found.append(Place("agreement", BASE, seeds))
     found += [
         Place(rule, name, seeds)
         for name in config.checkpoints
         for rule in TRAINED
-        if rule != "reference" or config.reference_of(name) == name
+        if rule != "reference" or reference_of(config, name) == name
     ]
     names = (BASE, *config.checkpoints)
     found += [Place("evaluate", name, seeds) for name in names]

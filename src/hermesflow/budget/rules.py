@@ -20,6 +20,7 @@ from hermesflow.budget.machines import Pass
 from hermesflow.budget.memory import image_calls, scoring_peak, text_calls
 from hermesflow.config.experiment import Config, has_judge
 from hermesflow.config.sections import Training
+from hermesflow.config.tree import training_of
 from hermesflow.evaluation.registry import image_benchmark
 from hermesflow.evaluation.worlds.generation import _ROWS as DRAWN_TOGETHER
 from hermesflow.models.showo.magvit import BATCH_PIXELS
@@ -166,7 +167,7 @@ class Rules:
 
     def reference(self, checkpoint: str) -> Load:
         """Log-probs of the parent on every row of training."""
-        training = self.config.training_of(checkpoint)
+        training = training_of(self.config, checkpoint)
         pairs = self.micro_batch(training)
         batches = training.steps * training.batch_size / pairs
         passes = [self.batches.scored(work) for work in self.batches.pair_scoring(training, pairs)]
@@ -176,7 +177,7 @@ class Rules:
 
     def train(self, checkpoint: str) -> Load:
         """Pair-DPO; a skill that the objective does not train is scored without gradient."""
-        training, decoder = self.config.training_of(checkpoint), self.decoder
+        training, decoder = training_of(self.config, checkpoint), self.decoder
         pairs, processes = self.micro_batch(training), self.processes(training)
         objective = self.config.checkpoints[checkpoint].objective
         texts, drawn = self.batches.pair_scoring(training, pairs)

@@ -6,6 +6,7 @@ Libraries are imported by the command that needs them.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,9 @@ def add_commands(commands: Any) -> None:
     dag = commands.add_parser("dag", help="put Snakemake's rule graph (mermaid, on stdin) into the README")
     dag.add_argument("--readme", type=Path, default=Path("README.md"), help="default README.md")
     dag.set_defaults(run=_dag)
-    dvc = new_command(commands, "dvc", "write dvc.yaml from the rules", _dvc)
-    dvc.add_argument("--output", type=Path, default=Path("dvc.yaml"), help="default dvc.yaml")
+    new_command(commands, "dvc", "write DVC's files from the rules", _dvc)
+    digests = new_command(commands, "digests", "print a digest of the code of every stage, as JSON", _digests)
+    digests.add_argument("--steps", type=Path, help="write digests of code and settings of every step to this file")
     schema = commands.add_parser("schema", help="print the JSON schema of a config file, or its table of keys")
     schema.add_argument("--markdown", action="store_true", help="the table of config/README.md")
     schema.set_defaults(run=_schema)
@@ -73,7 +75,7 @@ def _plan(arguments: argparse.Namespace) -> None:
     from hermesflow.budget import table
     from hermesflow.budget.lengths import QUESTIONS, Lengths
     from hermesflow.budget.machines import MACHINES, UTILISATION
-    from hermesflow.config.experiment import load_config
+    from hermesflow.config.load import load_config
     from hermesflow.core.errors import ConfigError
 
     utilisation = arguments.utilisation or UTILISATION
@@ -92,7 +94,7 @@ def _plan(arguments: argparse.Namespace) -> None:
 
 
 def _track(arguments: argparse.Namespace) -> None:
-    from hermesflow.config.experiment import load_config
+    from hermesflow.config.load import load_config
     from hermesflow.core.files import Layout
     from hermesflow.tracking import runs
 
@@ -109,7 +111,7 @@ def _sync(arguments: argparse.Namespace) -> None:
 
 def _fetch(arguments: argparse.Namespace) -> None:
     from hermesflow.cli.fetching import fetch_all, pinned_yaml
-    from hermesflow.config.experiment import load_config
+    from hermesflow.config.load import load_config
 
     config = load_config(arguments.config)
     if arguments.pin:
@@ -130,7 +132,7 @@ def _fid_reference(arguments: argparse.Namespace) -> None:
 
 
 def _export_images(arguments: argparse.Namespace) -> None:
-    from hermesflow.config.experiment import load_config
+    from hermesflow.config.load import load_config
     from hermesflow.core.files import Layout
     from hermesflow.evaluation.exporting import export_images
 
@@ -148,7 +150,7 @@ def _geneval_parity(arguments: argparse.Namespace) -> None:
 
 def _benchmark(path: Path, name: str, names: str) -> tuple[Any, str]:
     """A section of `benchmarks`, which names so and so, and the device of the config."""
-    from hermesflow.config.experiment import load_config
+    from hermesflow.config.load import load_config
     from hermesflow.core.errors import ConfigError
 
     config = load_config(path)
@@ -161,7 +163,7 @@ def _benchmark(path: Path, name: str, names: str) -> tuple[Any, str]:
 
 
 def _publish(arguments: argparse.Namespace) -> None:
-    from hermesflow.config.experiment import load_config
+    from hermesflow.config.load import load_config
     from hermesflow.core.files import Layout
     from hermesflow.report.publish import fill_readme, publish
 
@@ -179,12 +181,21 @@ def _dag(arguments: argparse.Namespace) -> None:
 
 
 def _dvc(arguments: argparse.Namespace) -> None:
-    from hermesflow.cli.dvc import dvc_yaml
-    from hermesflow.core.files import atomic
+    from hermesflow.cli.dvc import write_mirror
 
-    text = dvc_yaml(arguments.config)
-    with atomic(arguments.output) as temporary:
-        temporary.write_text(text)
+    write_mirror(arguments.config)
+
+
+def _digests(arguments: argparse.Namespace) -> None:
+    from hermesflow.config.digests import code_digests, step_digests
+    from hermesflow.config.load import load_config
+    from hermesflow.core.files import write_json
+
+    config = load_config(arguments.config)
+    if arguments.steps:
+        write_json(arguments.steps, step_digests(config))
+        return
+    print(json.dumps(code_digests(config), indent=2, sort_keys=True))
 
 
 def _schema(arguments: argparse.Namespace) -> None:

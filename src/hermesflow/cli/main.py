@@ -105,7 +105,8 @@ def _stage_command(commands: Any, name: str, run: Any) -> None:
 
 def _run_stage(arguments: argparse.Namespace) -> None:
     with _nothing_collected():
-        from hermesflow.config.experiment import BASE, load_config
+        from hermesflow.config.experiment import BASE
+        from hermesflow.config.load import load_config
         from hermesflow.core.errors import ConfigError
         from hermesflow.core.files import Layout
 
@@ -159,7 +160,7 @@ def _first_process() -> bool:
 
 
 def _launch(arguments: argparse.Namespace) -> None:
-    from hermesflow.config.experiment import load_config
+    from hermesflow.config.load import load_config
     from hermesflow.training.launch import launch
 
     names = ("config", "results", "threads", *STAGES[arguments.stage].takes)

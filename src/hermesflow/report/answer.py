@@ -9,6 +9,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from hermesflow.config.experiment import BASE, Config, as_plain
+from hermesflow.config.tree import training_of
 from hermesflow.core.errors import ConfigError
 from hermesflow.report.formatting import number, with_interval
 from hermesflow.report.lookup import SELF, Figures
@@ -243,7 +244,7 @@ def _limits(figures: Figures, facts: dict[str, Any], config: Config) -> list[str
         world,
         "- The paper prints neither seeds nor intervals, and different judges on the two sides of its gap.",
     ]
-    training = as_plain(config.training_of(facts["checkpoint"]))
+    training = as_plain(training_of(config, facts["checkpoint"]))
     changed = [f"{key} {training[key]} (paper {was})" for key, was in PAPER_TRAINING.items() if training[key] != was]
     if changed:
         lines.append(f"- `{facts['checkpoint']}` is not trained exactly as the paper says: {', '.join(changed)}.")

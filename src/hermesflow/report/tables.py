@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from hermesflow.config.experiment import Config
+from hermesflow.config.tree import iteration
 from hermesflow.core.files import read_table
 from hermesflow.evaluation.benchmark import ABLATION, FIDELITY, GENERATION, UNDERSTANDING, Benchmark, Column, ExtraTable
 from hermesflow.evaluation.registry import reported
@@ -202,7 +203,7 @@ def _arm(config: Config, checkpoint: str) -> str:
         return "no preference training"
     own = config.checkpoints[checkpoint]
     words = {"pair": "Pair-DPO", "product": "Pair-DPO, product", "understanding": "DPO, understanding only"}
-    arm = f"{words.get(own.objective, 'DPO, generation only')}, iteration {config.iteration(checkpoint)}"
+    arm = f"{words.get(own.objective, 'DPO, generation only')}, iteration {iteration(config, checkpoint)}"
     if own.candidates is not None:
         arm = f"{arm}, {own.candidates} candidates"
     return arm

@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 
 from hermesflow.config.experiment import Config
+from hermesflow.config.tree import iteration, training_of
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout, read_table, write_table
 from hermesflow.core.images import read_images
@@ -26,7 +27,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
         ConfigError: training settings that cannot be meant.
     """
     torch.set_num_threads(config.runtime.train_threads)
-    training = config.training_of(checkpoint)
+    training = training_of(config, checkpoint)
     accelerator = new_accelerator(training, device=config.runtime.device, precision=config.runtime.precision)
     parent = layout.checkpoint(seed, config.checkpoints[checkpoint].parent)
     model = load_model(parent / "model", device=accelerator.device)
@@ -66,8 +67,8 @@ def load_pairs(config: Config, layout: Layout, model: UnifiedModel, *, seed: int
         captions=_captions(layout),
         seen=dict(zip(seen_ids, seen[:, 0], strict=True)),
         seed=seed,
-        iteration=config.iteration(checkpoint),
-        noise=partial(model.noise, settings=config.training_of(checkpoint)),
+        iteration=iteration(config, checkpoint),
+        noise=partial(model.noise, settings=training_of(config, checkpoint)),
     )
 
 

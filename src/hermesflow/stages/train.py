@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from hermesflow.config.experiment import Config, as_plain
+from hermesflow.config.tree import iteration, reference_of, training_of
 from hermesflow.core.files import Layout, digest_of, read_table, sha256, write_manifest, write_table
 from hermesflow.core.seeding import seed_of
 from hermesflow.models.backbone import load_model, recompute_activations
@@ -36,17 +37,17 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
 def _train(config: Config, layout: Layout, *, seed: int, checkpoint: str, interruption: Interruption) -> None:
     torch.set_num_threads(config.runtime.train_threads)
     own = config.checkpoints[checkpoint]
-    training = config.training_of(checkpoint)
+    training = training_of(config, checkpoint)
     accelerator = new_accelerator(training, device=config.runtime.device, precision=config.runtime.precision)
     folder = layout.checkpoint(seed, checkpoint)
     parent_model = layout.checkpoint(seed, own.parent) / "model"
-    reference_path = layout.checkpoint(seed, config.reference_of(checkpoint)) / "preferences" / "reference.parquet"
+    reference_path = layout.checkpoint(seed, reference_of(config, checkpoint)) / "preferences" / "reference.parquet"
     model = load_model(parent_model, device=accelerator.device)
     if config.runtime.activation_checkpointing:
         recompute_activations(model)
     adapted = None
     if training.lora:
-        adapted = add_adapters(model, training.lora, seed=seed_of(seed, config.iteration(checkpoint), "adapters"))
+        adapted = add_adapters(model, training.lora, seed=seed_of(seed, iteration(config, checkpoint), "adapters"))
     pairs = load_pairs(config, layout, model, seed=seed, checkpoint=checkpoint)
     reference = ReferenceTable(read_table(reference_path, ["id", "pass", *Logps._fields]))
 
@@ -60,7 +61,7 @@ def _train(config: Config, layout: Layout, *, seed: int, checkpoint: str, interr
     made_with = {
         "training": as_plain(training),
         "objective": own.objective,
-        "iteration": config.iteration(checkpoint),
+        "iteration": iteration(config, checkpoint),
     }
     state = StateFolder(folder / "state", task=digest_of([made_with, seed, [sha256(path) for path in inputs]]))
     tracked = runs.open_run(config, layout, seed, checkpoint) if accelerator.is_main_process else None

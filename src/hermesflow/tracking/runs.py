@@ -162,7 +162,7 @@ def _server(home: Path, address: str | None) -> tuple[Mlflow, Outbox]:
 
 def _run_name(config: Config, seed: int, checkpoint: str | None) -> RunName:
     revision = {"mlflow.source.git.commit": git_revision()}
-    made_with = {"hermesflow.config.experiment": digest_of(as_plain(config)), **revision}
+    made_with = {"hermesflow.config": digest_of(as_plain(config)), **revision}
     tags = {_SEED: str(seed), _CHECKPOINT: _SEED_RUN}
     parent = RunName(config.name, f"seed {seed}", tags, made_with)
     if checkpoint is None:

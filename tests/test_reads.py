@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 
 from hermesflow.cli.main import STAGES
-from hermesflow.config import provenance
+from hermesflow.config import reads
 from hermesflow.config.benchmarks import COLUMNS, Benchmarks, Understanding
-from hermesflow.config.experiment import Config, load_config
+from hermesflow.config.experiment import Config
 from hermesflow.config.judges import LocalVlm, Pace, Prices
+from hermesflow.config.load import load_config
+from hermesflow.core.provenance import ROOT
 from hermesflow.evaluation.benchmarks.gap import Gap
 
 SHOWO = Path(__file__).parents[1] / "config" / "showo.yaml"
@@ -24,10 +26,12 @@ PROPERTIES = {
 }
 FREE = {"runtime", "name", "seeds", "reference_of"}
 """How a step runs, and where it and its inputs lie: no reason to run it again."""
+INHERITED = {"training_of", "iteration", "sampled_checkpoints", "reference_of"}
+"""Functions of `config.tree`, by what they read (`PROPERTIES`)."""
 
 
 def chains(path):
-    """Dotted keys read off parameters that are annotated as Config."""
+    """Dotted keys read off parameters that are annotated as Config, and functions of `config.tree` given one."""
     found = set()
     for function in ast.walk(ast.parse(path.read_text())):
         if not isinstance(function, ast.FunctionDef):
@@ -35,6 +39,8 @@ def chains(path):
         parameters = [*function.args.args, *function.args.kwonlyargs]
         names = {p.arg for p in parameters if p.annotation and ast.unparse(p.annotation) == "Config"}
         for node in ast.walk(function):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in INHERITED:
+                found.add(node.func.id)
             parts = []
             while isinstance(node, ast.Attribute):
                 parts.append(node.attr)
@@ -52,18 +58,18 @@ def covers(declared, key):
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_reads_no_key_it_does_not_declare(stage):
     missing = []
-    for chain in chains(provenance.ROOT / "stages" / f"{stage}.py"):
+    for chain in chains(ROOT / "stages" / f"{stage}.py"):
         head = chain.partition(".")[0]
         for key in PROPERTIES.get(head, {chain}):
-            if head not in FREE and not covers(provenance.READS[stage], key):
+            if head not in FREE and not covers(reads.READS[stage], key):
                 missing.append(key)
-    assert not missing, f"add to provenance.READS[{stage!r}]"
+    assert not missing, f"add to reads.READS[{stage!r}]"
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_declared_keys_are_keys_of_the_config(stage):
-    values = provenance.params_of(SMOKE, stage, "pair-1")
-    assert list(values) == [key for key in provenance.reads(stage, "pair-1") if key != "benchmarks"]
+    values = reads.params_of(SMOKE, stage, "pair-1")
+    assert list(values) == [key for key in reads.reads(stage, "pair-1") if key != "benchmarks"]
 
 
 def test_one_checkpoints_settings_touch_no_other_step():
@@ -74,7 +80,7 @@ def test_one_checkpoints_settings_touch_no_other_step():
         for stage in STAGES
         for checkpoint in SMOKE.checkpoints
         if "checkpoint" in STAGES[stage].takes
-        and provenance.params_of(SMOKE, stage, checkpoint) != provenance.params_of(other, stage, checkpoint)
+        and reads.params_of(SMOKE, stage, checkpoint) != reads.params_of(other, stage, checkpoint)
     ]
     assert touched == [("train", "pair-2")]
 
@@ -84,7 +90,7 @@ def test_how_it_runs_is_no_reason_to_run_again():
     other = dataclasses.replace(SMOKE, runtime=faster)
     assert isinstance(other, Config)
     for stage in STAGES:
-        assert provenance.params_of(SMOKE, stage, "pair-1") == provenance.params_of(other, stage, "pair-1")
+        assert reads.params_of(SMOKE, stage, "pair-1") == reads.params_of(other, stage, "pair-1")
 
 
 @pytest.mark.parametrize(
@@ -103,7 +109,7 @@ def test_how_a_judge_is_asked_is_no_reason_to_grade_again(change, counts):
     assert config.benchmarks
     judge = dataclasses.replace(config.benchmarks.gap.judge, **change)
     other = dataclasses.replace(config, benchmarks=dataclasses.replace(config.benchmarks, gap=Gap(judge=judge)))
-    both = [provenance.params_of(one, "grade", "pair-1", "gap") for one in (config, other)]
+    both = [reads.params_of(one, "grade", "pair-1", "gap") for one in (config, other)]
     assert (both[0] != both[1]) == counts
 
 
@@ -113,22 +119,9 @@ def test_a_local_judge_is_known_by_its_model():
     for model in ("one", "other"):
         judge = LocalVlm(kind="local", model=model, cache=model)
         own = dataclasses.replace(config, benchmarks=dataclasses.replace(config.benchmarks, gap=Gap(judge=judge)))
-        params.append(provenance.params_of(own, "grade", "pair-1", "gap"))
+        params.append(reads.params_of(own, "grade", "pair-1", "gap"))
     differ = [key for key, value in params[0].items() if value != params[1][key]]
     assert differ == ["benchmarks.gap.judge.model"]
-
-
-def test_modules_follow_imports_but_not_the_tracking():
-    names = {path.relative_to(provenance.ROOT).as_posix() for path in provenance.modules_of("train")}
-    assert {"stages/train.py", "train.py", "losses.py", "logps.py", "config.py", "models/showo.py"} <= names
-    assert not names & {"tracking.py", "cli.py", "report/tables.py", "evaluation/gap.py"}
-    assert "losses.py" not in {path.name for path in provenance.modules_of("sample")}
-
-
-def test_modules_that_another_interpreter_runs_count_too():
-    names = {path.relative_to(provenance.ROOT).as_posix() for path in provenance.modules_of("understand")}
-    assert {"lmms/plugin.py", "lmms/answering.py", "lmms/summary.py", "models/showo.py", "sampling.py"} <= names
-    assert "lmms/plugin.py" not in {path.as_posix() for path in provenance.modules_of("grade")}
 
 
 def test_a_setting_of_one_column_touches_no_other():
@@ -138,7 +131,7 @@ def test_a_setting_of_one_column_touches_no_other():
     def touched(**changes):
         benchmarks = Benchmarks(understanding=dataclasses.replace(own, **changes))
         other = dataclasses.replace(config, benchmarks=benchmarks)
-        values = [(c, *(provenance.params_of(o, "understand", "base", c) for o in (config, other))) for c in COLUMNS]
+        values = [(c, *(reads.params_of(o, "understand", "base", c) for o in (config, other))) for c in COLUMNS]
         return [column for column, before, after in values if before != after]
 
     assert touched(vqav2_submission=False) == ["vqav2"]
@@ -147,46 +140,9 @@ def test_a_setting_of_one_column_touches_no_other():
     assert touched(batch_size=9) == []
 
 
-@pytest.fixture
-def package(tmp_path, monkeypatch):
-    """A copy of a tiny package in place of this one."""
-    (tmp_path / "stages").mkdir()
-    for name, text in {
-        "__init__.py": "",
-        "stages/__init__.py": "",
-        "stages/step.py": "def run():\n    from hermesflow import deep\n    return deep.x()\n",
-        "deep.py": '"""Doc."""\n\n\ndef x():\n    """Doc."""\n    return 1  # one\n',
-        "aside.py": "y = 1\n",
-    }.items():
-        (tmp_path / name).write_text(text)
-    monkeypatch.setattr(provenance, "ROOT", tmp_path)
-
-    def digest():
-        for function in (provenance.modules_of, provenance.imports_of, provenance._code):
-            function.cache_clear()
-        return provenance.code_of("step")
-
-    yield tmp_path, digest
-    digest()
-    monkeypatch.undo()
-    for function in (provenance.modules_of, provenance.imports_of, provenance._code):
-        function.cache_clear()
-
-
-@pytest.mark.parametrize(
-    ("file", "old", "new", "counts"),
-    [
-        ("deep.py", "return 1", "return 2", True),
-        ("deep.py", "# one", "# uno", False),
-        ("deep.py", '    """Doc."""', '    """Other words."""', False),
-        ("aside.py", "y = 1", "y = 2", False),
-        ("stages/step.py", "deep.x()", "-deep.x()", True),
-    ],
-)
-def test_code_digest_changes_with_code_alone(package, file, old, new, counts):
-    root, digest = package
-    before = digest()
-    text = (root / file).read_text()
-    assert old in text
-    (root / file).write_text(text.replace(old, new))
-    assert (digest() != before) == counts
+def test_an_optional_key_that_is_not_given_is_no_value():
+    config = load_config(SHOWO)
+    assert config.benchmarks
+    values = reads.params_of(config, "report")["benchmarks"]
+    assert "geneval2" not in values and values["coco"].keys() >= {"captions", "reference"}
+    assert None not in values["understanding"].values()

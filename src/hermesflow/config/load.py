@@ -1,0 +1,103 @@
+"""A config file read and checked: unknown keys and wrong types are refused with the file, the key and the fix."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from hermesflow.config.benchmarks import BENCHMARKS
+from hermesflow.config.experiment import BASE, Config
+from hermesflow.core.errors import ConfigError
+
+
+def load_config(path: str | Path) -> Config:
+    """Read and validate one YAML config.
+
+    Raises:
+        ConfigError: unreadable file, unknown key, wrong type, unknown parent or a cycle in the tree.
+    """
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"{path}: cannot be read as YAML ({error}). Mend the file or pass another --config."
+        ) from error
+    try:
+        config = _from_plain(raw)
+    except ValidationError as error:
+        lines = "; ".join(_one(e) for e in error.errors())
+        raise ConfigError(f"{path}: {lines}. config/README.md lists every key with its meaning.") from None
+    _check_tree(config, path)
+    _check_weights(config, path)
+    _check_benchmarks(config, path)
+    return config
+
+
+def _from_plain(raw: Any) -> Config:
+    # JSON mode: strict types, yet lists fill tuples and 1 fills a float.
+    return TypeAdapter(Config).validate_json(json.dumps(raw))
+
+
+def _one(error: Any) -> str:
+    parts = [str(part) for part in error["loc"]]
+    if parts[:1] == ["data"]:
+        del parts[1:2]  # which source's class refused the key is no part of the key
+    if parts[:1] == ["benchmarks"] and parts[2:4] in (["judge", "endpoint"], ["judge", "local"]):
+        del parts[3]  # nor is which judge's
+    key = ".".join(parts) or "(whole file)"
+    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        if key == "mode" or (parts[:1] == ["checkpoints"] and parts[2:] == ["mode"]):
+            return f"unknown key `{key}`: remove it; `mode` is gone, and what `paper` stood for is always done"
+        return f"unknown key `{key}`: remove it or correct its spelling"
+    if isinstance(error["input"], dict):  # a whole section, which may have a key in the wrong place
+        return f"`{key}`: {error['msg']}"
+    return f"`{key}`: {error['msg']} (found {error['input']!r})"
+
+
+def _check_tree(config: Config, path: Path) -> None:
+    if BASE in config.checkpoints:
+        raise ConfigError(f"{path}: checkpoints.{BASE}: the name `{BASE}` is taken by the base model; rename it.")
+    for name, checkpoint in config.checkpoints.items():
+        if checkpoint.parent != BASE and checkpoint.parent not in config.checkpoints:
+            raise ConfigError(
+                f"{path}: checkpoints.{name}.parent: `{checkpoint.parent}` is not a checkpoint; "
+                f"use one of {[BASE, *config.checkpoints]}."
+            )
+        seen = {name}
+        while (name := config.checkpoints[name].parent) != BASE:
+            if name in seen:
+                raise ConfigError(
+                    f"{path}: checkpoints.{name}: the tree has a cycle; let one of them grow from {BASE}."
+                )
+            seen.add(name)
+
+
+def _check_weights(config: Config, path: Path) -> None:
+    pairs = (
+        ("image_tokenizer", config.weights.image_tokenizer, "tokenizer_training", config.tokenizer_training),
+        ("language_model", config.weights.language_model, "base_training", config.base_training),
+    )
+    for name, source, section_name, training in pairs:
+        if source is None and training is None:
+            raise ConfigError(
+                f"{path}: `{section_name}` is required where there is no `weights.{name}`; give one of the two."
+            )
+        if source is not None and training is not None:
+            raise ConfigError(
+                f"{path}: `{section_name}` trains what `weights.{name}` already brings; remove one of the two."
+            )
+
+
+def _check_benchmarks(config: Config, path: Path) -> None:
+    """What each benchmark in the config has to say of its section."""
+    for name in config.benchmarks.drawn if config.benchmarks else ():
+        if check := BENCHMARKS[name].check:
+            try:
+                check(getattr(config.benchmarks, name))
+            except ConfigError as error:
+                raise ConfigError(f"{path}: {error}") from None
