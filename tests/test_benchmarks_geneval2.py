@@ -21,7 +21,8 @@ from hermesflow.cli import main
 from hermesflow.cli.dvc import check_benchmarks
 from hermesflow.cli.fetching import sources_of
 from hermesflow.config.benchmarks import Benchmarks
-from hermesflow.config.experiment import as_plain, load_config
+from hermesflow.config.experiment import as_plain
+from hermesflow.config.load import load_config
 from hermesflow.config.sections import Source
 from hermesflow.core.errors import ConfigError, DataError
 from hermesflow.core.files import read_json, write_table, write_weights

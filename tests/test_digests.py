@@ -71,6 +71,14 @@ def test_modules_that_another_interpreter_runs_count_too():
     assert "evaluation/lmms/plugin.py" not in modules("grade", "coco")
 
 
+def test_grading_is_no_reason_to_generate_or_to_report_again():
+    grading = {"evaluation/grading.py", "evaluation/graders/geneval_detector.py", "evaluation/benchmarks/geneval.py"}
+    assert grading <= modules("grade", "geneval")
+    for stage in ("draw", "gather_drawn"):
+        assert grading & modules(stage, "geneval") == {"evaluation/benchmarks/geneval.py"}
+    assert grading & modules("report") == {"evaluation/benchmarks/geneval.py"}
+
+
 def test_steps_are_those_of_the_command_line():
     """By what stages take there."""
     assert {stage for stage in STAGES if "checkpoint" not in STAGES[stage].takes} == set(digests.ONCE)
@@ -101,8 +109,8 @@ def optional_key(root):
 
 def benchmark(root):
     folder = root / "evaluation" / "benchmarks"
-    text = (folder / "geneval2.py").read_text()
-    for old in ("geneval2", "GenEval2", "GenEval 2"):
+    text = (folder / "dpg.py").read_text()
+    for old in ("dpg", "Dpg"):
         text = text.replace(old, "newest")
     (folder / "newest.py").write_text(text)
 

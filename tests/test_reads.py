@@ -143,6 +143,6 @@ def test_a_setting_of_one_column_touches_no_other():
 def test_an_optional_key_that_is_not_given_is_no_value():
     config = load_config(SHOWO)
     assert config.benchmarks
-    values = reads.params_of(config, "prefer", "pair-1")["checkpoints.pair-1.candidates"]
-    assert values is None
-    assert None not in reads.params_of(config, "train", "pair-1")["checkpoints.pair-1"].values()
+    assert reads.params_of(config, "report")["benchmarks"] == list(config.benchmarks.names)
+    values = reads.params_of(config, "grade", "base", "coco")["benchmarks.coco"]
+    assert values.keys() >= {"captions", "reference"} and None not in values["clip"].values()

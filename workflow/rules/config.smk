@@ -4,7 +4,6 @@ import os
 import shlex
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 
 import yaml

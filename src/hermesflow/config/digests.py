@@ -6,6 +6,7 @@ of them or an input file changed. Modules are reached by following imports, so t
 
 from __future__ import annotations
 
+from hermesflow.config.benchmarks import PACKAGE as PLUG_INS
 from hermesflow.config.experiment import BASE, Config
 from hermesflow.config.reads import READS, params_of
 from hermesflow.core.provenance import Modules, digest_of_code, modules_of
@@ -32,6 +33,8 @@ PARTS = {
 """Modules of a backbone by the functions of `models.backbone` that import them."""
 ONCE = ("data", "tokenizer", "encode", "judge", "clip", "base", "agreement", "report")
 """Stages that work on no checkpoint of the tree; all others do."""
+UNGRADED = ("draw", "gather_drawn", "report")
+"""Stages that run no grading of the benchmarks they work on: what that imports is no reason to run them again."""
 OF_BENCHMARKS = ("draw", "gather_drawn", "grade", "understand")
 """Stages that work on one benchmark; `understand` on those through lmms-eval, the others on those of images."""
 
@@ -45,7 +48,7 @@ def roots_of(stage: str, config: Config, benchmark: str | None = None) -> tuple[
         benchmark: the benchmark a step works on; the report is about all that the config has.
     """
     names = [benchmark] if benchmark else _benchmarks(config) if stage == "report" else []
-    benchmarks = (f"hermesflow.evaluation.benchmarks.{name}" for name in names)
+    benchmarks = (f"{PLUG_INS}.{name}" for name in names)
     return (f"hermesflow.stages.{stage}", *ELSEWHERE.get(stage, ()), *benchmarks)
 
 
@@ -58,7 +61,9 @@ def modules_behind(stage: str, config: Config, benchmark: str | None = None) -> 
         for module in ((f"{family}.{part}", family) if "." in family else (f"hermesflow.models.{family}.{part}",))
         for function in functions
     )
-    return modules_of(roots_of(stage, config, benchmark), COMPUTES_NOTHING, COMPUTES, chosen)
+    roots = roots_of(stage, config, benchmark)
+    declared = tuple(root for root in roots if root.startswith(PLUG_INS)) if stage in UNGRADED else ()
+    return modules_of(roots, COMPUTES_NOTHING, COMPUTES, chosen, declared)
 
 
 def code_of(stage: str, config: Config, benchmark: str | None = None) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import TypeAlias
@@ -26,6 +26,7 @@ def modules_of(
     left_out: tuple[str, ...] = (),
     kept: tuple[str, ...] = (),
     chosen: tuple[tuple[str, str], ...] = (),
+    declared: tuple[str, ...] = (),
 ) -> Modules:
     """Modules that run where some are imported: they and all they import, sorted by name.
 
@@ -36,6 +37,8 @@ def modules_of(
         left_out: modules and packages that neither count nor are followed.
         kept: modules that count all the same.
         chosen: names of functions with a module that calling them imports.
+        declared: modules of which the functions do not run, only what they declare; imports inside of functions are
+            passed over.
     """
     packages = {PACKAGE, *map(_package_of, (*roots, *(module for _, module in chosen)))}
     reached: dict[str, Path] = {}
@@ -47,7 +50,7 @@ def modules_of(
         if path is None or name in reached or (name not in kept and _is_within(name, left_out)):
             continue
         reached[name] = path
-        queue += [*_imported(name, types=False), *([parent] if (parent := name.rpartition(".")[0]) else [])]
+        queue += [*_imported(name, name not in declared), *([parent] if (parent := name.rpartition(".")[0]) else [])]
     return tuple(sorted(reached.items()))
 
 
@@ -61,8 +64,8 @@ def digest_of_code(modules: Modules) -> str:
 
 
 def imports_of(module: str) -> tuple[str, ...]:
-    """Names of this package's modules that a module imports, inside functions and for types alone too."""
-    names = _imported(module, types=True)
+    """Names of this package's modules that a module imports, inside functions too."""
+    names = _imported(module, typing=True)
     return tuple(name for name in names if _package_of(name) == PACKAGE and path_of(name) is not None)
 
 
@@ -88,20 +91,30 @@ def _path_elsewhere(module: str) -> Path | None:
 
 
 @cache
-def _imported(module: str, *, types: bool) -> tuple[str, ...]:
-    """All that a module imports: modules, and names from modules; with `types`, what only type checkers see too."""
+def _imported(module: str, functions: bool = True, typing: bool = False) -> tuple[str, ...]:
+    """What a module imports: modules, and names from modules; inside of functions and for type checkers if asked."""
     if (path := path_of(module)) is None:
         return ()
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     names: set[str] = set()
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree if types else _Executed().visit(tree)):
+    for node in _nodes(ast.parse(path.read_text()), functions, typing):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             origin = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
             names |= {origin, *(f"{origin}.{alias.name}" for alias in node.names)}
     return tuple(sorted(names))
+
+
+def _nodes(tree: ast.AST, functions: bool, typing: bool) -> Iterator[ast.AST]:
+    """A syntax tree's nodes, without those inside of functions or `if TYPE_CHECKING` unless they are asked for."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.FunctionDef) and not functions:
+            continue
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            node = ast.Module([*(node.body if typing else ()), *node.orelse], [])
+        yield node
+        yield from _nodes(node, functions, typing)
 
 
 def _package_of(module: str) -> str:
@@ -114,22 +127,12 @@ def _is_within(module: str, packages: Iterable[str]) -> bool:
 
 @cache
 def _code(path: Path) -> str:
-    tree = _Executed().visit(ast.parse(path.read_text()))
+    tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
-            node.body = [n for n in body if not _is_docstring(n)]
+            node.body = [n for n in body if not _is_docstring(n)]  # type: ignore[attr-defined]
     return ast.dump(tree)
-
-
-class _Executed(ast.NodeTransformer):
-    """A module without what only type checkers see."""
-
-    def visit_If(self, node: ast.If) -> ast.AST | list[ast.stmt]:
-        """The other branch of `if TYPE_CHECKING`."""
-        if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            return node.orelse
-        return self.generic_visit(node)
 
 
 def _is_docstring(node: ast.AST) -> bool:
