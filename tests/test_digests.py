@@ -47,8 +47,9 @@ def test_a_stage_runs_the_parts_of_the_backbone_that_it_asks_for():
             assert [name for name in parts if f"models/showo/{name}" in modules(stage)] == names.split(), stage
     assert {"models/showo/codec_training.py", "models/showo/magvit.py"} <= modules("tokenizer")
     assert "models/showo/model.py" not in modules("tokenizer")
-    inside = [path for path in provenance.ROOT.rglob("*.py") if "models import backbone" in path.read_text()]
-    assert not inside, "name the functions: digests follow them"
+    for name in set().union(*map(modules, STAGES)):
+        text = (provenance.ROOT / name).read_text()
+        assert "models import backbone" not in text, f"{name}: import functions by name, digests follow them"
 
 
 def test_a_backbone_of_the_user_counts_too():
@@ -76,6 +77,12 @@ def test_grading_is_no_reason_to_generate_or_to_report_again():
     for stage in ("draw", "gather_drawn"):
         assert grading & modules(stage, "geneval") == {"evaluation/benchmarks/geneval.py"}
     assert grading & modules("report") == {"evaluation/benchmarks/geneval.py"}
+
+
+def test_the_report_has_columns_of_the_paper_s_benchmarks_though_the_config_has_none():
+    smoke = dict(digests.modules_behind("report", load_config(SHOWO.with_name("smoke.yaml"))))
+    assert "hermesflow.evaluation.benchmarks.coco" in smoke
+    assert "hermesflow.evaluation.benchmarks.geneval2" not in smoke
 
 
 def test_steps_are_those_of_the_command_line():

@@ -6,6 +6,7 @@ of them or an input file changed. Modules are reached by following imports, so t
 
 from __future__ import annotations
 
+from hermesflow.config.benchmarks import BENCHMARKS
 from hermesflow.config.benchmarks import PACKAGE as PLUG_INS
 from hermesflow.config.experiment import BASE, Config
 from hermesflow.config.reads import READS, params_of
@@ -45,9 +46,9 @@ def roots_of(stage: str, config: Config, benchmark: str | None = None) -> tuple[
     Args:
         stage: name of a stage.
         config: the experiment.
-        benchmark: the benchmark a step works on; the report is about all that the config has.
+        benchmark: the benchmark a step works on; the report is about the paper's and all others that the config has.
     """
-    names = [benchmark] if benchmark else _benchmarks(config) if stage == "report" else []
+    names = [benchmark] if benchmark else _reported(config) if stage == "report" else []
     benchmarks = (f"{PLUG_INS}.{name}" for name in names)
     return (f"hermesflow.stages.{stage}", *ELSEWHERE.get(stage, ()), *benchmarks)
 
@@ -105,8 +106,9 @@ def benchmarks_of(stage: str, config: Config) -> list[str]:
     return list(config.benchmarks.columns if stage == "understand" else config.benchmarks.drawn)
 
 
-def _benchmarks(config: Config) -> list[str]:
-    return [*benchmarks_of("grade", config), *benchmarks_of("understand", config)]
+def _reported(config: Config) -> list[str]:
+    measured = config.benchmarks.names if config.benchmarks else ()
+    return [name for name, benchmark in BENCHMARKS.items() if benchmark.paper or name in measured]
 
 
 def _checkpoints_of(stage: str, config: Config) -> list[str | None]:
