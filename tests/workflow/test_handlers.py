@@ -14,7 +14,7 @@ from .conftest import REPOSITORY
 SNAKEFILE = f"""
 import os, subprocess, sys
 from pathlib import Path
-from hermesflow import spool
+from hermesflow.tracking import spool
 ROOT = Path("results/tiny")
 rule all:
     shell: "COMMAND"
