@@ -24,20 +24,18 @@ class ShowOPlain:
 
 class TinyPlain:
     @staticmethod
-    def states(model, ids, patches=None):
+    def states(model, ids, image=0.0):
         """State behind each token, (L, D), by the equations of a GRU, one token after the other."""
         state, states = torch.zeros(model.gru.hidden_size), []
-        inputs = model.embed(torch.tensor(ids))
-        inputs = inputs if patches is None else torch.cat([patches, inputs])
         gru = model.gru
-        for x in inputs:
+        for x in model.embed(torch.tensor(ids)) + image:
             of_x = gru.weight_ih_l0 @ x + gru.bias_ih_l0
             of_state = gru.weight_hh_l0 @ state + gru.bias_hh_l0
             (reset_x, update_x, new_x), (reset_h, update_h, new_h) = of_x.chunk(3), of_state.chunk(3)
             update = torch.sigmoid(update_x + update_h)
             state = (1 - update) * torch.tanh(new_x + torch.sigmoid(reset_x + reset_h) * new_h) + update * state
             states.append(state)
-        return torch.stack(states)[-len(ids) :]
+        return torch.stack(states)
 
     @classmethod
     def image_logps(cls, model, prompts, images, noise):
@@ -54,8 +52,8 @@ class TinyPlain:
         values = []
         for pixels, prompt, completion in zip(seen, prompts, completions, strict=True):
             [start], [[_, *end]] = model.prompts([prompt]), model.prompts([completion])
-            patches = model.patches(pixels[None], torch.tensor([0]))[0]
-            states = cls.states(model, [*start, *end[:-1]], patches)[len(start) - 1 :]
+            image = model.look_at(pixels[None], torch.tensor([0]))[0]
+            states = cls.states(model, [*start, *end[:-1]], image)[len(start) - 1 :]
             logps = log_softmax(model.head(states)[:, : model.words], dim=1)
             values.append(logps[torch.arange(len(end)), end].sum())
         return torch.stack(values)

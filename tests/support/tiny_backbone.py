@@ -27,7 +27,8 @@ class Tiny(UnifiedModel):
             ImageForm("pixels", (3, side, side), "uint8"),
             ImageForm("codes", (tokens,), "uint16"),
         )
-        self.tower = nn.Sequential(nn.Conv2d(3, width, 8, 8), nn.BatchNorm2d(width)).requires_grad_(False)
+        tower = nn.AvgPool2d(side // 8), nn.BatchNorm2d(3), nn.Flatten()  # an image is 8 x 8 colours
+        self.tower, self.look = nn.Sequential(*tower).requires_grad_(False), nn.Linear(192, width)
         self.embed, self.gru = nn.Embedding(self.words + codes, width), nn.GRU(width, width, batch_first=True)
         self.head = nn.Linear(width, self.words + codes)
         self.eval()
@@ -38,18 +39,17 @@ class Tiny(UnifiedModel):
     def prompts(self, texts):
         return [[self.end_token, *ids, self.end_token] for ids in self.tokenizer.encode(texts)]
 
-    def patches(self, seen, owners):
-        return self.tower(seen.float() / 127.5 - 1).flatten(2).transpose(1, 2)[owners]
+    def look_at(self, seen, owners):
+        return self.look(self.tower(seen.float() / 127.5 - 1))[owners, None]
 
-    def hidden(self, rows, before=None):
-        """States behind each token of rows of ids, (N, L, D), padded at the right; `before` stands in front."""
+    def hidden(self, rows, image=0.0):
+        """States behind each token of rows of ids, (N, L, D), padded at the right; every token sees the image."""
         tokens = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
-        x = self.embed(tokens) if before is None else torch.cat([before, self.embed(tokens)], dim=1)
-        return self.gru(x)[0][:, -tokens.shape[1] :]
+        return self.gru(self.embed(tokens) + image)[0]
 
-    def completed(self, prompts, completions, first, last, before=None):
+    def completed(self, prompts, completions, first, last, image=0.0):
         """Log-probs of the tokens of each completion among the ids from `first` to `last`, by row."""
-        hidden = self.hidden([[*p, *c[:-1]] for p, c in zip(prompts, completions, strict=True)], before)
+        hidden = self.hidden([[*p, *c[:-1]] for p, c in zip(prompts, completions, strict=True)], image)
         values = []
         for states, p, c in zip(hidden, prompts, completions, strict=True):
             logits = self.head(states[len(p) - 1 : len(p) + len(c) - 1])[:, first:last]
@@ -61,8 +61,8 @@ class Tiny(UnifiedModel):
         return self.completed(prompts, (images + self.words).tolist(), self.words, self.words + self.codes)
 
     def of_texts(self, seen, prompts, completions, owners=None):
-        before = self.patches(seen, torch.arange(len(prompts)) if owners is None else owners)
-        return self.completed(self.prompts(prompts), [c[1:] for c in self.prompts(completions)], 0, self.words, before)
+        image = self.look_at(seen, torch.arange(len(prompts)) if owners is None else owners)
+        return self.completed(self.prompts(prompts), [c[1:] for c in self.prompts(completions)], 0, self.words, image)
 
     def image_logps(self, prompts, images, noise, *, owners=None):
         return torch.stack([row.sum() for row in self.of_images(prompts, images, owners)])
@@ -85,19 +85,18 @@ class Tiny(UnifiedModel):
             conditional, unconditional = (self.head(side.state)[:, self.words :] for side in sides)
             logits = (1 + settings.guidance) * conditional - settings.guidance * unconditional
             images[:, step] = inverse_cdf((logits / max(settings.temperature, 1e-3)).softmax(dim=1), uniforms[:, step])
-            for side in sides:
-                side.step(images[:, step] + self.words)
+            [side.step(images[:, step] + self.words) for side in sides]
         return images
 
     def text_session(self, seen, owners, prompts):
-        return Session(self, self.prompts(prompts), self.patches(seen, owners))
+        return Session(self, self.prompts(prompts), self.look_at(seen, owners))
 
 
 class Session:
     @torch.inference_mode()
-    def __init__(self, model, rows, before=None):
-        self.model = model
-        self.state = model.hidden(rows, before)[torch.arange(len(rows)), [len(row) - 1 for row in rows]]
+    def __init__(self, model, rows, image=None):
+        self.model, self.image = model, torch.zeros(len(rows), 1, 1) if image is None else image
+        self.state = model.hidden(rows, self.image)[torch.arange(len(rows)), [len(row) - 1 for row in rows]]
 
     @property
     def logits(self):
@@ -105,11 +104,12 @@ class Session:
 
     @torch.inference_mode()
     def step(self, tokens):
-        self.state = self.model.gru(self.model.embed(tokens)[:, None], self.state[None].contiguous())[0][:, 0]
+        x = self.model.embed(tokens)[:, None] + self.image
+        self.state = self.model.gru(x, self.state[None].contiguous())[0][:, 0]
         return self.logits
 
     def keep(self, rows):
-        self.state = self.state[rows]
+        self.state, self.image = self.state[rows], self.image[rows]
 
 
 class TinyCodec(codec.ShowOCodec):
