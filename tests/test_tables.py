@@ -6,11 +6,12 @@ import math
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 import pytest
 
-from hermesflow.config.sections import Checkpoint
+from hermesflow.config.sections import Checkpoint, Objective
 from hermesflow.core.errors import ArtifactError
 from hermesflow.report import audit, formatting
 from hermesflow.report.answer import answer
@@ -113,6 +114,15 @@ def test_fewer_checkpoints_give_fewer_rows():
     assert list(found["table5_ablation"].values["checkpoint"]) == ["base", "pair-1"]
     assert len(found["table4_gap"].values) == 4
     assert list(found["table1_understanding"].values["model"][:2]) == ["base", "pair-1"]
+
+
+def test_the_ablation_tells_objectives_apart():
+    tree = {f"{objective}-1": Checkpoint(parent="base", objective=objective) for objective in get_args(Objective)}
+    summary = make_summary(dict.fromkeys(("base", *tree), (0.8, 0.6)), seeds=1)
+    tables = {table.name: table for table in all_tables(summary, replace(micro(), checkpoints=tree), PAPER_TABLES)}
+    arms = tables["table5_ablation"].values.set_index("checkpoint")["arm"]
+    assert arms["generation-1"] == "DPO, generation only, iteration 1"
+    assert arms.is_unique
 
 
 def test_missing_file_of_quoted_figures_is_named(tmp_path):

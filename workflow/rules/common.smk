@@ -24,7 +24,7 @@ ADAPTER = multiext(f"{NODE}/model/adapter/", "adapter_model.safetensors", "adapt
 ADAPTER = ADAPTER if CONFIG.training.lora else []
 # Files that only pairs of real images leave; none for the micro world.
 REAL_DATA = multiext(f"{ROOT}/data/", "questions.csv", "selection.json")
-REAL_DATA = REAL_DATA if CONFIG.data.source in ("journeydb", "folder") else []
+REAL_DATA = [] if has_judge(CONFIG) else REAL_DATA
 MEASURED = CONFIG.benchmarks.names if CONFIG.benchmarks else ()
 BENCHMARK_FILES = ("units.parquet", "values.json", "facts.json", "rows.parquet", "manifest.json")
 

@@ -11,7 +11,7 @@ import yaml
 from hermesflow.config import digests
 from hermesflow.tracking import spool
 from hermesflow.config.benchmarks import BENCHMARKS, COLUMNS, DRAWN
-from hermesflow.config.experiment import BASE
+from hermesflow.config.experiment import BASE, has_judge
 from hermesflow.config.load import load_config
 from hermesflow.config.reads import params_of
 from hermesflow.config.tree import generations_after, reference_of

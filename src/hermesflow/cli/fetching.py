@@ -50,8 +50,9 @@ def pinned_yaml(config: Config) -> str:
         FetchError: the hub cannot be asked.
     """
     pinned: dict[str, Any] = {}
-    if isinstance(config.data, RealData) and not Path(config.data.path).is_dir():
-        pinned["data.revision"] = hub.newest(hub.Repository(config.data.path, "dataset", config.data.revision))
+    data = config.data
+    if isinstance(data, RealData) and hasattr(data, "revision") and not Path(data.path).is_dir():
+        pinned["data.revision"] = hub.newest(hub.Repository(data.path, "dataset", data.revision))
     for key, source in sources_of(config).items():
         pinned[key] = {name: value for name, value in as_plain(hub.pin(source)).items() if value is not None}
     plain: dict[str, Any] = {}

@@ -202,8 +202,13 @@ def _arm(config: Config, checkpoint: str) -> str:
     if checkpoint == "base":
         return "no preference training"
     own = config.checkpoints[checkpoint]
-    words = {"pair": "Pair-DPO", "product": "Pair-DPO, product", "understanding": "DPO, understanding only"}
-    arm = f"{words.get(own.objective, 'DPO, generation only')}, iteration {iteration(config, checkpoint)}"
+    words = {
+        "pair": "Pair-DPO",
+        "product": "Pair-DPO, product",
+        "understanding": "DPO, understanding only",
+        "generation": "DPO, generation only",
+    }
+    arm = f"{words.get(own.objective, own.objective)}, iteration {iteration(config, checkpoint)}"
     if own.candidates is not None:
         arm = f"{arm}, {own.candidates} candidates"
     return arm

@@ -27,7 +27,7 @@ CAPTION_NAMES = ("caption", "text", "txt")
 IMAGE_NAMES = ("image", "jpg", "jpeg", "png", "webp")
 
 
-def open_folder(settings: Folder, *, downloads: Path) -> Source:
+def open_source(settings: Folder, *, downloads: Path) -> Source:
     """The reader for what is at `data.path`.
 
     Raises:

@@ -108,6 +108,10 @@ class JourneyDbSource:
         yield found[0]
 
 
+open_source = JourneyDbSource
+"""Found by this name (`data.sources.real_pairs`)."""
+
+
 def _record_of(line: bytes, name: str, number: int) -> Candidate | Rejected:
     try:
         record = json.loads(line)

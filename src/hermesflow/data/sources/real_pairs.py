@@ -9,16 +9,17 @@ from typing import Any
 
 import pandas as pd
 
-from hermesflow.config.data import JourneyDb, QuestionModels, RealData
+from hermesflow.config.data import QuestionModels, RealData
+from hermesflow.core import registry
 from hermesflow.core.files import Layout, digest_of, write_table
 from hermesflow.data.pairs import write_pairs
 from hermesflow.data.questions.asking import Asker
 from hermesflow.data.sources.drawing import Candidate, Drawn, Rejected, Source, by_selection, draw, first_by_seed
-from hermesflow.data.sources.folder import open_folder
-from hermesflow.data.sources.journeydb import JourneyDbSource
 from hermesflow.data.sources.selection import check_enough, check_selection, read_selection, write_selection
 from hermesflow.data.sources.store import Store, open_store
 
+PACKAGE = "hermesflow.data.sources"
+"""Holds a module for each value of `data.source` that means real images, with a function `open_source`."""
 SPLITS = ("pairs", "gap", "understanding", "prompts", "base")
 """The order in which splits are drawn: the pairs of self-play do not depend on the sizes of the others."""
 
@@ -42,7 +43,7 @@ def write_real_pairs(settings: RealData, counts: Mapping[str, int], layout: Layo
     work = folder / "work"
     sizes = {split: counts[split] for split in SPLITS}
     selection = None if settings.selection is None else read_selection(Path(settings.selection), sizes)
-    source = _open(settings, work / "downloads")
+    source: Source = registry.load(PACKAGE, settings.source, "open_source")(settings, downloads=work / "downloads")
 
     def order_of(count: int) -> tuple[list[Candidate], list[Rejected]]:
         if selection is not None:
@@ -68,12 +69,6 @@ def write_real_pairs(settings: RealData, counts: Mapping[str, int], layout: Layo
         write_selection(folder / "selection.json", splits, images, origin=source.origin, seed=settings.seed)
     (work / "images.sqlite").unlink()
     shutil.rmtree(work / "downloads", ignore_errors=True)
-
-
-def _open(settings: RealData, downloads: Path) -> Source:
-    if isinstance(settings, JourneyDb):
-        return JourneyDbSource(settings, downloads=downloads)
-    return open_folder(settings, downloads=downloads)
 
 
 def _models(settings: QuestionModels, device: str) -> tuple[Any, Any]:
