@@ -52,7 +52,7 @@ def sums(model, hidden, labels, scored):
 @pytest.mark.parametrize("kind", ["t2i", "mmu"])
 @pytest.mark.parametrize("side", ["win", "lose"])
 @pytest.mark.parametrize("way", WAYS)
-@torch.inference_mode()
+@torch.no_grad()
 def test_logps_of_rows_add_up_to_the_recorded_sums(frozen, policy, size, kind, side, way):
     terms = reference()[1][f"dpo_bs{size}.{way}"]["terms"]
     for model, name in ((frozen, f"ref_{side}_{kind}"), (policy, f"{side}_{kind}")):

@@ -213,10 +213,11 @@ def test_measure_is_perfect_on_real_images_and_lower_on_wrong_ones(world):
 
 def test_reconstruct_keeps_order_whatever_the_batch(images):
     from hermesflow.config.load import load_config
+    from hermesflow.models.showo.codec import ShowOCodec
     from hermesflow.models.showo.magvit import MagVitV2
 
-    tokenizer = MagVitV2(load_config("config/smoke.yaml").image_tokenizer).eval()
-    whole = reconstruct(tokenizer, images[:6], batch=6)
+    codec = ShowOCodec(MagVitV2(load_config("config/smoke.yaml").image_tokenizer).eval(), 48)
+    whole = reconstruct(codec, images[:6], batch=6)
     assert whole.shape == (6, 48, 48, 3) and whole.dtype == np.uint8
-    pieces = reconstruct(tokenizer, images[:6], batch=4).astype(int)
+    pieces = reconstruct(codec, images[:6], batch=4).astype(int)
     assert abs(pieces - whole).max() <= 1

@@ -49,7 +49,7 @@ def test_one_parent_per_seed_and_one_child_per_checkpoint(layout, client):
         parent = runs[child.data.tags["mlflow.parentRunId"]]
         assert parent.data.tags["hermesflow.seed"] == child.data.tags["hermesflow.seed"]
         assert child.data.tags["mlflow.source.git.commit"]
-        assert child.data.tags["hermesflow.config.experiment"]
+        assert child.data.tags["hermesflow.config"]
 
 
 def test_creating_again_adds_nothing(layout, client):
