@@ -55,5 +55,5 @@ def test_karpathys_split_is_there_where_its_file_is_named(flickr_folder, small_w
 
 def test_what_lmms_eval_says_of_an_error_is_told(staged):
     staged.layout.checkpoint(0, "empty").mkdir()
-    with pytest.raises(ArtifactError, match=r"model\.safetensors: cannot be read"):
+    with pytest.raises(ArtifactError, match=r"config\.json: not a readable JSON artifact"):
         staged.run("empty")
