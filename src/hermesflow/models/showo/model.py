@@ -321,7 +321,7 @@ def meta_model(config: Config) -> ShowO:
 
 
 def load_model(folder: Path, *, device: torch.device | str, precision: Precision = "no") -> ShowO:
-    """Read what `save_model` wrote; weights must fit exactly.
+    """Read what `ShowO.save` wrote; weights must fit exactly.
 
     Args:
         folder: of the model.
