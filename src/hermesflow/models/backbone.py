@@ -198,7 +198,10 @@ class ImageCodec(Protocol):
         """What understanding reads of generated images, (N, *generated) to (N, *seen) on the CPU."""
 
     def encode(self, images: np.ndarray) -> Tensor:
-        """What generation is trained on, (N, H, W, 3) uint8 to (N, *generated) on the CPU."""
+        """What generation is trained on, (N, H, W, 3) uint8 to (N, *generated) on the CPU.
+
+        The same as `see` gives where both forms are one: then it is not computed twice.
+        """
 
     def to_pixels(self, images: Tensor) -> np.ndarray:
         """Generated images for judges, metrics and people, (N, *generated) to (N, H, W, 3) uint8."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -127,7 +127,7 @@ def vqa_scores(
     tables = {config.scoring.vqa_method: read_table(folder / "scores" / "images.parquet", list(IMAGE_TYPES))}
     runtime = config.runtime
     model = load_model(folder / "model", device=runtime.device, precision=runtime.inference_precision)
-    codec = partial(load_codec, layout.tokenizer, device=runtime.device)
+    codec = cache(partial(load_codec, layout.tokenizer, device=runtime.device))  # read once, and only if asked for
     ids = list(questions)
     size = pairs_per_batch(config)
     for method in VQA_METHODS:

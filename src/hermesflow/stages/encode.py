@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hermesflow.config.experiment import Config
 from hermesflow.core.files import Layout
-from hermesflow.core.images import ImageForm, write_images
+from hermesflow.core.images import ImageForm, read_images, write_images
 from hermesflow.core.progress import Progress
 from hermesflow.data.pairs import images_of, read_pairs
 from hermesflow.models.backbone import load_codec
@@ -27,6 +27,9 @@ def run(config: Config, layout: Layout) -> None:
     codec = load_codec(layout.tokenizer, device=torch.device(config.runtime.device))
     for split in SPLITS:
         _write(layout.data(split), layout.seen(split), codec.see, codec.seen, f"images of {split} as they are seen")
+    if codec.seen == codec.generated:  # then they are the same arrays
+        write_images(layout.generated, *read_images(layout.seen("base")), codec.generated)
+        return
     _write(layout.data("base"), layout.generated, codec.encode, codec.generated, "images of base as they are generated")
 
 

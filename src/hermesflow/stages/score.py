@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shard: in
     captions_of, images_by_id = read_candidates(folder / "candidates", list(row_of))
     runtime = config.runtime
     model = load_model(folder / "model", device=runtime.device, precision=runtime.inference_precision)
-    codec = partial(load_codec, layout.tokenizer, device=runtime.device)
+    codec = cache(partial(load_codec, layout.tokenizer, device=runtime.device))  # read once, and only if asked for
     encoder = load_encoder(config.scoring.encoder, device=config.runtime.device)
     choices = load_choice_encoder(config.scoring, encoder, device=config.runtime.device)
     batches = shard_batches(list(row_of), batch=pairs_per_batch(config), shard=shard, shards=shards)
