@@ -103,8 +103,3 @@ class Benchmarks:
     def names(self) -> tuple[str, ...]:
         """All benchmarks that are measured."""
         return (*self.drawn, *self.columns)
-
-
-def section_of(benchmark: str) -> str:
-    """Name of the section that a benchmark's settings are in."""
-    return str(BENCHMARKS[benchmark].section_name)

@@ -186,33 +186,6 @@ def grade(number: int, prompt: Prompt, images: Sequence[Image.Image], judge: Ans
     return _table(number, prompt, scores)
 
 
-def read_scores(path: Path, prompts: Sequence[Prompt]) -> pd.DataFrame:
-    """Read the file that the released evaluation writes, to hold the figures here against the original's.
-
-    Args:
-        path: its `--output_file`: a JSON list with the list of probabilities of each prompt.
-        prompts: of the benchmark data that it was given.
-
-    Returns:
-        TABLE_COLUMNS, one image per prompt.
-
-    Raises:
-        DataError: unreadable, or not the scores of these prompts.
-    """
-    import pandas as pd
-
-    try:
-        scores = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error}). Name the output file of GenEval 2's evaluation.") from error
-    if not isinstance(scores, list) or len(scores) != len(prompts):
-        raise DataError(f"{path}: is not a list of {len(prompts)} lists. Name the scores of these very prompts.")
-    try:
-        return pd.concat([_table(i, prompt, [scores[i]]) for i, prompt in enumerate(prompts)], ignore_index=True)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
-
-
 def _table(number: int, prompt: Prompt, scores: Sequence[Sequence[float]]) -> pd.DataFrame:
     import pandas as pd
 
