@@ -65,12 +65,10 @@ class Weights:
 
 @section
 class Data:
-    """Where homologous (image, caption) pairs come from, and how many."""
+    """Homologous (image, caption) pairs of the micro world."""
 
-    source: Literal["microworld", "parquet"]
-    """`microworld`: drawn here. `parquet`: read from `path` (same schema, see data/pairs.py)."""
-    path: str | None = None
-    """Folder of parquet files for source `parquet` (base, pairs, gap, understanding and prompts.parquet)."""
+    source: Literal["microworld"]
+    """`microworld`: drawn here."""
     seed: int
     """Seed of the world; independent of the run seeds, which all see the same data."""
     image_size: Positive
