@@ -21,7 +21,8 @@ import json, sys
 from pathlib import Path
 
 from hermesflow.cli.fetching import pinned_yaml
-from hermesflow.config import digests, reference
+from hermesflow.config import digests
+from hermesflow.config.experiment import config_schema
 from hermesflow.config.load import load_config
 from hermesflow.core.files import Layout
 from hermesflow.data.pairs import read_pairs
@@ -33,7 +34,7 @@ others = {path: load_config(path) for path in sys.argv[2:]}
 print(json.dumps({
     "rows": {split: list(read_pairs(layout.data(split))["caption"]) for split in data.SPLITS},
     "question": read_pairs(layout.data("pairs"))[0]["questions"][0],
-    "schema": '"tsv"' in reference.json_schema() and "(source tsv)" in reference.markdown(),
+    "schema": '"tsv"' in json.dumps(config_schema()),
     "pins": pinned_yaml(config),
     "behind": [name for name, _ in digests.modules_behind("data", config)],
     "digests": {name: [digests.code_digests(one), digests.step_digests(one)] for name, one in others.items()},

@@ -45,8 +45,7 @@ def add_commands(commands: Any) -> None:
     new_command(commands, "dvc", "write DVC's files from the rules", _dvc)
     digests = new_command(commands, "digests", "print a digest of the code of every stage, as JSON", _digests)
     digests.add_argument("--steps", type=Path, help="write digests of code and settings of every step to this file")
-    schema = commands.add_parser("schema", help="print the JSON schema of a config file, or its table of keys")
-    schema.add_argument("--markdown", action="store_true", help="the table of config/README.md")
+    schema = commands.add_parser("schema", help="print the JSON schema of a config file")
     schema.set_defaults(run=_schema)
 
 
@@ -179,6 +178,6 @@ def _digests(arguments: argparse.Namespace) -> None:
 
 
 def _schema(arguments: argparse.Namespace) -> None:
-    from hermesflow.config.reference import json_schema, markdown
+    from hermesflow.config.experiment import config_schema
 
-    print(markdown() if arguments.markdown else json_schema(), end="")
+    print(json.dumps(config_schema(), indent=2))

@@ -23,8 +23,9 @@ from hermesflow.core.images import write_images
 from hermesflow.core.progress import Progress
 from hermesflow.core.seeding import deterministic
 from hermesflow.data.microworld.captions import parse_caption
-from hermesflow.data.microworld.judge import accepts, read_images
+from hermesflow.data.microworld.judge import read_images
 from hermesflow.data.microworld.scenes import Scene
+from hermesflow.data.microworld.verdicts import accepts
 from hermesflow.data.pairs import read_pairs
 from hermesflow.evaluation import bootstrap
 from hermesflow.evaluation.evaluated import FEATURES, UNITS, read_evaluated

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from hermesflow.core.errors import DataError
-from hermesflow.data.microworld.judge import answer as read_answer
 from hermesflow.data.microworld.questions import Question
 from hermesflow.data.microworld.scenes import Scene
+from hermesflow.data.microworld.verdicts import answer as read_answer
 from hermesflow.evaluation.worlds.understanding import units_table
 
 POOL = "gap"
