@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.support.imports import imports_of
 
 from hermesflow.config import reads
 from hermesflow.config.benchmarks import BENCHMARKS, PACKAGE
@@ -66,7 +67,7 @@ def test_no_other_package_imports_a_benchmark():
     for path in provenance.ROOT.rglob("*.py"):
         module = ".".join(("hermesflow", *path.relative_to(provenance.ROOT).with_suffix("").parts))
         if not module.startswith("hermesflow.evaluation."):
-            assert not [name for name in provenance.imports_of(module) if name.startswith(f"{PACKAGE}.")], module
+            assert not [name for name in imports_of(module) if name.startswith(f"{PACKAGE}.")], module
 
 
 @pytest.mark.parametrize("name", EXTRAS)

@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from hermesflow.config.sections import Count, Data, Positive, Revision, Share, Source, section
+from hermesflow.config.sections import Count, Data, Positive, Share
+from hermesflow.core.section import Revision, Source, section
 
 
 @section

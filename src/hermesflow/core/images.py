@@ -16,6 +16,10 @@ if TYPE_CHECKING:  # torch takes seconds to import, and short steps do without i
     from torch import Tensor
 
 
+PIXELS_TOGETHER = 250 * 48**2
+"""Pixels of images that are read together (memory only)."""
+
+
 @dataclass(frozen=True)
 class ImageForm:
     """What the array of one image holds, as it is stored."""

@@ -6,7 +6,6 @@ file whose metadata carries the features; images stay encoded (PNG) until asked 
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,10 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
 
 from hermesflow.core.errors import DataError
 from hermesflow.core.files import atomic
+from hermesflow.data.images import open_image
 
 SCHEMA = datasets.Features(
     {
@@ -87,26 +86,10 @@ def images_of(dataset: datasets.Dataset) -> np.ndarray:
     images = []
     for row in rows:
         try:
-            images.append(decode_image(row["image"]))
+            images.append(np.asarray(open_image((row["image"] or {}).get("bytes") or b"")))
         except DataError as error:
             raise DataError(f"pair {row['id']}: {error} Mend or remove the record.") from error
     if len({image.shape for image in images}) > 1:
         shapes = sorted({image.shape for image in images})
         raise DataError(f"images of one split have different sizes {shapes}; scale them to data.image_size first.")
     return np.stack(images) if images else np.zeros((0, 0, 0, 3), dtype=np.uint8)
-
-
-def decode_image(image: Mapping[str, Any] | None) -> np.ndarray:
-    """Decode {"bytes", "path"} to (H, W, 3) uint8.
-
-    Raises:
-        DataError: no bytes, truncated, or not an image.
-    """
-    encoded = (image or {}).get("bytes")
-    if not encoded:
-        raise DataError("the image is empty.")
-    try:
-        with Image.open(io.BytesIO(encoded)) as opened:
-            return np.asarray(opened.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"the image cannot be decoded ({type(error).__name__}).") from error

@@ -14,7 +14,6 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -55,11 +54,8 @@ class Gaussian:
     """(D, D) float64, of a sample (divided by one less than its size)."""
 
 
-class FeatureExtractor(Protocol):
-    """What the Frechet distance sees with: (N, 3, 299, 299) float images, 0 to 255, to (N, D) features."""
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Features of images."""
+FeatureExtractor = Callable[[Tensor], Tensor]
+"""What the Frechet distance sees with: (N, 3, 299, 299) float images, 0 to 255, to (N, D) features."""
 
 
 def read_reference(path: Path) -> Gaussian:

@@ -17,13 +17,11 @@ from torch import Tensor
 
 from hermesflow.config.sections import Decoding
 from hermesflow.core.errors import DataError
-from hermesflow.core.images import as_tensor
+from hermesflow.core.images import PIXELS_TOGETHER, as_tensor
 from hermesflow.data.images import fit_image
 from hermesflow.models.backbone import ImageCodec, UnifiedModel
 from hermesflow.selfplay.sampling import sample_texts
 
-TOGETHER = 250 * 48**2
-"""Pixels of pictures that are read together (memory only)."""
 GREEDY = Decoding(top_k=1, temperature=1.0)
 
 
@@ -83,7 +81,7 @@ class Pictures:
             digests.append(digest)
             if digest not in self.seen:
                 new[digest] = image
-            if len(new) * self.codec.image_size**2 >= TOGETHER:
+            if len(new) * self.codec.image_size**2 >= PIXELS_TOGETHER:
                 self._encode(new)
                 new = {}
         if new:
