@@ -103,3 +103,9 @@ class Benchmarks:
     def names(self) -> tuple[str, ...]:
         """All benchmarks that are measured."""
         return (*self.drawn, *self.columns)
+
+
+def reported(benchmarks: Benchmarks | None) -> tuple[Any, ...]:
+    """Those that the report's tables have columns and notes of: the paper's, and what a config has besides."""
+    names = benchmarks.names if benchmarks else ()
+    return tuple(one for one in BENCHMARKS.values() if one.paper or one.name in names)

@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hermesflow.config.sections import Positive, Source, section
-from hermesflow.core.errors import DataError
 from hermesflow.evaluation.benchmark import ABLATION, GENERATION, Column, Export, ImageBenchmark, Plan
 from hermesflow.evaluation.graders.geneval_objects import COLORS, OBJECTS, Detection
 from hermesflow.evaluation.metrics import GENEVAL_KINDS
-from hermesflow.evaluation.prompts import Prompts
+from hermesflow.evaluation.prompts import Prompts, read_json_lines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,24 +90,7 @@ def read_metadata(path: Path) -> list[Metadata]:
     Raises:
         DataError: unreadable, or a line that says something else than GenEval's lines do.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}). Name GenEval's evaluation_metadata.jsonl.") from error
-    found = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            found.append(metadata_of(json.loads(line)))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise DataError(
-                f"{path}, line {number}: is not a line of GenEval's evaluation_metadata.jsonl "
-                f"({type(error).__name__}: {error}). Take the file of the original repository, or correct the line."
-            ) from error
-    if not found:
-        raise DataError(f"{path}: holds no prompts. Take prompts/evaluation_metadata.jsonl of the original repository.")
-    return found
+    return read_json_lines(path, metadata_of, original="GenEval's prompts/evaluation_metadata.jsonl")
 
 
 def metadata_of(row: Mapping[str, Any]) -> Metadata:
