@@ -135,8 +135,6 @@ def _block_e(channels: int, pool: Literal["mean", "maximum"]) -> _Mixed:
 class Inception(nn.Module):
     """Features for the Frechet distance: the 2048 channel means of the last block."""
 
-    num_features = 2048
-
     def __init__(self) -> None:
         super().__init__()
         self.Conv2d_1a_3x3 = _Convolution(3, _Step("", 32, (3, 3), True))

@@ -60,11 +60,6 @@ class Clip(nn.Module):
             )
         )
 
-    @property
-    def num_features(self) -> int:
-        """Width of `features`; torchmetrics reads it."""
-        return WIDTH
-
     def forward(self, images: Tensor) -> Tensor:
         """Features for the Frechet distance, (N, 64) float, of (N, 3, H, W) uint8 images."""
         return self.clip.vision_model(pixel_values=_pixels(images)).pooler_output
