@@ -96,9 +96,9 @@ bench: setup
 full-size: setup
 	$(RUN) MALLOC_MMAP_THRESHOLD_=1048576 MALLOC_TRIM_THRESHOLD_=1048576 python -m bench.full_size
 
-dvc: setup
+dvc: $(VENV)/.installed-dev
 	$(RUN) python -m hermesflow schema > workflow/schemas/config.schema.json
-	$(RUN) python -m hermesflow schema --markdown > config/README.md
+	$(BIN)/jsonschema-markdown --no-footer --no-empty-columns workflow/schemas/config.schema.json 2> /dev/null > config/README.md
 	$(RUN) python -m hermesflow dvc --config config/micro.yaml
 	$(RUN) snakemake --quiet all --rulegraph mermaid-js --configfile config/micro.yaml | $(BIN)/python -m hermesflow dag
 

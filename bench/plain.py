@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from hermesflow.config.sections import Decoding, ImageSampling, Training
+from hermesflow.data.microworld.questions import Question
 from hermesflow.models.draws import inverse_cdf
 from hermesflow.models.showo import generation
 from hermesflow.models.showo.model import ShowO
-from hermesflow.selfplay.scoring import MultipleChoice
 from hermesflow.training.logps import Logps
 from hermesflow.training.pair_dpo import step_loss
 from hermesflow.training.pairs import PairBatch
@@ -90,7 +90,7 @@ def answer(model: ShowO, codes: Tensor, question: str, *, max_answer_tokens: int
 
 
 @torch.inference_mode()
-def likeliest_choice(model: ShowO, codes: Tensor, question: MultipleChoice) -> str:
+def likeliest_choice(model: ShowO, codes: Tensor, question: Question) -> str:
     """The choice of the highest log-likelihood, end token included; the first of equals."""
     prompt = model.question_template.format(question.question)
     found = [float(text_logps(model, codes[None], [prompt], [choice])) for choice in question.choices]

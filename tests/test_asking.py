@@ -15,12 +15,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from safetensors.torch import load_file, save_file
+from tests.support.pair_rows import read_rows
 
 from hermesflow.config.data import QuestionModels
 from hermesflow.config.load import load_config
 from hermesflow.core.errors import ConfigError
 from hermesflow.core.files import Layout
-from hermesflow.data.pairs import read_rows
 from hermesflow.data.questions.text_models import Checker, Generator
 from hermesflow.data.sources import real_pairs
 from hermesflow.stages import data as stage

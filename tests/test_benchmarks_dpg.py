@@ -12,11 +12,9 @@ from hermesflow.evaluation.benchmarks.dpg import (
     Question,
     answers_of,
     credited,
-    cut_grid,
     dpg_units,
     grade,
     is_yes,
-    read_grid,
     read_prompts,
 )
 from hermesflow.evaluation.bootstrap import point_values
@@ -158,29 +156,6 @@ def test_too_few_answers_or_no_image_stop_the_grading(tmp_path):
         grade(cat, [], Says())
 
 
-def test_grid_is_cut_row_by_row(tmp_path):
-    pixels = np.zeros((4, 6, 3), dtype=np.uint8)
-    for number, (top, left) in enumerate([(0, 0), (0, 3), (2, 0), (2, 3)], start=1):
-        pixels[top : top + 2, left : left + 3] = number
-    Image.fromarray(pixels).save(tmp_path / "partiprompts1.png")
-    parts = read_grid(tmp_path, "partiprompts1")
-    assert [part.size for part in parts] == [(3, 2)] * 4
-    assert [np.unique(np.asarray(part)).tolist() for part in parts] == [[1], [2], [3], [4]]
-
-
-def test_a_grid_that_is_missing_or_odd_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"a1\.png"):
-        read_grid(tmp_path, "a1")
-    (tmp_path / "a2.png").write_bytes(b"\x89PNG")
-    with pytest.raises(DataError, match=r"a2\.png"):
-        read_grid(tmp_path, "a2")
-    Image.new("RGB", (7, 8)).save(tmp_path / "a3.png")
-    with pytest.raises(DataError, match=r"a3\.png.*7 x 8"):
-        read_grid(tmp_path, "a3")
-    with pytest.raises(DataError):
-        cut_grid(Image.new("RGB", (8, 7)))
-
-
 QUESTIONS = ["is the cat red ?", "is there a red cat ?", "cat ?", "is a cat there ?", "is the cat there ?"]
 
 
@@ -220,10 +195,9 @@ def test_a_model_of_neither_kind_is_no_judge(tmp_path):
 
 def test_from_files_to_the_table_cell_with_a_real_judge(tmp_path):
     prompts = read_prompts(write(tmp_path / "dpg_bench.csv"))
-    for prompt in prompts:
-        Image.new("RGB", (64, 64), "red").save(tmp_path / f"{prompt.id}.png")
+    images = [Image.new("RGB", (32, 32), "red")] * 4
     judge = TransformersVqa(str(save_vilt(tmp_path / "vilt")))
-    table = pd.concat([grade(prompt, read_grid(tmp_path, prompt.id), judge) for prompt in prompts])
+    table = pd.concat([grade(prompt, images, judge) for prompt in prompts])
     assert len(table) == 4 * 4 and set(table["answer"]) <= {"yes", "no", "cat"}
     values = point_values(Evaluated(dpg_units(table), np.zeros((0, 1)), np.zeros((0, 1))))
     by_hand = table.groupby(["id", "image"])["credited"].mean().groupby("id").mean().mean()

@@ -1,6 +1,9 @@
-"""From drawn tokens to the files that the originals grade, and from the original's verdicts to the comparison."""
+"""From drawn tokens to the files that the originals grade, and the comparison in docs/geneval.md."""
 
 import json
+import shutil
+import textwrap
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +17,8 @@ from hermesflow.cli import main
 from hermesflow.config.experiment import as_plain
 from hermesflow.config.load import load_config
 from hermesflow.core.images import as_tensor, read_images
+from hermesflow.evaluation.benchmarks.geneval import TABLE_COLUMNS, image_row, read_metadata
 from hermesflow.evaluation.graders.geneval_detector import ColorClassifier, Detector
-from hermesflow.evaluation.graders.geneval_parity import grade_folder
 from hermesflow.evaluation.graders.pretrained import PretrainedClip
 from hermesflow.models.backbone import load_codec
 from hermesflow.stages import grade
@@ -69,9 +72,15 @@ def test_geneval_s_images_lie_as_its_original_wants_them(world, images):
 def test_exported_images_get_the_verdicts_of_the_stage(world, images):
     path, layout = world
     own = load_config(path).benchmarks.geneval
-    again = grade_folder(images, Detector(own.detector), ColorClassifier(PretrainedClip(own.clip)))
+    detector, classifier = Detector(own.detector), ColorClassifier(PretrainedClip(own.clip))
     rows = pd.read_parquet(layout.benchmark(0, "base", "geneval") / "rows.parquet")
-    pd.testing.assert_frame_equal(again, rows[list(again.columns)], check_dtype=False)
+    for row in rows.itertuples():
+        place = images / f"{row.prompt:05d}"
+        (wanted,) = read_metadata(place / "metadata.jsonl")
+        with Image.open(place / "samples" / f"{row.image:04d}.png") as opened:
+            image = opened.convert("RGB")
+        again = image_row(row.prompt, row.image, wanted, detector.detect(image), partial(classifier.colors, image))
+        assert again == tuple(getattr(row, name) for name in TABLE_COLUMNS)
 
 
 def test_a_folder_with_images_and_another_benchmark_are_refused(world, images, tmp_path, capsys):
@@ -102,35 +111,33 @@ def write_theirs(path, verdicts):
     return path
 
 
-def parity(world, *arguments):
-    return main.main(["geneval-parity", "--config", str(world[0]), *map(str, arguments)])
+def compared(world, theirs, tmp_path, monkeypatch, capsys):
+    """What the code in docs/geneval.md prints of the graded run and a results file."""
+    text = (Path(__file__).parents[1] / "docs" / "geneval.md").read_text()
+    code = textwrap.dedent(text.split("```python\n")[1].split("```")[0])
+    rows = tmp_path / "results/showo/seed0/base/benchmarks/geneval/rows.parquet"
+    rows.parent.mkdir(parents=True)
+    shutil.copy(world[1].benchmark(0, "base", "geneval") / "rows.parquet", rows)
+    write_theirs(tmp_path / "results.jsonl", theirs)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    return capsys.readouterr().out
 
 
-def test_both_sides_agree_where_they_must(world, images, tmp_path, capsys):
-    theirs = write_theirs(tmp_path / "results.jsonl", {})
-    assert parity(world, "--theirs", theirs, "--images", images) == 0
-    rules, everything = capsys.readouterr().out.split("Everything:")
-    # five prompts without a colour, four images each: two of one object, one each of the three other kinds
-    assert [line.split() for line in rules.splitlines()[2:7]] == [
-        ["single_object", "8", "1.0000", "0.5000", "0.5000", "0", "0"],
-        ["two_objects", "4", "1.0000", "0.0000", "0.0000", "0", "0"],
-        ["counting", "4", "1.0000", "0.0000", "0.0000", "0", "0"],
-        ["position", "4", "1.0000", "0.0000", "0.0000", "0", "0"],
-        ["all", "20", "1.0000", "0.2000", "0.2000", "0", "0"],
+def test_both_sides_agree_where_they_must(world, tmp_path, monkeypatch, capsys):
+    shares = compared(world, {}, tmp_path, monkeypatch, capsys)
+    assert [line.split() for line in shares.splitlines() if line.startswith("single")] == [
+        ["single_object", "0.5", "0.5", "1.0"]
     ]
-    assert "another verdict" not in rules + everything
-    assert everything.splitlines()[-1].split() == ["all", "28", "1.0000", "0.1429", "0.1429", "0", "0"]  # 4 of 28
+    assert "Empty DataFrame" in shares  # no image has another verdict
 
 
-def test_images_that_differ_are_named_with_our_reason(world, tmp_path, capsys):
-    theirs = write_theirs(tmp_path / "results.jsonl", {(1, 2): True})  # a bench that nobody detected
-    assert parity(world, "--theirs", theirs) == 0
-    told = capsys.readouterr().out
-    assert "Everything" not in told and "1 images with another verdict" in told
-    assert told.splitlines()[-1].split() == ["1", "2", "single_object", "expected", "bench>=1,", "found", "0"]
+def test_images_that_differ_are_named_with_our_reason(world, tmp_path, monkeypatch, capsys):
+    told = compared(world, {(1, 2): True}, tmp_path, monkeypatch, capsys)  # a bench that nobody detected
+    assert told.splitlines()[-1].split()[1:] == ["1", "2", "single_object", "expected", "bench>=1,", "found", "0"]
 
 
 def test_a_config_without_the_section_is_told(tmp_path, capsys):
     smoke = Path(__file__).parents[1] / "config" / "smoke.yaml"
-    assert main.main(["geneval-parity", "--config", str(smoke), "--theirs", str(tmp_path / "results.jsonl")]) == 1
-    assert "smoke.yaml: has no section `benchmarks.geneval`" in capsys.readouterr().err
+    assert main.main(["fid-reference", "--config", str(smoke), "--images", str(tmp_path)]) == 1
+    assert "smoke.yaml: has no section `benchmarks.coco`" in capsys.readouterr().err

@@ -104,7 +104,7 @@ def test_a_folder_that_is_not_there_is_told(tmp_path):
 def test_a_broken_image_is_named(val2014):
     path = save(val2014, 42)
     path.write_bytes(path.read_bytes()[:50])  # within the pixels
-    with pytest.raises(DataError, match=r"000000000042\.png: cannot be decoded"):
+    with pytest.raises(DataError, match=r"000000000042\.png: the image cannot be decoded"):
         moments_of(real_images(CAPTIONS, val2014), red_and_green, lambda count: None)
 
 
@@ -178,7 +178,7 @@ def test_statistics_from_elsewhere_are_called_so(tmp_path):
 def test_notes_are_not_unpickled(tmp_path):
     path, notes = tmp_path / "a.npz", {"image_ids": np.array([{}], dtype=object), "inception": np.array(["a" * 64])}
     np.savez(path, mu=np.zeros(2), sigma=np.eye(2), **notes)
-    with pytest.raises(DataError, match=r"a\.npz: its notes cannot be read"):
+    with pytest.raises(DataError, match=r"a\.npz: cannot be read .*Object arrays"):
         check_reference(path, CAPTIONS, NETWORK)
 
 

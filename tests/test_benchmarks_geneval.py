@@ -1,15 +1,16 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from hermesflow.core.errors import DataError
 from hermesflow.evaluation.benchmarks.geneval import (
+    TABLE_COLUMNS,
     TAGS,
     Detection,
     grade,
     image_row,
-    images_table,
     metadata_of,
     read_metadata,
     relative_position,
@@ -158,6 +159,17 @@ def test_counting_wants_more_confidence():
     assert image_row(0, 0, metadata("counting"), detections, never)[4] is False
 
 
+def test_our_rules_on_the_detections_of_a_results_file():
+    """A line as evaluate_images.py writes it: boxes of left, top, right, bottom and score."""
+    wanted = {"tag": "counting", "prompt": "two cats", "include": [{"class": "cat", "count": 2}]}
+    wanted["exclude"] = [{"class": "cat", "count": 3}]
+    for count, correct in ((1, False), (2, True), (3, False)):
+        theirs = {"metadata": json.dumps(wanted), "details": json.dumps({"cat": [[*LEFT, 0.99]] * count})}
+        boxes = json.loads(theirs["details"])
+        seen = {name: [Detection(tuple(box), score) for *box, score in found] for name, found in boxes.items()}
+        assert grade(metadata_of(json.loads(theirs["metadata"])), seen, never)[0] is correct
+
+
 def test_overlapping_boxes_are_not_suppressed():
     assert grade(metadata("counting"), found(cat=[LEFT, LEFT]), never)[0]
 
@@ -173,7 +185,8 @@ def test_figures_from_file_to_table_cell(tmp_path):
         for number, one in enumerate(prompts)
         for image in range(4)
     ]
-    values = point_values(Evaluated(geneval_units(images_table(rows)), np.zeros((0, 1)), np.zeros((0, 1))))
+    units = geneval_units(pd.DataFrame(rows, columns=list(TABLE_COLUMNS)))
+    values = point_values(Evaluated(units, np.zeros((0, 1)), np.zeros((0, 1))))
     # three of four images show everything but two cats and a black cat
     expected = {"single_object": 0.75, "two_objects": 0.75, "counting": 0, "colors": 0.75, "position": 0.75}
     for kind, value in {**expected, "color_attribution": 0}.items():

@@ -35,7 +35,6 @@ from hermesflow.evaluation.benchmarks.geneval2 import (
     geneval2_units,
     grade,
     read_prompts,
-    read_scores,
     soft_tifa,
 )
 from hermesflow.evaluation.bootstrap import estimate, point_values, summarise
@@ -247,29 +246,6 @@ def test_no_image_or_no_probability_stops_the_grading(prompts):
             grade(1, prompts[1], [image()], Says(0.5, broken))
 
 
-def test_scores_of_the_released_evaluation_give_its_figures(tmp_path, prompts):
-    path = tmp_path / "score_lists.json"
-    path.write_text(json.dumps([[0.5, 1.0000001, 1.0, 0.125, 1.0, 1.0], [0.2, 0.8]]))
-    assert values(read_scores(path, prompts))["geneval2/gm"] == pytest.approx((2 ** (-2 / 3) + 0.4) / 2)
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("[[0.5]", "cannot be read"),
-        ("[[0.2, 0.8]]", "is not a list of 2 lists"),
-        ("[[0.5, 1, 1, 1, 1, 1], [0.2]]", r"prompt 1 \('ten foxes'\): there must be 2 probabilities"),
-        ("[[0.5, 1, 1, 1, 1, 1], 0.2]", "there must be 2 probabilities"),
-        ("[[0.5, 1, 1, 1, 1, 1], [0.2, null]]", "None is no probability"),
-    ],
-)
-def test_scores_of_other_prompts_are_refused(tmp_path, prompts, text, said):
-    path = tmp_path / "score_lists.json"
-    path.write_text(text)
-    with pytest.raises(DataError, match=rf"score_lists\.json: .*{said}"):
-        read_scores(path, prompts)
-
-
 def test_from_the_file_to_the_table_cell_with_a_real_model(tmp_path, prompts):
     judge = TransformersAnswerProbability(str(save_qwen3_vl(tmp_path / "qwen")))
     table = pd.concat([grade(number, prompt, [image()], judge) for number, prompt in enumerate(prompts)])
@@ -427,16 +403,13 @@ def test_a_benchmark_without_files_of_its_own_names_those_with_them(world, tmp_p
     assert "--benchmark coco: images are exported for geneval and geneval2" in capsys.readouterr().err
 
 
-def test_rows_are_in_the_order_of_the_original_s_scores(world, tmp_path):
-    """So that docs/geneval2.md can set them side by side; the scores here tell prompt and question apart."""
+def test_rows_are_in_the_order_of_the_original_s_scores(world):
+    """So that docs/geneval2.md can set them side by side: by prompt, then by question."""
     config, layout, _ = world
-    scores = [[(10 * number + k) / 100 for k in range(len(row["vqa_list"]))] for number, row in enumerate(CATS)]
-    (tmp_path / "score_lists.json").write_text(json.dumps(scores))
-    theirs = read_scores(tmp_path / "score_lists.json", read_prompts(Path(config.benchmarks.geneval2.prompts)))
-    ours = pd.read_parquet(folder_of(layout) / "rows.parquet")
-    ours = ours[ours["image"] == 0].reset_index(drop=True)
-    for column in ("prompt", "question"):
-        assert list(ours[column]) == list(theirs[column])
+    ours = pd.read_parquet(folder_of(layout) / "rows.parquet").query("image == 0")
+    prompts = read_prompts(Path(config.benchmarks.geneval2.prompts))
+    expected = [(number, one.text) for number, prompt in enumerate(prompts) for one in prompt.questions]
+    assert list(zip(ours["prompt"], ours["question"], strict=True)) == expected
 
 
 def test_the_table_of_a_graded_run(world):

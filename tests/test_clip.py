@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from hermesflow.data.microworld.world import KINDS, caption_of, make_scene, render
+from hermesflow.data.microworld.captions import KINDS, caption_of
+from hermesflow.data.microworld.scenes import render
+from hermesflow.data.microworld.world import make_scene
 from hermesflow.evaluation.worlds import clip
 from hermesflow.evaluation.worlds.clip import (
     Clip,

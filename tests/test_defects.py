@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from tests.support.dpo import dpo_loss
 
 from hermesflow.config.sections import Checkpoint
 from hermesflow.core.errors import ArtifactError, ConfigError
@@ -27,7 +28,7 @@ from hermesflow.stages import prefer, reference, train
 from hermesflow.tracking import runs
 from hermesflow.training.distributed import check_training, new_accelerator
 from hermesflow.training.logps import PairLogps, reference_logps
-from hermesflow.training.losses import dpo_loss, pair_dpo_loss
+from hermesflow.training.losses import pair_dpo_loss
 from hermesflow.training.pairs import PairBatch
 from pair_world import SMOKE, environment, form_of, make_candidates, make_world, pairs_of, small_config, training
 

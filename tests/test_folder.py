@@ -12,11 +12,12 @@ import datasets
 import pandas as pd
 import pytest
 from huggingface_hub import constants
+from tests.support.pair_rows import read_rows
 
 from hermesflow.config.load import load_config
 from hermesflow.core.errors import ConfigError, DataError, FetchError
 from hermesflow.core.files import Layout
-from hermesflow.data.pairs import read_pairs, read_rows
+from hermesflow.data.pairs import read_pairs
 from hermesflow.stages import data as stage
 from hub_server import HubServer
 from journeydb_world import SIZES, TOTAL, jpeg, write_config
@@ -209,3 +210,9 @@ def test_keys_of_another_source_are_refused(tmp_path):
         load_config(file)
     with pytest.raises(ConfigError, match=r"`data`: .*journeydb"):
         load_config(write_config(tmp_path / "config.yaml", source="laion"))
+
+
+def test_the_source_parquet_names_what_takes_its_place(tmp_path):
+    file = write_config(tmp_path / "config.yaml", source="parquet", path="x")
+    with pytest.raises(ConfigError, match=r"`data\.source`: `parquet` is gone; `folder` reads parquet"):
+        load_config(file)

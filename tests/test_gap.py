@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from hermesflow.core.errors import DataError
-from hermesflow.data.microworld.world import Question, Scene, SceneObject
+from hermesflow.data.microworld.questions import Question
+from hermesflow.data.microworld.scenes import Scene, SceneObject
 from hermesflow.evaluation.bootstrap import point_values
 from hermesflow.evaluation.evaluated import Evaluated
 from hermesflow.evaluation.worlds.gap import Asked, gap_table, gap_units

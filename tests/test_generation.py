@@ -3,7 +3,8 @@ import pandas as pd
 import pytest
 import torch
 
-from hermesflow.data.microworld.world import Scene, SceneObject, caption_of
+from hermesflow.data.microworld.captions import caption_of
+from hermesflow.data.microworld.scenes import Scene, SceneObject
 from hermesflow.evaluation.bootstrap import point_values
 from hermesflow.evaluation.evaluated import Evaluated
 from hermesflow.evaluation.metrics import GENEVAL_KINDS

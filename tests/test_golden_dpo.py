@@ -7,9 +7,9 @@ image rows into the caption term.
 
 import pytest
 import torch
+from tests.support.dpo import dpo_loss
 
 from hermesflow.models.logps import row_sums, token_logps
-from hermesflow.training.losses import dpo_loss
 from showo_golden import golden_model, reference
 
 SOI = 33  # column of <|soi|> in a recorded image row

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.support.imports import imports_of
 
 from hermesflow.config.reads import READS
 from hermesflow.core import provenance
@@ -56,7 +57,7 @@ def test_arrows_between_packages_point_one_way():
     wrong = []
     for module in modules():
         package = package_of(module)
-        for other in provenance.imports_of(module):
+        for other in imports_of(module):
             target = package_of(other)
             if not package or not target or target == package:
                 continue
@@ -73,7 +74,7 @@ def test_no_cycles():
         if name in done:
             return
         path.append(name)
-        for other in provenance.imports_of(name):
+        for other in imports_of(name):
             if provenance.path_of(other).name != "__init__.py":
                 visit(other)
         path.pop()

@@ -13,12 +13,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from huggingface_hub import constants
+from tests.support.pair_rows import read_rows
 
 from hermesflow.cli.main import main
 from hermesflow.config.load import load_config
 from hermesflow.core.errors import DataError
 from hermesflow.core.files import Layout, read_json
-from hermesflow.data.pairs import images_of, read_pairs, read_rows, validate
+from hermesflow.data.pairs import images_of, read_pairs
 from hermesflow.data.sources.journeydb import JourneyDbSource
 from hermesflow.stages import data as stage
 from hub_server import HubServer
@@ -110,8 +111,10 @@ def test_every_split_has_its_size_no_id_or_caption_twice_and_the_schema(world, t
     assert {split: len(own) for split, own in ids.items()} == SIZES
     everything = [row for split in SIZES for row in read_rows(layout.data(split))]
     assert len({row["id"] for row in everything}) == len({row["caption"] for row in everything}) == TOTAL
-    accepted, bad = validate(everything, image_size=24)
-    assert len(accepted) == TOTAL and bad.empty
+    asked = [question for row in everything for question in row["questions"]]
+    assert asked and all(question["answer"] in question["choices"] for question in asked)
+    for split, size in SIZES.items():
+        assert images_of(read_pairs(layout.data(split))).shape[:1] == (size,)
     assert images_of(read_pairs(layout.data("pairs"))).shape == (4, 24, 24, 3)
     assert rejected(layout).empty
 

@@ -6,19 +6,12 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from hermesflow.data.microworld.judge import accepts, answer, caption_facts_f1, read_image, read_images
-from hermesflow.data.microworld.world import (
-    COLORS,
-    GROUND,
-    KINDS,
-    Question,
-    Scene,
-    SceneObject,
-    caption_of,
-    make_scene,
-    questions_of,
-    render,
-)
+from hermesflow.data.microworld.captions import KINDS, caption_of
+from hermesflow.data.microworld.judge import read_image, read_images
+from hermesflow.data.microworld.questions import Question, questions_of
+from hermesflow.data.microworld.scenes import COLORS, GROUND, Scene, SceneObject, render
+from hermesflow.data.microworld.verdicts import accepts, answer, caption_facts_f1
+from hermesflow.data.microworld.world import make_scene
 from hermesflow.stages.judge import agreement, measure, reconstruct, truth
 
 

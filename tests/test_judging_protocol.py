@@ -5,15 +5,9 @@ import pytest
 from PIL import Image
 
 from hermesflow.core.errors import DataError
-from hermesflow.evaluation.judges.protocol import Item, Verdict, check_items, is_right, outcome_counts, png_bytes
+from hermesflow.evaluation.judges.protocol import Item, Verdict, check_items, outcome_counts, png_bytes
 
 ITEM = Item("a", "red", "what color ?", ("red", "blue"), "red")
-
-
-def test_only_the_right_choice_is_right():
-    assert is_right(ITEM, Verdict("a", "chosen", "red", ""))
-    assert not is_right(ITEM, Verdict("a", "chosen", "blue", ""))
-    assert not is_right(ITEM, Verdict("a", "refused", None, "red"))
 
 
 def test_every_outcome_is_counted_by_hand():

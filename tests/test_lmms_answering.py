@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -12,7 +11,6 @@ from hermesflow.evaluation.lmms.answering import (
     Stopping,
     answers,
     by_picture,
-    likelihoods,
     pixel_digest,
     square,
 )
@@ -115,27 +113,6 @@ def test_new_tokens_are_counted(model, codes):
     longer = answers(model, codes, ["a"], ["w3"], Stopping(6))[0].split()
     assert answers(model, codes, ["a"], ["w3"], Stopping(2))[0].split() == longer[:2]
     assert len(longer) > 2
-
-
-def test_likelihood_and_end_token_are_the_models_own_log_probability(model, codes):
-    owners, questions, texts = ["a", "b", "a"], ["w3", "w4", "w3 w4"], ["w1", "w5 w6 w7", "w2 w2"]
-    found = likelihoods(model, codes, owners, questions, texts)
-    images = torch.from_numpy(np.stack([codes[owner] for owner in owners]))
-    prompts = [model.question_template.format(question) for question in questions]
-    with_end = model.text_logps(images, prompts, texts).tolist()
-    for row, (nats, _) in enumerate(found):
-        prompt = f"{prompts[row]} {texts[row]}"
-        end = model.text_session(images[row : row + 1], torch.tensor([0]), [prompt]).logits.log_softmax(1)
-        assert nats + end[0, model.end_token].item() == pytest.approx(with_end[row], abs=1e-4)
-
-
-def test_greedy_says_whether_decoding_would_begin_with_it(model, codes):
-    said = answers(model, codes, ["a"], ["w3"], Stopping(3))[0]
-    words = said.split()
-    other = "w0" if words[-1] != "w0" else "w1"
-    texts = [said, " ".join([*words[:-1], other]), words[0]]
-    found = likelihoods(model, codes, ["a"] * 3, ["w3"] * 3, texts)
-    assert [greedy for _, greedy in found] == [True, False, True]
 
 
 def test_equal_pictures_are_coded_once(pictures, monkeypatch):

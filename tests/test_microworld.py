@@ -10,28 +10,11 @@ import pytest
 
 from hermesflow.config.load import load_config
 from hermesflow.config.sections import Data
-from hermesflow.data.microworld.captions import Facts, Mention, relation_of
-from hermesflow.data.microworld.questions import QUESTION_KINDS
-from hermesflow.data.microworld.scenes import mask_of
+from hermesflow.data.microworld.captions import KINDS, Facts, Mention, caption_of, parse_caption, relation_of
+from hermesflow.data.microworld.questions import QUESTION_KINDS, questions_of, vocabulary
+from hermesflow.data.microworld.scenes import COLORS, GROUND, SHAPES, SIZES, Scene, SceneObject, mask_of, render
 from hermesflow.data.microworld.verdicts import answer
-from hermesflow.data.microworld.world import (
-    BUCKETS,
-    COLORS,
-    GROUND,
-    KINDS,
-    SHAPES,
-    SIZES,
-    Scene,
-    SceneObject,
-    bucket_of,
-    caption_of,
-    make_pairs,
-    make_scene,
-    parse_caption,
-    questions_of,
-    render,
-    vocabulary,
-)
+from hermesflow.data.microworld.world import BUCKETS, bucket_of, make_pairs, make_scene
 
 
 @pytest.fixture(scope="module")

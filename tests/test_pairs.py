@@ -1,4 +1,4 @@
-"""The schema of pairs on disk, and records that are set aside."""
+"""The schema of pairs on disk."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from tests.support.pair_rows import read_rows
 
 from hermesflow.config.load import load_config
 from hermesflow.config.sections import Data
 from hermesflow.core.errors import DataError
 from hermesflow.data import pairs
 from hermesflow.data.microworld.world import make_pairs
-from hermesflow.data.pairs import SCHEMA, images_of, read_pairs, read_rows, validate, write_pairs
+from hermesflow.data.pairs import SCHEMA, images_of, read_pairs, write_pairs
 
 
 @pytest.fixture(scope="module")
@@ -74,54 +75,6 @@ def test_images_of_names_the_record_that_cannot_be_decoded(rows, tmp_path):
         images_of(read_pairs(tmp_path / "gap.parquet"))
 
 
-def test_good_records_are_all_accepted(rows):
-    accepted, rejected = validate(rows, image_size=48)
-    assert accepted == rows and rejected.empty and list(rejected.columns) == ["id", "record", "reason"]
-
-
-def spoil_image(row):
-    row["image"] = {"bytes": row["image"]["bytes"][:60], "path": None}
-
-
-def spoil_answer(row):
-    row["questions"][1]["answer"] = "maybe"
-
-
-SPOILS = {
-    "corrupt image": spoil_image,
-    "image is empty": lambda row: row.update(image=None),
-    "empty caption": lambda row: row.update(caption="  "),
-    "no questions": lambda row: row.update(questions=[]),
-    "answer not among the choices": spoil_answer,
-    "empty id": lambda row: row.update(id=""),
-}
-
-
-@pytest.mark.parametrize("reason", SPOILS)
-def test_a_bad_record_is_set_aside_with_its_reason_and_the_others_stay(rows, reason):
-    SPOILS[reason](rows[2])
-    accepted, rejected = validate(rows)
-    assert accepted == rows[:2] + rows[3:]
-    assert rejected["record"].tolist() == [2] and reason in rejected["reason"][0]
-
-
-def test_the_first_good_record_of_an_id_is_kept(rows):
-    rows[3]["id"] = rows[1]["id"]
-    accepted, rejected = validate(rows)
-    assert accepted == rows[:3] + rows[4:]
-    pd.testing.assert_frame_equal(
-        rejected, pd.DataFrame([(rows[1]["id"], 3, "duplicate id")], columns=["id", "record", "reason"])
-    )
-    rows[1]["caption"] = ""
-    accepted, rejected = validate(rows)
-    assert rejected["reason"].tolist() == ["empty caption"] and rows[3] in accepted
-
-
-def test_images_of_another_size_are_set_aside(rows):
-    accepted, rejected = validate(rows, image_size=64)
-    assert not accepted and set(rejected["reason"]) == {"image is 48 x 48 pixels, not 64 x 64"}
-
-
 @pytest.mark.parametrize("content", [None, b"", b"PAR1 cut short"])
 def test_an_unreadable_file_is_one_paragraph_with_its_name(tmp_path, content):
     path = tmp_path / "base.parquet"
@@ -129,7 +82,7 @@ def test_an_unreadable_file_is_one_paragraph_with_its_name(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(DataError, match=r"base\.parquet") as error:
         read_pairs(path)
-    assert "\n\n" not in str(error.value) and "data.path" in str(error.value)
+    assert "\n\n" not in str(error.value) and "stage data" in str(error.value)
 
 
 def test_a_truncated_file_is_an_error(rows, tmp_path):

@@ -21,19 +21,20 @@ import json, sys
 from pathlib import Path
 
 from hermesflow.cli.fetching import pinned_yaml
-from hermesflow.config import digests, reference
+from hermesflow.config import digests
+from hermesflow.config.experiment import config_schema
 from hermesflow.config.load import load_config
 from hermesflow.core.files import Layout
-from hermesflow.data.pairs import read_rows
+from hermesflow.data.pairs import read_pairs
 from hermesflow.stages import data
 
 config, layout = load_config(sys.argv[1]), Layout(Path("results"))
 data.run(config, layout)
 others = {path: load_config(path) for path in sys.argv[2:]}
 print(json.dumps({
-    "rows": {split: [row["caption"] for row in read_rows(layout.data(split))] for split in data.SPLITS},
-    "question": next(iter(read_rows(layout.data("pairs"))))["questions"][0],
-    "schema": '"tsv"' in reference.json_schema() and "(source tsv)" in reference.markdown(),
+    "rows": {split: list(read_pairs(layout.data(split))["caption"]) for split in data.SPLITS},
+    "question": read_pairs(layout.data("pairs"))[0]["questions"][0],
+    "schema": '"tsv"' in json.dumps(config_schema()),
     "pins": pinned_yaml(config),
     "behind": [name for name, _ in digests.modules_behind("data", config)],
     "digests": {name: [digests.code_digests(one), digests.step_digests(one)] for name, one in others.items()},
@@ -55,14 +56,9 @@ def package(tmp_path):
     (copy / "data" / "sources" / "tsv.py").write_text(example())
     path = copy / "config" / "data.py"
     text = path.read_text()
-    start, end = text.index("@section\nclass Folder"), text.index("RealData = ")
-    section = text[start:end].replace("class Folder", "class Tsv").replace('Literal["folder"]', 'Literal["tsv"]')
-    for key in ("split: str", "revision: Revision"):  # with its docstring
-        before, _, rest = section.partition(f"    {key}")
-        section = before + rest.split('"""\n', 1)[1]
-    assert "path: str" in section and "selection: str" in section
-    union = text[end:].replace("JourneyDb | Folder", "JourneyDb | Folder | Tsv")
-    path.write_text(text[:end] + section + union)
+    section = '@section\nclass Tsv(RealData):\n    source: Literal["tsv"]\n\n\n'
+    before, union, after = text.partition("AnyData = ")
+    path.write_text(before + section + union + after.replace("| Folder", "| Folder | Tsv"))
     return tmp_path
 
 

@@ -20,6 +20,7 @@ class Codec:
 
     seen = ImageForm("codes", (4,), "uint16")
     generated = ImageForm("latents", (2, 3, 3), "float16")
+    image_size = 48
 
     def see(self, images: np.ndarray) -> torch.Tensor:
         return torch.full((len(images), *self.seen.shape), 7)

@@ -11,8 +11,9 @@ from hermesflow.config.load import load_config
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout, read_json, read_table
 from hermesflow.core.images import ImageForm, read_form, read_images, write_images
-from hermesflow.data.microworld.judge import answer, read_image
-from hermesflow.data.microworld.world import Question
+from hermesflow.data.microworld.judge import read_image
+from hermesflow.data.microworld.questions import Question
+from hermesflow.data.microworld.verdicts import answer
 from hermesflow.data.pairs import images_of, read_pairs
 from hermesflow.evaluation import bootstrap
 from hermesflow.evaluation.metrics import COMPOSED

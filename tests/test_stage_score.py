@@ -5,7 +5,7 @@ import pytest
 
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import read_json, read_table
-from hermesflow.data.microworld.world import Question
+from hermesflow.data.microworld.questions import Question
 from hermesflow.selfplay.sharding import shard_folder
 from hermesflow.stages import agreement, gather_scores
 from hermesflow.stages.agreement import rank_agreement

@@ -3,8 +3,12 @@ from collections import Counter
 
 import pytest
 
-from hermesflow.data.microworld.judge import answer, read_image
-from hermesflow.data.microworld.world import KINDS, Question, caption_of, make_scene, parse_caption, render, vocabulary
+from hermesflow.data.microworld.captions import KINDS, caption_of, parse_caption
+from hermesflow.data.microworld.judge import read_image
+from hermesflow.data.microworld.questions import Question, vocabulary
+from hermesflow.data.microworld.scenes import render
+from hermesflow.data.microworld.verdicts import answer
+from hermesflow.data.microworld.world import make_scene
 from hermesflow.evaluation.worlds import understanding
 from hermesflow.evaluation.worlds.understanding import (
     Item,
@@ -37,7 +41,7 @@ def world(count=140):
 
 
 def rows(count=140):
-    from hermesflow.data.microworld.world import questions_of
+    from hermesflow.data.microworld.questions import questions_of
 
     return [
         {"id": key, "caption": caption, "questions": [vars(q) for q in questions_of(caption)]}

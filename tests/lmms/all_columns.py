@@ -86,15 +86,11 @@ def write_rest(folder, oracle):
             ("validation_Math_2", [4, 5], "open", [], open_),
         ],
     )
-    choices = ["red", "two dog", "3"]
-    nats = oracle.nats(1, "What?", choices)
-    likeliest, least = nats.index(max(nats)), nats.index(min(nats))
-    world.choice(folder, [(1, "What?", choices, likeliest), (1, "What?", choices, least)])
 
 
 @dataclass(frozen=True)
 class SmallWorld:
-    """A checkpoint, tasks of all columns and one by likelihood, and what the checkpoint says about them."""
+    """A checkpoint, tasks of all columns, and what the checkpoint says about them."""
 
     root: Path
     """Folder of model, tokenizer and tasks."""
@@ -108,7 +104,7 @@ class SmallWorld:
         evaluation = Evaluation(
             model=self.root / "model",
             tokenizer=self.root / "tokenizer",
-            tasks=[*(f"{task}_local" for task in tasks), "choice_local"],
+            tasks=[f"{task}_local" for task in tasks],
             batch_size=2,
             include=self.root / "tasks",
         )

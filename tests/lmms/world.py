@@ -14,7 +14,7 @@ from PIL import Image as Images
 
 from hermesflow.config.benchmarks import Benchmarks, Understanding
 from hermesflow.config.sections import ImageTokenizer
-from hermesflow.evaluation.lmms.answering import Pictures, Stopping, answers, likelihoods
+from hermesflow.evaluation.lmms.answering import Pictures, Stopping, answers
 from hermesflow.evaluation.lmms.running import TASKS
 from hermesflow.models.backbone import load_codec, load_model
 from hermesflow.models.showo.codec import ShowOCodec
@@ -91,12 +91,6 @@ class Oracle:
     def says(self, number, question, tokens=16):
         (digest,) = self.pictures.add([picture(number)])
         return answers(self.model, self.pictures.seen, [digest], [question], Stopping(tokens, ("\n\n",)))[0]
-
-    def nats(self, number, question, texts):
-        (digest,) = self.pictures.add([picture(number)])
-        count = len(texts)
-        asked = [digest] * count, [question] * count, texts
-        return [one for one, _ in likelihoods(self.model, self.pictures.seen, *asked)]
 
 
 def write_task(folder, name, shipped, split, rows, features, **changes):
@@ -229,28 +223,6 @@ def gqa(folder, rows):
     )
     path = folder / "gqa.yaml"
     path.write_text(path.read_text().replace("process_docs: null", "process_docs: !function gqa_join.join"))
-
-
-def choice(folder, rows):
-    """Rows of (picture, question, choices, place of the right one): a task by likelihood, which lmms-eval has too."""
-    features = {"question": STRING, "choices": Sequence(STRING), "label": Value("int64"), "image": Image()}
-    made = [
-        {"image": encoded(shown), "question": question, "choices": choices, "label": label}
-        for shown, question, choices, label in rows
-    ]
-    Dataset.from_list(made, features=Features(features)).to_parquet(folder / "choice.parquet")
-    (folder / "choice.yaml").write_text(
-        "task: choice_local\n"
-        "dataset_path: parquet\n"
-        "dataset_kwargs: {data_files: {test: choice.parquet}}\n"
-        "test_split: test\n"
-        "output_type: multiple_choice\n"
-        "doc_to_visual: !function lmms_eval.tasks.vqav2.utils.vqav2_doc_to_visual\n"
-        "doc_to_text: question\n"
-        "doc_to_choice: choices\n"
-        "doc_to_target: label\n"
-        "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n"
-    )
 
 
 def mmmu(folder, rows):

@@ -18,13 +18,14 @@ from hermesflow.budget.family import costs_of
 from hermesflow.config.experiment import Config, has_judge
 from hermesflow.config.sections import Training
 from hermesflow.config.tree import training_of
+from hermesflow.core.images import PIXELS_TOGETHER
 from hermesflow.evaluation.registry import image_benchmark
 from hermesflow.evaluation.worlds.generation import _ROWS as DRAWN_TOGETHER
 from hermesflow.models.lengths import Lengths
 from hermesflow.models.machines import FLOAT, FLOAT32, Load, Pass
 from hermesflow.selfplay.scoring import VQA_METHODS
 from hermesflow.selfplay.sharding import pairs_per_batch
-from hermesflow.stages.encode import SPLITS, TOGETHER
+from hermesflow.stages.encode import SPLITS
 from hermesflow.stages.evaluate import OWN_SAMPLES
 from hermesflow.training.distributed import micro_batch_size
 from hermesflow.training.pretraining import text_steps
@@ -104,7 +105,7 @@ class Rules:
         """Codes of the real images."""
         there, _ = self.batches.pixels()
         images = sum(split_sizes(self.config)[split] for split in SPLITS)
-        together = max(TOGETHER // self.config.data.image_size**2, 1)
+        together = max(PIXELS_TOGETHER // self.config.data.image_size**2, 1)
         return Load(there.passes(images, together=together), self.batches.pixel_peak(together), FLOAT32)
 
     def judge(self) -> Load:
@@ -220,7 +221,7 @@ class Rules:
         more = QUESTIONS_OF_BENCHMARKS if judged else 0
         drawn, peak = self.batches.drawn(DRAWN_TOGETHER, DRAWN_TOGETHER)
         passes = [one.repeated(images / DRAWN_TOGETHER) for one in drawn]
-        together = max(TOGETHER // self.config.data.image_size**2, 1)
+        together = max(PIXELS_TOGETHER // self.config.data.image_size**2, 1)
         passes += self.batches.pixels()[1].passes(images if judged else 0, together=together)
         peaks = [peak, self.batches.size * self.decoder.parameters + self.batches.pixel_peak(together)]
         most, longest = self.config.scoring.batch_images, self.config.sampling.captions.max_new_tokens
@@ -244,7 +245,7 @@ class Rules:
     def grade(self, benchmark: str) -> Load:
         """Pixels of these images, what the graders make of them, and answers about real ones if it asks for them."""
         own, length = drawings(self.config)[benchmark], self.lengths
-        together = max(TOGETHER // self.config.data.image_size**2, 1)
+        together = max(PIXELS_TOGETHER // self.config.data.image_size**2, 1)
         grading = graders.grading(self.config, benchmark, length)
         passes = [*self.batches.pixels()[1].passes(own.total, together=together), *grading.passes]
         peak = self.batches.pixel_peak(together) + grading.weights
@@ -261,7 +262,7 @@ class Rules:
         """Codes of the pictures of a column's tasks, and an answer to every question."""
         assert self.config.benchmarks and self.config.benchmarks.understanding
         own = self.config.benchmarks.understanding
-        together = max(TOGETHER // self.config.data.image_size**2, 1)
+        together = max(PIXELS_TOGETHER // self.config.data.image_size**2, 1)
         passes: list[Pass] = []
         peaks: list[float] = [self.batches.size * self.decoder.parameters + self.batches.pixel_peak(together)]
         for task in tasks_of(self.config, (column,)):

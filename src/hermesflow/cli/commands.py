@@ -35,12 +35,6 @@ def add_commands(commands: Any) -> None:
     for option in BENCHMARK:
         add_option(export, option)
     export.add_argument("--to", type=Path, required=True, help="a new folder")
-    parity = commands.add_parser("geneval-parity", help="hold our GenEval against a results file of the original")
-    parity.add_argument("--config", type=Path, required=True, help="a config with section benchmarks.geneval")
-    parity.add_argument("--theirs", type=Path, required=True, help="results.jsonl of evaluate_images.py")
-    parity.add_argument("--images", type=Path, help="the images it graded; without them only the rules are compared")
-    parity.add_argument("--threads", type=positive, default=1, help="CPU threads (default 1)")
-    parity.set_defaults(run=_geneval_parity)
     publish = new_command(commands, "publish", "copy tables, figures and a manifest into docs/results", _publish)
     add_option(publish, "seeds", required=False)
     publish.add_argument("--to", type=Path, default=Path("docs/results"), help="default docs/results")
@@ -51,8 +45,7 @@ def add_commands(commands: Any) -> None:
     new_command(commands, "dvc", "write DVC's files from the rules", _dvc)
     digests = new_command(commands, "digests", "print a digest of the code of every stage, as JSON", _digests)
     digests.add_argument("--steps", type=Path, help="write digests of code and settings of every step to this file")
-    schema = commands.add_parser("schema", help="print the JSON schema of a config file, or its table of keys")
-    schema.add_argument("--markdown", action="store_true", help="the table of config/README.md")
+    schema = commands.add_parser("schema", help="print the JSON schema of a config file")
     schema.set_defaults(run=_schema)
 
 
@@ -125,10 +118,17 @@ def _fetch(arguments: argparse.Namespace) -> None:
 
 
 def _fid_reference(arguments: argparse.Namespace) -> None:
+    from hermesflow.config.load import load_config
+    from hermesflow.core.errors import ConfigError
     from hermesflow.evaluation.graders.fid_reference import make_reference
 
-    own, device = _benchmark(arguments.config, "coco", "the captions, the Inception weights and the file to write")
-    make_reference(own, arguments.images, device=device)
+    config = load_config(arguments.config)
+    if (coco := getattr(config.benchmarks, "coco", None)) is None:
+        raise ConfigError(
+            f"{arguments.config}: has no section `benchmarks.coco`, which names the captions, the Inception weights "
+            "and the file to write. Add it (docs/benchmarks.md)."
+        )
+    make_reference(coco, arguments.images, device=config.runtime.device)
 
 
 def _export_images(arguments: argparse.Namespace) -> None:
@@ -139,27 +139,6 @@ def _export_images(arguments: argparse.Namespace) -> None:
     config = load_config(arguments.config)
     options = {name: getattr(arguments, name) for name in BENCHMARK}
     export_images(config, Layout(arguments.results / config.name), **options, folder=arguments.to)
-
-
-def _geneval_parity(arguments: argparse.Namespace) -> None:
-    from hermesflow.evaluation.graders.geneval_parity import compare
-
-    own, device = _benchmark(arguments.config, "geneval", "detector and CLIP")
-    print(compare(own, arguments.theirs, arguments.images, device=device))
-
-
-def _benchmark(path: Path, name: str, names: str) -> tuple[Any, str]:
-    """A section of `benchmarks`, which names so and so, and the device of the config."""
-    from hermesflow.config.load import load_config
-    from hermesflow.core.errors import ConfigError
-
-    config = load_config(path)
-    own = getattr(config.benchmarks, name, None)
-    if own is None:
-        raise ConfigError(
-            f"{path}: has no section `benchmarks.{name}`, which names {names}. Add it (docs/benchmarks.md)."
-        )
-    return own, config.runtime.device
 
 
 def _publish(arguments: argparse.Namespace) -> None:
@@ -199,6 +178,6 @@ def _digests(arguments: argparse.Namespace) -> None:
 
 
 def _schema(arguments: argparse.Namespace) -> None:
-    from hermesflow.config.reference import json_schema, markdown
+    from hermesflow.config.experiment import config_schema
 
-    print(markdown() if arguments.markdown else json_schema(), end="")
+    print(json.dumps(config_schema(), indent=2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +12,18 @@ from hermesflow.config.data import RealData
 from hermesflow.config.experiment import Config, as_plain
 from hermesflow.config.sections import Source
 from hermesflow.core import hub
-from hermesflow.evaluation.registry import image_benchmark
 
 
-def sources_of(config: Config) -> dict[str, Source]:
-    """Every source a config names, by its key."""
-    choices = config.scoring.choice_encoder
-    questions = getattr(config.data, "questions", None)
-    named: dict[str, object] = {
-        "data.questions.generator": questions.generator if questions else None,
-        "data.questions.checker": questions.checker if questions else None,
-        "weights.language_model": config.weights.language_model,
-        "weights.image_tokenizer": config.weights.image_tokenizer,
-        "language_model.text_tokenizer": config.language_model.text_tokenizer,
-        "scoring.encoder.source": config.scoring.encoder.source,
-        "scoring.choice_encoder.source": choices.source if choices else None,
-    }
-    for name in config.benchmarks.drawn if config.benchmarks else ():
-        models = image_benchmark(name).model_sources(getattr(config.benchmarks, name))
-        named |= {f"benchmarks.{name}.{key}": source for key, source in models.items()}
-    return {key: source for key, source in named.items() if isinstance(source, Source)}
+def sources_of(section: Any, prefix: str = "") -> dict[str, Source]:
+    """Every source that a config, or a section of it, names, by its key."""
+    sources: dict[str, Source] = {}
+    for field in dataclasses.fields(section):
+        key, value = f"{prefix}{field.name}", getattr(section, field.name)
+        if isinstance(value, Source):
+            sources[key] = value
+        elif dataclasses.is_dataclass(value):
+            sources |= sources_of(value, f"{key}.")
+    return sources
 
 
 def fetch_all(config: Config) -> dict[str, Path]:

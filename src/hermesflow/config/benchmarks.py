@@ -105,6 +105,7 @@ class Benchmarks:
         return (*self.drawn, *self.columns)
 
 
-def section_of(benchmark: str) -> str:
-    """Name of the section that a benchmark's settings are in."""
-    return str(BENCHMARKS[benchmark].section_name)
+def reported(benchmarks: Benchmarks | None) -> tuple[Any, ...]:
+    """Those that the report's tables have columns and notes of: the paper's, and what a config has besides."""
+    names = benchmarks.names if benchmarks else ()
+    return tuple(one for one in BENCHMARKS.values() if one.paper or one.name in names)

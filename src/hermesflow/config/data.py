@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from hermesflow.config.sections import Count, Data, Positive, Revision, Share, Source, section
+from hermesflow.config.sections import Count, Data, Positive, Share
+from hermesflow.core.section import Revision, Source, section
 
 
 @section
@@ -36,7 +37,36 @@ class QuestionModels:
 
 
 @section
-class JourneyDb:
+class RealData:
+    """What every source of pairs of real images says; descriptions, because docstrings are not inherited."""
+
+    source: str
+    path: str
+    selection: Annotated[
+        str | None,
+        Field(description="`selection.json` of another site: take the same ids and check every image's sha256."),
+    ] = None
+    questions: Annotated[
+        QuestionModels | None,
+        Field(description="Models that add questions to the data's own; needed where it has none. See its own table."),
+    ] = None
+    seed: Annotated[
+        int,
+        Field(description="Seed of the order and of the splits; independent of the run seeds: all see the same data."),
+    ]
+    image_size: Annotated[
+        Positive,
+        Field(
+            description="Pixels per side: the shorter side is resized to this, then the middle is cut out (official)."
+        ),
+    ]
+    base_pairs: Annotated[Count, Field(description="Pairs to train a base model on; 0 where it has released weights.")]
+    pairs: Annotated[Positive, Field(description="Homologous pairs that self-play samples for (paper: 5,000).")]
+    gap_pairs: Annotated[Positive, Field(description="Held-out pairs the gap is measured on.")]
+
+
+@section
+class JourneyDb(RealData):
     """Pairs of JourneyDB's training set, chosen by seed."""
 
     source: Literal["journeydb"]
@@ -48,24 +78,10 @@ class JourneyDb:
     shards: tuple[str, ...] = ()
     """Image shards to choose from (`000` to `199`), all if empty. Each is many gigabytes: 5,000 ids out of all 200
     take all 200 downloads."""
-    selection: str | None = None
-    """`selection.json` of another site: take the same ids and check every image's sha256."""
-    questions: QuestionModels | None = None
-    """Models that add questions to JourneyDB's own; none if left out. See its own table below."""
-    seed: int
-    """Seed of the choice and of the splits; independent of the run seeds, which all see the same data."""
-    image_size: Positive
-    """Pixels per side: the shorter side is resized to this, then the middle is cut out (official)."""
-    base_pairs: Count
-    """Pairs to train a base model on; 0 where it has released weights."""
-    pairs: Positive
-    """Homologous pairs that self-play samples for (paper: 5,000)."""
-    gap_pairs: Positive
-    """Held-out pairs the gap is measured on."""
 
 
 @section
-class Folder:
+class Folder(RealData):
     """A user's own images and captions (docs/data.md)."""
 
     source: Literal["folder"]
@@ -76,21 +92,6 @@ class Folder:
     """Split of a dataset on the hub."""
     revision: Revision | None = None
     """Commit on the hub; nothing is fetched from there without one, and `hermesflow fetch --pin` prints it."""
-    selection: str | None = None
-    """`selection.json` of another site: take the same ids and check every image's sha256."""
-    questions: QuestionModels | None = None
-    """Models that add questions to the data's own; needed where it has none. See its own table below."""
-    seed: int
-    """Seed of the order and of the splits; independent of the run seeds, which all see the same data."""
-    image_size: Positive
-    """Pixels per side: the shorter side is resized to this, then the middle is cut out (official)."""
-    base_pairs: Count
-    """Pairs to train a base model on; 0 where it has released weights."""
-    pairs: Positive
-    """Homologous pairs that self-play samples for (paper: 5,000)."""
-    gap_pairs: Positive
-    """Held-out pairs the gap is measured on."""
 
 
-RealData = JourneyDb | Folder
-AnyData = Annotated[Data | RealData, Field(discriminator="source")]
+AnyData = Annotated[Data | JourneyDb | Folder, Field(discriminator="source")]

@@ -6,8 +6,8 @@ of them or an input file changed. Modules are reached by following imports, so t
 
 from __future__ import annotations
 
-from hermesflow.config.benchmarks import BENCHMARKS
 from hermesflow.config.benchmarks import PACKAGE as PLUG_INS
+from hermesflow.config.benchmarks import reported
 from hermesflow.config.experiment import BASE, Config
 from hermesflow.config.reads import READS, params_of
 from hermesflow.core.provenance import Modules, digest_of_code, modules_of
@@ -51,7 +51,9 @@ def roots_of(stage: str, config: Config, benchmark: str | None = None) -> tuple[
         config: the experiment.
         benchmark: the benchmark a step works on; the report is about the paper's and all others that the config has.
     """
-    names = [benchmark] if benchmark else _reported(config) if stage == "report" else []
+    names = [benchmark] if benchmark else []
+    if stage == "report":
+        names = [one.name for one in reported(config.benchmarks)]
     benchmarks = (f"{PLUG_INS}.{name}" for name in names)
     return (f"hermesflow.stages.{stage}", *ELSEWHERE.get(stage, ()), *benchmarks)
 
@@ -108,11 +110,6 @@ def benchmarks_of(stage: str, config: Config) -> list[str]:
     if config.benchmarks is None or stage not in OF_BENCHMARKS:
         return []
     return list(config.benchmarks.columns if stage == "understand" else config.benchmarks.drawn)
-
-
-def _reported(config: Config) -> list[str]:
-    measured = config.benchmarks.names if config.benchmarks else ()
-    return [name for name, benchmark in BENCHMARKS.items() if benchmark.paper or name in measured]
 
 
 def _checkpoints_of(stage: str, config: Config) -> list[str | None]:

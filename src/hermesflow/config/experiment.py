@@ -32,7 +32,12 @@ BASE = "base"  # the name of the checkpoint every tree starts from
 
 @section
 class Config:
-    """Everything one `results/{name}` folder is made from."""
+    """Everything one `results/{name}` folder is made from.
+
+    One YAML file holds a whole experiment: `micro.yaml` (the default), `smoke.yaml` (tiny, for a quick look) or
+    `showo.yaml` (the paper's scale, from the released weights of Show-o 1.3B). Unknown keys and wrong types are
+    refused. Seeds can be overridden for one run: `snakemake --config seeds=[0,1,2]`. This table is made by `make dvc`.
+    """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
     """Name of the results folder, `results/{name}`."""
@@ -73,7 +78,7 @@ def has_judge(config: Config) -> bool:
 
 def config_schema() -> dict[str, Any]:
     """JSON schema of a config file, generated from the dataclasses."""
-    return TypeAdapter(Config).json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **TypeAdapter(Config).json_schema()}
 
 
 def as_plain(value: Any) -> Any:

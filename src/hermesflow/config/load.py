@@ -54,6 +54,8 @@ def _one(error: Any) -> str:
         if key == "mode" or (parts[:1] == ["checkpoints"] and parts[2:] == ["mode"]):
             return f"unknown key `{key}`: remove it; `mode` is gone, and what `paper` stood for is always done"
         return f"unknown key `{key}`: remove it or correct its spelling"
+    if error["type"] == "union_tag_invalid" and error["ctx"]["tag"] == "parquet":
+        return "`data.source`: `parquet` is gone; `folder` reads parquet files too (docs/data.md)"
     if isinstance(error["input"], dict):  # a whole section, which may have a key in the wrong place
         return f"`{key}`: {error['msg']}"
     return f"`{key}`: {error['msg']} (found {error['input']!r})"

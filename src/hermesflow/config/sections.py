@@ -5,52 +5,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeVar, dataclass_transform
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, model_validator
-from pydantic.dataclasses import dataclass
+from pydantic import Field
+
+from hermesflow.core.section import Source, section
 
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Objective = Literal["pair", "product", "understanding", "generation"]
 MaskSchedule = Literal["cosine", "linear", "square_root"]
 CaptionMeasure = Literal["embedding", "chrf", "bleu"]
 VqaMethod = Literal["generate", "likelihood", "probability"]
 Precision = Literal["no", "bf16", "fp16"]
-
-_STRICT = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
-_T = TypeVar("_T")
-
-
-@dataclass_transform(frozen_default=True, kw_only_default=True)
-def section(cls: type[_T]) -> type[_T]:
-    """A frozen part of the config with keyword arguments alone; unknown keys and wrong types are refused."""
-    return dataclass(frozen=True, kw_only=True, config=_STRICT)(cls)  # type: ignore[return-value]
-
-
-@section
-class Source:
-    """Files of a Hugging Face repository at one revision. `hermesflow fetch --pin` prints revision and checksums."""
-
-    repo: str | None = None
-    """Repository on the hub, `owner/name`."""
-    revision: Revision | None = None
-    """Commit, 40 hex digits; nothing is fetched from the hub without one."""
-    folder: str | None = None
-    """Read the files from this folder instead of the hub."""
-    files: Annotated[dict[str, Sha256 | None], Field(min_length=1)]
-    """Every file that is needed and its sha256; nothing is fetched from the hub without one."""
-
-    @model_validator(mode="after")
-    def _has_an_origin(self) -> Source:
-        if self.repo is None and self.folder is None:
-            raise ValueError("name a `repo` on the hub or a local `folder`")
-        return self
 
 
 @section
@@ -65,12 +35,10 @@ class Weights:
 
 @section
 class Data:
-    """Where homologous (image, caption) pairs come from, and how many."""
+    """Homologous (image, caption) pairs of the micro world."""
 
-    source: Literal["microworld", "parquet"]
-    """`microworld`: drawn here. `parquet`: read from `path` (same schema, see data/pairs.py)."""
-    path: str | None = None
-    """Folder of parquet files for source `parquet` (base, pairs, gap, understanding and prompts.parquet)."""
+    source: Literal["microworld"]
+    """`microworld`: drawn here."""
     seed: int
     """Seed of the world; independent of the run seeds, which all see the same data."""
     image_size: Positive

@@ -14,37 +14,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal
 
 from hermesflow.core.errors import ConfigError, FetchError, HermesflowError, is_disk_full
 from hermesflow.core.files import sha256
+from hermesflow.core.section import Source
 
 _PIN = "run `hermesflow fetch --pin --config FILE` and put the lines it prints into the config"
 _SIGN_IN = "set HF_TOKEN to a token that may read it (or run `hf auth login`)"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-class Source(Protocol):
-    """Files to be had: a repository at a revision, or a local folder; a frozen dataclass (`config.sections.Source`)."""
-
-    @property
-    def repo(self) -> str | None:
-        """Repository on the hub, `owner/name`."""
-
-    @property
-    def revision(self) -> str | None:
-        """Commit."""
-
-    @property
-    def folder(self) -> str | None:
-        """Where the files are read from instead of the hub."""
-
-    @property
-    def files(self) -> Mapping[str, str | None]:
-        """Every file and its sha256."""
-
-
-AnySource = TypeVar("AnySource", bound=Source)
 
 
 @dataclass(frozen=True)
@@ -121,7 +99,7 @@ def fetch_file(repository: Repository, name: str, folder: Path) -> Path:
     return path
 
 
-def pin(source: AnySource) -> AnySource:
+def pin(source: Source) -> Source:
     """The same source with revision and checksums filled in, as the hub (or the folder) has them now.
 
     Raises:
@@ -143,8 +121,8 @@ def pin(source: AnySource) -> AnySource:
     return _with_files(source, files, revision=info.sha)
 
 
-def _with_files(source: AnySource, files: Mapping[str, str | None], **changes: Any) -> AnySource:
-    return dataclasses.replace(source, files=dict(files), **changes)  # type: ignore[type-var]
+def _with_files(source: Source, files: Mapping[str, str | None], **changes: Any) -> Source:
+    return dataclasses.replace(source, files=dict(files), **changes)
 
 
 def newest(repository: Repository) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +14,10 @@ from hermesflow.core.files import REDO, atomic, read_json, sha256, write_json
 
 if TYPE_CHECKING:  # torch takes seconds to import, and short steps do without it
     from torch import Tensor
+
+
+PIXELS_TOGETHER = 250 * 48**2
+"""Pixels of images that are read together (memory only)."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +35,9 @@ class ImageForm:
         """No images: zeros of shape (*leading, *shape), of which one leading size is 0."""
         return np.zeros((*leading, *self.shape), dtype=self.dtype)
 
-    def to_json(self) -> dict[str, Any]:
-        """As plain JSON data."""
-        return {"kind": self.kind, "shape": list(self.shape), "dtype": self.dtype}
-
     @staticmethod
     def from_json(plain: dict[str, Any]) -> ImageForm:
-        """What `to_json` gave."""
+        """Of a file beside images."""
         return ImageForm(plain["kind"], tuple(plain["shape"]), plain["dtype"])
 
 
@@ -69,7 +69,7 @@ def write_images(path: Path, ids: Sequence[str], images: np.ndarray, form: Image
     with atomic(path) as temporary:
         np.save(temporary, stored)
         digest = sha256(temporary)
-    index = {"ids": list(ids), "shape": list(stored.shape), "sha256": digest, "form": form.to_json()}
+    index = {"ids": list(ids), "shape": list(stored.shape), "sha256": digest, "form": asdict(form)}
     write_json(path.with_suffix(".json"), index)
 
 

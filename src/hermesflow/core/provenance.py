@@ -63,12 +63,6 @@ def digest_of_code(modules: Modules) -> str:
     return total.hexdigest()[:16]
 
 
-def imports_of(module: str) -> tuple[str, ...]:
-    """Names of this package's modules that a module imports, inside functions too."""
-    names = _imported(module, typing=True)
-    return tuple(name for name in names if _package_of(name) == PACKAGE and path_of(name) is not None)
-
-
 @cache
 def path_of(module: str) -> Path | None:
     """Source file of a module; None if there is none of that name."""
@@ -91,13 +85,13 @@ def _path_elsewhere(module: str) -> Path | None:
 
 
 @cache
-def _imported(module: str, functions: bool = True, typing: bool = False) -> tuple[str, ...]:
-    """What a module imports: modules, and names from modules; inside of functions and for type checkers if asked."""
+def _imported(module: str, functions: bool = True) -> tuple[str, ...]:
+    """What a module imports: modules, and names from modules; inside of functions if asked."""
     if (path := path_of(module)) is None:
         return ()
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     names: set[str] = set()
-    for node in _nodes(ast.parse(path.read_text()), functions, typing):
+    for node in _nodes(ast.parse(path.read_text()), functions):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -106,15 +100,15 @@ def _imported(module: str, functions: bool = True, typing: bool = False) -> tupl
     return tuple(sorted(names))
 
 
-def _nodes(tree: ast.AST, functions: bool, typing: bool) -> Iterator[ast.AST]:
-    """A syntax tree's nodes, without those inside of functions or `if TYPE_CHECKING` unless they are asked for."""
+def _nodes(tree: ast.AST, functions: bool) -> Iterator[ast.AST]:
+    """A syntax tree's nodes without those of `if TYPE_CHECKING`, and those inside of functions only if asked for."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.FunctionDef) and not functions:
             continue
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            node = ast.Module([*(node.body if typing else ()), *node.orelse], [])
+            node = ast.Module(node.orelse, [])
         yield node
-        yield from _nodes(node, functions, typing)
+        yield from _nodes(node, functions)
 
 
 def _package_of(module: str) -> str:

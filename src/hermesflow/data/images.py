@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 from PIL import Image
 
 from hermesflow.core.errors import DataError
+
+
+def open_image(encoded: bytes | Path) -> Image.Image:
+    """An image file, or the bytes of one, as RGB.
+
+    Raises:
+        DataError: empty, missing, truncated, or not an image.
+    """
+    if not encoded:
+        raise DataError("the image is empty.")
+    try:
+        with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as opened:
+            return opened.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"the image cannot be decoded ({type(error).__name__}).") from error
 
 
 def fit_image(encoded: bytes, image_size: int) -> bytes:
@@ -24,13 +40,7 @@ def fit_image(encoded: bytes, image_size: int) -> bytes:
 
     Source: Show-o, `image_transform` of training/utils.py (torchvision Resize(bicubic) and CenterCrop on an RGB image).
     """
-    if not encoded:
-        raise DataError("the image is empty.")
-    try:
-        with Image.open(io.BytesIO(encoded)) as opened:
-            image = opened.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"the image cannot be decoded ({type(error).__name__}).") from error
+    image = open_image(encoded)
     file = io.BytesIO()
     _crop(_resize(image, image_size), image_size).save(file, format="PNG")
     return file.getvalue()

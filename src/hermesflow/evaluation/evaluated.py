@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from math import isfinite
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import FiniteFloat, TypeAdapter, ValidationError
 
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import read_json, read_table, read_weights
@@ -25,10 +25,10 @@ UNIT_COLUMNS = ("metric", "pool", "id", "numerator", "denominator")
 class Whole:
     """A figure that is no ratio of sums over units, with its bootstrap."""
 
-    value: float
+    value: FiniteFloat
     items: int
     """Units that were resampled."""
-    replicates: tuple[float, ...]
+    replicates: tuple[FiniteFloat, ...]
     """The figure of each resample of `resample_counts`."""
 
 
@@ -82,20 +82,12 @@ def read_values(path: Path) -> dict[str, Whole]:
     Raises:
         ArtifactError: missing, truncated, or something in it is not a finite number.
     """
-    found = read_json(path)
-    if not isinstance(found, dict):
-        raise ArtifactError(f"{path}: is not an object of metrics and their values. {_AGAIN}")
-    return {metric: _whole(path, metric, value) for metric, value in found.items()}
-
-
-def _whole(path: Path, metric: str, found: Any) -> Whole:
-    form = {field.name for field in fields(Whole)}
-    if not isinstance(found, dict) or found.keys() != form or not isinstance(found["replicates"], list):
-        raise ArtifactError(f"{path}: `{metric}` is {found!r} and not value, items and replicates. {_AGAIN}")
-    for value in (found["value"], found["items"], *found["replicates"]):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
-            raise ArtifactError(f"{path}: `{metric}` is {value!r} and not a finite number. {_AGAIN}")
-    return Whole(float(found["value"]), int(found["items"]), tuple(map(float, found["replicates"])))
+    try:
+        return TypeAdapter(dict[str, Whole]).validate_json(json.dumps(read_json(path)), strict=True)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        key = "/".join(map(str, wrong["loc"]))
+        raise ArtifactError(f"{path}: `{key}`: {wrong['msg']} (found {wrong['input']!r}). {_AGAIN}") from error
 
 
 _AGAIN = "Delete the folder and run snakemake again."

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import torch
 
+from hermesflow.config.benchmarks import BENCHMARKS
 from hermesflow.config.experiment import Config
 from hermesflow.core.errors import ConfigError, DataError
 from hermesflow.core.files import Layout
 from hermesflow.core.progress import Progress
 from hermesflow.evaluation.benchmark import ImageBenchmark
 from hermesflow.evaluation.grading import read_generated
-from hermesflow.evaluation.registry import read_prompts, registered
+from hermesflow.evaluation.registry import read_prompts
 
 
 def export_images(config: Config, layout: Layout, *, seed: int, checkpoint: str, benchmark: str, folder: Path) -> None:
@@ -34,7 +35,7 @@ def export_images(config: Config, layout: Layout, *, seed: int, checkpoint: str,
         DataError: its prompts cannot be read, or the folder is not empty.
         ArtifactError: the images are missing, or of other prompts.
     """
-    known = {one.name: one.export for one in registered() if isinstance(one, ImageBenchmark) and one.export}
+    known = {one.name: one.export for one in BENCHMARKS.values() if isinstance(one, ImageBenchmark) and one.export}
     if (export := known.get(benchmark)) is None:
         raise ConfigError(f"--benchmark {benchmark}: images are exported for {' and '.join(known)}. Name one of them.")
     prompts = read_prompts(config.benchmarks, layout, benchmark)

@@ -18,11 +18,10 @@ from torch import Tensor
 
 from hermesflow.config.experiment import Config
 from hermesflow.core.errors import ArtifactError
-from hermesflow.core.files import Layout, read_json
+from hermesflow.core.files import Layout, read_json, write_table
 from hermesflow.core.images import as_tensor, read_images
 from hermesflow.core.progress import Progress
 from hermesflow.evaluation.evaluated import Whole
-from hermesflow.evaluation.kept import Kept
 from hermesflow.evaluation.prompts import Prompts
 
 _KEPT_TOGETHER = 8  # prompts whose verdicts are kept together
@@ -61,8 +60,8 @@ class Job:
     images: GeneratedImages
     progress: Progress
     """Of images."""
-    kept: Callable[[], Kept]
-    """Verdicts of a run that was killed; its digest takes reading all models, so it is asked for where it is used."""
+    kept: Callable[[], Path]
+    """Folder with verdicts of a run that was killed; naming it takes reading all models, so it is made where used."""
 
     @property
     def device(self) -> str:
@@ -135,7 +134,13 @@ def grade_in_parts(job: Job, make: Callable[[int, int], pd.DataFrame], *, togeth
         make: rows about the images of prompts `start` to `stop` - 1.
         together: prompts whose verdicts are kept together.
     """
-    images = job.prompts.images
-    return job.kept().table(
-        len(job.prompts.ids), make, together=together, skip=lambda count: job.progress.advance(count * images)
-    )
+    folder, parts, prompts = job.kept(), [], len(job.prompts.ids)
+    for start in range(0, prompts, together):
+        stop = min(start + together, prompts)
+        path = folder / f"{start}-{stop}.parquet"
+        if path.exists():  # written whole or not at all
+            job.progress.advance((stop - start) * job.prompts.images)
+        else:
+            write_table(path, make(start, stop))
+        parts.append(pd.read_parquet(path))
+    return pd.concat(parts, ignore_index=True)

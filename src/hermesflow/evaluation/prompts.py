@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from hermesflow.core.errors import DataError
 
 if TYPE_CHECKING:
     from hermesflow.evaluation.worlds.generation import Request
 
+Record = TypeVar("Record")
 TOGETHER = 250  # images of a batch, whole prompts: what is kept at once, and dealt to shards
 
 
@@ -40,3 +46,32 @@ class Prompts:
 
         text_of = dict(zip(self.ids, self.texts, strict=True))
         return [Request(f"{self.benchmark}/{id_}", k, text_of[id_]) for id_ in ids for k in range(self.images)]
+
+
+def read_json_lines(path: Path, record: Callable[[Any], Record], *, original: str) -> list[Record]:
+    """Records of a benchmark's own file, one JSON object a line.
+
+    Args:
+        path: the file.
+        record: makes a record of a decoded line; what it raises says what is wrong.
+        original: the file's name, and whose it is.
+
+    Raises:
+        DataError: unreadable, empty, or a line of another form.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}). Name {original}.") from error
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records += [record(json.loads(line))] if line.strip() else []
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise DataError(
+                f"{path}, line {number}: is not a line of {original} ({type(error).__name__}: {error}). Take the file "
+                "of the original repository, or correct the line."
+            ) from error
+    if not records:
+        raise DataError(f"{path}: holds no prompts. Take {original} from the original repository.")
+    return records

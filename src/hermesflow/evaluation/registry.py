@@ -16,25 +16,14 @@ if TYPE_CHECKING:
 _NO_SECTION = "--benchmark {name}: the config has no section benchmarks.{name} with images."
 
 
-def registered() -> tuple[Benchmark, ...]:
-    """All benchmarks, in their order."""
-    return tuple(BENCHMARKS.values())
-
-
 def lmms_benchmarks() -> tuple[LmmsBenchmark, ...]:
     """Those that lmms-eval asks, in their order."""
-    return tuple(one for one in registered() if isinstance(one, LmmsBenchmark))
+    return tuple(one for one in BENCHMARKS.values() if isinstance(one, LmmsBenchmark))
 
 
 def measured(benchmarks: Benchmarks | None) -> tuple[Benchmark, ...]:
     """Those that a config has."""
     return tuple(BENCHMARKS[name] for name in benchmarks.names) if benchmarks else ()
-
-
-def reported(benchmarks: Benchmarks | None) -> tuple[Benchmark, ...]:
-    """Those that the report's tables have columns and notes of: the paper's, and what a config has besides."""
-    names = benchmarks.names if benchmarks else ()
-    return tuple(one for one in registered() if one.paper or one.name in names)
 
 
 def image_benchmark(name: str) -> ImageBenchmark:

@@ -116,7 +116,7 @@ def text_tokenizer(source: str | Source) -> TextTokenizer:
         ArtifactError: its folder holds no readable tokenizer.
     """
     if source == MICROWORLD:
-        from hermesflow.data.microworld.world import vocabulary  # the one tokenizer that comes with its world
+        from hermesflow.data.microworld.questions import vocabulary  # the one tokenizer that comes with its world
 
         return word_tokenizer(vocabulary())
     return pretrained_tokenizer(hub.fetch(source) if isinstance(source, Source) else source)

@@ -14,11 +14,11 @@ from typing import Any
 
 import pandas as pd
 
+from hermesflow.config.benchmarks import reported
 from hermesflow.config.experiment import Config
 from hermesflow.config.tree import iteration
 from hermesflow.core.files import read_table
 from hermesflow.evaluation.benchmark import ABLATION, FIDELITY, GENERATION, UNDERSTANDING, Benchmark, Column, ExtraTable
-from hermesflow.evaluation.registry import reported
 from hermesflow.report import notes
 from hermesflow.report.columns import (
     QUOTED_ABLATION,

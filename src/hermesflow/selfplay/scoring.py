@@ -6,30 +6,20 @@ Scores are pure functions of their inputs and of the batch they are called with;
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hermesflow.config.sections import CaptionMeasure, Decoding, Scoring, VqaMethod
+from hermesflow.data.microworld.questions import Question
 from hermesflow.models.backbone import UnifiedModel
 from hermesflow.models.sentence_encoder import SentenceEncoder
 from hermesflow.selfplay.sampling import sample_texts
 
 CAPTION_MEASURES: tuple[CaptionMeasure, ...] = get_args(CaptionMeasure)
 VQA_METHODS: tuple[VqaMethod, ...] = get_args(VqaMethod)
-
-
-class MultipleChoice(Protocol):
-    """A question with its choices, as `data.microworld.Question`."""
-
-    @property
-    def question(self) -> str: ...  # noqa: D102
-    @property
-    def choices(self) -> tuple[str, ...]: ...  # noqa: D102
-    @property
-    def answer(self) -> str: ...  # noqa: D102
 
 
 def caption_scores(
@@ -146,7 +136,7 @@ def vqa_generate(
     model: UnifiedModel,
     seen: Tensor,
     owners: Tensor,
-    questions: Sequence[MultipleChoice],
+    questions: Sequence[Question],
     *,
     encoder: SentenceEncoder | None,
     max_answer_tokens: int,
@@ -171,7 +161,7 @@ def vqa_generate(
     return nearest_choice(answers, [q.choices for q in questions], encoder)
 
 
-def vqa_likelihood(model: UnifiedModel, seen: Tensor, owners: Tensor, questions: Sequence[MultipleChoice]) -> list[str]:
+def vqa_likelihood(model: UnifiedModel, seen: Tensor, owners: Tensor, questions: Sequence[Question]) -> list[str]:
     """Answer each question by the choice of the highest log-likelihood (end token included); ties go to the first.
 
     Args:
@@ -198,9 +188,7 @@ def _answer_logps(model: UnifiedModel, seen: Tensor, owners: Tensor, keys: Seque
     return logps.double().cpu()[inverse]
 
 
-def vqa_probability(
-    model: UnifiedModel, seen: Tensor, owners: Tensor, questions: Sequence[MultipleChoice]
-) -> np.ndarray:
+def vqa_probability(model: UnifiedModel, seen: Tensor, owners: Tensor, questions: Sequence[Question]) -> np.ndarray:
     """Probability of the right answer (end token included) as the answer to each question.
 
     Finer than right or wrong: it tells a doubtful image from a clear one where both are answered right.
@@ -224,7 +212,7 @@ def answer_credits(
     model: UnifiedModel,
     seen: Tensor,
     owners: Tensor,
-    questions: Sequence[MultipleChoice],
+    questions: Sequence[Question],
     *,
     method: VqaMethod,
     settings: Scoring,

@@ -11,6 +11,8 @@ import pandas as pd
 
 from hermesflow.config.experiment import Config
 from hermesflow.core.errors import ArtifactError, ConfigError
+from hermesflow.core.files import read_table
+from hermesflow.core.images import read_form, read_images, write_images
 
 CAPTION_TYPES = {"id": "str", "candidate": "int64", "caption": "str"}
 SCORE_TYPES = {"id": "str", "candidate": "int64", "score": "float64"}
@@ -89,15 +91,45 @@ def check_candidates(path: Path, table: pd.DataFrame, expected: Sequence[str], *
             )
 
 
-def sorted_candidates(tables: Sequence[pd.DataFrame], ids: Sequence[str], types: Mapping[str, str]) -> pd.DataFrame:
-    """All rows of some tables in the order of the ids, then of the candidates.
+def gathered_table(
+    folder: Path, name: str, types: Mapping[str, str], ids: Sequence[str], *, n: int, batch: int, shards: int
+) -> pd.DataFrame:
+    """A table of all shards in the order of the ids, then of the candidates.
 
     Args:
-        tables: have columns id and candidate.
-        ids: the order; ids in no table are no error here (see `check_candidates`).
+        folder: of `candidates` or `scores`.
+        name: file in the folder of each shard.
         types: columns to keep, in order, and their types.
+        ids: all ids in order.
+        n: candidates per pair.
+        batch: ids per batch, as they were dealt.
+        shards: number of shards.
+
+    Raises:
+        ArtifactError: a shard is missing or truncated, or lacks or repeats a pair or a candidate.
     """
+    tables = []
+    for shard in range(shards):
+        path = shard_folder(folder, shard=shard, shards=shards) / name
+        tables.append(read_table(path, list(types)))
+        check_candidates(path, tables[-1], shard_ids(ids, batch=batch, shard=shard, shards=shards), n=n)
+    return sorted_candidates(tables, ids, types)
+
+
+def sorted_candidates(tables: Sequence[pd.DataFrame], ids: Sequence[str], types: Mapping[str, str]) -> pd.DataFrame:
+    """All rows of some tables, with the columns of `types`, in the order of the ids, then of the candidates."""
     table = pd.concat([t[list(types)].astype(dict(types)) for t in tables])
     place = {id_: i for i, id_ in enumerate(ids)}
     order = np.lexsort((table["candidate"], table["id"].map(place)))
     return table.iloc[order].reset_index(drop=True)
+
+
+def gather_images(folder: Path, ids: Sequence[str], *, batch: int, shards: int) -> None:
+    """Write `images.npy` of all shards in the order of the ids; arguments and errors as `gathered_table`."""
+    by_id: dict[str, np.ndarray] = {}
+    for shard in range(shards):
+        path = shard_folder(folder, shard=shard, shards=shards) / "images.npy"
+        image_ids, images = read_images(path)
+        check_ids(path, image_ids, shard_ids(ids, batch=batch, shard=shard, shards=shards))
+        by_id.update(zip(image_ids, images, strict=True))
+    write_images(folder / "images.npy", ids, np.stack([by_id[id_] for id_ in ids]), read_form(path))

@@ -15,8 +15,9 @@ from hermesflow.core.errors import DataError
 from hermesflow.core.files import Layout, read_table, write_json
 from hermesflow.core.images import as_tensor
 from hermesflow.core.progress import Progress
-from hermesflow.data.microworld import judge
-from hermesflow.data.microworld.world import Question, parse_caption
+from hermesflow.data.microworld import judge, verdicts
+from hermesflow.data.microworld.captions import parse_caption
+from hermesflow.data.microworld.questions import Question
 from hermesflow.data.pairs import read_pairs
 from hermesflow.models.backbone import load_codec, load_model
 from hermesflow.models.sentence_encoder import SentenceEncoder, load_choice_encoder, load_encoder
@@ -78,7 +79,7 @@ def caption_agreement(
     """
     table = candidates.copy()
     table["truth"] = [
-        judge.caption_facts_f1(caption, captions[id_])
+        verdicts.caption_facts_f1(caption, captions[id_])
         for id_, caption in zip(table["id"], table["caption"], strict=True)
     ]
     for measure in CAPTION_MEASURES:
@@ -163,9 +164,9 @@ def judged_images(
     for id_, caption in captions.items():
         images = codec.to_pixels(as_tensor(images_by_id[id_]))
         for k, scene in enumerate(judge.read_images(images)):
-            right = [judge.answer(scene, q) == q.answer for q in questions[id_]]
+            right = [verdicts.answer(scene, q) == q.answer for q in questions[id_]]
             share = float(np.mean(right)) if right else 0.0
-            accepted = float(judge.accepts(scene, caption))
+            accepted = float(verdicts.accepts(scene, caption))
             records.append({"id": id_, "candidate": k, "share": share, "accepted": accepted})
         progress.advance()
     return pd.DataFrame(records, columns=["id", "candidate", "share", "accepted"])

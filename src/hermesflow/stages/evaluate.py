@@ -23,8 +23,9 @@ from hermesflow.core.images import write_images
 from hermesflow.core.progress import Progress
 from hermesflow.core.seeding import deterministic
 from hermesflow.data.microworld.captions import parse_caption
-from hermesflow.data.microworld.judge import accepts, read_images
+from hermesflow.data.microworld.judge import read_images
 from hermesflow.data.microworld.scenes import Scene
+from hermesflow.data.microworld.verdicts import accepts
 from hermesflow.data.pairs import read_pairs
 from hermesflow.evaluation import bootstrap
 from hermesflow.evaluation.evaluated import FEATURES, UNITS, read_evaluated
@@ -158,7 +159,7 @@ def _by_itself(
     empty = pd.DataFrame(columns=["kind", "id", "image", "caption", "accepted"])
     tables = {"answers": answers, "captions": captions, "images": empty, "dense": empty, "gap": table}
     units = [understanding.answer_units(answers), understanding.caption_units(captions)]
-    units.append(self_judged.gap_units(table, held_out.captions))
+    units.append(gap.gap_units(table, held_out.captions, self_judged.SIDES))
     features = {name: torch.zeros(0, 1) for name in ("generated", "real")}
     return Measured(tables, units, features, [row["id"] for row in shown], images[len(held_out.rows) :])
 

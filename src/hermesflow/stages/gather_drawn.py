@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from hermesflow.config.experiment import Config
 from hermesflow.core.files import Layout, read_json, write_json
-from hermesflow.core.images import read_form, read_images, write_images
 from hermesflow.evaluation.registry import read_prompts
-from hermesflow.selfplay.sharding import check_ids, shard_folder, shard_ids
+from hermesflow.selfplay.sharding import gather_images
 
 
 def run(
@@ -30,13 +27,6 @@ def run(
     shards = shards or config.runtime.shards
     prompts = read_prompts(config.benchmarks, layout, benchmark)
     folder = layout.benchmark(seed, checkpoint, benchmark)
-    images_by_id: dict[str, np.ndarray] = {}
-    for shard in range(shards):
-        path = shard_folder(folder, shard=shard, shards=shards) / "images.npy"
-        image_ids, images = read_images(path)
-        check_ids(path, image_ids, shard_ids(prompts.ids, batch=prompts.batch, shard=shard, shards=shards))
-        images_by_id.update(zip(image_ids, images, strict=True))
-    path, index = folder / "images.npy", folder / "images.json"
-    form = read_form(shard_folder(folder, shard=0, shards=shards) / "images.npy")
-    write_images(path, prompts.ids, np.stack([images_by_id[id_] for id_ in prompts.ids]), form)
+    gather_images(folder, prompts.ids, batch=prompts.batch, shards=shards)
+    index = folder / "images.json"
     write_json(index, {**read_json(index), "prompts": prompts.digest})

@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-import pandas as pd
-
 from hermesflow.config.experiment import Config, as_plain
-from hermesflow.core.files import Layout, read_table, write_manifest, write_table
+from hermesflow.core.files import Layout, write_manifest, write_table
 from hermesflow.data.pairs import read_pairs
-from hermesflow.selfplay.sharding import (
-    IMAGE_TYPES,
-    SCORE_TYPES,
-    check_candidates,
-    pairs_per_batch,
-    shard_folder,
-    shard_ids,
-    sorted_candidates,
-)
+from hermesflow.selfplay.sharding import IMAGE_TYPES, SCORE_TYPES, gathered_table, pairs_per_batch
 
 
 def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shards: int | None = None) -> None:
@@ -38,14 +28,9 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shards: i
         "captions": (SCORE_TYPES, len(config.sampling.captions.decodings)),
         "images": (IMAGE_TYPES, config.sampling.images.n),
     }
+    batch = pairs_per_batch(config)
     for kind, (types, n) in kinds.items():
-        tables: list[pd.DataFrame] = []
-        for shard in range(shards):
-            path = shard_folder(folder, shard=shard, shards=shards) / f"{kind}.parquet"
-            table = read_table(path, list(types))
-            expected = shard_ids(ids, batch=pairs_per_batch(config), shard=shard, shards=shards)
-            check_candidates(path, table, expected, n=n)
-            tables.append(table)
-        write_table(folder / f"{kind}.parquet", sorted_candidates(tables, ids, types))
+        table = gathered_table(folder, f"{kind}.parquet", types, ids, n=n, batch=batch, shards=shards)
+        write_table(folder / f"{kind}.parquet", table)
     inputs = [folder.parent / "candidates" / name for name in ("captions.parquet", "images.npy")]
     write_manifest(folder, config=as_plain(config.scoring), inputs=inputs, seed=seed)

@@ -18,7 +18,7 @@ from hermesflow.evaluation.benchmark import ImageBenchmark
 from hermesflow.evaluation.evaluated import UNITS
 from hermesflow.evaluation.graders.pretrained import digest_of, name_of
 from hermesflow.evaluation.grading import Job, read_generated
-from hermesflow.evaluation.kept import Kept, drop_kept
+from hermesflow.evaluation.kept import drop_kept, kept_folder
 from hermesflow.evaluation.registry import image_benchmark, read_prompts
 
 
@@ -44,9 +44,9 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, benchmark
     progress = Progress(len(prompts.ids) * prompts.images, what, "image")
     model, settings = layout.checkpoint(seed, checkpoint) / "model", one.settings(config.benchmarks)
 
-    def kept() -> Kept:
+    def kept() -> Path:
         origin = origin_of(one, settings, [folder / "images.npy", layout.tokenizer / "model.safetensors"])
-        return Kept.of(folder, origin, Path(str(sys.modules[one.grade.__module__].__file__)))
+        return kept_folder(folder, origin, Path(str(sys.modules[one.grade.__module__].__file__)))
 
     graded = one.grade(Job(config, settings, layout, model, prompts, images, progress, kept))
     scorers = {key.partition(".")[0]: name_of(source) for key, source in one.model_sources(settings).items()}

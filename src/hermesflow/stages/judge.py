@@ -10,9 +10,10 @@ import numpy as np
 from hermesflow.config.experiment import Config
 from hermesflow.core.files import Layout, write_json
 from hermesflow.data.microworld.captions import parse_caption
-from hermesflow.data.microworld.judge import accepts, answer, read_images
+from hermesflow.data.microworld.judge import read_images
 from hermesflow.data.microworld.questions import Question
 from hermesflow.data.microworld.scenes import Scene
+from hermesflow.data.microworld.verdicts import accepts, answer
 from hermesflow.data.pairs import images_of, read_pairs
 from hermesflow.models.backbone import ImageCodec, load_codec
 

@@ -130,7 +130,8 @@ def write_figures(config: Config, layout: Layout, summary: pd.DataFrame, seeds: 
 def _write_pictures(config: Config, layout: Layout, checkpoints: Sequence[str], seed: int) -> None:
     """Figure 4 and the preference examples: both need the image tokenizer."""
     from hermesflow.data.microworld.captions import parse_caption
-    from hermesflow.data.microworld.judge import accepts, read_image
+    from hermesflow.data.microworld.judge import read_image
+    from hermesflow.data.microworld.verdicts import accepts
     from hermesflow.models.backbone import load_codec
     from hermesflow.report import figures, grids
 

@@ -41,35 +41,6 @@ def dpo_logratios(
     return (policy_chosen_logps - reference_chosen_logps) - (policy_rejected_logps - reference_rejected_logps)
 
 
-def dpo_loss(
-    policy_chosen_logps: Tensor,
-    policy_rejected_logps: Tensor,
-    reference_chosen_logps: Tensor,
-    reference_rejected_logps: Tensor,
-    *,
-    beta: float,
-) -> Tensor:
-    """Per-pair DPO loss of one skill, -log sigma(beta * delta), in nats.
-
-    Args:
-        policy_chosen_logps: (B,) nats, see `dpo_logratios`.
-        policy_rejected_logps: (B,) nats.
-        reference_chosen_logps: (B,) nats.
-        reference_rejected_logps: (B,) nats.
-        beta: above 0; how strongly the policy is held to the reference (paper 0.2).
-
-    Returns:
-        (B,) nats; ln 2 where policy and reference agree.
-
-    Raises:
-        ValueError: shapes differ, or beta <= 0.
-
-    Source: Rafailov et al. 2023, Eq. 7.
-    """
-    delta = dpo_logratios(policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps)
-    return _negative_log_sigma(delta, beta=beta)
-
-
 def pair_dpo_loss(
     delta_mmu: Tensor,
     delta_t2i: Tensor,

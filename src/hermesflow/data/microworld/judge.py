@@ -14,9 +14,6 @@ import numpy as np
 from scipy import ndimage
 
 from hermesflow.data.microworld.scenes import COLORS, GROUND, SHAPES, SIZES, Scene, SceneObject, mask_of
-from hermesflow.data.microworld.verdicts import accepts, answer, caption_facts_f1
-
-__all__ = ["accepts", "answer", "caption_facts_f1", "read_image", "read_images"]
 
 MIN_AREA = 0.06
 """Share of a cell's pixels below which foreground is a speck (the smallest shape has 0.16)."""

@@ -19,31 +19,9 @@ from PIL import Image
 
 from hermesflow.config.sections import Data
 from hermesflow.core.seeding import seed_of
-from hermesflow.data.microworld.captions import GENEVAL_KINDS, KINDS, Facts, caption_of, parse_caption
-from hermesflow.data.microworld.questions import Question, questions_of, varied_questions_of, vocabulary
-from hermesflow.data.microworld.scenes import CELLS, COLORS, GROUND, SHAPES, SIZES, Scene, SceneObject, render
-
-__all__ = [
-    "CELLS",
-    "COLORS",
-    "GENEVAL_KINDS",
-    "GROUND",
-    "KINDS",
-    "SHAPES",
-    "SIZES",
-    "Facts",
-    "Question",
-    "Scene",
-    "SceneObject",
-    "bucket_of",
-    "caption_of",
-    "make_pairs",
-    "make_scene",
-    "parse_caption",
-    "questions_of",
-    "render",
-    "vocabulary",
-]
+from hermesflow.data.microworld.captions import KINDS, caption_of
+from hermesflow.data.microworld.questions import Question, questions_of, varied_questions_of
+from hermesflow.data.microworld.scenes import COLORS, SHAPES, SIZES, Scene, SceneObject, render
 
 BUCKETS = {"base": "train", "pairs": "train", "gap": "gap", "understanding": "benchmark", "prompts": "benchmark"}
 """Which part of the captions a split draws from."""

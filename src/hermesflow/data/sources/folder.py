@@ -18,7 +18,7 @@ from hermesflow.core import hub
 from hermesflow.core.errors import DataError
 from hermesflow.data.questions.rows import rows_of
 from hermesflow.data.sources.drawing import Candidate, Rejected, Source
-from hermesflow.data.sources.streams import reading
+from hermesflow.data.sources.streams import reading, tar_files
 
 KIND = "folder"
 """Kind of a question that does not say its own."""
@@ -110,12 +110,7 @@ class TarSource(_Own):
 
     def images(self, shard: str, members: Collection[str]) -> Iterator[tuple[str, bytes]]:
         """Images of one tar, in one pass."""
-        path = self._folder / shard
-        with reading(path), tarfile.open(path, mode="r|*") as tar:
-            for info in tar:
-                file = tar.extractfile(info) if info.name in members else None
-                if file is not None:
-                    yield info.name, file.read()
+        yield from tar_files(self._folder / shard, members)
 
 
 class TableSource(_Own):
@@ -178,7 +173,7 @@ def _samples(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     yield current, fields
                 current, fields = key, {}
             if f".{ending.lower()}" in IMAGE_ENDINGS:
-                fields["image"] = info.name
+                fields["image"] = PurePosixPath(info.name).as_posix()
             elif ending.lower() in ("txt", "caption", "json"):
                 file = tar.extractfile(info)
                 fields[ending.lower()] = file.read() if file else b""

@@ -19,7 +19,7 @@ from hermesflow.core import hub
 from hermesflow.core.errors import DataError
 from hermesflow.data.questions.rows import Unusable, plain, question_row
 from hermesflow.data.sources.drawing import Candidate, Rejected
-from hermesflow.data.sources.streams import reading
+from hermesflow.data.sources.streams import reading, tar_files
 
 ANNOTATIONS = "data/train/train_anno_realease_repath.jsonl"
 """The annotations whose paths are those of the shards (JourneyDB/JourneyDB, issues 12 and 15); spelled so."""
@@ -67,16 +67,7 @@ class JourneyDbSource:
                 found = ((member, path.parent / member) for member in sorted(members))
                 yield from ((member, file.read_bytes()) for member, file in found if file.is_file())
                 return
-            missing = set(members)
-            with reading(path), tarfile.open(path, mode="r|*") as tar:
-                for info in tar:
-                    member = PurePosixPath(info.name).as_posix()
-                    file = tar.extractfile(info) if member in missing and info.isfile() else None
-                    if file is not None:
-                        missing.remove(member)
-                        yield member, file.read()
-                    if not missing:
-                        return
+            yield from tar_files(path, members)
 
     def own_questions(self, candidate: Candidate) -> tuple[list[dict[str, Any]], Counter[str]]:
         """JourneyDB's own questions about style and content, and why others were dropped."""

@@ -130,39 +130,6 @@ def _question(row: Mapping[str, str]) -> Question:
     )
 
 
-def cut_grid(grid: Image.Image) -> list[Image.Image]:
-    """The four images of a 2 x 2 grid: upper left, upper right, lower left, lower right.
-
-    Raises:
-        DataError: an odd width or height.
-    """
-    width, height = grid.width // 2, grid.height // 2
-    if grid.width % 2 or grid.height % 2 or not width or not height:
-        raise DataError(f"a grid of {grid.width} x {grid.height} pixels is not 2 x 2 images of one size. Draw it anew.")
-    corners = [(left, top) for top in (0, height) for left in (0, width)]
-    return [grid.crop((left, top, left + width, top + height)) for left, top in corners]
-
-
-def read_grid(folder: Path, prompt: str) -> list[Image.Image]:
-    """The four images of a prompt from a folder of grids `{item_id}.png`, the original's layout.
-
-    Raises:
-        DataError: the grid is missing, unreadable or of an odd size.
-    """
-    from PIL import Image
-
-    path = folder / f"{prompt}.png"
-    try:
-        with Image.open(path) as opened:
-            grid = opened.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path}: the grid of prompt {prompt} cannot be read ({error}). Draw it anew.") from error
-    try:
-        return cut_grid(grid)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
-
-
 def credited(questions: Sequence[Question], yes: Mapping[int, bool]) -> dict[int, bool]:
     """Which questions count: answered "yes", as is everything they depend on, near or far.
 

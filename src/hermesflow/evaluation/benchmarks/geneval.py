@@ -2,8 +2,7 @@
 
 The rules are those of the released evaluation, so that figures can be compared: only the most confident objects of a
 class are looked at, further ones do no harm unless the prompt excludes them, and nothing is suppressed by overlap.
-The detector and the colour classifier are in `graders.geneval_detector`; the comparison with released results is in
-`graders.geneval_parity` (docs/geneval.md).
+The detector and the colour classifier are in `graders.geneval_detector`; docs/geneval.md compares with the original.
 
 Source: Ghosh et al. 2023 (GenEval, arXiv 2310.11513), and evaluation/evaluate_images.py of its repository.
 """
@@ -18,11 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hermesflow.config.sections import Positive, Source, section
-from hermesflow.core.errors import DataError
 from hermesflow.evaluation.benchmark import ABLATION, GENERATION, Column, Export, ImageBenchmark, Plan
 from hermesflow.evaluation.graders.geneval_objects import COLORS, OBJECTS, Detection
 from hermesflow.evaluation.metrics import GENEVAL_KINDS
-from hermesflow.evaluation.prompts import Prompts
+from hermesflow.evaluation.prompts import Prompts, read_json_lines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,24 +90,7 @@ def read_metadata(path: Path) -> list[Metadata]:
     Raises:
         DataError: unreadable, or a line that says something else than GenEval's lines do.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}). Name GenEval's evaluation_metadata.jsonl.") from error
-    found = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            found.append(metadata_of(json.loads(line)))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise DataError(
-                f"{path}, line {number}: is not a line of GenEval's evaluation_metadata.jsonl "
-                f"({type(error).__name__}: {error}). Take the file of the original repository, or correct the line."
-            ) from error
-    if not found:
-        raise DataError(f"{path}: holds no prompts. Take prompts/evaluation_metadata.jsonl of the original repository.")
-    return found
+    return read_json_lines(path, metadata_of, original="GenEval's prompts/evaluation_metadata.jsonl")
 
 
 def metadata_of(row: Mapping[str, Any]) -> Metadata:
@@ -249,17 +230,6 @@ def image_row(
     return prompt, image, metadata.kind, metadata.prompt, right, reason, json.dumps(boxes)
 
 
-def images_table(rows: Sequence[tuple[int, int, str, str, bool, str, str]]) -> pd.DataFrame:
-    """One row per image: TABLE_COLUMNS.
-
-    `evaluation.generation.geneval_units` makes the bootstrap's units of it: a kind's figure is the mean over its
-    images, the overall figure the mean of the six kinds.
-    """
-    import pandas as pd
-
-    return pd.DataFrame(rows, columns=list(TABLE_COLUMNS))
-
-
 @section
 class GenEval:
     """GenEval: 553 prompts of six kinds, a detector and a CLIP as graders (docs/geneval.md)."""
@@ -289,6 +259,8 @@ def read_all(settings: GenEval, layout: Layout) -> Prompts:
 
 def grade_images(job: Job) -> Graded:
     """GenEval's verdict on every image."""
+    import pandas as pd
+
     from hermesflow.evaluation.graders.geneval_detector import ColorClassifier, Detector
     from hermesflow.evaluation.graders.pretrained import PretrainedClip
     from hermesflow.evaluation.grading import Graded, grade_by_prompt
@@ -302,7 +274,7 @@ def grade_images(job: Job) -> Graded:
         for k, image in enumerate(images):
             found, colors = detector.detect(image), partial(classifier.colors, image)
             rows.append(image_row(number, k, prompts[number], found, colors))
-        return images_table(rows)
+        return pd.DataFrame(rows, columns=list(TABLE_COLUMNS))
 
     table = grade_by_prompt(job, verdicts)
     protocol = f"GenEval, {len(prompts):,} prompts x {job.prompts.images} images; the original's thresholds and rules"

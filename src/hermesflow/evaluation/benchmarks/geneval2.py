@@ -13,7 +13,6 @@ Source: Kamath et al. 2025 (GenEval 2, arXiv 2512.16853), and evaluation.py of i
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Collection, Mapping, Sequence
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from hermesflow.config.sections import Positive, Source, section
 from hermesflow.core.errors import DataError
 from hermesflow.evaluation.benchmark import Column, Export, ExtraTable, ImageBenchmark, Plan
-from hermesflow.evaluation.prompts import Prompts
+from hermesflow.evaluation.prompts import Prompts, read_json_lines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,25 +96,9 @@ def read_prompts(path: Path) -> list[Prompt]:
     Raises:
         DataError: unreadable, or a line that says something else than GenEval 2's lines do.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}). Name geneval2_data.jsonl of GenEval 2.") from error
-    found = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            found.append(_prompt(json.loads(line)))
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise DataError(
-                f"{path}, line {number}: is not a line of GenEval 2's geneval2_data.jsonl "
-                f"({type(error).__name__}: {error}). Take the file of the original repository, or correct the line."
-            ) from error
-    if not found:
-        raise DataError(f"{path}: holds no prompts. Take geneval2_data.jsonl of the original repository.")
+    prompts = read_json_lines(path, _prompt, original="GenEval 2's geneval2_data.jsonl")
     print_licence()
-    return found
+    return prompts
 
 
 def prompt_id(number: int) -> str:
@@ -184,33 +167,6 @@ def grade(number: int, prompt: Prompt, images: Sequence[Image.Image], judge: Ans
         raise DataError(f"prompt {number} ({prompt.text!r}): no image was drawn. Draw one or more.")
     scores = [[judge.probability(image, q.asked, q.forms) for q in prompt.questions] for image in images]
     return _table(number, prompt, scores)
-
-
-def read_scores(path: Path, prompts: Sequence[Prompt]) -> pd.DataFrame:
-    """Read the file that the released evaluation writes, to hold the figures here against the original's.
-
-    Args:
-        path: its `--output_file`: a JSON list with the list of probabilities of each prompt.
-        prompts: of the benchmark data that it was given.
-
-    Returns:
-        TABLE_COLUMNS, one image per prompt.
-
-    Raises:
-        DataError: unreadable, or not the scores of these prompts.
-    """
-    import pandas as pd
-
-    try:
-        scores = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error}). Name the output file of GenEval 2's evaluation.") from error
-    if not isinstance(scores, list) or len(scores) != len(prompts):
-        raise DataError(f"{path}: is not a list of {len(prompts)} lists. Name the scores of these very prompts.")
-    try:
-        return pd.concat([_table(i, prompt, [scores[i]]) for i, prompt in enumerate(prompts)], ignore_index=True)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
 
 
 def _table(number: int, prompt: Prompt, scores: Sequence[Sequence[float]]) -> pd.DataFrame:

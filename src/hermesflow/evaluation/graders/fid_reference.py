@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from hermesflow.core.errors import DataError
 from hermesflow.core.progress import Progress
+from hermesflow.data.images import open_image
 from hermesflow.data.sources.folder import IMAGE_ENDINGS
 from hermesflow.evaluation.benchmarks.coco import BENCHMARK, Coco, read_captions
 from hermesflow.evaluation.graders import fidelity
@@ -98,9 +98,6 @@ def moments_of(
 def _pixels(path: Path) -> np.ndarray:
     """(H, W, 3) uint8."""
     try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"{path}: cannot be decoded ({type(error).__name__}). Unpack it from val2014.zip again."
-        ) from error
+        return np.asarray(open_image(path))
+    except DataError as error:
+        raise DataError(f"{path}: {error} Unpack it from val2014.zip again.") from error

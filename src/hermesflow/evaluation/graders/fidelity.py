@@ -11,10 +11,9 @@ Source: Heusel et al. 2017 (Frechet distance); Parmar et al. 2022 (clean-fid); H
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -29,6 +28,7 @@ from hermesflow.evaluation.graders.inception import SIDE
 from hermesflow.evaluation.graders.pretrained import PretrainedClip
 
 _TOGETHER = 32  # images per forward pass
+NOTES = ("image_ids", "inception")
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,12 @@ class Gaussian:
     """(D,) float64."""
     covariance: np.ndarray
     """(D, D) float64, of a sample (divided by one less than its size)."""
+    notes: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """What a file of statistics says it was made from: arrays of `NOTES`."""
 
 
-class FeatureExtractor(Protocol):
-    """What the Frechet distance sees with: (N, 3, 299, 299) float images, 0 to 255, to (N, D) features."""
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Features of images."""
+FeatureExtractor = Callable[[Tensor], Tensor]
+"""What the Frechet distance sees with: (N, 3, 299, 299) float images, 0 to 255, to (N, D) features."""
 
 
 def read_reference(path: Path) -> Gaussian:
@@ -74,6 +73,7 @@ def read_reference(path: Path) -> Gaussian:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             mean, covariance = (np.asarray(arrays[name], dtype=np.float64) for name in ("mu", "sigma"))
+            notes = {name: arrays[name] for name in NOTES if name in arrays}
     except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:  # TypeError: one array
         raise DataError(
             f"{path}: cannot be read as reference statistics ({error}). Make the npz with mu and sigma: "
@@ -83,7 +83,7 @@ def read_reference(path: Path) -> Gaussian:
         raise DataError(f"{path}: mu is {mean.shape} and sigma {covariance.shape}; (D,) and (D, D) are needed.")
     if not np.isfinite(mean).all() or not np.allclose(covariance, covariance.T, rtol=1e-4, atol=1e-6):
         raise DataError(f"{path}: mu or sigma is not finite, or sigma not symmetric. Make the statistics again.")
-    return Gaussian(mean, covariance)
+    return Gaussian(mean, covariance, notes)
 
 
 def write_reference(path: Path, gaussian: Gaussian, **notes: np.ndarray) -> None:

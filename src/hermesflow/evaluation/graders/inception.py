@@ -10,7 +10,6 @@ Source: Szegedy et al. 2015 (Inception v3); Heusel et al. 2017 (its use for the 
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
@@ -22,6 +21,7 @@ from hermesflow.config.sections import Source
 from hermesflow.core import hub
 from hermesflow.core.errors import ArtifactError, ConfigError
 from hermesflow.core.files import read_weights
+from hermesflow.models.conversion import read_pickle
 
 SIDE = 299
 """Pixels per side of the network's input."""
@@ -135,8 +135,6 @@ def _block_e(channels: int, pool: Literal["mean", "maximum"]) -> _Mixed:
 class Inception(nn.Module):
     """Features for the Frechet distance: the 2048 channel means of the last block."""
 
-    num_features = 2048
-
     def __init__(self) -> None:
         super().__init__()
         self.Conv2d_1a_3x3 = _Convolution(3, _Step("", 32, (3, 3), True))
@@ -187,16 +185,7 @@ def load_inception(source: Source, *, device: str = "cpu") -> Inception:
             "pt_inception-2015-12-05-6726825d.pth of pytorch-fid and let `hermesflow fetch --pin` print its sha256."
         )
     path = hub.fetch(source) / next(iter(source.files))
-    if path.suffix == ".safetensors":
-        tensors = read_weights(path)
-    else:
-        try:
-            tensors = torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-            raise ArtifactError(
-                f"{path}: cannot be read as tensors alone ({' '.join(str(error).split())[:200]}). Take the file that "
-                "pytorch-fid released, or convert it to safetensors in a place you trust."
-            ) from error
+    tensors = read_weights(path) if path.suffix == ".safetensors" else read_pickle(path)
     model = Inception()
     try:
         model.load_state_dict({name: value for name, value in tensors.items() if not name.startswith("fc.")})

@@ -17,7 +17,7 @@ from hermesflow.core.files import sha256
 from hermesflow.evaluation.graders import fidelity
 from hermesflow.evaluation.graders.fidelity import Caption
 
-_IMAGES, _NETWORK = "image_ids", "inception"
+_IMAGES, _NETWORK = fidelity.NOTES
 _AGAIN = "Make them again by `hermesflow fid-reference` (docs/dpg-and-coco.md)."
 
 
@@ -43,9 +43,8 @@ def check_reference(path: Path, captions: Sequence[Caption], inception: Source) 
     Raises:
         DataError: no statistics, of other images or by another network; statistics without notes are let pass.
     """
-    fidelity.read_reference(path)
-    noted, wanted = _noted(path), origin(captions, inception)
-    if not noted:
+    noted, wanted = fidelity.read_reference(path).notes, origin(captions, inception)
+    if len(noted) < len(wanted):
         return f"{path} (sha256 {sha256(path)}; made elsewhere, which images and which scaling is not known)"
     if len(others := np.setxor1d(noted[_IMAGES], wanted[_IMAGES])):
         raise DataError(
@@ -58,12 +57,3 @@ def check_reference(path: Path, captions: Sequence[Caption], inception: Source) 
             f"pins {', '.join(map(str, inception.files.values()))}. Pin that one. Or: {_AGAIN}"
         )
     return f"{path} (sha256 {sha256(path)}; of the list's {len(captions):,} real images)"
-
-
-def _noted(path: Path) -> dict[str, np.ndarray]:
-    """What the file notes; empty if it does not say both."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {key: arrays[key] for key in (_IMAGES, _NETWORK)} if {_IMAGES, _NETWORK} <= set(arrays) else {}
-    except ValueError as error:  # objects, which would be unpickled
-        raise DataError(f"{path}: its notes cannot be read ({error}). {_AGAIN}") from error

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible chat-completions endpoint over HTTP: repeats, waits, and errors that name what to mend.
+"""An OpenAI-compatible chat-completions endpoint: repeats, waits, and errors that name what to mend.
 
 The key is read from the environment, sent in one header, and appears nowhere else: what the endpoint says is stripped
 of it before it is quoted.
@@ -11,7 +11,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any, Self
 
-import httpx2
+import openai
 import tenacity
 
 from hermesflow.config.judges import Endpoint, check_endpoint
@@ -48,11 +48,14 @@ class Chat:
         self._key = _key_of(settings)
         self._stopped = threading.Event()
         self._pacer = Pacer(settings.pace.requests_per_minute, sleep=self._stopped.wait)
-        self._client = httpx2.Client(
+        self._client = openai.OpenAI(
+            api_key=self._key or "none",
             base_url=settings.base_url,
-            headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
             timeout=settings.pace.timeout,
+            max_retries=0,  # repeats wait as `pace` says, and end with `stop`
+            http_client=openai.DefaultHttpxClient(follow_redirects=False),  # the key goes nowhere else
         )
+        self._create: Any = self._client.chat.completions.with_raw_response.create
 
     def __enter__(self) -> Self:
         return self
@@ -102,44 +105,48 @@ class Chat:
         if self._stopped.is_set():
             raise Stopped
         try:
-            response = self._client.post("chat/completions", json=body)
-        except httpx2.TimeoutException:
+            response = self._create(**body, extra_headers={} if self._key else {"Authorization": openai.omit})
+        except openai.APITimeoutError:
             raise _Repeat(f"nothing came within {self._settings.pace.timeout:g} s") from None
-        except (httpx2.TransportError, httpx2.DecodingError) as error:
-            raise _Repeat(self._clean(f"{type(error).__name__}: {error}")) from None
-        if response.status_code == 200:
+        except openai.APIConnectionError as error:
+            raise _Repeat(self._clean(f"{type(error.__cause__).__name__}: {error.__cause__}")) from None
+        except openai.APIStatusError as error:
+            refused = error  # handled outside: what it says may hold the key, and tracebacks print what was handled
+        else:
             return self._read(response)
-        return self._refused(response)
+        return self._refused(refused)
 
-    def _read(self, response: httpx2.Response) -> Reply:
+    def _read(self, response: Any) -> Reply:
         try:
-            answer = response.json()
-            choice = answer["choices"][0]
-            message, ended = choice["message"], choice.get("finish_reason")
-            text, refusal = message.get("content") or "", message.get("refusal") or ""
+            answer = response.parse()
+            choice = answer.choices[0]
+            text, refusal = choice.message.content or "", choice.message.refusal or ""
+            ended = getattr(choice, "finish_reason", None)
             if not isinstance(text, str) or not isinstance(refusal, str) or ended == "error":
                 raise TypeError("no text, or a model that broke off, as some gateways say it")
             refused = bool(refusal) or ended == "content_filter"
-            model = self._hide(str(answer.get("model") or self._settings.model))
-            return Reply(self._hide(refusal or text), refused, model, *_usage(answer), cut=ended == "length")
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+            model = self._hide(str(getattr(answer, "model", None) or self._settings.model))
+            return Reply(self._hide(refusal or text), refused, model, *_usage(answer.usage), cut=ended == "length")
+        except (ValueError, IndexError, TypeError, AttributeError, openai.APIError):
             raise _Repeat(f"HTTP 200 without a chat completion: {self._clean(response.text)!r}") from None
 
-    def _refused(self, response: httpx2.Response) -> Reply:
+    def _refused(self, error: openai.APIStatusError) -> Reply:
         """A refusal where the content is the reason.
 
         Raises:
             _Repeat: the endpoint may answer later.
             JudgeError: it will not.
         """
-        status, (code, said) = response.status_code, self._error_of(response)
+        status, code = error.status_code, error.code or error.type
+        message = error.body.get("message") if isinstance(error.body, dict) else error.response.text
+        said = self._clean(str(message)) or "(no text)"
         if status == 400 and code in _REFUSALS:
             return Reply(said, True, None, 0, 0)
         told = f"HTTP {status}: {said}"
         if status in _REPEATED or status >= 500:
             if code in _OUT_OF_CREDIT:
                 raise JudgeError(f"{self._place}: {told} The account has no credit left: add some. {self._again}")
-            after = retry_after(response.headers.get("Retry-After"))
+            after = retry_after(error.response.headers.get("Retry-After"))
             if after is not None and after > self._settings.pace.longest_wait:
                 raise JudgeError(
                     f"{self._place}: {told} It asks to wait {after:.0f} s, more than "
@@ -179,15 +186,6 @@ class Chat:
             return f"{told} It is elsewhere: correct benchmarks.gap.judge.base_url (the key is not sent after it)."
         return f"{told} Correct what it complains about in section judge of the config."
 
-    def _error_of(self, response: httpx2.Response) -> tuple[str, str]:
-        """Code and text of an error, the key taken out; the body's beginning where it is not as the protocol has it."""
-        try:
-            error = response.json()["error"]
-            code, said = error.get("code") or error.get("type"), error.get("message")
-        except (ValueError, KeyError, TypeError, AttributeError):
-            code, said = None, response.text
-        return str(code), self._clean(str(said)) or "(no text)"
-
     def _clean(self, text: str) -> str:
         """One short line without the key."""
         return " ".join(self._hide(text).split())[:_QUOTED]
@@ -196,19 +194,15 @@ class Chat:
         return text.replace(self._key, "(key)") if self._key else text
 
 
-def _usage(answer: Mapping[str, Any]) -> tuple[int | None, int | None, int]:
+def _usage(usage: object) -> tuple[int | None, int | None, int]:
     """Tokens sent and written, None where they are not reported, and those of the sent that were cached."""
-    usage = answer.get("usage")
-    if not isinstance(usage, Mapping):
-        return None, None, 0
-    sent, written = (_count(usage, f"{kind}_tokens") for kind in ("prompt", "completion"))
-    details = usage.get("prompt_tokens_details")
-    cached = _count(details, "cached_tokens") if isinstance(details, Mapping) else None
+    sent, written = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    cached = _count(getattr(usage, "prompt_tokens_details", None), "cached_tokens")
     return sent, written, min(cached or 0, sent or 0)
 
 
-def _count(counts: Mapping[str, Any], name: str) -> int | None:
-    count = counts.get(name)
+def _count(counts: object, name: str) -> int | None:
+    count = getattr(counts, name, None)
     return count if isinstance(count, int) and count >= 0 else None
 
 

@@ -6,7 +6,6 @@ Answers are kept by content as an endpoint's are: a killed run goes on where it 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from hermesflow.config.judges import LocalVlm
 from hermesflow.config.sections import Source
 from hermesflow.core.errors import DataError
 from hermesflow.core.progress import Progress
+from hermesflow.data.images import open_image
 from hermesflow.evaluation.judges.instructions import prompt_of
 from hermesflow.evaluation.judges.protocol import Item, Verdict, check_items
 from hermesflow.evaluation.judges.replies import Reply, tell_cut, verdict_of
@@ -100,16 +100,11 @@ def _text_of(item: Item) -> str:
 
 
 def _decoded(item: Item) -> Any:
-    from PIL import Image
-
     assert isinstance(item.evidence, bytes)
     try:
-        with Image.open(io.BytesIO(item.evidence)) as opened:
-            return opened.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"pair {item.id}: its image cannot be decoded ({type(error).__name__}). Make it anew or remove the pair."
-        ) from error
+        return open_image(item.evidence)
+    except DataError as error:
+        raise DataError(f"pair {item.id}: {error} Make it again or remove the pair.") from error
 
 
 def _name(source: str | Source) -> str:

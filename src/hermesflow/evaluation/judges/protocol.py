@@ -63,11 +63,6 @@ class Judge(Protocol):
         """
 
 
-def is_right(item: Item, verdict: Verdict) -> bool:
-    """Whether the right choice was chosen; no answer is a wrong one."""
-    return verdict.choice == item.answer
-
-
 def outcome_counts(verdicts: Iterable[Verdict]) -> dict[Outcome, int]:
     """How often each outcome occurs, also where it never does."""
     outcomes = [verdict.outcome for verdict in verdicts]

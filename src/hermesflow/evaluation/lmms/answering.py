@@ -17,14 +17,11 @@ from torch import Tensor
 
 from hermesflow.config.sections import Decoding
 from hermesflow.core.errors import DataError
-from hermesflow.core.images import as_tensor
+from hermesflow.core.images import PIXELS_TOGETHER, as_tensor
 from hermesflow.data.images import fit_image
 from hermesflow.models.backbone import ImageCodec, UnifiedModel
-from hermesflow.models.draws import sessions
-from hermesflow.selfplay.sampling import of_session, sample_texts
+from hermesflow.selfplay.sampling import sample_texts
 
-TOGETHER = 250 * 48**2
-"""Pixels of pictures that are read together (memory only)."""
 GREEDY = Decoding(top_k=1, temperature=1.0)
 
 
@@ -84,7 +81,7 @@ class Pictures:
             digests.append(digest)
             if digest not in self.seen:
                 new[digest] = image
-            if len(new) * self.codec.image_size**2 >= TOGETHER:
+            if len(new) * self.codec.image_size**2 >= PIXELS_TOGETHER:
                 self._encode(new)
                 new = {}
         if new:
@@ -151,56 +148,8 @@ def answers(
     return [stop.cut(text).strip() for text in texts]
 
 
-@torch.inference_mode()
-def likelihoods(
-    model: UnifiedModel,
-    seen: Mapping[str, np.ndarray],
-    owners: Sequence[str],
-    questions: Sequence[str],
-    continuations: Sequence[str],
-) -> list[tuple[float, bool]]:
-    """Log-probability of each continuation, its end token left out, and whether greedy decoding would begin with it.
-
-    Args:
-        model: the model that answers.
-        seen: picture -> (*seen).
-        owners: N pictures, one per question.
-        questions: N questions, without the model's own template.
-        continuations: N texts.
-
-    Returns:
-        N pairs of summed nats and whether every token is the likeliest.
-    """
-    images, rows = _stacked(seen, owners, model.device)
-    prompts = [model.question_template.format(question) for question in questions]
-    tokens = model.tokenize([f" {text.strip()}" for text in continuations])
-    found: list[tuple[float, bool]] = []
-    for part in sessions(len(prompts), model.text_rows):
-        own, places = of_session(images, rows, part)
-        found += _forced(model, own, places, prompts[part], tokens[part])
-    return found
-
-
 def _stacked(seen: Mapping[str, np.ndarray], owners: Sequence[str], device: torch.device) -> tuple[Tensor, Tensor]:
     """The different pictures, (I, *seen), and the place of each question's among them, (N,)."""
     places = {owner: i for i, owner in enumerate(dict.fromkeys(owners))}
     images = as_tensor(np.stack([seen[owner] for owner in places])).to(device)
     return images, torch.tensor([places[owner] for owner in owners])
-
-
-def _forced(
-    model: UnifiedModel, seen: Tensor, owners: Tensor, prompts: Sequence[str], tokens: Sequence[Sequence[int]]
-) -> list[tuple[float, bool]]:
-    session = model.text_session(seen, owners, prompts)
-    logits = session.logits
-    nats, greedy = torch.zeros(len(prompts), dtype=torch.float64), torch.ones(len(prompts), dtype=torch.bool)
-    longest = max(map(len, tokens))
-    for step in range(longest):
-        inside = torch.tensor([step < len(row) for row in tokens])
-        now = torch.tensor([row[step] if step < len(row) else model.end_token for row in tokens])
-        logps = logits.float().log_softmax(dim=1).cpu()
-        nats += torch.where(inside, logps.gather(1, now[:, None])[:, 0], 0.0)
-        greedy &= ~inside | (logps.argmax(dim=1) == now)
-        if step + 1 < longest:
-            logits = session.step(now)
-    return list(zip(nats.tolist(), greedy.tolist(), strict=True))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from lmms_eval.api.instance import GenerationResult, Instance
+from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 from PIL import Image, ImageFile
 
@@ -18,7 +18,7 @@ from hermesflow.core.errors import ConfigError, DataError
 from hermesflow.core.files import write_table
 from hermesflow.core.progress import Progress
 from hermesflow.evaluation.lmms import PROGRESS
-from hermesflow.evaluation.lmms.answering import Pictures, Stopping, answers, by_picture, likelihoods
+from hermesflow.evaluation.lmms.answering import Pictures, Stopping, answers, by_picture
 from hermesflow.evaluation.registry import benchmark_of
 from hermesflow.models.backbone import load_codec, load_model
 from hermesflow.models.loading import DTYPES
@@ -82,28 +82,9 @@ class HermesFlow(lmms):
                 progress.advance(len(rows))
         return texts
 
-    def loglikelihood(self, requests: list[Instance]) -> list[GenerationResult]:
-        """(loss, greedy) of each continuation: its NEGATIVE log-probability in nats, for lmms-eval takes the least.
-
-        The pair stands where a text should: whatever is no text, lmms-eval's evaluator turns into one.
-
-        Source: lmms-eval 0.7.3, `ConfigurableTask.process_results` (its docstring of the model says otherwise) and
-        `unwrap_generation_output`.
-        """
-        shown = self._look(requests)
-        found: dict[int, tuple[float, bool]] = {}
-        progress = Progress(len(requests), f"{PROGRESS}weigh", "answer")
-        for rows in by_picture(shown, together=self._batch_size):
-            some = likelihoods(
-                self._model,
-                self._pictures.seen,
-                [shown[i] for i in rows],
-                [requests[i].args[0] for i in rows],
-                [self._continuation(requests[i]) for i in rows],
-            )
-            found |= {i: (-nats, greedy) for i, (nats, greedy) in zip(rows, some, strict=True)}
-            progress.advance(len(rows))
-        return [GenerationResult(found[i]) for i in range(len(requests))]
+    def loglikelihood(self, requests: list[Instance]) -> Any:
+        """Not needed by the benchmarks here, which all ask for generated answers."""
+        raise NotImplementedError("likelihoods are not computed: choose a task of output_type generate_until")
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
         """Not for these models, which see one picture and answer once."""
@@ -159,12 +140,6 @@ class HermesFlow(lmms):
         _, _, visuals_of, doc_id, task, split = request.args
         visuals = visuals_of(self.task_dict[task][split][doc_id])
         return visuals[0].convert("RGB") if visuals and isinstance(visuals[0], Image.Image) else None
-
-    def _continuation(self, request: Instance) -> str:
-        """The text itself, or what it is in the record."""
-        _, continuation, _, doc_id, task, split = request.args
-        text = continuation(self.task_dict[task][split][doc_id]) if callable(continuation) else continuation
-        return str(text)
 
     def _by_settings(self, requests: Sequence[Instance]) -> dict[Stopping, list[int]]:
         """Places of requests by when their answers end."""

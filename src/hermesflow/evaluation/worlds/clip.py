@@ -60,11 +60,6 @@ class Clip(nn.Module):
             )
         )
 
-    @property
-    def num_features(self) -> int:
-        """Width of `features`; torchmetrics reads it."""
-        return WIDTH
-
     def forward(self, images: Tensor) -> Tensor:
         """Features for the Frechet distance, (N, 64) float, of (N, 3, H, W) uint8 images."""
         return self.clip.vision_model(pixel_values=_pixels(images)).pooler_output
@@ -158,28 +153,22 @@ def features(model: Clip, images: np.ndarray) -> np.ndarray:
     return _in_parts(lambda rows: model(to_tensor(images[rows]).to(model.clip.logit_scale.device)), len(images), WIDTH)
 
 
-@torch.inference_mode()
 def image_text_scores(model: Clip, images: np.ndarray, captions: Sequence[str]) -> np.ndarray:
     """100 * max(cosine, 0) of each image with its caption, (N,) float64.
 
     Source: Hessel et al. 2021 (CLIPScore), with the scale of 100 that torchmetrics and the paper use.
     """
-    device = model.clip.logit_scale.device
-    vectors = _in_parts(lambda rows: model.image_vectors(to_tensor(images[rows]).to(device)), len(images), PROJECTION)
     texts = sorted(set(captions))
+    vectors, of_texts = _vectors(model, images, texts)
     place = {text: i for i, text in enumerate(texts)}
-    of_texts = _in_parts(lambda rows: model.text_vectors(texts[rows]), len(texts), PROJECTION)
     cosines = (vectors.astype(np.float64) * of_texts[[place[c] for c in captions]]).sum(axis=1)
     return 100 * cosines.clip(min=0)
 
 
-@torch.inference_mode()
 def retrieval_accuracy(model: Clip, images: np.ndarray, captions: Sequence[str]) -> float:
     """Share of images whose own caption is the nearest of all different captions."""
     texts = sorted(set(captions))
-    device = model.clip.logit_scale.device
-    vectors = _in_parts(lambda rows: model.image_vectors(to_tensor(images[rows]).to(device)), len(images), PROJECTION)
-    of_texts = _in_parts(lambda rows: model.text_vectors(texts[rows]), len(texts), PROJECTION)
+    vectors, of_texts = _vectors(model, images, texts)
     nearest = (vectors @ of_texts.T).argmax(axis=1)
     return float(np.mean([texts[i] == caption for i, caption in zip(nearest, captions, strict=True)]))
 
@@ -206,6 +195,13 @@ def load_clip(folder: Path, *, device: str = "cpu") -> Clip:
 def to_tensor(images: np.ndarray) -> Tensor:
     """(N, H, W, 3) uint8 array to (N, 3, H, W) uint8 tensor."""
     return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
+
+
+@torch.inference_mode()
+def _vectors(model: Clip, images: np.ndarray, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    device = model.clip.logit_scale.device
+    of_images = _in_parts(lambda rows: model.image_vectors(to_tensor(images[rows]).to(device)), len(images), PROJECTION)
+    return of_images, _in_parts(lambda rows: model.text_vectors(texts[rows]), len(texts), PROJECTION)
 
 
 def _pixels(images: Tensor) -> Tensor:

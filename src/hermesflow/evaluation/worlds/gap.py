@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from hermesflow.core.errors import DataError
-from hermesflow.data.microworld.judge import answer as read_answer
 from hermesflow.data.microworld.questions import Question
 from hermesflow.data.microworld.scenes import Scene
+from hermesflow.data.microworld.verdicts import answer as read_answer
 from hermesflow.evaluation.worlds.understanding import units_table
 
 POOL = "gap"
@@ -85,15 +85,16 @@ def gap_table(
     return pd.DataFrame(rows)
 
 
-def gap_units(table: pd.DataFrame, captions: Mapping[str, str]) -> pd.DataFrame:
+def gap_units(table: pd.DataFrame, captions: Mapping[str, str], sides: Mapping[str, str] = SIDES) -> pd.DataFrame:
     """Right answers and questions per caption, for both sides of both protocols.
 
     Args:
         table: of `gap_table`.
         captions: by id. Pairs of one caption are one unit: what is hard about it is hard in all of them.
+        sides: metric and the column it is the mean of.
     """
     rows = []
-    for metric, column in SIDES.items():
+    for metric, column in sides.items():
         sums = table.groupby(table["id"].map(captions), sort=True)[column].agg(["sum", "count"])
         rows += [(metric, POOL, *row) for row in sums.itertuples()]
     return units_table(rows)

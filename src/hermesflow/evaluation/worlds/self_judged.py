@@ -8,12 +8,12 @@ that judges what it drew itself may overrate it, so this protocol stands under a
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 
-from hermesflow.evaluation.worlds.gap import POOL, Asked
-from hermesflow.evaluation.worlds.understanding import ANSWER_COLUMNS, units_table
+from hermesflow.evaluation.worlds.gap import Asked
+from hermesflow.evaluation.worlds.understanding import ANSWER_COLUMNS
 
 SIDES = {"gap/self/understanding": "understanding", "gap/self/generation": "generation"}
 """Metric and the column of `gap_table` it is the mean of."""
@@ -40,15 +40,6 @@ def gap_table(asked: Sequence[Asked], *, real: Sequence[str], drawn: Sequence[st
     ]
     columns = ["id", "kind", "question", "answer", "said_of_real", "said_of_drawn", "understanding", "generation"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def gap_units(table: pd.DataFrame, captions: Mapping[str, str]) -> pd.DataFrame:
-    """Right answers and questions per caption, for both sides; pairs of one caption are one unit."""
-    rows = []
-    for metric, column in SIDES.items():
-        sums = table.groupby(table["id"].map(captions), sort=True)[column].agg(["sum", "count"])
-        rows += [(metric, POOL, *row) for row in sums.itertuples()]
-    return units_table(rows)
 
 
 def answer_table(asked: Sequence[Asked], said: Sequence[str]) -> pd.DataFrame:

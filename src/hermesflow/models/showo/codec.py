@@ -13,9 +13,10 @@ from hermesflow.config.experiment import Config, as_plain
 from hermesflow.config.sections import ImageTokenizer
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import read_json, read_weights, write_json, write_weights
+from hermesflow.core.images import PIXELS_TOGETHER
 from hermesflow.models.loading import fill, moved, without_weights
 from hermesflow.models.showo.forms import FAMILY, image_form
-from hermesflow.models.showo.magvit import BATCH_PIXELS, MagVitV2, to_images, to_pixels
+from hermesflow.models.showo.magvit import MagVitV2, to_images, to_pixels
 
 
 class ShowOCodec:
@@ -39,7 +40,7 @@ class ShowOCodec:
     @torch.inference_mode()
     def encode(self, images: np.ndarray) -> Tensor:
         """Codes, (N, T) int64 on the CPU, of (N, H, W, 3) uint8 images."""
-        together = max(BATCH_PIXELS // max(images.shape[1] * images.shape[2], 1), 1)
+        together = max(PIXELS_TOGETHER // max(images.shape[1] * images.shape[2], 1), 1)
         parts = [
             self.network.encode(to_pixels(images[start : start + together]).to(self._device)).cpu()
             for start in range(0, len(images), together)
@@ -57,7 +58,7 @@ class ShowOCodec:
     @torch.inference_mode()
     def to_pixels(self, images: Tensor) -> np.ndarray:
         """(N, H, W, 3) uint8 of (N, T) codes."""
-        together = max(BATCH_PIXELS // (images.shape[1] * self.network.token_size**2), 1)
+        together = max(PIXELS_TOGETHER // (images.shape[1] * self.network.token_size**2), 1)
         parts = images.long().split(together)
         return np.concatenate([to_images(self.network.decode(part.to(self._device)).cpu()) for part in parts])
 

@@ -20,9 +20,6 @@ from torch.nn import functional as F
 from hermesflow.config.sections import ImageTokenizer
 from hermesflow.models.showo.magvit_blocks import Decoder, Encoder
 
-BATCH_PIXELS = 250 * 48**2
-"""Pixels that go through the image tokenizer together (memory only)."""
-
 
 def to_pixels(images: np.ndarray) -> Tensor:
     """Images as network input.
