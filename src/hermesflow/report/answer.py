@@ -18,7 +18,7 @@ from hermesflow.report.roles import pair_chain, pair_chains, roles
 Verdict = Literal["yes", "no", "open"]
 TOLERANCE = 0.01
 """Understanding counts as held if it is not lower by more than this (the project's own bar)."""
-_WORDS = {"yes": "Yes.", "no": "No.", "open": "Not shown."}
+VERDICTS = {"yes": "Yes.", "no": "No.", "open": "Not shown."}
 PAPER_TRAINING = {"beta": 0.2, "chosen_nll_weight": 0.0, "mask_schedule": "cosine"}
 """What the paper trains with, where a config may well differ."""
 _PROTOCOL = {
@@ -139,8 +139,8 @@ def _sentence(claim: Claim) -> str:
     change = with_interval(claim.delta, claim.low, claim.high, 3, signed=True)
     side = claim.claim.split()[-2]
     text = (
-        f"- **Claim: {claim.claim}. {_WORDS[claim.verdict]}** {side.capitalize()} went from {number(claim.base, 3)} to "
-        f"{number(claim.value, 3)}, a change of {change}"
+        f"- **Claim: {claim.claim}. {VERDICTS[claim.verdict]}** {side.capitalize()} went from "
+        f"{number(claim.base, 3)} to {number(claim.value, 3)}, a change of {change}"
     )
     if claim.claim == "understanding held":
         where = "within" if claim.delta >= -TOLERANCE else "beyond"

@@ -212,8 +212,8 @@ BENCHMARK = ImageBenchmark(
     sharded=True,
     columns={
         FIDELITY: (
-            Column("fid", "COCO-30K FID", "fid", digits=2),
-            Column("clip_score", "CLIP score", "clip_score", digits=2),
+            Column("fid", "COCO-30K FID", "fid", digits=2, quoted="fid"),
+            Column("clip_score", "CLIP score", "clip_score", digits=2, quoted="clip_score"),
         ),
     },
     notes=(

@@ -339,10 +339,10 @@ BENCHMARK = ImageBenchmark(
     export=Export(folder="samples", write_index=write_metadata),
     columns={
         GENERATION: tuple(
-            Column(kind, kind.replace("_", " ").capitalize(), f"geneval/{kind}", digits=2)
+            Column(kind, kind.replace("_", " ").capitalize(), f"geneval/{kind}", digits=2, quoted=kind)
             for kind in (*GENEVAL_KINDS, "overall")
         ),
-        ABLATION: (Column("geneval", "GenEval", "geneval/overall", digits=3),),
+        ABLATION: (Column("geneval", "GenEval", "geneval/overall", digits=3, quoted="geneval"),),
     },
     prompts=553,
     cost=cost,

@@ -39,5 +39,5 @@ BENCHMARK = LmmsBenchmark(
             "81,434 pictures for each checkpoint, twice as many as val has, and no figure of any table comes of them.",
         ),
     ),
-    columns={UNDERSTANDING: (Column("vqav2", "VQAv2 val", "vqav2", 100.0),)},
+    columns={UNDERSTANDING: (Column("vqav2", "VQAv2", "vqav2", 100.0, quoted="vqa"),)},
 )
