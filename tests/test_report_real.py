@@ -136,7 +136,7 @@ def test_answer_has_every_protocol_and_warns_of_the_judge():
     text = answer(real_summary(half_width=0.005), showo())
     assert text.count("**Claim: the gap narrowed. Yes.**") == 3
     assert "POPE accuracy +0.010" in text and "GenEval overall +0.040" in text
-    assert "The judge of real and drawn images is a model too" in text and "micro world" not in text
+    assert "The judge of real and generated images is a model too" in text and "micro world" not in text
 
 
 def test_answer_without_a_judge_names_what_would_be_one():
@@ -163,8 +163,8 @@ def test_gap_figure_has_a_panel_per_protocol_and_the_paper_s(metrics, panels):
 @pytest.mark.parametrize(
     ("metrics", "labels", "changes"),
     [
-        (real_metrics_of, ["questions on drawn images", "GenEval"], [0.04, 0.05]),
-        (own_metrics_of, ["questions on drawn images"], [0.08, 0.10]),
+        (real_metrics_of, ["questions on generated images", "GenEval"], [0.04, 0.05]),
+        (own_metrics_of, ["questions on generated images"], [0.08, 0.10]),
     ],
     ids=["judged", "own"],
 )

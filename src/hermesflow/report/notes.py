@@ -28,7 +28,7 @@ MICRO_FIDELITY = (
 )
 MICRO_GAP = (
     "Gap = understanding - generation. `paper`: the model's answers on real images, mapped to the nearest choice, "
-    "against a judge's answers on drawn images. `same-judge`: both sides are graded by the judge by one rule."
+    "against a judge's answers on generated images. `same-judge`: both sides are graded by the judge by one rule."
 )
 QUOTED_REAL = (
     "Quoted rows are from HermesFlow (arXiv 2502.12148). `base` is our measurement of the weights that the paper "
@@ -45,9 +45,9 @@ UNDERSTANDING_REAL = (
 )
 _PROTOCOL_NOTES = {
     "paper": "`paper`: the model's answers on real images, mapped to the nearest choice, against the judge's answers "
-    "on drawn images.",
+    "on generated images.",
     "same-judge": "`same-judge`: the judge's reading is the rule on both sides.",
-    SELF: "`self`: the model's own answers on real images and on those it drew, mapped to the nearest choice.",
+    SELF: "`self`: the model's own answers on real images and on those it generated, mapped to the nearest choice.",
 }
 
 
@@ -80,8 +80,8 @@ def notes_of(
     """
     if not figures.real:
         return (QUOTED, *_MICRO.get(table, ()), *made_by(columns, lines))
-    told = (*_REAL.get(table, ()), *benchmark_notes(table, benchmarks, figures))
-    return (QUOTED_REAL, *told, *unmeasured(columns, figures), *made_by(columns, lines))
+    texts = (*_REAL.get(table, ()), *benchmark_notes(table, benchmarks, figures))
+    return (QUOTED_REAL, *texts, *unmeasured(columns, figures), *made_by(columns, lines))
 
 
 def benchmark_notes(table: str, benchmarks: Sequence[Benchmark], figures: Figures) -> tuple[str, ...]:

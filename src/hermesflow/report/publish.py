@@ -12,7 +12,7 @@ from tabulate import tabulate
 from hermesflow.config.experiment import BASE, Config, as_plain
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout, atomic, digest_of, git_revision, read_json, sha256, write_json
-from hermesflow.report.answer import VERDICTS
+from hermesflow.report.answer import PROTOCOL_WORDS, VERDICTS
 from hermesflow.report.formatting import QUOTED_HEADING
 from hermesflow.report.roles import pair_chain, pair_chains
 
@@ -97,10 +97,11 @@ def fill_readme(readme: Path, published: Path, config: Config) -> None:
     cells = [[line[c] if c.startswith("Change") else line[c].partition(" [")[0] for c in columns] for line in shown]
     summary = read_json(published / "summary.json")
     claims = [claim for claim in summary["claims"] if claim["protocol"] == protocol]
-    verdicts = "; ".join(f"{claim['claim']}: {VERDICTS[claim['verdict']].lower().rstrip('.')}" for claim in claims)
+    verdicts = "; ".join(f"*{claim['claim']}*, {VERDICTS[claim['verdict']].lower().rstrip('.')}" for claim in claims)
+    seeds = f"{summary['seeds']} run seed{'s' if summary['seeds'] != 1 else ''}"
     words = (
-        f"Run seeds: {summary['seeds']}. Protocol: {protocol}. Brackets are {100 * summary['confidence']:.0f} % paired "
-        f"bootstrap intervals of the change against base. The paper's claims here: {verdicts}."
+        f"Figures from {seeds}, {PROTOCOL_WORDS[protocol]}. Brackets are {100 * summary['confidence']:.0f} % paired "
+        f"bootstrap intervals of the change against `base`. Claims of the paper: {verdicts}."
     )
     figure = f"![Understanding, generation and the gap]({folder}/figures/fig2b_gap.png)"
     fill(readme, "results", "\n\n".join([figure, tabulate(cells, columns, "pipe", disable_numparse=True), words]))

@@ -8,6 +8,7 @@ column `source` says which edition they are from. In the CSV of a table, too, `s
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,8 +92,8 @@ def _benchmark_table(
         name,
         title,
         values=_frame(rows, ["model", "source", *_value_names(columns)]),
-        cells=_frame(cells, titles),
-        quoted=_frame(quoted, titles).fillna(EMPTY),
+        cells=_text(cells, titles),
+        quoted=_text(quoted, titles),
         notes=(notes.INTERVALS, *notes.notes_of(name, columns, benchmarks, figures, lines)),
     )
 
@@ -125,8 +126,8 @@ def gap_table(figures: Figures, config: Config, paper_tables: Path, lines: Mappi
         "table4_gap",
         "Table 4: the gap",
         values=_frame(rows, GAP_COLUMNS),
-        cells=_frame(cells, titles),
-        quoted=_frame(quoted, titles).fillna(EMPTY),
+        cells=_text(cells, titles),
+        quoted=_text(quoted, titles),
         notes=notes.gap_notes(reported(config.benchmarks), figures, lines),
     )
 
@@ -159,8 +160,8 @@ def ablation_table(figures: Figures, config: Config, paper_tables: Path, lines: 
         ABLATION,
         "Table 5: ablation",
         values=_frame(rows, ["checkpoint", "arm", "source", "role", *_value_names(columns)]),
-        cells=_frame(cells, titles),
-        quoted=_frame(quoted, titles).fillna(EMPTY),
+        cells=_text(cells, titles),
+        quoted=_text(quoted, titles),
         notes=(notes.CHANGES, notes.COUNTERPARTS, *notes.notes_of(ABLATION, columns, benchmarks, figures, lines)),
     )
 
@@ -187,7 +188,7 @@ def extra_table(table: ExtraTable, figures: Figures, config: Config, line: str |
         cells.append({"Checkpoint": checkpoint, table.change: change, **_cells(figures, checkpoint, columns)})
     order = ["Checkpoint", main.title, table.change, *(column.title for column in others)]
     values = _frame(rows, ["checkpoint", *_value_names(columns)])
-    return Table(table.name, table.title, values, _frame(cells, order), notes.extra_notes(table, line))
+    return Table(table.name, table.title, values, _text(cells, order), notes.extra_notes(table, line))
 
 
 def read_quoted(path: Path, columns: Sequence[Column], *, extra: Sequence[str] = ()) -> list[dict[str, str]]:
@@ -197,7 +198,8 @@ def read_quoted(path: Path, columns: Sequence[Column], *, extra: Sequence[str] =
         ArtifactError: the file is missing or lacks a column.
     """
     read_table(path, ["model", "source", *extra, *(c.quoted for c in columns if c.quoted)])
-    return pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records")
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def _arm(config: Config, checkpoint: str) -> str:
@@ -258,6 +260,10 @@ def _value_name(column: Column, field: str) -> str:
 
 def _value_names(columns: Sequence[Column]) -> list[str]:
     return [_value_name(c, field) for c in columns for field in Figures.FIELDS]
+
+
+def _text(rows: Sequence[Mapping[str, str]], titles: Sequence[str]) -> pd.DataFrame:
+    return pd.DataFrame([[row.get(title, EMPTY) for title in titles] for row in rows], columns=list(titles))
 
 
 def _frame(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
