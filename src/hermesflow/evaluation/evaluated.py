@@ -84,7 +84,9 @@ def read_values(path: Path) -> dict[str, Whole]:
     """
     found = read_json(path)
     if not isinstance(found, dict):
-        raise ArtifactError(f"{path}: is not an object of metrics and their values. {_AGAIN}")
+        raise ArtifactError(
+            f"{path}: expected an object of metrics and their values, got {type(found).__name__}. {_AGAIN}"
+        )
     return {metric: _whole(path, metric, value) for metric, value in found.items()}
 
 

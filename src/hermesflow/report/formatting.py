@@ -42,7 +42,7 @@ def number(value: float, digits: int, *, signed: bool = False) -> str:
 
 
 def with_interval(value: float, low: float, high: float, digits: int, *, signed: bool = False) -> str:
-    """`0.74 [0.70, 0.78]`; without the bracket where there is no interval."""
+    """Formats a value with its interval, e.g. `0.74 [0.70, 0.78]`; without brackets if an end is NaN."""
     text = number(value, digits, signed=signed)
     if pd.isna(low) or pd.isna(high):
         return text

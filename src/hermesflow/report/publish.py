@@ -20,7 +20,7 @@ FOLDERS = ("tables", "figures")
 FILES = ("answer.md", "summary.json")
 README_ROWS = 5
 PICTURE = {
-    "data": ("homologous pairs", ("data",)),
+    "data": ("images, captions, questions", ("data",)),
     "base": ("image tokenizer, base model", ("tokenizer", "encode", "base")),
     "sample": ("n captions, n images", ("sample", "gather_candidates")),
     "score": ("text similarity, self-VQA", ("score", "gather_scores")),
