@@ -11,7 +11,7 @@ import pandas as pd
 from hermesflow.config.experiment import BASE, Config, as_plain
 from hermesflow.config.tree import training_of
 from hermesflow.core.errors import ConfigError
-from hermesflow.report.formatting import number, with_interval
+from hermesflow.report.formatting import change, number, with_interval
 from hermesflow.report.lookup import SELF, Figures
 from hermesflow.report.roles import pair_chain, pair_chains, roles
 
@@ -138,11 +138,11 @@ def _rounded(value: float) -> float:
 
 
 def _sentence(claim: Claim) -> str:
-    change = with_interval(claim.delta, claim.low, claim.high, 3, signed=True)
+    delta = with_interval(claim.delta, claim.low, claim.high, 3, signed=True)
     side = claim.claim.split()[-2]
     text = (
         f"- **Claim: {claim.claim}. {VERDICTS[claim.verdict]}** {side.capitalize()} went from "
-        f"{number(claim.base, 3)} to {number(claim.value, 3)}, a change of {change}"
+        f"{number(claim.base, 3)} to {number(claim.value, 3)}, a change of {delta}"
     )
     if claim.claim == "understanding held":
         where = "within" if claim.delta >= -TOLERANCE else "beyond"
@@ -182,10 +182,9 @@ def _other_chains(figures: Figures, config: Config) -> list[str]:
         apart = ", ".join(f"{k} {v}" for k, v in entry.items() if k not in ("parent", "objective") and v is not None)
         steps = " -> ".join(number(figures.get(c, f"gap/{protocol}/gap")["value"], 3) for c in (BASE, *chain))
         statistic = figures.get(last, f"gap/{protocol}/gap")
-        change = with_interval(statistic["delta"], statistic["delta_low"], statistic["delta_high"], 3, signed=True)
         lines.append(
             f"- Trained otherwise ({apart or 'same settings'}), base -> {' -> '.join(chain)}, the {protocol} gap "
-            f"goes {steps}; `{last}` against base {change}."
+            f"goes {steps}; `{last}` against base {change(statistic, 3)}."
         )
     return lines
 
@@ -208,8 +207,7 @@ def _arms(figures: Figures, config: Config) -> list[str]:
         for benchmark, substitute in _SKILLS:
             metric, name = benchmark if figures.measured(benchmark[0]) else substitute
             statistic = figures.get(checkpoint, metric)
-            change = with_interval(statistic["delta"], statistic["delta_low"], statistic["delta_high"], 3, signed=True)
-            shown.append(f"{name} {change} ({_direction(statistic)})")
+            shown.append(f"{name} {change(statistic, 3)} ({_direction(statistic)})")
         what = "both skills" if role == "pair-1" else f"{role} only"
         lines.append(f"- One iteration trained on {what} (`{checkpoint}`), change against base: {'; '.join(shown)}.")
     if len(lines) > 1:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -47,6 +47,11 @@ def with_interval(value: float, low: float, high: float, digits: int, *, signed:
     if pd.isna(low) or pd.isna(high):
         return text
     return f"{text} [{number(low, digits, signed=signed)}, {number(high, digits, signed=signed)}]"
+
+
+def change(statistic: Mapping[str, float], digits: int) -> str:
+    """Formats the change against base of one of `Figures.get`, with its interval."""
+    return with_interval(statistic["delta"], statistic["delta_low"], statistic["delta_high"], digits, signed=True)
 
 
 def to_markdown(table: Table) -> str:

@@ -83,10 +83,11 @@ def fill_readme(readme: Path, published: Path, config: Config) -> None:
         config: the experiment.
 
     Raises:
-        ArtifactError: the README has no such section, or a published file is missing.
+        ArtifactError: the README has no such section.
     """
     folder = _folder_seen_from(readme, published)
-    header, *rows = _table_rows(published / "tables" / "table4_gap.md")
+    printed = (published / "tables" / "table4_gap.md").read_text().partition(QUOTED_HEADING)[0].splitlines()
+    header, _, *rows = [[cell.strip() for cell in line.split("|")] for line in printed if line.endswith("|")]
     lines = [dict(zip(header, row, strict=True)) for row in rows]
     protocols = [line["Protocol"] for line in lines]
     protocol = "same-judge" if "same-judge" in protocols else protocols[0]
@@ -115,11 +116,14 @@ def fill_results(page: Path, published: Path) -> None:
         published: folder that `publish` wrote.
 
     Raises:
-        ArtifactError: the page has no such section, or a published file is missing.
+        ArtifactError: the page has no such section.
     """
     folder = _folder_seen_from(page, published)
-    parts = [re.sub(r"^#", "##", _read_text(published / "answer.md"), flags=re.MULTILINE)]
-    parts += ["## Tables", *(_read_text(path) for path in sorted((published / "tables").glob("table[0-9]*.md")))]
+    parts = [re.sub(r"^#", "##", (published / "answer.md").read_text().strip(), flags=re.MULTILINE)]
+    parts += [
+        "## Tables",
+        *(path.read_text().strip() for path in sorted((published / "tables").glob("table[0-9]*.md"))),
+    ]
     parts += ["## Figures"]
     parts += [f"![{path.stem}]({folder}/figures/{path.name})" for path in sorted((published / "figures").iterdir())]
     parts += [f"All tables, those about trust in the figures too, and a manifest: [{folder}]({folder})."]
@@ -128,19 +132,6 @@ def fill_results(page: Path, published: Path) -> None:
 
 def _folder_seen_from(page: Path, published: Path) -> str:
     return published.resolve().relative_to(page.resolve().parent).as_posix()
-
-
-def _read_text(path: Path) -> str:
-    if not path.exists():
-        raise ArtifactError(f"{path}: does not exist. Run `hermesflow publish` again.")
-    return path.read_text(encoding="utf-8").strip()
-
-
-def _table_rows(path: Path) -> list[list[str]]:
-    """Returns the cells of a published table: its header, then its measured rows."""
-    lines = _read_text(path).partition(QUOTED_HEADING)[0].splitlines()
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.endswith("|")]
-    return [rows[0], *rows[2:]]
 
 
 def fill_dag(readme: Path, page: Path, mermaid: str) -> None:

@@ -18,11 +18,20 @@ import pandas as pd
 from hermesflow.config.experiment import BASE, Config
 from hermesflow.config.tree import iteration
 from hermesflow.core.files import read_table
-from hermesflow.evaluation.benchmark import ABLATION, FIDELITY, GENERATION, UNDERSTANDING, Benchmark, Column, ExtraTable
+from hermesflow.evaluation.benchmark import (
+    ABLATION,
+    FIDELITY,
+    GAP,
+    GENERATION,
+    UNDERSTANDING,
+    Benchmark,
+    Column,
+    ExtraTable,
+)
 from hermesflow.evaluation.registry import reported
 from hermesflow.report import notes
 from hermesflow.report.columns import GAP_SIDES, columns_of
-from hermesflow.report.formatting import EMPTY, Table, number, with_interval
+from hermesflow.report.formatting import EMPTY, Table, change, number, with_interval
 from hermesflow.report.lookup import Figures
 from hermesflow.report.roles import main_checkpoints, roles
 
@@ -30,11 +39,6 @@ MEASURED = "measured here"
 EDITION = "camera-ready"
 """Edition of the paper that quoted rows are from; another one is named beside the model."""
 GAP_CHANGES = ("gap", "generation", "understanding")
-GAP_COLUMNS = (
-    *("checkpoint", "protocol", "understanding", "generation", "gap"),
-    *(f"delta_{side}{end}" for side in GAP_CHANGES for end in ("", "_low", "_high")),
-    "seeds",
-)
 
 
 def all_tables(
@@ -82,20 +86,14 @@ def _benchmark_table(
 ) -> Table:
     """Returns one of Tables 1 to 3: our checkpoints, then the paper's models."""
     columns = columns_of(name, benchmarks, real=figures.real)
-    paper_rows = read_quoted(paper_tables / f"{name}.csv", columns)
     rows: list[dict[str, Any]] = [{"model": c, "source": MEASURED, **_values(figures, c, columns)} for c in checkpoints]
-    rows += [{"model": row["model"], "source": _source(row), **_quoted_values(row, columns)} for row in paper_rows]
     cells = [{"Model": c, **_cells(figures, c, columns)} for c in checkpoints]
-    quoted = [{"Model": _model(row), **_quoted_cells(row, columns)} for row in paper_rows]
-    titles = ["Model", *(c.title for c in columns)]
-    return Table(
-        name,
-        title,
-        values=_frame(rows, ["model", "source", *_value_names(columns)]),
-        cells=_text(cells, titles),
-        quoted=_text(quoted, titles),
-        notes=(notes.INTERVALS, *notes.notes_of(name, columns, benchmarks, figures, lines)),
-    )
+    quoted = []
+    for row in read_quoted(paper_tables / f"{name}.csv", columns):
+        rows.append({"model": row["model"], "source": _source(row), **_quoted_values(row, columns)})
+        quoted.append({"Model": _model(row), **_quoted_cells(row, columns)})
+    notes_below = (notes.INTERVALS, *notes.notes_of(name, columns, benchmarks, figures, lines))
+    return _table(name, title, rows, cells, notes_below, quoted)
 
 
 def gap_table(figures: Figures, config: Config, paper_tables: Path, lines: Mapping[str, str]) -> Table:
@@ -106,30 +104,19 @@ def gap_table(figures: Figures, config: Config, paper_tables: Path, lines: Mappi
         for checkpoint in figures.kept((BASE, *config.checkpoints)):
             statistics = {side.key: figures.get(checkpoint, f"gap/{protocol}/{side.key}") for side in GAP_SIDES}
             values = {side: statistic["value"] for side, statistic in statistics.items()}
-            deltas = {
-                f"delta_{side}{end}": statistic[f"delta{end}"]
-                for side, statistic in statistics.items()
-                for end in ("", "_low", "_high")
-            }
+            ends = [(side, end) for side in GAP_CHANGES for end in ("", "_low", "_high")]
+            deltas = {f"delta_{side}{end}": statistics[side][f"delta{end}"] for side, end in ends}
             seeds = figures.seeds(checkpoint)
             rows.append({"checkpoint": checkpoint, "protocol": protocol, **values, **deltas, "seeds": seeds})
             levels = {side.title: _level(statistics[side.key], side.digits) for side in GAP_SIDES}
-            changes = {f"Change of {side}": _change(statistics[side], 3) for side in GAP_CHANGES}
+            changes = {f"Change of {side}": change(statistics[side], 3) for side in GAP_CHANGES}
             cells.append({"Model": checkpoint, "Protocol": protocol, **levels, **changes, "Seeds": str(seeds)})
-    titles = ["Model", "Protocol", *(side.title for side in GAP_SIDES)]
-    titles += [*(f"Change of {side}" for side in GAP_CHANGES), "Seeds"]
     quoted = [
         {"Model": _model(row), "Protocol": "paper's own", **_quoted_cells(row, GAP_SIDES)}
-        for row in read_quoted(paper_tables / "table4_gap.csv", GAP_SIDES)
+        for row in read_quoted(paper_tables / f"{GAP}.csv", GAP_SIDES)
     ]
-    return Table(
-        "table4_gap",
-        "Table 4: the gap",
-        values=_frame(rows, GAP_COLUMNS),
-        cells=_text(cells, titles),
-        quoted=_text(quoted, titles),
-        notes=notes.gap_notes(reported(config.benchmarks), figures, lines),
-    )
+    notes_below = notes.gap_notes(reported(config.benchmarks), figures, lines)
+    return _table(GAP, "Table 4: the gap", rows, cells, notes_below, quoted)
 
 
 def ablation_table(figures: Figures, config: Config, paper_tables: Path, lines: Mapping[str, str]) -> Table:
@@ -147,27 +134,20 @@ def ablation_table(figures: Figures, config: Config, paper_tables: Path, lines: 
         cells.append({"Checkpoint": checkpoint, "Arm": names["arm"]})
         for column in columns:
             statistic = figures.get(checkpoint, column.metric, scale=column.scale)
-            text, change = number(statistic["value"], column.digits), _change(statistic, column.digits)
-            cells[-1][column.title] = text if checkpoint == BASE or change == EMPTY else f"{text} ({change})"
-    quoted: list[dict[str, str]] = []
+            text, delta = number(statistic["value"], column.digits), change(statistic, column.digits)
+            cells[-1][column.title] = text if checkpoint == BASE or delta == EMPTY else f"{text} ({delta})"
+    quoted = []
     for row in read_quoted(paper_tables / f"{ABLATION}.csv", columns, extra=("role",)):
         rows.append({"arm": row["model"], "source": _source(row), "role": row["role"], **_quoted_values(row, columns)})
         counterpart = checkpoint_of.get(row["role"])
         name = f"as {counterpart}" if counterpart in figures.checkpoints else EMPTY
         quoted.append({"Checkpoint": name, "Arm": _model(row), **_quoted_cells(row, columns)})
-    titles = ["Checkpoint", "Arm", *(c.title for c in columns)]
-    return Table(
-        ABLATION,
-        "Table 5: ablation",
-        values=_frame(rows, ["checkpoint", "arm", "source", "role", *_value_names(columns)]),
-        cells=_text(cells, titles),
-        quoted=_text(quoted, titles),
-        notes=(notes.CHANGES, notes.COUNTERPARTS, *notes.notes_of(ABLATION, columns, benchmarks, figures, lines)),
-    )
+    notes_below = (notes.CHANGES, notes.COUNTERPARTS, *notes.notes_of(ABLATION, columns, benchmarks, figures, lines))
+    return _table(ABLATION, "Table 5: ablation", rows, cells, notes_below, quoted)
 
 
 def extra_table(table: ExtraTable, figures: Figures, config: Config, line: str | None) -> Table | None:
-    """A benchmark's own table: every checkpoint, with the change of the main column; None where that was not measured.
+    """Returns a benchmark's own table: every checkpoint, with the change of the main column; None if not measured.
 
     Args:
         table: as the benchmark declares it.
@@ -178,17 +158,14 @@ def extra_table(table: ExtraTable, figures: Figures, config: Config, line: str |
     main, *others = table.columns(figures.metrics)
     if not figures.measured(main.metric):
         return None
-    others = [column for column in others if figures.measured(column.metric)]
-    columns = [main, *others]
-    rows: list[dict[str, Any]] = []
-    cells: list[dict[str, str]] = []
+    columns = [main, *(column for column in others if figures.measured(column.metric))]
+    rows, cells = [], []
     for checkpoint in figures.kept((BASE, *config.checkpoints)):
-        change = _change(figures.get(checkpoint, main.metric, scale=main.scale), main.digits)
+        texts = _cells(figures, checkpoint, columns)
+        delta = change(figures.get(checkpoint, main.metric, scale=main.scale), main.digits)
         rows.append({"checkpoint": checkpoint, **_values(figures, checkpoint, columns)})
-        cells.append({"Checkpoint": checkpoint, table.change: change, **_cells(figures, checkpoint, columns)})
-    order = ["Checkpoint", main.title, table.change, *(column.title for column in others)]
-    values = _frame(rows, ["checkpoint", *_value_names(columns)])
-    return Table(table.name, table.title, values, _text(cells, order), notes.extra_notes(table, line))
+        cells.append({"Checkpoint": checkpoint, main.title: texts[main.title], table.change: delta, **texts})
+    return _table(table.name, table.title, rows, cells, notes.extra_notes(table, line))
 
 
 def read_quoted(path: Path, columns: Sequence[Column], *, extra: Sequence[str] = ()) -> list[dict[str, str]]:
@@ -220,7 +197,7 @@ def _arm(config: Config, checkpoint: str) -> str:
 
 def _values(figures: Figures, checkpoint: str, columns: Sequence[Column]) -> dict[str, float]:
     return {
-        _value_name(column, field): value
+        column.key if field == "value" else f"{column.key}_{field}": value
         for column in columns
         for field, value in figures.get(checkpoint, column.metric, scale=column.scale).items()
     }
@@ -250,25 +227,20 @@ def _level(statistic: Mapping[str, float], digits: int) -> str:
     return with_interval(statistic["value"], statistic["low"], statistic["high"], digits)
 
 
-def _change(statistic: Mapping[str, float], digits: int) -> str:
-    return with_interval(statistic["delta"], statistic["delta_low"], statistic["delta_high"], digits, signed=True)
-
-
-def _value_name(column: Column, field: str) -> str:
-    return column.key if field == "value" else f"{column.key}_{field}"
-
-
-def _value_names(columns: Sequence[Column]) -> list[str]:
-    return [_value_name(c, field) for c in columns for field in Figures.FIELDS]
-
-
-def _text(rows: Sequence[Mapping[str, str]], titles: Sequence[str]) -> pd.DataFrame:
-    return pd.DataFrame([[row.get(title, EMPTY) for title in titles] for row in rows], columns=list(titles))
-
-
-def _frame(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
-    """Rows as a table of exactly these columns; floats to 6 decimals, without "-0.0"."""
-    frame = pd.DataFrame(list(rows), columns=list(columns))
-    floats = frame.select_dtypes("float").columns
-    frame[floats] = frame[floats].round(6) + 0.0
-    return frame
+def _table(
+    name: str,
+    title: str,
+    rows: Sequence[Mapping[str, Any]],
+    cells: Sequence[Mapping[str, str]],
+    notes_below: tuple[str, ...],
+    quoted: Sequence[Mapping[str, str]] = (),
+) -> Table:
+    """Returns a table; the first row has all columns in order. Numbers have 6 decimals and are never "-0.0"."""
+    values = pd.DataFrame(list(rows))
+    floats = values.select_dtypes("float").columns
+    values[floats] = values[floats].round(6) + 0.0
+    measured, paper = (
+        pd.DataFrame([[row.get(column, EMPTY) for column in cells[0]] for row in texts], columns=list(cells[0]))
+        for texts in (cells, quoted)
+    )
+    return Table(name, title, values, measured, notes_below, paper)

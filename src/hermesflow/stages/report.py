@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PAPER_TABLES = Path(__file__).parents[3] / "config" / "paper_tables"
-TABLES = ("table1_understanding", "table2_generation", "table3_fidelity", "table4_gap", "table5_ablation")
-AUDITS = ("table_agreement", "table_judge", "table_preferences", "table_rejected")
-FIGURES = ("fig2b_gap", "fig4_samples", "fig6_candidates", "training_curves", "preference_examples")
 SAMPLE_ROWS = 14
 EXAMPLES = 6
 HISTORY = ("step", "loss")
