@@ -161,3 +161,5 @@ def test_a_readme_without_markers_is_left_as_it_is(tmp_path):
     with pytest.raises(ArtifactError, match="results:begin"):
         fill(readme, "results", "text")
     assert readme.read_text() == "no markers"
+    with pytest.raises(ArtifactError, match="results:begin"):
+        fill(tmp_path / "missing.md", "results", "text")

@@ -185,7 +185,7 @@ def fill(page: Path, section: str, text: str) -> None:
         ArtifactError: the markers are not there.
     """
     begin, end = f"<!-- {section}:begin -->\n", f"<!-- {section}:end -->"
-    before, opening, rest = page.read_text().partition(begin)
+    before, opening, rest = (page.read_text() if page.exists() else "").partition(begin)
     _, closing, after = rest.partition(end)
     if not (opening and closing):
         raise ArtifactError(f"{page}: has no section between {begin.strip()} and {end}. Put both lines back.")
