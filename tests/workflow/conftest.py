@@ -65,7 +65,7 @@ class Clone:
         return done.stdout
 
     def snakemake(self, *arguments, check=True):
-        return self.run("snakemake", "--configfile", "config/tiny.yaml", *arguments, check=check)
+        return self.run("snakemake", "--configfile", f"config/{self.name}.yaml", *arguments, check=check)
 
     def run_in_one_process(self):
         """The commands of all steps that Snakemake lists, in its order: libraries are imported once, not for each."""
