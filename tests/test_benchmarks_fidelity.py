@@ -78,7 +78,7 @@ def test_a_mark_of_utf_8_at_the_beginning_is_no_part_of_the_list(tmp_path, name,
 
 def test_cocos_own_annotations_are_no_list(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps({"annotations": []}))
-    with pytest.raises(DataError, match="must be a list"):
+    with pytest.raises(DataError, match=r"expected a list of objects .*, got dict"):
         read_captions(tmp_path / "a.json")
 
 

@@ -138,15 +138,15 @@ def test_the_licence_is_printed_once_when_the_data_is_read(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"skills": ["count"]}, "2 questions, but 1 skills"),
+        ({"skills": ["count"]}, "expected one skill per question, got 1 for 2 questions"),
         ({"skills": ["count", "colour"]}, "skill 'colour' is none of object"),
         ({"vqa_list": [["How many foxes?", "many"], ["Any?", "Yes"]]}, "'many', none of one, two"),
         ({"vqa_list": [["How many foxes?", "ten"], ["Any?", "No"]]}, "'No', none of Yes"),
         ({"vqa_list": [["How many foxes?"], ["Any?", "Yes"]]}, "ValueError"),
         ({"vqa_list": [], "skills": []}, "`vqa_list` is empty"),
         ({"prompt": ""}, "is empty"),
-        ({"atom_count": "2"}, "atom_count '2'"),
-        ({"atom_count": 0}, "atom_count 0"),
+        ({"atom_count": "2"}, "expected atom_count to be a positive integer, got '2'"),
+        ({"atom_count": 0}, "expected atom_count to be a positive integer, got 0"),
     ],
 )
 def test_a_broken_line_is_named(tmp_path, change, said):
@@ -242,7 +242,7 @@ def test_no_image_or_no_probability_stops_the_grading(prompts):
     with pytest.raises(DataError, match=r"prompt 1 \('ten foxes'\): no image"):
         grade(1, prompts[1], [], Says())
     for broken in (1.2, -0.1, float("nan")):
-        with pytest.raises(DataError, match=r"prompt 1, 'Are there any foxes.*is no probability"):
+        with pytest.raises(DataError, match=r"prompt 1, 'Are there any foxes.*expected a probability"):
             grade(1, prompts[1], [image()], Says(0.5, broken))
 
 

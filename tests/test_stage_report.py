@@ -27,6 +27,9 @@ from hermesflow.stages import report
 from report_world import ROOT, metrics_of
 
 PAIRS = 8
+TABLES = ("table1_understanding", "table2_generation", "table3_fidelity", "table4_gap", "table5_ablation")
+AUDITS = ("table_agreement", "table_judge", "table_preferences", "table_rejected")
+FIGURES = ("fig2b_gap", "fig4_samples", "fig6_candidates", "training_curves", "preference_examples")
 
 
 def small() -> Config:
@@ -112,9 +115,9 @@ def test_every_file_is_there_and_twice_the_same(results):
     report.run(config, layout, seeds=config.seeds)
     first = files(layout.report)
     expected = {"summary.json", "answer.md"}
-    expected |= {f"tables/{name}.{suffix}" for name in report.TABLES for suffix in ("csv", "md", "tex")}
-    expected |= {f"tables/{name}.{suffix}" for name in (*report.AUDITS, "statistics") for suffix in ("csv", "md")}
-    expected |= {f"figures/{name}.png" for name in report.FIGURES}
+    expected |= {f"tables/{name}.{suffix}" for name in TABLES for suffix in ("csv", "md", "tex")}
+    expected |= {f"tables/{name}.{suffix}" for name in (*AUDITS, "statistics") for suffix in ("csv", "md")}
+    expected |= {f"figures/{name}.png" for name in FIGURES}
     assert set(first) == expected
     report.run(config, layout)
     assert files(layout.report) == first
@@ -125,7 +128,7 @@ def test_every_file_is_there_and_twice_the_same(results):
 
 def test_captions_of_the_html_report_cover_every_file():
     known = {path.stem for path in (ROOT / "workflow" / "report").glob("*.rst")}
-    assert {*report.TABLES, *report.AUDITS, *report.FIGURES, "statistics", "answer", "workflow"} <= known
+    assert {*TABLES, *AUDITS, *FIGURES, "statistics", "answer", "workflow"} <= known
 
 
 def test_a_missing_evaluation_is_named(results, tmp_path):

@@ -13,12 +13,14 @@ import pytest
 
 from hermesflow.config.sections import Checkpoint, Objective
 from hermesflow.core.errors import ArtifactError
+from hermesflow.evaluation.registry import reported
 from hermesflow.report import audit, formatting
 from hermesflow.report.answer import answer
+from hermesflow.report.columns import GAP_SIDES, columns_of
 from hermesflow.report.formatting import EMPTY, Table
 from hermesflow.report.roles import candidate_sweep, main_checkpoints, pair_chain, roles
-from hermesflow.report.tables import GAP_COLUMNS, all_tables
-from report_world import PAPER_TABLES, ROOT, make_summary, micro
+from hermesflow.report.tables import all_tables
+from report_world import PAPER_TABLES, ROOT, make_summary, micro, showo
 
 
 @pytest.fixture(scope="module")
@@ -28,15 +30,44 @@ def made() -> dict[str, Table]:
 
 def test_understanding_keeps_measured_and_quoted_apart(made):
     table = made["table1_understanding"].values
-    ours = table[table["source"] == "measured here"]
-    assert list(ours["model"]) == ["base", "pair-3"]
-    assert ours["pope"].tolist() == pytest.approx([92.0, 92.1])
-    quoted = [c for c in table.columns if c.startswith("quoted_")]
-    assert ours[quoted].isna().all(axis=None)
-    paper = table[table["source"] != "measured here"]
-    assert paper[[c for c in table.columns if c not in ("model", "source", *quoted)]].isna().all(axis=None)
-    show_o = paper.set_index("model").loc["Show-o", quoted]
-    assert show_o.tolist() == [80.0, 1232.9, 67.6, 74.7, 61.0, 27.4]
+    measured, paper = table[table["source"] == "measured here"], table[table["source"] == "paper, camera-ready"]
+    assert len(measured) + len(paper) == len(table)
+    assert list(measured["model"]) == ["base", "pair-3"]
+    assert measured["pope"].tolist() == pytest.approx([92.0, 92.1])
+    columns = ["pope", "mme", "cider", "vqa", "gqa", "mmmu"]
+    assert paper.drop(columns=["model", "source", *columns]).isna().all(axis=None)
+    assert paper.set_index("model").loc["Show-o", columns].tolist() == [80.0, 1232.9, 67.6, 74.7, 61.0, 27.4]
+
+
+@pytest.mark.parametrize("real", [False, True], ids=["micro", "real"])
+@pytest.mark.parametrize("path", sorted(PAPER_TABLES.glob("*.csv")), ids=lambda path: path.stem)
+def test_every_figure_of_the_paper_is_quoted_in_exactly_one_column(path, real):
+    benchmarks = reported(showo().benchmarks)
+    columns = GAP_SIDES if path.stem == "table4_gap" else columns_of(path.stem, benchmarks, real=real)
+    printed = set(pd.read_csv(path).columns) - {"model", "source", "role", "parameters"}
+    assert sorted(column.quoted for column in columns if column.quoted) == sorted(printed)
+
+
+def test_the_quoted_cells_are_the_paper_s_own_text(made):
+    table = made["table2_generation"]
+    assert list(table.quoted.columns) == list(table.cells.columns)
+    printed = pd.read_csv(PAPER_TABLES / "table2_generation.csv", dtype=str, keep_default_na=False)
+    assert table.quoted["Color attribution"].tolist() == printed["color_attribution"].tolist()
+    assert table.quoted["Dense (DPG)"].tolist() == [text or EMPTY for text in printed["dpg"]]
+
+
+def test_quoted_rows_stand_under_a_heading_of_their_own(made):
+    table = made["table1_understanding"]
+    lines = formatting.to_markdown(table).splitlines()
+    heading = next(i for i, line in enumerate(lines) if "**Quoted from the paper" in line)
+    assert [line.split(" | ")[0] for line in lines[heading - 2 : heading + 2]] == [
+        "| base         ", "| pair-3       ", "| **Quoted from the paper, camera-ready**", "| Gemini-Nano-1"
+    ]  # fmt: skip
+    assert lines[heading].count("|") == lines[heading + 1].count("|")
+    latex = formatting.to_latex(table).splitlines()
+    heading = next(i for i, line in enumerate(latex) if line.startswith("\\multicolumn{7}{l}{\\emph{Quoted"))
+    assert latex[heading - 1] == "\\midrule"
+    assert latex[heading - 2].split()[0] == "pair-3" and latex[heading + 1].split()[0] == "Gemini-Nano-1"
 
 
 def test_the_micro_world_has_the_papers_tables_alone(made):
@@ -47,28 +78,22 @@ def test_the_micro_world_has_the_papers_tables_alone(made):
 def test_mmmu_is_empty_with_the_reason(made):
     for name in ("table1_understanding", "table5_ablation"):
         table = made[name]
-        ours = table.cells[~table.cells.iloc[:, 1].str.startswith("paper")]
-        assert set(ours["MMMU"]) == {EMPTY}
+        assert set(table.cells["MMMU"]) == {EMPTY}
         assert any("MMMU is empty" in note for note in table.notes)
 
 
 def test_generation_marks_the_preprint(made):
     rows = made["table2_generation"].values.query("model == 'Show-o'")
-    assert rows.set_index("source")["quoted_overall"].to_dict() == {
-        "paper, camera-ready": 0.64,
-        "paper, preprint": 0.53,
-    }
+    assert rows.set_index("source")["overall"].to_dict() == {"paper, camera-ready": 0.64, "paper, preprint": 0.53}
+    quoted = made["table2_generation"].quoted.set_index("Model")["Overall"]
+    assert (quoted["Show-o"], quoted["Show-o (preprint)"]) == ("0.64", "0.53")
 
 
 def test_quoted_figures_keep_the_decimals_of_the_paper(made):
-    dense = made["table2_generation"].cells.query("Model == 'HermesFlow'")["Dense (DPG) (paper)"]
+    dense = made["table2_generation"].quoted.query("Model == 'HermesFlow'")["Dense (DPG)"]
     assert list(dense) == ["70.22"]
-    ablation = made["table5_ablation"].cells.set_index("Checkpoint").loc["pair-3"]
-    assert (ablation["GenEval (paper)"], ablation["DPG (paper)"], ablation["MME (paper)"]) == (
-        "0.69",
-        "70.22",
-        "1249.7",
-    )
+    ablation = made["table5_ablation"].quoted.set_index("Checkpoint").loc["as pair-3"]
+    assert (ablation["GenEval"], ablation["DPG"], ablation["MME"]) == ("0.69", "70.22", "1249.7")
 
 
 def test_gap_csv_has_exactly_the_agreed_columns_and_measured_rows_alone(made):
@@ -78,7 +103,6 @@ def test_gap_csv_has_exactly_the_agreed_columns_and_measured_rows_alone(made):
         "delta_generation", "delta_generation_low", "delta_generation_high", "delta_understanding",
         "delta_understanding_low", "delta_understanding_high", "seeds",
     ]  # fmt: skip
-    assert tuple(table.columns) == GAP_COLUMNS
     assert set(table["protocol"]) == {"paper", "same-judge"}
     assert len(table) == 2 * (1 + len(micro().checkpoints))
     last = table.set_index(["checkpoint", "protocol"]).loc[("pair-3", "same-judge")]
@@ -90,19 +114,24 @@ def test_gap_csv_has_exactly_the_agreed_columns_and_measured_rows_alone(made):
 
 
 def test_gap_text_has_the_quoted_rows_marked(made):
-    cells = made["table4_gap"].cells
-    quoted = cells[cells["Model"].str.endswith("(quoted)")]
-    assert list(quoted["Gap (paper)"]) == ["0.169", "0.182", "0.087", "0.036"]
-    assert set(quoted["Gap"]) == {EMPTY}
+    cells, quoted = made["table4_gap"].cells, made["table4_gap"].quoted
+    assert list(quoted["Gap"]) == ["0.169", "0.182", "0.087", "0.036"]
+    assert set(quoted["Change of gap"]) == {EMPTY} and "neither intervals, changes nor" in made["table4_gap"].notes[-1]
     assert cells.loc[1, "Change of gap"] == "-0.052 [-0.072, -0.032]"
 
 
-def test_ablation_has_every_checkpoint_and_the_paper_beside_the_matching_ones(made):
-    table = made["table5_ablation"].values.set_index("checkpoint")
+def test_ablation_has_every_checkpoint_and_the_papers_rows_name_their_counterparts(made):
+    values = made["table5_ablation"].values
+    measured, paper = values[values["source"] == "measured here"], values[values["source"] == "paper, camera-ready"]
+    table = measured.set_index("checkpoint")
     assert list(table.index) == ["base", *micro().checkpoints]
-    assert table["quoted_geneval"].dropna().to_dict() == {
+    assert paper["checkpoint"].isna().all()
+    both = measured.merge(paper, on="role", suffixes=("", "_paper")).set_index("checkpoint")
+    assert both["geneval_paper"].to_dict() == {
         "base": 0.64, "pair-1": 0.68, "pair-2": 0.69, "pair-3": 0.69, "und-1": 0.58, "gen-1": 0.70,
     }  # fmt: skip
+    quoted = made["table5_ablation"].quoted.set_index("Checkpoint")
+    assert quoted.loc["as gen-1", ["Arm", "GenEval"]].tolist() == ["DPO, generation only", "0.70"]
     assert table.loc["gen-1", "gap_same_judge_delta_high"] == pytest.approx((0.071 - 0.128) + 0.02)
 
 
@@ -111,7 +140,8 @@ def test_fewer_checkpoints_give_fewer_rows():
     small = replace(config, checkpoints={"pair-1": config.checkpoints["pair-1"]})
     summary = make_summary({"base": (0.8, 0.6), "pair-1": (0.8, 0.65)}, seeds=1)
     found = {t.name: t for t in all_tables(summary, small, PAPER_TABLES)}
-    assert list(found["table5_ablation"].values["checkpoint"]) == ["base", "pair-1"]
+    assert list(found["table5_ablation"].cells["Checkpoint"]) == ["base", "pair-1"]
+    assert list(found["table5_ablation"].quoted["Checkpoint"]) == ["as base", EMPTY, EMPTY, "as pair-1", EMPTY, EMPTY]
     assert len(found["table4_gap"].values) == 4
     assert list(found["table1_understanding"].values["model"][:2]) == ["base", "pair-1"]
 
@@ -120,7 +150,7 @@ def test_the_ablation_tells_objectives_apart():
     tree = {f"{objective}-1": Checkpoint(parent="base", objective=objective) for objective in get_args(Objective)}
     summary = make_summary(dict.fromkeys(("base", *tree), (0.8, 0.6)), seeds=1)
     tables = {table.name: table for table in all_tables(summary, replace(micro(), checkpoints=tree), PAPER_TABLES)}
-    arms = tables["table5_ablation"].values.set_index("checkpoint")["arm"]
+    arms = tables["table5_ablation"].values.dropna(subset="checkpoint").set_index("checkpoint")["arm"]
     assert arms["generation-1"] == "DPO, generation only, iteration 1"
     assert arms.is_unique
 
@@ -150,7 +180,7 @@ def test_files_are_written_and_the_same_twice(tmp_path, made):
     assert first == second
     assert pd.read_csv(tmp_path / "a" / "table4_gap.csv").shape == table.values.shape
     markdown = (tmp_path / "a" / "table4_gap.md").read_text()
-    assert markdown.count("\n|") == len(table.cells) + 2
+    assert markdown.count("\n|") == 2 + len(table.cells) + 1 + len(table.quoted)
     latex = (tmp_path / "a" / "table4_gap.tex").read_text()
     assert "\\toprule" in latex and "\\begin{table}" in latex
 

@@ -66,7 +66,7 @@ def test_a_text_in_tifas_format_is_read():
 
 BAD = {
     "not the lines Q, Choices, A": ["Q: what?\nA: yes\n", "Q: what?\nChoices: yes, no\n", "Choices: a, b\nA: a\n"],
-    "answer not among the choices": ["Q: what?\nChoices: a, b\nA: c\n", "Q: what?\nChoices: a, b\nA:\n"],
+    "the answer is not one of the choices": ["Q: what?\nChoices: a, b\nA: c\n", "Q: what?\nChoices: a, b\nA:\n"],
     "fewer than two different choices": ["Q: what?\nChoices: a\nA: a\n", "Q: what?\nChoices: a, A\nA: a\n"],
     "more than four choices": ["Q: what?\nChoices: a, b, c, d, e\nA: a\n"],
     "no question": ["Q:\nChoices: a, b\nA: a\n"],
@@ -135,7 +135,7 @@ def test_a_json_list_is_read_with_or_without_a_fence(form):
         (json.dumps([{**ITEM, "choices": "yes, no"}]), "choices are not texts"),
         (json.dumps([{**ITEM, "choices": ["yes", 1]}]), "choices are not texts"),
         (json.dumps([{**ITEM, "answer": True}]), "no answer"),
-        (json.dumps([{**ITEM, "answer": "maybe"}]), "answer not among the choices"),
+        (json.dumps([{**ITEM, "answer": "maybe"}]), "the answer is not one of the choices"),
         (json.dumps([{**ITEM, "question": None}]), "no question"),
     ],
 )

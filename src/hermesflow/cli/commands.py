@@ -38,9 +38,10 @@ def add_commands(commands: Any) -> None:
     publish = new_command(commands, "publish", "copy tables, figures and a manifest into docs/results", _publish)
     add_option(publish, "seeds", required=False)
     publish.add_argument("--to", type=Path, default=Path("docs/results"), help="default docs/results")
-    publish.add_argument("--readme", type=Path, help="also fill the results section of this README")
-    dag = commands.add_parser("dag", help="put Snakemake's rule graph (mermaid, on stdin) into the README")
-    dag.add_argument("--readme", type=Path, default=Path("README.md"), help="default README.md")
+    publish.add_argument("--readme", type=Path, help="fill the results sections of this README and of TO/README.md")
+    dag = commands.add_parser("dag", help="put Snakemake's rule graph (mermaid, on stdin) into pages")
+    dag.add_argument("--readme", type=Path, default=Path("README.md"), help="gets eight nodes; default README.md")
+    dag.add_argument("--page", type=Path, default=Path("docs/workflow.md"), help="gets all rules; default %(default)s")
     dag.set_defaults(run=_dag)
     new_command(commands, "dvc", "write DVC's files from the rules", _dvc)
     digests = new_command(commands, "digests", "print a digest of the code of every stage, as JSON", _digests)
@@ -144,19 +145,20 @@ def _export_images(arguments: argparse.Namespace) -> None:
 def _publish(arguments: argparse.Namespace) -> None:
     from hermesflow.config.load import load_config
     from hermesflow.core.files import Layout
-    from hermesflow.report.publish import fill_readme, publish
+    from hermesflow.report.publish import fill_readme, fill_results, publish
 
     config = load_config(arguments.config)
     layout, target = Layout(arguments.results / config.name), arguments.to / config.name
     publish(config, layout, target, seeds=arguments.seeds or config.seeds)
     if arguments.readme:
-        fill_readme(arguments.readme, target)
+        fill_readme(arguments.readme, target, config)
+        fill_results(arguments.to / "README.md", target)
 
 
 def _dag(arguments: argparse.Namespace) -> None:
     from hermesflow.report.publish import fill_dag
 
-    fill_dag(arguments.readme, sys.stdin.read())
+    fill_dag(arguments.readme, arguments.page, sys.stdin.read())
 
 
 def _dvc(arguments: argparse.Namespace) -> None:

@@ -49,6 +49,8 @@ class Column:
     """Section of the config that has it measured; empty where every config does, or none."""
     benchmark: str = ""
     """Real benchmark it comes from; empty where it comes from the checkpoint's evaluation."""
+    quoted: str = ""
+    """Column of `config/paper_tables` whose figures are quoted below the measured ones; empty: the paper has none."""
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,7 @@ def read_values(path: Path) -> dict[str, Whole]:
     except ValidationError as error:
         wrong = error.errors()[0]
         key = "/".join(map(str, wrong["loc"]))
-        raise ArtifactError(f"{path}: `{key}`: {wrong['msg']} (found {wrong['input']!r}). {_AGAIN}") from error
+        raise ArtifactError(f"{path}: `{key}`: {wrong['msg']} (got {wrong['input']!r}). {_AGAIN}") from error
 
 
 _AGAIN = "Delete the folder and run snakemake again."

@@ -15,22 +15,22 @@ CHOICES = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Lengths:
-    """Columns of rows, with boundary tokens."""
+    """Maximum lengths of sequences in tokens, boundary tokens included."""
 
     drawing: int
-    """Prompt of an image."""
+    """Prompt that an image is generated from."""
     describing: int
-    """Prompt of a caption."""
+    """Prompt that a caption is generated from, without the image."""
     asking: int
-    """Prompt of an answer."""
+    """Prompt that an answer is generated from, without the image."""
     text: int
-    """Prompt and completion."""
+    """Prompt and completion together."""
     caption: int
-    """Scored places of a caption."""
+    """Scored tokens of a caption."""
     answer: int
-    """Scored places of an answer."""
+    """Scored tokens of an answer."""
     questions: int
-    """Questions about an image."""
+    """Number of questions about an image."""
 
     @staticmethod
     def of(config: Config, *, questions: int = QUESTIONS) -> Lengths:

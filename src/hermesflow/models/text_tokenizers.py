@@ -42,7 +42,9 @@ class TextTokenizer:
         assert isinstance(backend, Backend)
         boundary = backend.token_to_id(boundary_token)
         if boundary is None:
-            raise DataError(f"The text tokenizer has no token {boundary_token!r}; use one whose end token is known.")
+            raise DataError(
+                f"The text tokenizer has no token {boundary_token!r}. Expected a tokenizer with a known end token."
+            )
         self._backend = backend
         self.boundary_token = boundary_token
         self.boundary: int = boundary

@@ -11,20 +11,20 @@ import pandas as pd
 from hermesflow.config.experiment import BASE, Config, as_plain
 from hermesflow.config.tree import training_of
 from hermesflow.core.errors import ConfigError
-from hermesflow.report.formatting import number, with_interval
+from hermesflow.report.formatting import change, number, with_interval
 from hermesflow.report.lookup import SELF, Figures
 from hermesflow.report.roles import pair_chain, pair_chains, roles
 
 Verdict = Literal["yes", "no", "open"]
 TOLERANCE = 0.01
 """Understanding counts as held if it is not lower by more than this (the project's own bar)."""
-_WORDS = {"yes": "Yes.", "no": "No.", "open": "Not shown."}
+VERDICTS = {"yes": "Yes.", "no": "No.", "open": "Not shown."}
 PAPER_TRAINING = {"beta": 0.2, "chosen_nll_weight": 0.0, "mask_schedule": "cosine"}
 """What the paper trains with, where a config may well differ."""
-_PROTOCOL = {
-    "paper": "by the paper's protocol (own answers on real images against the judge's on drawn ones)",
+PROTOCOL_WORDS = {
+    "paper": "by the paper's protocol (the model's answers on real images, the judge's on generated ones)",
     "same-judge": "with the same judge on both sides",
-    SELF: "by the model's own answers on real and on drawn images",
+    SELF: "by the model's own answers on real and on generated images",
 }
 
 
@@ -56,7 +56,7 @@ def verdict_above(low: float, high: float, bound: float) -> Verdict:
 
 def claims(figures: Figures, checkpoint: str) -> list[Claim]:
     """The paper's claims about one checkpoint against base, by every protocol."""
-    found: list[Claim] = []
+    tested: list[Claim] = []
     for protocol in figures.protocols():
         for text, side, above, bound in (
             ("the gap narrowed", "gap", False, 0.0),
@@ -65,22 +65,22 @@ def claims(figures: Figures, checkpoint: str) -> list[Claim]:
             ("understanding rose", "understanding", True, 0.0),
         ):
             metric = f"gap/{protocol}/{side}"
-            own, base = figures.get(checkpoint, metric), figures.get(BASE, metric)
-            low, high = own["delta_low"], own["delta_high"]
+            statistic, base = figures.get(checkpoint, metric), figures.get(BASE, metric)
+            low, high = statistic["delta_low"], statistic["delta_high"]
             decide = verdict_above if above else verdict_below
-            found.append(
+            tested.append(
                 Claim(
                     claim=text,
                     protocol=protocol,
                     base=_rounded(base["value"]),
-                    value=_rounded(own["value"]),
-                    delta=_rounded(own["delta"]),
+                    value=_rounded(statistic["value"]),
+                    delta=_rounded(statistic["delta"]),
                     low=_rounded(low),
                     high=_rounded(high),
                     verdict=decide(low, high, bound),
                 )
             )
-    return found
+    return tested
 
 
 def summary_of(summary: pd.DataFrame, config: Config) -> dict[str, Any]:
@@ -124,7 +124,9 @@ def answer(summary: pd.DataFrame, config: Config) -> str:
     parts = [head]
     for protocol in figures.protocols():
         lines = [_sentence(Claim(**claim)) for claim in facts["claims"] if claim["protocol"] == protocol]
-        parts.append(f"## {_PROTOCOL[protocol][0].upper()}{_PROTOCOL[protocol][1:]}\n\n" + "\n".join(lines) + "\n")
+        parts.append(
+            f"## {PROTOCOL_WORDS[protocol][0].upper()}{PROTOCOL_WORDS[protocol][1:]}\n\n" + "\n".join(lines) + "\n"
+        )
     others = [*_iterations(figures, chain), *_other_chains(figures, config), *_arms(figures, config)]
     parts.append("## The paper's other claims\n\n" + "\n".join(others) + "\n")
     parts.append("## What limits this answer\n\n" + "\n".join(_limits(figures, facts, config)) + "\n")
@@ -136,11 +138,11 @@ def _rounded(value: float) -> float:
 
 
 def _sentence(claim: Claim) -> str:
-    change = with_interval(claim.delta, claim.low, claim.high, 3, signed=True)
+    delta = with_interval(claim.delta, claim.low, claim.high, 3, signed=True)
     side = claim.claim.split()[-2]
     text = (
-        f"- **Claim: {claim.claim}. {_WORDS[claim.verdict]}** {side.capitalize()} went from {number(claim.base, 3)} to "
-        f"{number(claim.value, 3)}, a change of {change}"
+        f"- **Claim: {claim.claim}. {VERDICTS[claim.verdict]}** {side.capitalize()} went from "
+        f"{number(claim.base, 3)} to {number(claim.value, 3)}, a change of {delta}"
     )
     if claim.claim == "understanding held":
         where = "within" if claim.delta >= -TOLERANCE else "beyond"
@@ -154,17 +156,17 @@ def _sentence(claim: Claim) -> str:
 
 def _iterations(figures: Figures, chain: tuple[str, ...]) -> list[str]:
     if len(chain) < 2:
-        return ["- Iterations: only one was run, so nothing is said about more of them."]
+        return ["- Iterations: only one was run, so this run says nothing about more of them."]
     lines = []
     for protocol in figures.protocols():
         values = [figures.get(c, f"gap/{protocol}/gap")["value"] for c in (BASE, *chain)]
         steps = " -> ".join(number(value, 3) for value in values)
         better = [b < a for a, b in pairwise(values)]
         worse = ", ".join(f"`{c}`" for c, good in zip(chain, better, strict=True) if not good)
-        said = f"no: not with {worse}" if worse else "yes"
+        verdict = f"no: not with {worse}" if worse else "yes"
         lines.append(
             f"- Does the gap narrow with every iteration ({protocol} protocol; base -> {' -> '.join(chain)}: {steps})? "
-            f"By the point values, {said}."
+            f"By the point values, {verdict}."
         )
     return lines
 
@@ -176,21 +178,20 @@ def _other_chains(figures: Figures, config: Config) -> list[str]:
         last = chain[-1]
         if chain == pair_chain(config) or last not in figures.checkpoints:
             continue
-        own = as_plain(config.checkpoints[chain[0]])
-        apart = ", ".join(f"{k} {v}" for k, v in own.items() if k not in ("parent", "objective") and v is not None)
+        entry = as_plain(config.checkpoints[chain[0]])
+        apart = ", ".join(f"{k} {v}" for k, v in entry.items() if k not in ("parent", "objective") and v is not None)
         steps = " -> ".join(number(figures.get(c, f"gap/{protocol}/gap")["value"], 3) for c in (BASE, *chain))
-        found = figures.get(last, f"gap/{protocol}/gap")
-        change = with_interval(found["delta"], found["delta_low"], found["delta_high"], 3, signed=True)
+        statistic = figures.get(last, f"gap/{protocol}/gap")
         lines.append(
-            f"- Trained otherwise ({apart or 'no own settings'}), base -> {' -> '.join(chain)}, the {protocol} gap "
-            f"goes {steps}; `{last}` against base {change}."
+            f"- Trained otherwise ({apart or 'same settings'}), base -> {' -> '.join(chain)}, the {protocol} gap "
+            f"goes {steps}; `{last}` against base {change(statistic, 3)}."
         )
     return lines
 
 
 _SKILLS = (
     (("pope/accuracy", "POPE accuracy"), ("gap/self/understanding", "questions on real images")),
-    (("geneval/overall", "GenEval overall"), ("gap/self/generation", "questions on drawn images, own answers")),
+    (("geneval/overall", "GenEval overall"), ("gap/self/generation", "questions on generated images, own answers")),
 )
 """What stands for understanding and for generation: a benchmark where it was measured, else what the model says."""
 
@@ -203,23 +204,22 @@ def _arms(figures: Figures, config: Config) -> list[str]:
         if checkpoint not in figures.checkpoints:
             continue
         shown = []
-        for benchmark, own in _SKILLS:
-            metric, name = benchmark if figures.measured(benchmark[0]) else own
-            found = figures.get(checkpoint, metric)
-            change = with_interval(found["delta"], found["delta_low"], found["delta_high"], 3, signed=True)
-            shown.append(f"{name} {change} ({_direction(found)})")
+        for benchmark, substitute in _SKILLS:
+            metric, name = benchmark if figures.measured(benchmark[0]) else substitute
+            statistic = figures.get(checkpoint, metric)
+            shown.append(f"{name} {change(statistic, 3)} ({_direction(statistic)})")
         what = "both skills" if role == "pair-1" else f"{role} only"
         lines.append(f"- One iteration trained on {what} (`{checkpoint}`), change against base: {'; '.join(shown)}.")
     if len(lines) > 1:
         lines.append(
             "- The paper finds that one-sided training leaves or lowers the other skill while Pair-DPO lifts both; "
-            "the lines above say what was found here. Their intervals are against base, not against each other."
+            "the lines above say what was measured here. Their intervals are against base, not against each other."
         )
     return lines
 
 
-def _direction(found: dict[str, float]) -> str:
-    up = verdict_above(found["delta_low"], found["delta_high"], 0.0)
+def _direction(statistic: dict[str, float]) -> str:
+    up = verdict_above(statistic["delta_low"], statistic["delta_high"], 0.0)
     return {"yes": "up", "no": "down", "open": "no clear change"}[up]
 
 
@@ -228,12 +228,13 @@ _MICRO = (
     "scale is not. Levels cannot be compared with the paper's, directions can."
 )
 _NO_JUDGE = (
-    "- The gap has no judge but the model itself: a model may overrate what it drew, and more so when it was "
-    "trained to please its own answers. Section `benchmarks.gap` of the config names a judge (docs/benchmarks.md)."
+    "- The gap has no judge but the model itself: a model may overrate the images that it generated, "
+    "more so after training on its own answers. Section `benchmarks.gap` of the config names a judge "
+    "(docs/benchmarks.md)."
 )
 _JUDGE = (
-    "- The judge of real and drawn images is a model too: how often it is right about real images is in the notes of "
-    "Table 4, and what it cannot see counts as wrong."
+    "- The judge of real and generated images is a model too: the notes of Table 4 say how often it is right about "
+    "real images, and what it cannot see counts as wrong."
 )
 
 

@@ -76,14 +76,14 @@ def preferences_table(counts: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> 
     rows: list[dict[str, Any]] = []
     for checkpoint, by_seed in counts.items():
         for seed, tree in by_seed.items():
-            lonely = tree["homologous"]["dropped"]
+            incomplete = tree["homologous"]["dropped"]
             for side in ("captions", "images"):
-                own = tree[side]
-                dropped = {f"dropped: {reason}": n for reason, n in {**own["dropped"], **lonely[side]}.items()}
+                counted = tree[side]
+                dropped = {f"dropped: {reason}": n for reason, n in {**counted["dropped"], **incomplete[side]}.items()}
                 rows.append(
                     {
                         **{"checkpoint": checkpoint, "seed": seed, "side": side},
-                        **{k: own[k] for k in ("ids", "candidates", "updated", "kept")},
+                        **{k: counted[k] for k in ("ids", "candidates", "updated", "kept")},
                         **{"trained on": tree["homologous"]["kept"], **dropped},
                     }
                 )

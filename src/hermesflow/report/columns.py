@@ -1,81 +1,45 @@
-"""Columns of Tables 1 to 5: the micro world's, those of real benchmarks, and the paper's quoted ones.
+"""Columns of Tables 1 to 5: those of the micro world, and those of real benchmarks.
 
-A table takes the columns of one world and the quoted ones beside them. Scales bring our statistics to the paper's
-units.
+A table has the columns of one of the two. Scales convert our statistics to the paper's units, and `quoted` names the
+paper's figures that stand in a column below the measured ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from hermesflow.evaluation.benchmark import ABLATION, FIDELITY, GENERATION, UNDERSTANDING, Benchmark, Column
+from hermesflow.evaluation.metrics import GENEVAL_KINDS
 
-
-@dataclass(frozen=True)
-class Quoted:
-    """One column of figures that the paper prints."""
-
-    key: str
-    """Name in the paper's CSV."""
-    title: str
-    digits: int = 1
-    """Decimals the paper prints."""
-
-
-QUOTED_UNDERSTANDING = (
-    Quoted("pope", "POPE"),
-    Quoted("mme", "MME"),
-    Quoted("cider", "CIDEr"),
-    Quoted("vqa", "VQA"),
-    Quoted("gqa", "GQA"),
-    Quoted("mmmu", "MMMU"),
-)
-QUOTED_GENERATION = (
-    Quoted("single_object", "Single object", 2),
-    Quoted("two_objects", "Two objects", 2),
-    Quoted("counting", "Counting", 2),
-    Quoted("colors", "Colors", 2),
-    Quoted("position", "Position", 2),
-    Quoted("color_attribution", "Color attribution", 2),
-    Quoted("overall", "Overall", 2),
-    Quoted("dpg", "Dense (DPG)", 2),
-)
-QUOTED_FIDELITY = (
-    Quoted("fid", "Frechet distance", 2),
-    Quoted("clip_score", "Image-text score", 2),
-)
-QUOTED_ABLATION = (
-    Quoted("pope", "POPE"),
-    Quoted("mme", "MME"),
-    Quoted("mmmu", "MMMU"),
-    Quoted("geneval", "GenEval", 2),
-    Quoted("dpg", "DPG", 2),
-)
-
-_KINDS = tuple(
-    Column(one.key, one.title, f"geneval/{one.key}", digits=2) for one in QUOTED_GENERATION if one.key != "dpg"
-)
+_POPE = Column("pope", "POPE", "pope/accuracy", 100.0, quoted="pope")
+_MME = Column("mme", "MME", "mme/total", quoted="mme")
+_MMMU = Column("mmmu", "MMMU", None, quoted="mmmu")
 MICRO = {
     UNDERSTANDING: (
-        Column("pope", "POPE", "pope/accuracy", 100.0),
-        Column("mme", "MME", "mme/total"),
-        Column("cider", "CIDEr", "cider", 100.0),
-        Column("vqa", "VQA", "vqa", 100.0),
-        Column("gqa", "GQA", "gqa", 100.0),
-        Column("mmmu", "MMMU", None),
+        _POPE,
+        _MME,
+        Column("cider", "CIDEr", "cider", 100.0, quoted="cider"),
+        Column("vqa", "VQA", "vqa", 100.0, quoted="vqa"),
+        Column("gqa", "GQA", "gqa", 100.0, quoted="gqa"),
+        _MMMU,
     ),
-    GENERATION: (*_KINDS, Column("dpg", "Dense (DPG)", "dpg", 100.0)),
+    GENERATION: (
+        *(
+            Column(kind, kind.replace("_", " ").capitalize(), f"geneval/{kind}", digits=2, quoted=kind)
+            for kind in (*GENEVAL_KINDS, "overall")
+        ),
+        Column("dpg", "Dense (DPG)", "dpg", 100.0, quoted="dpg"),
+    ),
     FIDELITY: (
-        Column("fid", "Frechet distance", "fid", digits=2),
-        Column("clip_score", "Image-text score", "clip_score", digits=2),
+        Column("fid", "Frechet distance", "fid", digits=2, quoted="fid"),
+        Column("clip_score", "Image-text score", "clip_score", digits=2, quoted="clip_score"),
     ),
     ABLATION: (
-        Column("pope", "POPE", "pope/accuracy", 100.0),
-        Column("mme", "MME", "mme/total"),
-        Column("mmmu", "MMMU", None),
-        Column("geneval", "GenEval", "geneval/overall", digits=3),
-        Column("dpg", "DPG", "dpg", 100.0),
+        _POPE,
+        _MME,
+        _MMMU,
+        Column("geneval", "GenEval", "geneval/overall", digits=3, quoted="geneval"),
+        Column("dpg", "DPG", "dpg", 100.0, quoted="dpg"),
         Column("gap_paper", "Gap, paper's protocol", "gap/paper/gap", digits=3),
         Column("gap_same_judge", "Gap, same judge", "gap/same-judge/gap", digits=3),
     ),
@@ -90,10 +54,14 @@ REAL = {
     ABLATION: (Column("gap_self", "Gap, own answers", "gap/self/gap", digits=3), *_HELD_OUT),
 }
 """What a checkpoint's own evaluation measures on real pairs; it stands behind the columns of benchmarks."""
+GAP_SIDES = tuple(
+    Column(side, side.capitalize(), None, digits=3, quoted=side) for side in ("understanding", "generation", "gap")
+)
+"""Of Table 4; their statistics are named by protocol."""
 
 
 def columns_of(table: str, benchmarks: Sequence[Benchmark], *, real: bool) -> tuple[Column, ...]:
-    """The measured columns of one of the paper's tables.
+    """Returns the measured columns of one of the paper's tables.
 
     Args:
         table: its name.

@@ -38,16 +38,16 @@ def read_facts(path: Path) -> Facts:
     Raises:
         ArtifactError: missing, truncated, or without protocol, scorers and number of items.
     """
-    found = read_json(path)
-    if not isinstance(found, dict):
+    noted = read_json(path)
+    if not isinstance(noted, dict):
         raise ArtifactError(f"{path}: is not an object. {_AGAIN}")
-    protocol, scorers, items = (found.get(key) for key in _KNOWN)
+    protocol, scorers, items = (noted.get(key) for key in _KNOWN)
     if not isinstance(protocol, str) or not isinstance(scorers, dict) or not isinstance(items, int):
         raise ArtifactError(
             f"{path}: wants `protocol` (text), `scorers` (an object) and `items` (a whole number), has "
             f"{protocol!r}, {scorers!r} and {items!r}. {_AGAIN}"
         )
-    more = {key: value for key, value in found.items() if key not in _KNOWN}
+    more = {key: value for key, value in noted.items() if key not in _KNOWN}
     return Facts(protocol, {str(k): str(v) for k, v in scorers.items()}, items, dict(_flat(more)))
 
 
@@ -60,13 +60,13 @@ def benchmark_lines(folders: Mapping[str, Mapping[int, Sequence[Path]]]) -> dict
     Raises:
         ArtifactError: two checkpoints or seeds were measured by another protocol, with other scorers or other items.
     """
-    found: dict[str, dict[Path, Facts]] = {}
+    by_name: dict[str, dict[Path, Facts]] = {}
     for by_seed in folders.values():
         for benchmarks in by_seed.values():
             for folder in benchmarks:
-                found.setdefault(folder.name, {})[folder] = read_facts(folder / FACTS)
+                by_name.setdefault(folder.name, {})[folder] = read_facts(folder / FACTS)
     seeds = sorted({seed for by_seed in folders.values() for seed in by_seed})
-    return {name: _line(name, by_folder, seeds) for name, by_folder in found.items()}
+    return {name: _line(name, by_folder, seeds) for name, by_folder in by_name.items()}
 
 
 def _line(name: str, by_folder: Mapping[Path, Facts], seeds: Sequence[int]) -> str:
@@ -93,11 +93,11 @@ def _check_alike(by_folder: Mapping[Path, Facts]) -> None:
     (first, expected), *others = by_folder.items()
     for folder, facts in others:
         for key in _KNOWN:
-            own, wanted = getattr(facts, key), getattr(expected, key)
-            if own != wanted:
+            value, first_value = getattr(facts, key), getattr(expected, key)
+            if value != first_value:
                 raise ArtifactError(
-                    f"{folder / FACTS}: `{key}` is {own!r}, but {wanted!r} in {first / FACTS}. Figures made otherwise "
-                    "cannot stand in one table. Delete the older of the two folders and run snakemake again."
+                    f"{folder / FACTS}: `{key}` is {value!r}, but {first_value!r} in {first / FACTS}. One table cannot "
+                    "hold figures that were made differently. Delete the older folder and run snakemake again."
                 )
 
 

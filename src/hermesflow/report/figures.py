@@ -122,7 +122,7 @@ def candidates_figure(figures: Figures, sweep: Mapping[int, str]) -> Figure:
     judge = figures.protocol
     skills: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
         ("Understanding", ((f"gap/{judge}/understanding", "questions on real images"), ("pope/accuracy", "POPE"))),
-        ("Generation", ((f"gap/{judge}/generation", "questions on drawn images"), ("geneval/overall", "GenEval"))),
+        ("Generation", ((f"gap/{judge}/generation", "questions on generated images"), ("geneval/overall", "GenEval"))),
     )
     skills = tuple((skill, tuple(m for m in metrics if figures.measured(m[0]))) for skill, metrics in skills)
     tones = {"Understanding": (UNDERSTANDING, "#9DBBE3"), "Generation": (GENERATION, "#F2C48F")}
@@ -132,9 +132,9 @@ def candidates_figure(figures: Figures, sweep: Mapping[int, str]) -> Figure:
         places = range(len(sweep))
         for axes, (skill, metrics) in zip(panels, skills, strict=True):
             for shift, color, marker, (metric, label) in zip((-0.05, 0.05), tones[skill], "os", metrics, strict=False):
-                found = [figures.get(checkpoint, metric) for checkpoint in sweep.values()]
-                values = [one["delta"] for one in found]
-                errors = _errors([{k: one[f"delta{e}"] for k, e in _ENDS} for one in found])
+                statistics = [figures.get(checkpoint, metric) for checkpoint in sweep.values()]
+                values = [one["delta"] for one in statistics]
+                errors = _errors([{k: one[f"delta{e}"] for k, e in _ENDS} for one in statistics])
                 axes.errorbar([p + shift for p in places], values, yerr=errors, color=color, marker=marker,
                               markersize=5, capsize=2.5, linewidth=1.6, elinewidth=1.0, label=label)  # fmt: skip
             axes.axhline(0, color=FAINT, linewidth=1.0, linestyle="--")
@@ -196,10 +196,10 @@ def _curve(axes: Axes, runs: Sequence[pd.DataFrame], column: str, label: str, co
 _ENDS = (("value", ""), ("low", "_low"), ("high", "_high"))
 
 
-def _errors(found: Sequence[Mapping[str, float]]) -> list[list[float]]:
+def _errors(statistics: Sequence[Mapping[str, float]]) -> list[list[float]]:
     """Lengths of the lower and upper error bars; never negative, none where there is no interval."""
-    lower = [max(0.0, one["value"] - one["low"]) for one in found]
-    upper = [max(0.0, one["high"] - one["value"]) for one in found]
+    lower = [max(0.0, one["value"] - one["low"]) for one in statistics]
+    upper = [max(0.0, one["high"] - one["value"]) for one in statistics]
     return [lower, upper]
 
 

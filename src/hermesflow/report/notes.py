@@ -9,9 +9,14 @@ from hermesflow.report.lookup import PROTOCOLS, SELF, Figures
 
 INTERVALS = "Brackets are bootstrap intervals."
 PAIRED = "Brackets of changes are bootstrap intervals of the difference to base on the same items."
+CHANGES = f"In parentheses the change against base. {PAIRED}"
+COUNTERPARTS = (
+    "A quoted row `as NAME` is the paper's counterpart of checkpoint NAME; – where no checkpoint here is one."
+)
+_EMPTY_QUOTED = "A quoted cell is empty where the paper prints nothing: it has neither intervals, changes nor seeds."
 QUOTED = (
-    "Columns marked (paper) are quoted from HermesFlow (arXiv 2502.12148), measured there on other data with models "
-    "of 1.3B parameters and more; compare directions with them, not levels."
+    "Quoted rows are from HermesFlow (arXiv 2502.12148), measured there on other data with models of 1.3B parameters "
+    f"and more; compare directions with them, not levels. {_EMPTY_QUOTED}"
 )
 NO_MMMU = (
     "MMMU is empty: it asks college-level questions about photographs and diagrams, which the micro world, "
@@ -23,26 +28,26 @@ MICRO_FIDELITY = (
 )
 MICRO_GAP = (
     "Gap = understanding - generation. `paper`: the model's answers on real images, mapped to the nearest choice, "
-    "against a judge's answers on drawn images. `same-judge`: both sides are graded by the judge by one rule."
+    "against a judge's answers on generated images. `same-judge`: both sides are graded by the judge by one rule."
 )
 QUOTED_REAL = (
-    "Columns marked (paper) are quoted from HermesFlow (arXiv 2502.12148) and stand beside our own measurement of "
-    "`base`; docs/benchmarks.md says which of them can be compared."
+    "Quoted rows are from HermesFlow (arXiv 2502.12148). `base` is our measurement of the weights that the paper "
+    f"starts from; docs/benchmarks.md says which columns can be compared. {_EMPTY_QUOTED}"
 )
 HELD_OUT = (
     "Held-out pairs: captions and questions of the config's own data; answers are mapped to the nearest choice. The "
     "paper has no counterpart."
 )
 UNDERSTANDING_REAL = (
-    "MME (paper) is perception; CIDEr (paper) is of all Flickr30k images, as in Show-o; VQA (paper) is VQAv2 test, "
-    "ours is val. The paper's Show-o row mixes checkpoints: POPE 80.0 is that of the VQ-only model, others are those "
-    "of the model with CLIP-ViT."
+    "VQAv2 is measured here on val and quoted on test. The paper's MME is perception, and its CIDEr is of all "
+    "Flickr30k images, as in Show-o. The paper's Show-o row mixes checkpoints: POPE 80.0 is that of the VQ-only "
+    "model, the others are those of the model with CLIP-ViT."
 )
 _PROTOCOL_NOTES = {
     "paper": "`paper`: the model's answers on real images, mapped to the nearest choice, against the judge's answers "
-    "on drawn images.",
+    "on generated images.",
     "same-judge": "`same-judge`: the judge's reading is the rule on both sides.",
-    SELF: "`self`: the model's own answers on real images and on those it drew, mapped to the nearest choice.",
+    SELF: "`self`: the model's own answers on real images and on those it generated, mapped to the nearest choice.",
 }
 
 
@@ -75,8 +80,8 @@ def notes_of(
     """
     if not figures.real:
         return (QUOTED, *_MICRO.get(table, ()), *made_by(columns, lines))
-    told = (*_REAL.get(table, ()), *benchmark_notes(table, benchmarks, figures))
-    return (QUOTED_REAL, *told, *unmeasured(columns, figures), *made_by(columns, lines))
+    texts = (*_REAL.get(table, ()), *benchmark_notes(table, benchmarks, figures))
+    return (QUOTED_REAL, *texts, *unmeasured(columns, figures), *made_by(columns, lines))
 
 
 def benchmark_notes(table: str, benchmarks: Sequence[Benchmark], figures: Figures) -> tuple[str, ...]:
@@ -103,7 +108,7 @@ def extra_notes(table: ExtraTable, line: str | None) -> tuple[str, ...]:
 
 
 def unmeasured(columns: Sequence[Column], figures: Figures) -> tuple[str, ...]:
-    """One note that names the empty columns and the sections of the config that would fill them; none if all are full.
+    """Returns one note that names the unmeasured columns and the config sections that fill them, or no note.
 
     Args:
         columns: of a table of real benchmarks.
@@ -116,7 +121,7 @@ def unmeasured(columns: Sequence[Column], figures: Figures) -> tuple[str, ...]:
     if not missing:
         return ()
     parts = [f"`{section}` fills {', '.join(titles)}" for section, titles in missing.items()]
-    return (f"Empty columns were not measured. In the config, section {'; '.join(parts)} (docs/benchmarks.md).",)
+    return (f"Some columns were not measured here. In the config, section {'; '.join(parts)} (docs/benchmarks.md).",)
 
 
 def real_gap(figures: Figures) -> str:

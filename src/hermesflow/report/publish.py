@@ -1,19 +1,38 @@
-"""Copies of a finished report that are committed: docs/results/{config}."""
+"""Copies of a finished report that are committed, docs/results/{config}, and the generated sections of pages."""
 
 from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from hermesflow.config.experiment import Config, as_plain
+from tabulate import tabulate
+
+from hermesflow.config.experiment import BASE, Config, as_plain
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout, atomic, digest_of, git_revision, read_json, sha256, write_json
+from hermesflow.report.answer import PROTOCOL_WORDS, VERDICTS
+from hermesflow.report.formatting import QUOTED_HEADING
+from hermesflow.report.roles import pair_chain, pair_chains
 
 FOLDERS = ("tables", "figures")
 FILES = ("answer.md", "summary.json")
-README_TABLES = ("table4_gap", "table5_ablation")
+README_ROWS = 5
+PICTURE = {
+    "data": ("images, captions, questions", ("data",)),
+    "base": ("image tokenizer, base model", ("tokenizer", "encode", "base")),
+    "sample": ("n captions, n images", ("sample", "gather_candidates")),
+    "score": ("text similarity, self-VQA", ("score", "gather_scores")),
+    "prefer": ("chosen and rejected", ("prefer",)),
+    "train": ("Pair-DPO", ("reference", "train")),
+    "evaluate": (
+        "gap, benchmarks",
+        ("clip", "judge", "agreement", "evaluate", "draw", "gather_drawn", "grade", "understand"),
+    ),
+    "report": ("tables, figures, answer", ("report", "all")),
+}
+"""Nodes of the README's DAG in the order of a run: what each makes, and the rules it stands for."""
 
 
 def publish(config: Config, layout: Layout, target: Path, *, seeds: Sequence[int]) -> None:
@@ -52,43 +71,123 @@ def publish(config: Config, layout: Layout, target: Path, *, seeds: Sequence[int
     )
 
 
-def fill_readme(readme: Path, published: Path) -> None:
-    """Put the answer, the gap figure and the main tables of a published folder into the README's `results` section.
+def fill_readme(readme: Path, published: Path, config: Config) -> None:
+    """Put the gap figure, the verdicts and a short Table 4 into the README's `results` section.
+
+    The table has base, the Pair-DPO iterations and the last checkpoint of every other chain, five rows at most, by one
+    protocol: the same judge on both sides where there is a judge.
+
+    Args:
+        readme: the README.
+        published: folder that `publish` wrote.
+        config: the experiment.
 
     Raises:
         ArtifactError: the README has no such section.
     """
-    here = published.resolve().relative_to(readme.resolve().parent).as_posix()
-    parts = [f"![Understanding, generation and the gap]({here}/figures/fig2b_gap.png)"]
-    parts += [(published / "answer.md").read_text().strip()]
-    parts += [(published / "tables" / f"{name}.md").read_text().strip() for name in README_TABLES]
-    parts += [f"All tables and figures with their manifest: [{here}]({here})."]
-    fill(readme, "results", "\n\n".join(parts))
+    folder = _folder_seen_from(readme, published)
+    printed = (published / "tables" / "table4_gap.md").read_text().partition(QUOTED_HEADING)[0].splitlines()
+    header, _, *rows = [[cell.strip() for cell in line.split("|")] for line in printed if line.endswith("|")]
+    lines = [dict(zip(header, row, strict=True)) for row in rows]
+    protocols = [line["Protocol"] for line in lines]
+    protocol = "same-judge" if "same-judge" in protocols else protocols[0]
+    chain = pair_chain(config)
+    names = [BASE, *chain, *(other[-1] for other in pair_chains(config) if other != chain)][:README_ROWS]
+    shown = [line for name in names for line in lines if (line["Model"], line["Protocol"]) == (name, protocol)]
+    columns = ("Model", "Understanding", "Generation", "Gap", "Change of gap", "Change of generation")
+    cells = [[line[c] if c.startswith("Change") else line[c].partition(" [")[0] for c in columns] for line in shown]
+    summary = read_json(published / "summary.json")
+    claims = [claim for claim in summary["claims"] if claim["protocol"] == protocol]
+    verdicts = "; ".join(f"*{claim['claim']}*, {VERDICTS[claim['verdict']].lower().rstrip('.')}" for claim in claims)
+    seeds = f"{summary['seeds']} run seed{'s' if summary['seeds'] != 1 else ''}"
+    words = (
+        f"Figures from {seeds}, {PROTOCOL_WORDS[protocol]}. Brackets are {100 * summary['confidence']:.0f} % paired "
+        f"bootstrap intervals of the change against `base`. Claims of the paper: {verdicts}."
+    )
+    figure = f"![Understanding, generation and the gap]({folder}/figures/fig2b_gap.png)"
+    fill(readme, "results", "\n\n".join([figure, tabulate(cells, columns, "pipe", disable_numparse=True), words]))
 
 
-def fill_dag(readme: Path, mermaid: str) -> None:
-    """Put Snakemake's rule graph into the README's `dag` section, without its colours and in one fixed order.
+def fill_results(page: Path, published: Path) -> None:
+    """Put the answer, the paper's tables and all figures into the `results` section of a page.
 
     Args:
-        readme: the README.
+        page: usually docs/results/README.md.
+        published: folder that `publish` wrote.
+
+    Raises:
+        ArtifactError: the page has no such section.
+    """
+    folder = _folder_seen_from(page, published)
+    parts = [re.sub(r"^#", "##", (published / "answer.md").read_text().strip(), flags=re.MULTILINE)]
+    parts += [
+        "## Tables",
+        *(path.read_text().strip() for path in sorted((published / "tables").glob("table[0-9]*.md"))),
+    ]
+    parts += ["## Figures"]
+    parts += [f"![{path.stem}]({folder}/figures/{path.name})" for path in sorted((published / "figures").iterdir())]
+    parts += [f"All tables, those about trust in the figures too, and a manifest: [{folder}]({folder})."]
+    fill(page, "results", "\n\n".join(parts))
+
+
+def _folder_seen_from(page: Path, published: Path) -> str:
+    return published.resolve().relative_to(page.resolve().parent).as_posix()
+
+
+def fill_dag(readme: Path, page: Path, mermaid: str) -> None:
+    """Put Snakemake's rule graph into the `dag` sections: grouped into the README, whole into a page of docs.
+
+    Args:
+        readme: the README, which gets `PICTURE`.
+        page: gets every rule, in one fixed order and without colours.
         mermaid: output of `snakemake --rulegraph mermaid-js`, whose numbers and order change from run to run.
+
+    Raises:
+        ArtifactError: a file has no such section, or a rule belongs to no node of `PICTURE`.
     """
     rule_of = dict(re.findall(r"(id\d+)\[(\w+)\]", mermaid))
-    arrows = re.findall(r"(id\d+) --> (id\d+)", mermaid)
-    edges = sorted(f"    {rule_of[source]} --> {rule_of[target]}" for source, target in arrows)
-    fill(readme, "dag", "\n".join(["```mermaid", "flowchart TB", *edges, "```"]))
+    arrows = {(rule_of[a], rule_of[b]) for a, b in re.findall(r"(id\d+) --> (id\d+)", mermaid)}
+    _fill_graph(page, "TB", [f"{a} --> {b}" for a, b in sorted(arrows)])
+    node_of = {rule: node for node, (_, rules) in PICTURE.items() for rule in rules}
+    if ungrouped := sorted({rule for arrow in arrows for rule in arrow} - node_of.keys()):
+        raise ArtifactError(f"rules {ungrouped} belong to no node of report.publish.PICTURE. Add them there.")
+    nodes = [f'{node}["<b>{node}</b><br>{text}"]' for node, (text, _) in PICTURE.items()]
+    _fill_graph(readme, "LR", [*nodes, *_reduced({(node_of[a], node_of[b]) for a, b in arrows})])
 
 
-def fill(readme: Path, section: str, text: str) -> None:
+def _fill_graph(page: Path, direction: str, lines: Sequence[str]) -> None:
+    fill(page, "dag", "\n".join(["```mermaid", f"flowchart {direction}", *(f"    {line}" for line in lines), "```"]))
+
+
+def _reduced(arrows: Collection[tuple[str, str]]) -> list[str]:
+    """Returns the arrows between nodes of `PICTURE` that no longer path implies, and those that start an iteration."""
+    order = list(PICTURE)
+    forward = sorted({(order.index(a), order.index(b)) for a, b in arrows if order.index(a) < order.index(b)})
+
+    def connected(a: int, b: int) -> bool:
+        return a == b or any(connected(end, b) for start, end in forward if start == a)
+
+    lines = [
+        f"{order[a]} --> {order[b]}"
+        for a, b in forward
+        if not any(connected(end, b) for start, end in forward if start == a and end != b)
+    ]
+    for node in order:
+        earlier = [other for other in order[: order.index(node)] if (node, other) in arrows]
+        lines += [f"{node} -- next iteration --> {other}" for other in earlier[:1]]
+    return lines
+
+
+def fill(page: Path, section: str, text: str) -> None:
     """Replace what stands between `<!-- SECTION:begin -->` and `<!-- SECTION:end -->`.
 
     Raises:
         ArtifactError: the markers are not there.
     """
     begin, end = f"<!-- {section}:begin -->\n", f"<!-- {section}:end -->"
-    before, found, rest = readme.read_text().partition(begin)
-    _, closed, after = rest.partition(end)
-    if not (found and closed):
-        raise ArtifactError(f"{readme}: has no section between {begin.strip()} and {end}. Put both lines back.")
-    with atomic(readme) as temporary:
+    before, opening, rest = (page.read_text() if page.exists() else "").partition(begin)
+    _, closing, after = rest.partition(end)
+    if not (opening and closing):
+        raise ArtifactError(f"{page}: has no section between {begin.strip()} and {end}. Put both lines back.")
+    with atomic(page) as temporary:
         temporary.write_text(f"{before}{begin}{text}\n{end}{after}")

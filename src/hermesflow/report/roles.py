@@ -11,8 +11,8 @@ def pair_chains(config: Config) -> tuple[tuple[str, ...], ...]:
     """All chains of Pair-DPO iterations that use all candidates, from base (left out) to their last checkpoint."""
 
     def descend(parent: str) -> Iterator[tuple[str, ...]]:
-        for name, own in config.checkpoints.items():
-            if own.parent == parent and own.objective == "pair" and own.candidates is None:
+        for name, entry in config.checkpoints.items():
+            if entry.parent == parent and entry.objective == "pair" and entry.candidates is None:
                 yield from ((name, *rest) for rest in tuple(descend(name)) or ((),))
 
     return tuple(descend(BASE))
@@ -30,13 +30,13 @@ def main_checkpoints(config: Config) -> tuple[str, ...]:
 
 def roles(config: Config) -> dict[str, str]:
     """Role in the paper's ablation (`base`, `understanding`, `generation`, `pair-1`...) to checkpoint name."""
-    found = {"base": BASE}
-    found |= {f"pair-{i}": name for i, name in enumerate(pair_chain(config), start=1)}
+    checkpoint_of = {"base": BASE}
+    checkpoint_of |= {f"pair-{i}": name for i, name in enumerate(pair_chain(config), start=1)}
     for objective in ("understanding", "generation"):
-        for name, own in config.checkpoints.items():
-            if own.objective == objective and own.parent == BASE:
-                found.setdefault(objective, name)
-    return found
+        for name, entry in config.checkpoints.items():
+            if entry.objective == objective and entry.parent == BASE:
+                checkpoint_of.setdefault(objective, name)
+    return checkpoint_of
 
 
 def candidate_sweep(config: Config) -> dict[int, str]:
@@ -45,7 +45,7 @@ def candidate_sweep(config: Config) -> dict[int, str]:
     most = max(settings.images.n, len(settings.captions.decodings))
     chain = pair_chain(config)
     sweep = {most: chain[0]} if chain else {}
-    for name, own in config.checkpoints.items():
-        if own.parent == BASE and own.objective == "pair" and own.candidates is not None:
-            sweep.setdefault(own.candidates, name)
+    for name, entry in config.checkpoints.items():
+        if entry.parent == BASE and entry.objective == "pair" and entry.candidates is not None:
+            sweep.setdefault(entry.candidates, name)
     return dict(sorted(sweep.items()))

@@ -1,13 +1,14 @@
-"""Tables 1 to 5: what was measured here, with intervals, and the paper's quoted figures in columns of their own.
+"""Tables 1 to 5: rows measured here, with intervals, then the paper's rows, quoted, under a heading of their own.
 
-Benchmarks that the paper has not may have a table of their own beside them, where they were measured.
+Benchmarks that the paper does not have may add a table of their own, where they were measured.
 
-Measured figures come from `evaluation.statistics.summarise`; quoted ones from `config/paper_tables/*.csv`, whose
-column `source` says which edition they are from. The two never share a column.
+Measured figures come from `evaluation.bootstrap.summarise`; quoted ones from `config/paper_tables/*.csv`, whose
+column `source` says which edition they are from. In the CSV of a table, too, `source` tells them apart.
 """
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,28 +16,29 @@ from typing import Any
 import pandas as pd
 
 from hermesflow.config.benchmarks import reported
-from hermesflow.config.experiment import Config
+from hermesflow.config.experiment import BASE, Config
 from hermesflow.config.tree import iteration
 from hermesflow.core.files import read_table
-from hermesflow.evaluation.benchmark import ABLATION, FIDELITY, GENERATION, UNDERSTANDING, Benchmark, Column, ExtraTable
-from hermesflow.report import notes
-from hermesflow.report.columns import (
-    QUOTED_ABLATION,
-    QUOTED_FIDELITY,
-    QUOTED_GENERATION,
-    QUOTED_UNDERSTANDING,
-    Quoted,
-    columns_of,
+from hermesflow.evaluation.benchmark import (
+    ABLATION,
+    FIDELITY,
+    GAP,
+    GENERATION,
+    UNDERSTANDING,
+    Benchmark,
+    Column,
+    ExtraTable,
 )
-from hermesflow.report.formatting import EMPTY, Table, number, with_interval
+from hermesflow.report import notes
+from hermesflow.report.columns import GAP_SIDES, columns_of
+from hermesflow.report.formatting import EMPTY, Table, change, number, with_interval
 from hermesflow.report.lookup import Figures
 from hermesflow.report.roles import main_checkpoints, roles
 
-GAP_COLUMNS = (
-    *("checkpoint", "protocol", "understanding", "generation", "gap"),
-    *(f"delta_{side}{end}" for side in ("gap", "generation", "understanding") for end in ("", "_low", "_high")),
-    "seeds",
-)
+MEASURED = "measured here"
+EDITION = "camera-ready"
+"""Edition of the paper that quoted rows are from; another one is named beside the model."""
+GAP_CHANGES = ("gap", "generation", "understanding")
 
 
 def all_tables(
@@ -55,13 +57,13 @@ def all_tables(
         ArtifactError: a file of quoted figures is missing or lacks a column.
     """
     figures, lines = Figures(summary), made_by or {}
-    ours, benchmarks = figures.kept(main_checkpoints(config)), reported(config.benchmarks)
+    checkpoints, benchmarks = figures.kept(main_checkpoints(config)), reported(config.benchmarks)
     tables = [
-        _benchmark(name, title, quoted, benchmarks, figures, ours, paper_tables, lines)
-        for name, title, quoted in (
-            (UNDERSTANDING, "Table 1: understanding", QUOTED_UNDERSTANDING),
-            (GENERATION, "Table 2: generation", QUOTED_GENERATION),
-            (FIDELITY, "Table 3: image fidelity", QUOTED_FIDELITY),
+        _benchmark_table(name, title, benchmarks, figures, checkpoints, paper_tables, lines)
+        for name, title in (
+            (UNDERSTANDING, "Table 1: understanding"),
+            (GENERATION, "Table 2: generation"),
+            (FIDELITY, "Table 3: image fidelity"),
         )
     ]
     extra = [extra_table(one.table, figures, config, lines.get(one.name)) for one in benchmarks if one.table]
@@ -73,99 +75,79 @@ def all_tables(
     ]
 
 
-def _benchmark(
+def _benchmark_table(
     name: str,
     title: str,
-    printed: Sequence[Quoted],
     benchmarks: Sequence[Benchmark],
     figures: Figures,
-    ours: Sequence[str],
+    checkpoints: Sequence[str],
     paper_tables: Path,
     lines: Mapping[str, str],
 ) -> Table:
-    """A table whose rows are our checkpoints, then the paper's models in the quoted columns."""
+    """Returns one of Tables 1 to 3: our checkpoints, then the paper's models."""
     columns = columns_of(name, benchmarks, real=figures.real)
-    rows = [{"model": c, "source": "measured here", **_plain(figures, c, columns)} for c in ours]
-    cells = [{"Model": c, "Source": "measured here", **_cells(figures, c, columns)} for c in ours]
-    for _, row in read_quoted(paper_tables / f"{name}.csv", printed).iterrows():
-        source = f"paper, {row['source']}"
-        rows.append({"model": row["model"], "source": source, **{f"quoted_{c.key}": row[c.key] for c in printed}})
-        cells.append({"Model": row["model"], "Source": source, **_quoted_cells(row, printed)})
-    order = [*(c.title for c in columns), *(f"{c.title} (paper)" for c in printed)]
-    return Table(
-        name, title, _frame(rows, ["model", "source", *_value_names(columns), *(f"quoted_{c.key}" for c in printed)]),
-        _frame(cells, ["Model", "Source", *order]).fillna(EMPTY),
-        (notes.INTERVALS, *notes.notes_of(name, columns, benchmarks, figures, lines)),
-    )  # fmt: skip
+    rows: list[dict[str, Any]] = [{"model": c, "source": MEASURED, **_values(figures, c, columns)} for c in checkpoints]
+    cells = [{"Model": c, **_cells(figures, c, columns)} for c in checkpoints]
+    quoted = []
+    for row in read_quoted(paper_tables / f"{name}.csv", columns):
+        rows.append({"model": row["model"], "source": _source(row), **_quoted_values(row, columns)})
+        quoted.append({"Model": _model(row), **_quoted_cells(row, columns)})
+    notes_below = (notes.INTERVALS, *notes.notes_of(name, columns, benchmarks, figures, lines))
+    return _table(name, title, rows, cells, notes_below, quoted)
 
 
 def gap_table(figures: Figures, config: Config, paper_tables: Path, lines: Mapping[str, str]) -> Table:
-    """Table 4: understanding, generation and their gap by every protocol; the CSV holds measured rows alone."""
-    sides = ("understanding", "generation", "gap")
+    """Returns Table 4: understanding, generation and their gap by every protocol; the CSV holds measured rows alone."""
     rows: list[dict[str, Any]] = []
     cells: list[dict[str, str]] = []
     for protocol in figures.protocols():
-        for checkpoint in figures.kept(("base", *config.checkpoints)):
-            found = {side: figures.get(checkpoint, f"gap/{protocol}/{side}") for side in sides}
-            deltas = {
-                f"delta_{side}{end}": found[side][f"delta{end}"] for side in sides for end in ("", "_low", "_high")
-            }
-            values = {side: found[side]["value"] for side in sides}
+        for checkpoint in figures.kept((BASE, *config.checkpoints)):
+            statistics = {side.key: figures.get(checkpoint, f"gap/{protocol}/{side.key}") for side in GAP_SIDES}
+            values = {side: statistic["value"] for side, statistic in statistics.items()}
+            ends = [(side, end) for side in GAP_CHANGES for end in ("", "_low", "_high")]
+            deltas = {f"delta_{side}{end}": statistics[side][f"delta{end}"] for side, end in ends}
             seeds = figures.seeds(checkpoint)
             rows.append({"checkpoint": checkpoint, "protocol": protocol, **values, **deltas, "seeds": seeds})
-            shown = {side.capitalize(): _own(found[side], 3) for side in sides}
-            changes = {f"Change of {side}": _change(found[side], 3) for side in ("gap", "generation", "understanding")}
-            cells.append({"Model": checkpoint, "Protocol": protocol, **shown, **changes, "Seeds": str(seeds)})
-    columns = [Quoted(side, side.capitalize(), 3) for side in sides]
-    for _, row in read_quoted(paper_tables / "table4_gap.csv", columns).iterrows():
-        source = f"paper's own ({row['source']})"
-        cells.append({"Model": f"{row['model']} (quoted)", "Protocol": source, **_quoted_cells(row, columns)})
-    order = list(cells[0]) + [f"{c.title} (paper)" for c in columns]
-    shown_cells = _frame(cells, order).fillna(EMPTY)
-    return Table(
-        "table4_gap", "Table 4: the gap", _frame(rows, GAP_COLUMNS), shown_cells,
-        notes.gap_notes(reported(config.benchmarks), figures, lines),
-    )  # fmt: skip
+            levels = {side.title: _level(statistics[side.key], side.digits) for side in GAP_SIDES}
+            changes = {f"Change of {side}": change(statistics[side], 3) for side in GAP_CHANGES}
+            cells.append({"Model": checkpoint, "Protocol": protocol, **levels, **changes, "Seeds": str(seeds)})
+    quoted = [
+        {"Model": _model(row), "Protocol": "paper's own", **_quoted_cells(row, GAP_SIDES)}
+        for row in read_quoted(paper_tables / f"{GAP}.csv", GAP_SIDES)
+    ]
+    notes_below = notes.gap_notes(reported(config.benchmarks), figures, lines)
+    return _table(GAP, "Table 4: the gap", rows, cells, notes_below, quoted)
 
 
 def ablation_table(figures: Figures, config: Config, paper_tables: Path, lines: Mapping[str, str]) -> Table:
-    """Table 5: every checkpoint, its change against base, and the paper's figures beside the matching rows."""
-    quoted = read_quoted(paper_tables / "table5_ablation.csv", QUOTED_ABLATION, extra=("role",))
-    paper_rows = {str(row["role"]): row for _, row in quoted.iterrows()}
-    role_of = {name: role for role, name in roles(config).items() if role in paper_rows}
+    """Returns Table 5: every checkpoint with its change against base, then the paper's rows and what they stand for."""
+    checkpoint_of = roles(config)
+    role_of = {checkpoint: role for role, checkpoint in checkpoint_of.items()}
     benchmarks = reported(config.benchmarks)
     columns = columns_of(ABLATION, benchmarks, real=figures.real)
     rows: list[dict[str, Any]] = []
     cells: list[dict[str, str]] = []
-    for checkpoint in figures.kept(("base", *config.checkpoints)):
-        arm = _arm(config, checkpoint)
-        row: dict[str, Any] = {"checkpoint": checkpoint, "arm": arm, **_plain(figures, checkpoint, columns)}
-        cell = {"Checkpoint": checkpoint, "Arm": arm}
+    for checkpoint in figures.kept((BASE, *config.checkpoints)):
+        names = {"checkpoint": checkpoint, "arm": _arm(config, checkpoint)}
+        role = role_of.get(checkpoint)
+        rows.append({**names, "source": MEASURED, "role": role, **_values(figures, checkpoint, columns)})
+        cells.append({"Checkpoint": checkpoint, "Arm": names["arm"]})
         for column in columns:
-            found = figures.get(checkpoint, column.metric, scale=column.scale)
-            change = _change(found, column.digits) if checkpoint != "base" else EMPTY
-            text = number(found["value"], column.digits)
-            cell[column.title] = text if change == EMPTY else f"{text} ({change})"
-        if checkpoint in role_of:
-            paper = paper_rows[role_of[checkpoint]]
-            row |= {"quoted_model": paper["model"], "quoted_source": paper["source"]}
-            row |= {f"quoted_{c.key}": paper[c.key] for c in QUOTED_ABLATION}
-            cell |= {"Paper's row": f"{paper['model']} ({paper['source']})", **_quoted_cells(paper, QUOTED_ABLATION)}
-        rows.append(row)
-        cells.append(cell)
-    names = ["checkpoint", "arm", *_value_names(columns), "quoted_model", "quoted_source"]
-    names += [f"quoted_{c.key}" for c in QUOTED_ABLATION]
-    paper_titles = ["Paper's row", *(f"{c.title} (paper)" for c in QUOTED_ABLATION)]
-    return Table(
-        "table5_ablation", "Table 5: ablation", _frame(rows, names),
-        _frame(cells, ["Checkpoint", "Arm", *(c.title for c in columns), *paper_titles]).fillna(EMPTY),
-        ("In parentheses the change against base. " + notes.PAIRED,
-         *notes.notes_of(ABLATION, columns, benchmarks, figures, lines)),
-    )  # fmt: skip
+            statistic = figures.get(checkpoint, column.metric, scale=column.scale)
+            text, delta = number(statistic["value"], column.digits), change(statistic, column.digits)
+            cells[-1][column.title] = text if checkpoint == BASE or delta == EMPTY else f"{text} ({delta})"
+    quoted = []
+    for row in read_quoted(paper_tables / f"{ABLATION}.csv", columns, extra=("role",)):
+        rows.append({"arm": row["model"], "source": _source(row), "role": row["role"], **_quoted_values(row, columns)})
+        counterpart = checkpoint_of.get(row["role"])
+        name = f"as {counterpart}" if counterpart in figures.checkpoints else EMPTY
+        quoted.append({"Checkpoint": name, "Arm": _model(row), **_quoted_cells(row, columns)})
+    notes_below = (notes.CHANGES, notes.COUNTERPARTS, *notes.notes_of(ABLATION, columns, benchmarks, figures, lines))
+    return _table(ABLATION, "Table 5: ablation", rows, cells, notes_below, quoted)
 
 
 def extra_table(table: ExtraTable, figures: Figures, config: Config, line: str | None) -> Table | None:
-    """A benchmark's own table: every checkpoint, with the change of the main column; None where that was not measured.
+    """Returns a benchmark's own table: every checkpoint, with the change of the main column; None if not measured.
 
     Args:
         table: as the benchmark declares it.
@@ -176,79 +158,89 @@ def extra_table(table: ExtraTable, figures: Figures, config: Config, line: str |
     main, *others = table.columns(figures.metrics)
     if not figures.measured(main.metric):
         return None
-    others = [column for column in others if figures.measured(column.metric)]
-    columns = [main, *others]
-    rows: list[dict[str, Any]] = []
-    cells: list[dict[str, str]] = []
-    for checkpoint in figures.kept(("base", *config.checkpoints)):
-        change = _change(figures.get(checkpoint, main.metric, scale=main.scale), main.digits)
-        rows.append({"checkpoint": checkpoint, **_plain(figures, checkpoint, columns)})
-        cells.append({"Checkpoint": checkpoint, table.change: change, **_cells(figures, checkpoint, columns)})
-    order = ["Checkpoint", main.title, table.change, *(column.title for column in others)]
-    values = _frame(rows, ["checkpoint", *_value_names(columns)])
-    return Table(table.name, table.title, values, _frame(cells, order), notes.extra_notes(table, line))
+    columns = [main, *(column for column in others if figures.measured(column.metric))]
+    rows, cells = [], []
+    for checkpoint in figures.kept((BASE, *config.checkpoints)):
+        texts = _cells(figures, checkpoint, columns)
+        delta = change(figures.get(checkpoint, main.metric, scale=main.scale), main.digits)
+        rows.append({"checkpoint": checkpoint, **_values(figures, checkpoint, columns)})
+        cells.append({"Checkpoint": checkpoint, main.title: texts[main.title], table.change: delta, **texts})
+    return _table(table.name, table.title, rows, cells, notes.extra_notes(table, line))
 
 
-def read_quoted(path: Path, columns: Sequence[Quoted], *, extra: Sequence[str] = ()) -> pd.DataFrame:
-    """The paper's figures; empty where the paper prints none.
+def read_quoted(path: Path, columns: Sequence[Column], *, extra: Sequence[str] = ()) -> list[dict[str, str]]:
+    """Returns the paper's rows as the text that the paper prints; "" where it prints nothing.
 
     Raises:
         ArtifactError: the file is missing or lacks a column.
     """
-    return read_table(path, ["model", "source", *extra, *(c.key for c in columns)])
+    read_table(path, ["model", "source", *extra, *(c.quoted for c in columns if c.quoted)])
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def _arm(config: Config, checkpoint: str) -> str:
-    if checkpoint == "base":
+    if checkpoint == BASE:
         return "no preference training"
-    own = config.checkpoints[checkpoint]
+    entry = config.checkpoints[checkpoint]
     words = {
         "pair": "Pair-DPO",
         "product": "Pair-DPO, product",
         "understanding": "DPO, understanding only",
         "generation": "DPO, generation only",
     }
-    arm = f"{words.get(own.objective, own.objective)}, iteration {iteration(config, checkpoint)}"
-    if own.candidates is not None:
-        arm = f"{arm}, {own.candidates} candidates"
+    arm = f"{words.get(entry.objective, entry.objective)}, iteration {iteration(config, checkpoint)}"
+    if entry.candidates is not None:
+        arm = f"{arm}, {entry.candidates} candidates"
     return arm
 
 
-def _plain(figures: Figures, checkpoint: str, columns: Sequence[Column]) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for column in columns:
-        values = figures.get(checkpoint, column.metric, scale=column.scale)
-        found |= {_value_name(column, field): value for field, value in values.items()}
-    return found
+def _values(figures: Figures, checkpoint: str, columns: Sequence[Column]) -> dict[str, float]:
+    return {
+        column.key if field == "value" else f"{column.key}_{field}": value
+        for column in columns
+        for field, value in figures.get(checkpoint, column.metric, scale=column.scale).items()
+    }
 
 
 def _cells(figures: Figures, checkpoint: str, columns: Sequence[Column]) -> dict[str, str]:
-    return {c.title: _own(figures.get(checkpoint, c.metric, scale=c.scale), c.digits) for c in columns}
+    return {c.title: _level(figures.get(checkpoint, c.metric, scale=c.scale), c.digits) for c in columns}
 
 
-def _quoted_cells(row: pd.Series, columns: Sequence[Quoted]) -> dict[str, str]:
-    return {f"{c.title} (paper)": number(row[c.key], c.digits) for c in columns}
+def _quoted_values(row: Mapping[str, str], columns: Sequence[Column]) -> dict[str, float]:
+    return {c.key: float(row[c.quoted]) for c in columns if c.quoted and row[c.quoted]}
 
 
-def _own(found: dict[str, float], digits: int) -> str:
-    return with_interval(found["value"], found["low"], found["high"], digits)
+def _quoted_cells(row: Mapping[str, str], columns: Sequence[Column]) -> dict[str, str]:
+    return {c.title: row[c.quoted] for c in columns if c.quoted and row[c.quoted]}
 
 
-def _change(found: dict[str, float], digits: int) -> str:
-    return with_interval(found["delta"], found["delta_low"], found["delta_high"], digits, signed=True)
+def _source(row: Mapping[str, str]) -> str:
+    return f"paper, {row['source']}"
 
 
-def _value_name(column: Column, field: str) -> str:
-    return column.key if field == "value" else f"{column.key}_{field}"
+def _model(row: Mapping[str, str]) -> str:
+    return row["model"] if row["source"] == EDITION else f"{row['model']} ({row['source']})"
 
 
-def _value_names(columns: Sequence[Column]) -> list[str]:
-    return [_value_name(c, field) for c in columns for field in Figures.FIELDS]
+def _level(statistic: Mapping[str, float], digits: int) -> str:
+    return with_interval(statistic["value"], statistic["low"], statistic["high"], digits)
 
 
-def _frame(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> pd.DataFrame:
-    """Rows as a table of exactly these columns; floats to 6 decimals, without "-0.0"."""
-    frame = pd.DataFrame(list(rows), columns=list(columns))
-    floats = frame.select_dtypes("float").columns
-    frame[floats] = frame[floats].round(6) + 0.0
-    return frame
+def _table(
+    name: str,
+    title: str,
+    rows: Sequence[Mapping[str, Any]],
+    cells: Sequence[Mapping[str, str]],
+    notes_below: tuple[str, ...],
+    quoted: Sequence[Mapping[str, str]] = (),
+) -> Table:
+    """Returns a table; the first row has all columns in order. Numbers have 6 decimals and are never "-0.0"."""
+    values = pd.DataFrame(list(rows))
+    floats = values.select_dtypes("float").columns
+    values[floats] = values[floats].round(6) + 0.0
+    measured, paper = (
+        pd.DataFrame([[row.get(column, EMPTY) for column in cells[0]] for row in texts], columns=list(cells[0]))
+        for texts in (cells, quoted)
+    )
+    return Table(name, title, values, measured, notes_below, paper)

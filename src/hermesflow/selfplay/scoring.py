@@ -189,15 +189,15 @@ def _answer_logps(model: UnifiedModel, seen: Tensor, owners: Tensor, keys: Seque
 
 
 def vqa_probability(model: UnifiedModel, seen: Tensor, owners: Tensor, questions: Sequence[Question]) -> np.ndarray:
-    """Probability of the right answer (end token included) as the answer to each question.
+    """Computes the probability that the model gives the correct answer, end token included, to each question.
 
-    Finer than right or wrong: it tells a doubtful image from a clear one where both are answered right.
+    Unlike accuracy, this distinguishes images whose questions are all answered correctly.
 
     Args:
-        model: who answers.
+        model: the model that answers.
         seen: (N, *seen) images.
-        owners: (Q,) int64, the image that each question is about.
-        questions: Q questions; their choices are not looked at.
+        owners: (Q,) int64, the index of the image that each question is about.
+        questions: Q questions. Their choices are ignored.
 
     Returns:
         (Q,) float64 in [0, 1].

@@ -26,10 +26,14 @@ SPLITS = ("base", "pairs", "gap", "understanding", "prompts")
 
 
 def run(config: Config, layout: Layout) -> None:
-    """Write `data/{split}.parquet` for every split, `data/rejected.csv` and `data/manifest.json`.
+    """Writes `data/{split}.parquet` for every split, `data/rejected.csv` and `data/manifest.json`.
+
+    Args:
+        config: the experiment.
+        layout: paths of its artifacts.
 
     Raises:
-        DataError: a source is unreadable, or has too few usable records.
+        DataError: If a source cannot be read or has too few valid records.
     """
     data, inputs = config.data, list[Path]()
     if isinstance(data, RealData):

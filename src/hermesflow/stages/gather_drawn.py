@@ -11,18 +11,21 @@ from hermesflow.selfplay.sharding import gather_images
 def run(
     config: Config, layout: Layout, *, seed: int, checkpoint: str, benchmark: str, shards: int | None = None
 ) -> None:
-    """Write `benchmarks/{benchmark}/images.npy`, (prompts, images of each, *generated), and of which prompts they are.
+    """Concatenates the shards of a benchmark's generated images in the order of its prompts.
+
+    Writes `benchmarks/{benchmark}/images.npy` of shape (prompts, images per prompt, *generated), and `images.json` with
+    the digest of the prompts.
 
     Args:
         config: the experiment.
-        layout: where it lies.
+        layout: paths of its artifacts.
         seed: run seed.
-        checkpoint: who drew.
-        benchmark: whose prompts.
-        shards: number of shards they were drawn in; `runtime.shards` if None.
+        checkpoint: the checkpoint that generated the images.
+        benchmark: name of the benchmark.
+        shards: number of shards. Default: `runtime.shards`.
 
     Raises:
-        ArtifactError: a shard is missing or truncated, or lacks or repeats a prompt.
+        ArtifactError: If a shard is missing or truncated, or if it lacks or repeats a prompt.
     """
     shards = shards or config.runtime.shards
     prompts = read_prompts(config.benchmarks, layout, benchmark)

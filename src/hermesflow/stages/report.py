@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PAPER_TABLES = Path(__file__).parents[3] / "config" / "paper_tables"
-TABLES = ("table1_understanding", "table2_generation", "table3_fidelity", "table4_gap", "table5_ablation")
-AUDITS = ("table_agreement", "table_judge", "table_preferences", "table_rejected")
-FIGURES = ("fig2b_gap", "fig4_samples", "fig6_candidates", "training_curves", "preference_examples")
 SAMPLE_ROWS = 14
 EXAMPLES = 6
 HISTORY = ("step", "loss")
@@ -163,10 +160,10 @@ def _examples(layout: Layout, codec: ImageCodec, folder: Path) -> list[Any]:
     path = layout.data("pairs")
     pairs = read_pairs(path)
     place = {pair_id: i for i, pair_id in enumerate(pairs["id"])}
-    own = pairs.select([_of(place, pair_id, path) for pair_id in ids])
-    drawn = _decode(codec, rows_of(*read_images(folder / "images.npy"), ids))
+    rows = pairs.select([_of(place, pair_id, path) for pair_id in ids])
+    generated = _decode(codec, rows_of(*read_images(folder / "images.npy"), ids))
     examples = []
-    for pair_id, caption, image, pictures in zip(ids, own["caption"], images_of(own), drawn, strict=True):
+    for pair_id, caption, image, pictures in zip(ids, rows["caption"], images_of(rows), generated, strict=True):
         row = by_id[pair_id]
         examples.append(
             Example(

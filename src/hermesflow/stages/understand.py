@@ -41,7 +41,9 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, benchmark
     command = [str(python), "-m", "hermesflow.evaluation.lmms.summary", str(folder / "lmms"), str(folder)]
     done = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=environment)
     if done.returncode:
-        raise ArtifactError(f"{folder / 'lmms'}: cannot be read. {done.stderr.strip()[-2000:]}")
+        raise ArtifactError(
+            f"{folder / 'lmms'}: lmms-eval's results cannot be summarised: {done.stderr.strip()[-2000:]}"
+        )
     inputs = [model / "model.safetensors", layout.tokenizer / "model.safetensors"]
     settings = {"understanding": as_plain(own), "tasks": list(evaluation.tasks)}
     write_manifest(folder, config=settings, inputs=inputs, seed=seed)

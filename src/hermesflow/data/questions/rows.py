@@ -28,7 +28,7 @@ def question_row(question: Any, choices: Any, answer: Any, kind: str) -> dict[st
         raise Unusable("no answer")
     right = next((text for text in texts if plain(text) == plain(answer)), None)
     if right is None:
-        raise Unusable("answer not among the choices")
+        raise Unusable("the answer is not one of the choices")
     return {"question": " ".join(question.split()), "choices": texts, "answer": right, "kind": kind}
 
 

@@ -58,7 +58,12 @@ class Source(Protocol):
         """All records, in the order of the files."""
 
     def images(self, shard: str, members: Collection[str]) -> Iterator[tuple[str, bytes]]:
-        """Some images of one shard, by name, in one pass; what is missing does not come."""
+        """Yields the name and the encoded bytes of the requested images of one shard, in a single pass.
+
+        Args:
+            shard: a part of the source, as in `Candidate.shard`.
+            members: names of images in that part. A missing name is skipped.
+        """
 
     def own_questions(self, candidate: Candidate) -> tuple[list[dict[str, Any]], Counter[str]]:
         """A candidate's questions as rows of `pairs.SCHEMA`, and why others were dropped."""

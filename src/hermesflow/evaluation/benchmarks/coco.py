@@ -67,7 +67,7 @@ def _caption(row: Mapping[str | None, Any]) -> Caption:
 
     image_id, caption = row["image_id"], row["caption"]
     if None in row:  # where csv puts fields beyond the last column
-        raise ValueError(f"fields too many: {row[None]}")
+        raise ValueError(f"more fields than columns: {row[None]}")
     if not isinstance(caption, str) or not isinstance(image_id, str | int) or isinstance(image_id, bool):
         raise TypeError(f"image_id {image_id!r}, caption {caption!r}")
     return Caption(int(image_id), caption.strip())
@@ -86,8 +86,8 @@ def _records(path: Path) -> Iterator[tuple[int, Mapping[str | None, Any]]]:
         ) from error
     if not isinstance(rows, list):
         raise DataError(
-            f"{path}: must be a list of objects with image_id and caption. docs/dpg-and-coco.md makes one of COCO's "
-            "own annotations."
+            f"{path}: expected a list of objects with image_id and caption, got {type(rows).__name__}. "
+            "docs/dpg-and-coco.md shows how to make one from COCO's annotations."
         )
     yield from enumerate(rows, start=1)
 
@@ -212,8 +212,8 @@ BENCHMARK = ImageBenchmark(
     sharded=True,
     columns={
         FIDELITY: (
-            Column("fid", "COCO-30K FID", "fid", digits=2),
-            Column("clip_score", "CLIP score", "clip_score", digits=2),
+            Column("fid", "COCO-30K FID", "fid", digits=2, quoted="fid"),
+            Column("clip_score", "CLIP score", "clip_score", digits=2, quoted="clip_score"),
         ),
     },
     notes=(

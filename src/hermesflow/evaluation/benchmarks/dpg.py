@@ -262,7 +262,7 @@ def cost(plan: Plan) -> None:
     plan.ask(plan.settings.judge, plan.images * _QUESTIONS, written=10)
 
 
-_DENSE = Column("dpg", "DPG", "dpg", 100.0)
+_DENSE = Column("dpg", "DPG", "dpg", 100.0, quoted="dpg")
 
 BENCHMARK = ImageBenchmark(
     name="dpg",

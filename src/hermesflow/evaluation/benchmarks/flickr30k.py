@@ -103,7 +103,7 @@ BENCHMARK = LmmsBenchmark(
     java="Flickr30k's scorer (pycocoevalcap)",
     columns={
         UNDERSTANDING: (
-            Column("flickr30k", "Flickr30k CIDEr, all images", "flickr30k/full/cider", 100.0),
+            Column("flickr30k", "Flickr30k CIDEr, all images", "flickr30k/full/cider", 100.0, quoted="cider"),
             Column("flickr30k_karpathy", "Flickr30k CIDEr, Karpathy 1K", "flickr30k/karpathy/cider", 100.0),
         ),
     },

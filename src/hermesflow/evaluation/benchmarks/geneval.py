@@ -188,14 +188,17 @@ def _wrong(
 
 
 def relative_position(box: Sequence[float], target: Sequence[float]) -> set[str]:
-    """Where a box lies relative to another one: none, one or two of RELATIONS.
+    """Computes where a box lies relative to a target box.
 
-    The offset of the centres is shortened by 0.1 of the two summed widths (heights) and divided by its full length;
-    what remains must exceed one half.
+    The offset between the centers is reduced by 0.1 times the sum of both widths (heights) and divided by its original
+    length. A relation holds where the result exceeds 0.5.
 
     Args:
-        box: left, top, right, bottom in pixels.
-        target: likewise.
+        box: left, top, right and bottom edge in pixels.
+        target: the same for the box to compare with.
+
+    Returns:
+        At most two elements of `RELATIONS`.
 
     Source: evaluate_images.py of GenEval, `relative_position`.
     """
@@ -232,7 +235,7 @@ def image_row(
 
 @section
 class GenEval:
-    """GenEval: 553 prompts of six kinds, a detector and a CLIP as graders (docs/geneval.md)."""
+    """GenEval: 553 prompts of six kinds, graded by an object detector and a CLIP model (see docs/geneval.md)."""
 
     prompts: str
     """The original's prompts/evaluation_metadata.jsonl (github.com/djghosh13/geneval)."""
@@ -311,10 +314,10 @@ BENCHMARK = ImageBenchmark(
     export=Export(folder="samples", write_index=write_metadata),
     columns={
         GENERATION: tuple(
-            Column(kind, kind.replace("_", " ").capitalize(), f"geneval/{kind}", digits=2)
+            Column(kind, kind.replace("_", " ").capitalize(), f"geneval/{kind}", digits=2, quoted=kind)
             for kind in (*GENEVAL_KINDS, "overall")
         ),
-        ABLATION: (Column("geneval", "GenEval", "geneval/overall", digits=3),),
+        ABLATION: (Column("geneval", "GenEval", "geneval/overall", digits=3, quoted="geneval"),),
     },
     prompts=553,
     cost=cost,

@@ -117,9 +117,9 @@ def _prompt(row: Mapping[str, Any]) -> Prompt:
     if not isinstance(row["prompt"], str) or not row["prompt"] or not asked:
         raise ValueError("`prompt` or `vqa_list` is empty")
     if type(count) is not int or count < 1:
-        raise ValueError(f"atom_count {count!r} is no number of 1 or more")
+        raise ValueError(f"expected atom_count to be a positive integer, got {count!r}")
     if len(asked) != len(skills):
-        raise ValueError(f"{len(asked)} questions, but {len(skills)} skills")
+        raise ValueError(f"expected one skill per question, got {len(skills)} for {len(asked)} questions")
     pairs = zip(asked, skills, strict=True)
     return Prompt(row["prompt"], count, tuple(_question(text, answer, skill) for (text, answer), skill in pairs))
 
@@ -181,7 +181,9 @@ def _table(number: int, prompt: Prompt, scores: Sequence[Sequence[float]]) -> pd
             )
         for q, p in zip(prompt.questions, probabilities, strict=True):
             if not isinstance(p, int | float) or not math.isfinite(p) or not 0 <= p <= 1 + _ROUNDING:
-                raise DataError(f"prompt {number}, {q.text!r}: {p!r} is no probability. The VQA model is broken.")
+                raise DataError(
+                    f"prompt {number}, {q.text!r}: expected a probability in [0, 1] from the VQA model, got {p!r}."
+                )
             rows.append((number, image, prompt.text, prompt.atom_count, q.text, q.answer, q.skill, float(p)))
     return pd.DataFrame(rows, columns=list(TABLE_COLUMNS))
 

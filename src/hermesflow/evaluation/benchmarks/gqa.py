@@ -26,5 +26,5 @@ BENCHMARK = LmmsBenchmark(
     tasks={"gqa": Task(398, 12_578, 16)},
     rows=rows,
     printed={"gqa": ("gqa", "exact_match,none")},
-    columns={UNDERSTANDING: (Column("gqa", "GQA", "gqa", 100.0),)},
+    columns={UNDERSTANDING: (Column("gqa", "GQA", "gqa", 100.0, quoted="gqa"),)},
 )

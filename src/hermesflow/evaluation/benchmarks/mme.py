@@ -30,7 +30,7 @@ def rows(run: Run, task: str, samples: Sequence[Sample]) -> list[Row]:
     return graded
 
 
-_PERCEPTION = Column("mme", "MME perception", "mme/perception")
+_PERCEPTION = Column("mme", "MME perception", "mme/perception", quoted="mme")
 
 BENCHMARK = LmmsBenchmark(
     name="mme",

@@ -28,7 +28,7 @@ def mmmu_right(samples: Sequence[Sample]) -> dict[str, bool]:
     return {key: verdict == "Correct" for key, verdict in verdicts.items()}
 
 
-_MMMU = Column("mmmu", "MMMU val", "mmmu", 100.0)
+_MMMU = Column("mmmu", "MMMU val", "mmmu", 100.0, quoted="mmmu")
 
 BENCHMARK = LmmsBenchmark(
     name="mmmu",

@@ -64,7 +64,7 @@ def read_answer(answer: str) -> str:
     return yes_or_no(answer.partition(".")[0])
 
 
-_POPE = Column("pope", "POPE", "pope/accuracy", 100.0)
+_POPE = Column("pope", "POPE", "pope/accuracy", 100.0, quoted="pope")
 
 BENCHMARK = LmmsBenchmark(
     name="pope",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def rows(run: Run, task: str, samples: Sequence[Sample]) -> list[Row]:
-    """The share of people that gave the answer to each question, as VQA counts it."""
+    """Returns one row per question with its VQA accuracy in [0, 1], as lmms-eval computes it (`exact_match`)."""
     return [("vqav2", "vqav2", run.image(task, one), float(one["exact_match"]), 1) for one in samples]
 
 
@@ -39,5 +39,5 @@ BENCHMARK = LmmsBenchmark(
             "81,434 pictures for each checkpoint, twice as many as val has, and no figure of any table comes of them.",
         ),
     ),
-    columns={UNDERSTANDING: (Column("vqav2", "VQAv2 val", "vqav2", 100.0),)},
+    columns={UNDERSTANDING: (Column("vqav2", "VQAv2", "vqav2", 100.0, quoted="vqa"),)},
 )

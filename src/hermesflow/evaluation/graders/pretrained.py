@@ -64,7 +64,7 @@ def finite(found: Tensor, *, role: str) -> Tensor:
     """
     if not found.isfinite().all():
         raise ConfigError(
-            f"{role} gives values that are no numbers: its weights are damaged. Take the released ones anew."
+            f"{role} returned values that are infinite or NaN, so its weights may be damaged. Download them again."
         )
     return found
 

@@ -44,7 +44,10 @@ def estimate(items: Sequence[Item], prices: Prices, *, max_tokens: int) -> Bill:
 
 
 def total(replies: Iterable[Reply], prices: Prices) -> Bill:
-    """The price of replies by their reported tokens."""
+    """Computes the price of replies from the tokens that the endpoint reported.
+
+    Replies without reported tokens are counted in the bill but cost nothing.
+    """
     replies = list(replies)
     metered = [(r.prompt_tokens, r.cached_tokens, r.completion_tokens) for r in replies]
     counted = [(sent, cached, written) for sent, cached, written in metered if sent is not None and written is not None]
