@@ -13,7 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from hermesflow.config.experiment import Config, as_plain
+from hermesflow.config.experiment import Config
+from hermesflow.config.reads import params_of
 from hermesflow.config.sections import Data
 from hermesflow.core.errors import DataError
 from hermesflow.core.files import Layout, write_manifest, write_table
@@ -37,7 +38,7 @@ def run(config: Config, layout: Layout) -> None:
         counts = {split: _count(config, split) for split in SPLITS}
         write_real_pairs(config.data, counts, layout, device=config.runtime.device)
         inputs = [] if config.data.selection is None else [Path(config.data.selection)]
-    write_manifest(layout.root / "data", config=as_plain(config.data), inputs=inputs, seed=config.data.seed)
+    write_manifest(layout.root / "data", config=params_of(config, "data"), inputs=inputs, seed=config.data.seed)
 
 
 def _write_made(config: Config, data: Data, layout: Layout) -> list[Path]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from hermesflow.config.experiment import Config, as_plain
+from hermesflow.config.experiment import Config
+from hermesflow.config.reads import params_of
 from hermesflow.core.files import Layout, read_table, write_manifest, write_table
 from hermesflow.core.images import read_form, read_images, write_images
 from hermesflow.data.pairs import read_pairs
@@ -50,4 +51,4 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shards: i
     form = read_form(shard_folder(folder, shard=0, shards=shards) / "images.npy")
     write_images(folder / "images.npy", ids, np.stack([images_by_id[id_] for id_ in ids]), form)
     inputs = [layout.data("pairs"), layout.seen("pairs"), folder.parent / "model" / "model.safetensors"]
-    write_manifest(folder, config=as_plain(config.sampling), inputs=inputs, seed=seed)
+    write_manifest(folder, config=params_of(config, "gather_candidates"), inputs=inputs, seed=seed)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from hermesflow.config.experiment import Config, as_plain
+from hermesflow.config.experiment import Config
+from hermesflow.config.reads import params_of
 from hermesflow.core.files import Layout, read_table, write_manifest, write_table
 from hermesflow.data.pairs import read_pairs
 from hermesflow.selfplay.sharding import (
@@ -48,4 +49,4 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shards: i
             tables.append(table)
         write_table(folder / f"{kind}.parquet", sorted_candidates(tables, ids, types))
     inputs = [folder.parent / "candidates" / name for name in ("captions.parquet", "images.npy")]
-    write_manifest(folder, config=as_plain(config.scoring), inputs=inputs, seed=seed)
+    write_manifest(folder, config=params_of(config, "gather_scores"), inputs=inputs, seed=seed)
