@@ -21,7 +21,10 @@ STEPS = 6
 def smoke() -> Config:
     """The smoke config with two checkpoints, the second with a beta of its own."""
     config = load_config(Path(__file__).parents[1] / "config" / "smoke.yaml")
-    tree = {"pair-1": config.checkpoints["pair-1"], "pair-2": replace(config.checkpoints["pair-2"], beta=0.9)}
+    tree = {
+        "pair-1": config.checkpoints["pair-1"],
+        "pair-2": replace(config.checkpoints["pair-2"], beta=0.9, candidates=2),
+    }
     return replace(config, checkpoints=tree)
 
 
@@ -120,4 +123,6 @@ def whole_curve(checkpoint: str = "pair-1", key: str = "loss") -> list[tuple[int
 
 
 def columns_of(experiment) -> set[str]:
-    return set(json.loads(experiment.tags["mlflow.sharedViewState.hermesflow"])["selectedColumns"])
+    """Columns of the experiment's saved view."""
+    view = json.loads(experiment.tags["mlflow.sharedViewState.hermesflow"])
+    return set(json.loads(view["state"])["selectedColumns"])

@@ -20,6 +20,7 @@ from hermesflow.tracking.store import Point
 
 TABLE_ROWS, SAMPLES = 50, 8
 MANIFEST = "manifest.json"
+_FIRST = ("seed", "checkpoint.", "training.")  # in the order of params
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,8 @@ class Results:
         params = {"seed": str(self.seed)}
         for config in (*map(_config_of, folders), self.manifest["config"]):
             params |= {key.replace(f"{entry}.", "checkpoint."): value for key, value in flat(config).items()}
-        return {key: params.get(key.replace("training.", "checkpoint."), value) for key, value in params.items()}
+        params = {key: params.get(key.replace("training.", "checkpoint."), value) for key, value in params.items()}
+        return dict(sorted(params.items(), key=lambda item: not item[0].startswith(_FIRST)))
 
     @property
     def all_params(self) -> dict[str, str]:
@@ -79,7 +81,7 @@ class Results:
         params = flat(self.evaluated_with)
         for folder in self._benchmarks:
             params |= flat(_config_of(folder), "benchmarks.")
-        return params | self.params
+        return self.params | params | self.params
 
     @property
     def _benchmarks(self) -> list[Path]:

@@ -22,24 +22,27 @@ PAUSE = 30.0
 SHARE = 20
 """Or this many times what the last call took, if that is longer: live logging takes at most 5 % of the time."""
 COLUMNS = (
-    *("params.`seed`", "params.`checkpoint.parent`", "params.`checkpoint.objective`", "params.`training.beta`"),
-    *("params.`training.learning_rate`", "params.`training.steps`", "metrics.`gap/paper/gap`"),
-    *("metrics.`gap/self/gap`", "metrics.`gap/paper/understanding`", "metrics.`gap/paper/generation`"),
-    *("metrics.`geneval/overall`", "metrics.`fid`", "metrics.`loss`"),
+    *("params.`seed`", "params.`checkpoint.parent`", "params.`checkpoint.objective`"),
+    *("params.`checkpoint.candidates`", "params.`training.beta`", "params.`training.chosen_nll_weight`"),
+    *("params.`training.learning_rate`", "metrics.`gap/paper/gap`", "metrics.`gap/self/gap`"),
+    *("metrics.`gap/paper/understanding`", "metrics.`gap/paper/generation`", "metrics.`geneval/overall`"),
+    *("metrics.`fid`", "metrics.`loss`"),
 )
-"""Of the UI's table of runs in the shared view."""
+"""Of the UI's table of runs in the saved view `hermesflow`, where the runs of a seed are below each other."""
 VIEW = "?workflowType=machine_learning&viewStateShareKey=hermesflow"
-"""Opens an experiment's page in that view, with the runs of a seed below each other."""
+"""Opens an experiment's page for model training in that view."""
 _VIEW_STATE = {
     "selectedColumns": COLUMNS,
     "columnOrder": COLUMNS,
-    "columnWidths": {column: max(90, 8 * len(column) - 40) for column in COLUMNS},
+    "columnWidths": {column: max(90, 8 * len(column) - 48) for column in COLUMNS},
     "orderByKey": COLUMNS[0],
     "orderByAsc": True,
 }
 _EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",
-    "mlflow.sharedViewState.hermesflow": json.dumps(_VIEW_STATE),
+    "mlflow.sharedViewState.hermesflow": json.dumps(
+        {"name": "hermesflow", "createdAt": 0, "state": json.dumps(_VIEW_STATE)}
+    ),
 }
 _SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
