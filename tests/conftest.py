@@ -1,6 +1,12 @@
-"""The order of the tests, and no collector that goes through all of torch again and again."""
+"""The order of the tests, hypothesis' settings, and no collector that goes through all of torch again and again."""
 
 import gc
+
+from hypothesis import settings
+
+# The same examples on every run: a failure on one machine is a failure on all. More: `--hypothesis-profile default`.
+settings.register_profile("hermesflow", derandomize=True, deadline=None, max_examples=40)
+settings.load_profile("hermesflow")
 
 
 def pytest_collection_modifyitems(items):

@@ -48,6 +48,7 @@ class TableTokenizer:
 
 
 @cache
+@torch.inference_mode(False)  # kept for tests that need gradients, whichever test asks first
 def reference():
     tensors = load_file(GOLDENS / "showo_tiny" / "reference.safetensors")
     return tensors, json.loads((GOLDENS / "showo_tiny" / "reference.json").read_text())

@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from tests.support.one_process import one_process
 
 from hermesflow.config.experiment import as_plain
 from hermesflow.config.load import load_config
@@ -157,6 +158,9 @@ def shapes_of(model):
 # from the hub to the stages' files
 
 
+STAGES = ("tokenizer", "base --seed 0", "base --seed 1")
+
+
 @pytest.fixture(scope="module")
 def released(tmp_path_factory):
     """A tiny Show-o and MAGVITv2 with official names on a hub, and a config that starts from them."""
@@ -188,15 +192,11 @@ def released(tmp_path_factory):
         config["weights"] = {"language_model": sources["show-o"], "image_tokenizer": sources["magvitv2"]}
         config["language_model"]["text_tokenizer"] = sources["phi"]
         (folder / "released.yaml").write_text(yaml.safe_dump(config))
-        for command in ("fetch", "tokenizer", "base --seed 0", "base --seed 1"):
-            offline = {} if command == "fetch" else {"HF_HUB_OFFLINE": "1"}
-            where = ["--config", str(folder / "released.yaml"), "--results", str(folder / "results")]
-            done = subprocess.run(
-                [sys.executable, "-m", "hermesflow", *command.split(), *where],
-                capture_output=True,
-                text=True,
-                env=hub.environment(folder / "cache", **offline),
-            )
+        where = f"--config {folder / 'released.yaml'}"
+        stages = [f"{stage} {where} --results {folder / 'results'}" for stage in STAGES]
+        for lines, offline in (([f"fetch {where}"], {}), (stages, {"HF_HUB_OFFLINE": "1"})):
+            environment = hub.environment(folder / "cache", **offline)
+            done = subprocess.run(one_process(lines), capture_output=True, text=True, env=environment)
             assert done.returncode == 0, done.stderr
     return folder, showo, magvit
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from tests.support.one_process import one_process
 
 from hermesflow.core.files import Layout
 from hermesflow.core.images import read_images
@@ -27,14 +28,6 @@ STAGES = (
     "evaluate --seed 0 --checkpoint base",
     "report --seeds 0",
 )
-RUN = """
-import shlex, sys
-from hermesflow.cli.main import main
-where = sys.argv[1:3]
-for line in sys.argv[3:]:
-    if main([*shlex.split(line), *where]):
-        sys.exit(f"{line} failed")
-"""
 
 
 class World:
@@ -75,9 +68,8 @@ def world(tmp_path_factory):
         for command in ("fetch", "data"):
             done = world.hermesflow(command)
             assert done.returncode == 0, done.stderr
-        where = f"--config={world.config}", "--results=results"
-        lines = [line.format("--seed 0 --checkpoint base") for line in STAGES]
-        done = world.run("-c", RUN, *where, *lines, HF_HUB_OFFLINE="1")
+        lines = [f"{line.format('--seed 0 --checkpoint base')} --config {world.config}" for line in STAGES]
+        done = world.run(*one_process(lines)[1:], HF_HUB_OFFLINE="1")
         assert done.returncode == 0, done.stderr[-3000:]
         yield world
 

@@ -63,7 +63,7 @@ def test_training_learns_to_tell_tiles_apart(config):
 
 def test_stage_writes_the_same_files_twice(config, tmp_path):
     config = dataclasses.replace(
-        config, tokenizer_training=dataclasses.replace(config.tokenizer_training, steps=30, batch_size=32)
+        config, tokenizer_training=dataclasses.replace(config.tokenizer_training, steps=4, batch_size=16)
     )
     files = {}
     for name in "ab":

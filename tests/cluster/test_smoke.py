@@ -17,8 +17,9 @@ def test_smoke_through_slurm_gives_the_tables_of_a_local_run(slurm, tmp_path):
     there = OnSlurm(there.root, slurm, "smoke")
     for clone in (here, there):
         edit(clone.config, lambda plain: plain["training"].update(micro_batch_size=2))
+        edit(clone.config, lambda plain: plain["runtime"].update(tokenizer_threads=1))
     edit(there.config, lambda plain: plain["runtime"].update(train_nodes=2, accelerate=MULTI_NODE))
-    local = here.start("workflow/run", "--configfile", "config/smoke.yaml")
+    here.run_in_one_process()
     before = len(slurm.jobs())
     there.run(*there.command)
     jobs = slurm.jobs()[before:]
@@ -26,5 +27,4 @@ def test_smoke_through_slurm_gives_the_tables_of_a_local_run(slurm, tmp_path):
     assert all("_" in job["id"] for job in of["sample"] + of["score"])  # tasks of array jobs
     assert {job["node"] for job in of["sample"]} == set(NODES)
     assert {job["node"] for job in of["train"]} == {"n[1-2]"}
-    assert local.wait() == 0, (here.root / "out.log").read_text()[-4000:]
     assert digests(there) == digests(here)

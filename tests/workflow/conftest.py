@@ -1,6 +1,7 @@
 """A clone of this repository, as it stands, in a temporary folder, with an even smaller config than smoke."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.support.one_process import one_process
 
 REPOSITORY = Path(__file__).parents[2]
 TINY = {
@@ -63,7 +65,12 @@ class Clone:
         return done.stdout
 
     def snakemake(self, *arguments, check=True):
-        return self.run("snakemake", "--configfile", "config/tiny.yaml", *arguments, check=check)
+        return self.run("snakemake", "--configfile", f"config/{self.name}.yaml", *arguments, check=check)
+
+    def run_in_one_process(self):
+        """The commands of all steps that Snakemake lists, in its order: libraries are imported once, not for each."""
+        listed = self.snakemake("--dry-run", "--printshellcmds")
+        self.run(*one_process(re.findall(r" -m hermesflow (.*?) 2>&1", listed)))
 
 
 def make_clone(root: Path) -> Clone:

@@ -1,4 +1,4 @@
-"""The whole DAG for real on another backbone, chosen by one line of the config."""
+"""Every step of the DAG on another backbone, chosen by one line of the config."""
 
 import json
 
@@ -18,7 +18,7 @@ def test_one_line_of_the_config_runs_the_dag_on_another_backbone(tmp_path):
     plain["preferences"]["min_image_score"] = 0.0  # trained for seconds: no image is good enough for the paper's 0.6
     plain["checkpoints"] = {"pair-1": {"parent": "base", "objective": "pair"}}
     clone.config.write_text(yaml.safe_dump(plain, sort_keys=False))
-    clone.run("workflow/run", "--configfile", "config/tiny.yaml")
+    clone.run_in_one_process()
 
     table = read_table(clone.results / "report" / "tables" / "table4_gap.csv", ["checkpoint", "understanding"])
     assert {"base", "pair-1"} <= set(table["checkpoint"])
