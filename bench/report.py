@@ -127,13 +127,13 @@ def log(results: Mapping[str, Any], folder: Path, options: Mapping[str, object])
 
     What cannot be logged is said and does no harm.
     """
-    store, machine, now = Store(folder.resolve().parent), results["machine"], time.time_ns()
+    store, machine, now = Store(folder.resolve().parent), results["machine"], time.time_ns() // 1_000_000
 
     def send() -> None:
         tags = {"hermesflow.bench": str(now), "mlflow.source.git.commit": git_revision()}
-        run_id = store.run("bench", f"bench {machine['size']}, {machine['git'][:8]}", tags=tags).info.run_id
+        run_id = store.run("bench", f"bench {machine['size']}, {machine['git'][:8]}", now, tags).info.run_id
         store.log_params(run_id, {key: str(value) for key, value in {**machine, **options}.items()})
-        store.log_points(run_id, [(key, value, now // 1_000_000, 0) for key, value in metrics(results).items()])
+        store.log_points(run_id, [(key, value, now, 0) for key, value in metrics(results).items()])
         store.client.log_artifacts(run_id, str(folder))
         store.client.set_terminated(run_id)
 

@@ -116,7 +116,7 @@ def test_weights_that_are_gone_or_trained_again_are_an_error(run, layout):
     folder = layout.checkpoint(0, "pair-1") / "model"
     kept, manifest = shutil.copytree(folder, folder.with_name("kept")), (folder / "manifest.json").read_bytes()
     try:
-        write_json(folder / "manifest.json", {"config": {}})
+        write_json(folder / "manifest.json", {"config": {}, "inputs": {}, "seed": 0})
         with pytest.raises(ArtifactError, match="trained again"):
             mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/model")
         shutil.rmtree(folder)

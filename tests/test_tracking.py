@@ -253,6 +253,15 @@ def test_the_same_training_again_is_the_same_run_and_another_result_is_not(home,
     assert curve(client, new) == [(step, value / 2) for step, value in whole_curve()]
 
 
+def test_another_revision_that_makes_the_same_is_the_same_run(home, client):
+    layout = make_results(home, CONFIG)
+    assert sync(home) == 0
+    path = layout.checkpoint(0, "pair-1") / "model" / "manifest.json"
+    write_json(path, {**json.loads(path.read_text()), "git_revision": "abc"})
+    assert sync(home) == 0
+    assert runs_of(client)["pair-1, seed 0"].data.tags["mlflow.source.git.commit"] == "abc"
+
+
 def test_a_repeated_evaluation_replaces_figures_and_other_settings_make_another_run(home, client):
     layout = make_results(home, CONFIG)
     assert sync(home) == 0

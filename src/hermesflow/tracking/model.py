@@ -22,11 +22,12 @@ from PIL import Image
 
 from hermesflow.config.sections import Decoding, ImageSampling
 from hermesflow.core.errors import ArtifactError
-from hermesflow.core.files import digest_of, read_json
+from hermesflow.core.files import read_json
 from hermesflow.core.seeding import generator
 from hermesflow.data.images import fit_image
 from hermesflow.models.backbone import ImageCodec, UnifiedModel, load_codec, load_model
 from hermesflow.selfplay.sampling import sample_texts
+from hermesflow.tracking.results import fingerprint
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def _load_pyfunc(path: str) -> LoadedCheckpoint:
             f"{folder}: is missing. MLflow keeps a reference to the weights: load the model where the results are "
             "(`dvc checkout` restores them)."
         )
-    if digest_of(read_json(folder / "manifest.json")) != reference["made_from"]:
+    if fingerprint(folder) != reference["fingerprint"]:
         raise ArtifactError(
             f"{folder}: was trained again since this model was logged. Load the model of the newer run, or restore "
             "the earlier results (`dvc checkout`)."

@@ -20,6 +20,7 @@ from hermesflow.tracking.store import Point
 
 TABLE_ROWS, SAMPLES = 50, 8
 MANIFEST = "manifest.json"
+_LONGEST = 6000  # MLflow cuts params there
 _FIRST = ("seed", "checkpoint.", "training.")  # in the order of params
 
 
@@ -159,8 +160,19 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             values |= flat(value, f"{prefix}{key}.")
         elif value is not None:
-            values[f"{prefix}{key}"] = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+            text = value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+            values[f"{prefix}{key}"] = text[:_LONGEST]
     return values
+
+
+def made_from(manifest: Mapping[str, Any]) -> str:
+    """Digest of what weights are made from: config values, inputs and seed."""
+    return digest_of([manifest["config"], manifest["inputs"], manifest["seed"]])
+
+
+def fingerprint(folder: Path) -> str:
+    """Digest that tells weights from others: what they are made from, and how training went."""
+    return digest_of([made_from(read_json(folder / MANIFEST)), sha256(folder / "history.csv")])
 
 
 def state_of(files: Sequence[Path], root: Path) -> str:

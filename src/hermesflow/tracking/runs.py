@@ -17,12 +17,13 @@ from typing import Any, Self
 from hermesflow.config.experiment import BASE
 from hermesflow.core.errors import HermesflowError, Interrupted
 from hermesflow.core.files import Layout, digest_of, sha256, write_json
-from hermesflow.tracking.results import MANIFEST, Results, milliseconds, state_of
+from hermesflow.tracking.results import MANIFEST, Results, fingerprint, made_from, milliseconds, state_of
 from hermesflow.tracking.store import VIEW, Point, Store
 
 SEED, CHECKPOINT, CONFIG = "hermesflow.seed", "hermesflow.checkpoint", "hermesflow.config"
+REVISION = "mlflow.source.git.commit"
 MADE_FROM, HISTORY, STATE = "hermesflow.made_from", "hermesflow.history", "hermesflow.state"
-"""Tags: digests of the manifest, of history.csv once it is logged, and of all results that are logged."""
+"""Digests of what the weights are made from, of history.csv once it is logged, and of all results that are logged."""
 SEED_RUN = "all"
 """Value of the checkpoint tag of a seed's run."""
 
@@ -50,13 +51,13 @@ class LiveRun:
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Log the metrics of a step, and those of earlier steps that could not be logged."""
-        now = time.time_ns() // 1_000_000
+        now = _now()
         self._waiting += [(key, value, now, step) for key, value in metrics.items()]
         self._store.attempt(self._send, live=True)
 
     def _open(self) -> str:
         if self._run_id is None:
-            run_id = _checkpoint_run(self._store, self._results, fits=_is_unfinished).info.run_id
+            run_id = _checkpoint_run(self._store, self._results, _now(), _is_unfinished).info.run_id
             self._store.client.update_run(run_id, status="RUNNING")
             _describe(self._store, run_id, self._results, self._results.params)
             self._run_id = run_id
@@ -150,7 +151,7 @@ def _log_checkpoint(store: Store, results: Results) -> bool:
         same = all(known.get(key, value) == value for key, value in params.items())
         return same and run.data.tags.get(HISTORY, history) == history
 
-    run = _checkpoint_run(store, results, fits=fits)
+    run = _checkpoint_run(store, results, milliseconds(results.history), fits)
     run_id = run.info.run_id
     for other in store.runs(results.layout.root.name, _tags(results)):
         if other.info.run_id != run_id and _is_unfinished(other):  # of a training that made the same once more
@@ -170,8 +171,8 @@ def _log_checkpoint(store: Store, results: Results) -> bool:
     for name, table in tables.items():  # not `log_table`, which appends to a table that is there
         store.client.log_text(run_id, table.to_json(orient="split", index=False, date_format="iso"), name)
     shown = json.dumps([{"path": name, "type": "table"} for name in tables])
-    tags = {"mlflow.loggedArtifacts": shown, HISTORY: history, STATE: state}
-    _finish(store, run, milliseconds(results.history), tags)
+    tags = {"mlflow.loggedArtifacts": shown, REVISION: results.manifest["git_revision"]}
+    _finish(store, run, milliseconds(results.history), {**tags, HISTORY: history, STATE: state})
     return True
 
 
@@ -184,25 +185,21 @@ def _finish(store: Store, run: Any, ended: int, tags: Mapping[str, str]) -> None
 def _seed_run(store: Store, layout: Layout, seed: int) -> Any:
     """The run that those of a seed's checkpoints are nested in."""
     tags = {SEED: str(seed), CHECKPOINT: SEED_RUN}
-    return store.run(layout.root.name, _name(seed), tags=tags, started=_written(layout.root / "data"))
+    data = layout.root / "data" / MANIFEST
+    started = milliseconds(data) if data.exists() else _now()
+    return store.run(layout.root.name, _name(seed), started, tags)
 
 
-def _checkpoint_run(store: Store, results: Results, *, fits: Callable[[Any], bool]) -> Any:
+def _checkpoint_run(store: Store, results: Results, started: int, fits: Callable[[Any], bool]) -> Any:
     """The run of a checkpoint made from the same that fits; created if there is none."""
     more_tags = {
         "mlflow.parentRunId": _seed_run(store, results.layout, results.seed).info.run_id,
         "mlflow.source.name": "hermesflow",
-        "mlflow.source.git.commit": results.manifest["git_revision"],
+        REVISION: results.manifest["git_revision"],
         CONFIG: digest_of(results.params),
     }
-    return store.run(
-        results.layout.root.name,
-        _name(results.seed, results.checkpoint),
-        tags=_tags(results),
-        more_tags=more_tags,
-        started=_written(results.folder / "model"),
-        fits=fits,
-    )
+    name = _name(results.seed, results.checkpoint)
+    return store.run(results.layout.root.name, name, started, _tags(results), more_tags, fits)
 
 
 def _name(seed: int, checkpoint: str | None = None) -> str:
@@ -210,15 +207,15 @@ def _name(seed: int, checkpoint: str | None = None) -> str:
 
 
 def _tags(results: Results) -> dict[str, str]:
-    return {SEED: str(results.seed), CHECKPOINT: results.checkpoint, MADE_FROM: digest_of(results.manifest)}
+    return {SEED: str(results.seed), CHECKPOINT: results.checkpoint, MADE_FROM: made_from(results.manifest)}
 
 
 def _is_unfinished(run: Any) -> bool:
     return HISTORY not in run.data.tags
 
 
-def _written(folder: Path) -> int | None:
-    return milliseconds(folder / MANIFEST) if (folder / MANIFEST).exists() else None
+def _now() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _describe(store: Store, run_id: str, results: Results, params: Mapping[str, str]) -> None:
@@ -278,7 +275,7 @@ def _write_model(folder: Path, results: Results, logged: Any) -> None:
     reference = {
         "model": str((results.folder / "model").resolve()),
         "tokenizer": str(results.layout.tokenizer.resolve()),
-        "made_from": digest_of(results.manifest),
+        "fingerprint": fingerprint(results.folder / "model"),
         "sampling": results.evaluated_with["sampling.images"],
         "max_new_tokens": results.evaluated_with["sampling.captions.max_new_tokens"],
     }

@@ -104,7 +104,7 @@ class Store:
         if self._failed and not failed:
             _say(f"{self.title} is back.")
         self._failed, now = failed, time.monotonic()
-        self._next_call = now + max(PAUSE * failed, SHARE * (now - began))
+        self._next_call = now + max(PAUSE * failed, SHARE * live * (now - began))
 
     def explain(self, error: Exception) -> str:
         """Describe an error on one line, with its fix where that is known."""
@@ -140,10 +140,9 @@ class Store:
         self,
         experiment: str,
         name: str,
-        *,
+        started: int,
         tags: Mapping[str, str],
         more_tags: Mapping[str, str] | None = None,
-        started: int | None = None,
         fits: Callable[[Any], bool] = lambda run: True,
     ) -> Any:
         """The oldest run with these tags that fits, created if there is none.
@@ -151,9 +150,9 @@ class Store:
         Args:
             experiment: its experiment, created if missing.
             name: of a new run.
+            started: of a new run, in milliseconds since 1970.
             tags: of the run.
             more_tags: of a new run.
-            started: of a new run, in milliseconds since 1970; default: now.
             fits: whether a run with these tags is the right one.
         """
 
