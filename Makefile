@@ -67,7 +67,8 @@ report: setup
 	$(RUN) snakemake --quiet all --configfile $(CONFIG) --report results/$(NAME)/report.html
 
 ui: setup
-	$(RUN) mlflow ui --backend-store-uri sqlite:///results/mlflow.db
+	@echo "The columns that matter: menu Views, top right. How to compare runs: docs/mlflow.md."
+	$(RUN) MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 --backend-store-uri sqlite:///results/mlflow.db
 
 test: $(VENV)/.installed-dev
 	$(RUN) OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,9 +15,7 @@ from matplotlib.figure import Figure
 
 from hermesflow.core.files import git_revision
 from hermesflow.report.figures import FAINT, GENERATION, INK, STYLE, UNDERSTANDING, new_figure, save
-from hermesflow.tracking.delivery import Mlflow, address
-from hermesflow.tracking.runs import Run
-from hermesflow.tracking.spool import Outbox, RunName
+from hermesflow.tracking.store import Store
 
 BARS = {
     "captioning": 80.0,
@@ -130,20 +127,17 @@ def log(results: Mapping[str, Any], folder: Path, options: Mapping[str, object])
 
     What cannot be logged is said and does no harm.
     """
-    try:
-        home = folder.resolve().parent
-        mlflow, began = Mlflow(home, address()), str(time.time_ns())
-        title = f"bench {results['machine']['size']}, {results['machine']['git'][:8]}"
-        name = RunName("bench", title, {"hermesflow.bench": began}, {"mlflow.source.git.commit": git_revision()})
-        run = Run(mlflow, Outbox(home, mlflow), name)
-        run.log(metrics(results))
-        run.log_artifacts(folder)
-        if run.run_id:
-            for key, value in {**results["machine"], **options}.items():
-                mlflow.client().log_param(run.run_id, key, value)
-        run.finish()
-    except Exception as error:  # whatever MLflow, SQL or the network raise: the figures are on disk
-        print(f"bench: not logged to MLflow ({type(error).__name__}: {error})", file=sys.stderr)
+    store, machine, now = Store(folder.resolve().parent), results["machine"], time.time_ns() // 1_000_000
+
+    def send() -> None:
+        tags = {"hermesflow.bench": str(now), "mlflow.source.git.commit": git_revision()}
+        run_id = store.run("bench", f"bench {machine['size']}, {machine['git'][:8]}", now, tags).info.run_id
+        store.log_params(run_id, {key: str(value) for key, value in {**machine, **options}.items()})
+        store.log_points(run_id, [(key, value, now, 0) for key, value in metrics(results).items()])
+        store.client.log_artifacts(run_id, str(folder))
+        store.client.set_terminated(run_id)
+
+    store.attempt(send)
 
 
 def metrics(results: Mapping[str, Any]) -> dict[str, float]:

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,8 +41,7 @@ def run_job(
         if step == stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    silent = {"log_inputs": lambda *a, **k: None, "log_samples": lambda *a, **k: None}
-    run = SimpleNamespace(log=log, **silent)
+    run = nullcontext(SimpleNamespace(log=log))
     config = small_config(**training, lora=LORA if lora else None)
     config = replace(config, runtime=replace(config.runtime, **(runtime or {})))
     for stage in (reference, train):

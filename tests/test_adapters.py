@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def trained(layout, tmp_path_factory) -> Path:
     own = Layout(Path(shutil.copytree(layout.root, tmp_path_factory.mktemp("trained") / "results")))
     config = small_config(lora=LORA, steps=20, learning_rate=2e-2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "open_run", lambda *args, **kwargs: None)
+        patch.setattr(runs, "open_run", lambda *args, **kwargs: nullcontext())
         for stage in (reference, train):
             stage.run(config, own, seed=0, checkpoint=CHECKPOINT)
     return own.checkpoint(0, CHECKPOINT)
@@ -130,7 +131,7 @@ def test_an_interrupted_training_of_adapters_goes_on(trained, layout, tmp_path, 
 
     own = Layout(Path(shutil.copytree(layout.root, tmp_path / "results")))
     config = small_config(lora=LORA, steps=20, learning_rate=2e-2)
-    monkeypatch.setattr(runs, "open_run", lambda *args, **kwargs: None)
+    monkeypatch.setattr(runs, "open_run", lambda *args, **kwargs: nullcontext())
     reference.run(config, own, seed=0, checkpoint=CHECKPOINT)
     save = train.StateFolder.save
     with monkeypatch.context() as patch, pytest.raises(Killed):

@@ -215,7 +215,7 @@ def test_stages_write_the_files_they_always_write(released):
     manifest = json.loads((base[1] / "manifest.json").read_text())
     assert manifest["seed"] == 1
     assert len(manifest["inputs"]) == 1
-    assert manifest["config"]["weights"]["files"].keys() == {"pytorch_model.bin"}
+    assert manifest["config"]["weights.language_model"]["files"].keys() == {"pytorch_model.bin"}
     assert len(list(layout.weights.iterdir())) == 2  # the two seeds share one conversion
     codec = load_codec(layout.tokenizer, device="cpu")
     assert all(torch.equal(tensor, magvit[name]) for name, tensor in codec.network.state_dict().items())

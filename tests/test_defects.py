@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -185,7 +186,7 @@ def test_a_warm_up_longer_than_the_training_is_refused(world):
 
 def test_a_killed_training_resumes_to_the_same_weights(world, tmp_path, monkeypatch, capfd):
     """The official resume restored weights only, not optimiser, schedule, step order or RNG."""
-    monkeypatch.setattr(runs, "open_run", lambda *args, **kwargs: None)
+    monkeypatch.setattr(runs, "open_run", lambda *args, **kwargs: nullcontext())
     config = {"steps": 80, "checkpoint_every": 10}
     reference.run(small_config(**config), world, seed=0, checkpoint=CHECKPOINT)
     straight, killed = (Layout(Path(shutil.copytree(world.root, tmp_path / name))) for name in ("straight", "killed"))
@@ -212,7 +213,7 @@ def start_training(layout: Layout, config: dict) -> subprocess.Popen:
     script = (
         "from pathlib import Path; from pair_world import small_config; from hermesflow.tracking import runs\n"
         "from hermesflow.core.files import Layout; from hermesflow.stages import train\n"
-        "runs.open_run = lambda *a, **k: None\n"
+        "from contextlib import nullcontext; runs.open_run = lambda *a, **k: nullcontext()\n"
         f"train.run(small_config(**{config}), Layout(Path({str(layout.root)!r})), seed=0, checkpoint='{CHECKPOINT}')\n"
     )
     return subprocess.Popen([sys.executable, "-c", script], env=environment())
@@ -223,7 +224,7 @@ def start_training(layout: Layout, config: dict) -> subprocess.Popen:
 
 def test_iterations_are_named_by_the_config_alone(tmp_path, monkeypatch):
     """File names and the iteration number were hard-coded."""
-    monkeypatch.setattr(runs, "open_run", lambda *args, **kwargs: None)
+    monkeypatch.setattr(runs, "open_run", lambda *args, **kwargs: nullcontext())
     config = small_config(steps=2)
     tree = {"one": ("base", "pair"), "two": ("one", "pair"), "three": ("two", "generation")}
     config = replace(config, checkpoints={k: Checkpoint(parent=p, objective=o) for k, (p, o) in tree.items()})

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -37,7 +38,7 @@ def world(tmp_path_factory) -> Path:
         stage.run(config, layout, seed=0, checkpoint=CHECKPOINT)
     shutil.copytree(folder / "results", folder / "straight")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "open_run", lambda *args, **kwargs: None)
+        patch.setattr(runs, "open_run", lambda *args, **kwargs: nullcontext())
         train.run(config, Layout(folder / "straight" / "smoke"), seed=0, checkpoint=CHECKPOINT)
     return folder
 

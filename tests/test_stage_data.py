@@ -50,4 +50,4 @@ def test_the_same_config_gives_the_same_bytes(config, made, tmp_path):
 
 def test_manifest_says_what_the_data_was_made_from(config, made):
     manifest = read_json(made.root / "data" / "manifest.json")
-    assert manifest["seed"] == config.data.seed and manifest["config"]["base_pairs"] == 600
+    assert manifest["seed"] == config.data.seed and manifest["config"]["data"]["base_pairs"] == 600

@@ -1,5 +1,6 @@
 import math
 import shutil
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
@@ -29,7 +30,7 @@ CHECKPOINT = "pair-1"
 
 @pytest.fixture(autouse=True)
 def no_tracking(monkeypatch):
-    monkeypatch.setattr(runs, "open_run", lambda *args, **kwargs: None)
+    monkeypatch.setattr(runs, "open_run", lambda *args, **kwargs: nullcontext())
 
 
 @pytest.fixture(scope="module")
@@ -114,13 +115,13 @@ def test_state_of_another_task_is_not_resumed(layout, monkeypatch):
 
     config = small_config()
     reference.run(config, layout, seed=0, checkpoint=CHECKPOINT)
-    monkeypatch.setattr(runs, "open_run", lambda *args, **kwargs: Mock(log=kill))
+    monkeypatch.setattr(runs, "open_run", lambda *args, **kwargs: nullcontext(Mock(log=kill)))
     with pytest.raises(Killed):
         train.run(config, layout, seed=0, checkpoint=CHECKPOINT)
     states = layout.checkpoint(0, CHECKPOINT) / "state"
     assert [p.name for p in states.iterdir()] == ["step-00000004"]
     (states / "unfinished-00000006").mkdir()  # killed while writing
-    monkeypatch.setattr(runs, "open_run", lambda *args, **kwargs: None)
+    monkeypatch.setattr(runs, "open_run", lambda *args, **kwargs: nullcontext())
     other = small_config(beta=0.3, checkpoint_every=4)  # meets the other task's state of step 4
     train.run(other, layout, seed=0, checkpoint=CHECKPOINT)
     resumed = (model_folder(layout) / "model.safetensors").read_bytes()

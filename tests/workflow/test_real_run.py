@@ -83,17 +83,19 @@ def test_the_run_leaves_tables_figures_and_an_answer(finished):
 
 def test_mlflow_has_the_curves_and_the_report(finished):
     from hermesflow.config.load import load_config
-    from hermesflow.tracking.delivery import Mlflow
+    from hermesflow.tracking.store import Store
 
     clone, _ = finished
     config = load_config(clone.config)
-    client = Mlflow(clone.results.parent, None).client()
+    client = Store(clone.results.parent).client
     runs = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
     assert len(runs) == 4
     named = {run.info.run_name: run for run in runs}
     curve = client.get_metric_history(named["pair-1, seed 0"].info.run_id, "loss")
     assert max(point.step for point in curve) == config.training.steps
-    assert named["pair-2, seed 0"].inputs.dataset_inputs
+    assert named["pair-2, seed 0"].inputs.dataset_inputs and named["pair-2, seed 0"].outputs.model_outputs
+    assert named["pair-1, seed 0"].data.params["training.steps"] == str(config.training.steps)
+    assert all(run.info.status == "FINISHED" for run in runs)
     assert "gap/paper/gap" in named["base, seed 0"].data.metrics
     assert {f.path for f in client.list_artifacts(named["seed 0"].info.run_id)} >= {"tables", "figures", "answer.md"}
 

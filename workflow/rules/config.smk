@@ -9,7 +9,6 @@ from pathlib import Path
 import yaml
 
 from hermesflow.config import digests
-from hermesflow.tracking import spool
 from hermesflow.config.benchmarks import BENCHMARKS, COLUMNS, DRAWN
 from hermesflow.config.experiment import BASE, has_judge
 from hermesflow.config.load import load_config

@@ -17,9 +17,7 @@ from hermesflow.cli.options import BENCHMARK, add_option, new_command, positive
 def add_commands(commands: Any) -> None:
     """Add all of them to argparse's subcommands."""
     _plan_command(commands)
-    track = new_command(commands, "track", "create the MLflow database and the runs of a config", _track)
-    add_option(track, "seeds", required=False)
-    sync = commands.add_parser("sync", help="send MLflow what it could not take while it was away")
+    sync = commands.add_parser("sync", help="log all results to MLflow; what it has already stays as it is")
     sync.add_argument("--results", type=Path, default=Path("results"), help="folder of all results")
     sync.set_defaults(run=_sync)
     fetch = new_command(commands, "fetch", "fetch what a config needs from the hub and check it", _fetch)
@@ -87,19 +85,10 @@ def _plan(arguments: argparse.Namespace) -> None:
     print(write(config, machines, lengths=lengths, utilisation=utilisation), end="")
 
 
-def _track(arguments: argparse.Namespace) -> None:
-    from hermesflow.config.load import load_config
-    from hermesflow.core.files import Layout
-    from hermesflow.tracking import runs
-
-    config = load_config(arguments.config)
-    runs.create_runs(config, Layout(arguments.results / config.name), arguments.seeds or config.seeds)
-
-
 def _sync(arguments: argparse.Namespace) -> None:
-    from hermesflow.tracking import runs
+    from hermesflow.tracking.runs import sync
 
-    for line in runs.sync(arguments.results):
+    for line in sync(arguments.results):
         print(line, flush=True)
 
 

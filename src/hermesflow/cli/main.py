@@ -57,6 +57,8 @@ STAGES: dict[str, Stage] = {
 }
 LAUNCHED = ("reference", "train")
 """Stages that may run on several processes and nodes."""
+TRACKED = ("base", "train", "evaluate", "grade", "understand", "report")
+"""Stages after which MLflow gets what is new in the results."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -123,6 +125,10 @@ def _run_stage(arguments: argparse.Namespace) -> None:
         with _nothing_collected():
             stage = importlib.import_module(f"hermesflow.stages.{arguments.command}")
         stage.run(config, layout, **options)
+        if arguments.command in TRACKED and _first_process():
+            from hermesflow.tracking.runs import log_results
+
+            log_results(layout, **{name: options[name] for name in ("seed", "checkpoint") if name in options})
 
 
 @contextmanager

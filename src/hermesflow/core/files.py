@@ -184,19 +184,21 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def new_manifest(*, config: Any, inputs: Sequence[Path], seed: int | None = None) -> dict[str, Any]:
+    """What a folder is made from: git revision, config values, seed, versions, hashes of the inputs."""
+    return {
+        "git_revision": git_revision(),
+        "config": config,
+        "config_digest": digest_of(config),
+        "seed": seed,
+        "versions": {p: importlib.metadata.version(p) for p in ("torch", "transformers", "numpy")},
+        "inputs": {str(p): sha256(p) for p in inputs},
+    }
+
+
 def write_manifest(folder: Path, *, config: Any, inputs: Sequence[Path], seed: int | None = None) -> None:
-    """Write `manifest.json`: what this folder was made from (git revision, config, seed, versions, input hashes)."""
-    write_json(
-        folder / "manifest.json",
-        {
-            "git_revision": git_revision(),
-            "config": config,
-            "config_digest": digest_of(config),
-            "seed": seed,
-            "versions": {p: importlib.metadata.version(p) for p in ("torch", "transformers", "numpy")},
-            "inputs": {str(p): sha256(p) for p in inputs},
-        },
-    )
+    """Write `manifest.json`; arguments as `new_manifest`."""
+    write_json(folder / "manifest.json", new_manifest(config=config, inputs=inputs, seed=seed))
 
 
 @cache

@@ -8,11 +8,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from hermesflow.config.experiment import BASE, Config, as_plain
+from hermesflow.config.experiment import BASE, Config
+from hermesflow.config.reads import params_of
 from hermesflow.config.sections import Source
 from hermesflow.core import seeding
 from hermesflow.core.errors import ArtifactError
-from hermesflow.core.files import Layout, write_manifest, write_table
+from hermesflow.core.files import Layout, new_manifest, write_json, write_manifest, write_table
 from hermesflow.core.images import ImageForm, as_tensor, read_images
 from hermesflow.core.progress import Progress
 from hermesflow.core.seeding import deterministic
@@ -56,26 +57,21 @@ def run(config: Config, layout: Layout, *, seed: int) -> None:
     )
     optimiser, schedule = optimiser_of(model, settings)
     history = []
-    run = runs.open_run(config, layout, seed, BASE)
-    captions = pairs.select_columns(["id", "caption", "kind"]).to_pandas()
-    run.log_inputs("base pairs", captions, source=layout.data("base"), context="training")
+    inputs = [layout.data("base"), layout.seen("base"), layout.generated]
+    manifest = new_manifest(config=params_of(config, "base", BASE), inputs=inputs, seed=seed)
     progress = Progress(settings.steps, f"base model, seed {seed}", "step")
-    for step in range(1, settings.steps + 1):
-        metrics = train_step(model, next(stream), optimiser, schedule, settings)
-        if step % LOG_EVERY == 0 or step == settings.steps:
-            history.append({"step": step, **metrics})
-            run.log(metrics, step=step)
-        progress.advance(1)
+    with runs.open_run(layout, seed, BASE, manifest) as tracked:
+        for step in range(1, settings.steps + 1):
+            metrics = train_step(model, next(stream), optimiser, schedule, settings)
+            if step % LOG_EVERY == 0 or step == settings.steps:
+                history.append({"step": step, **metrics})
+                tracked.log(metrics, step=step)
+            progress.advance(1)
     folder = layout.checkpoint(seed, BASE) / "model"
     model.eval()
     model.save(folder)
     write_table(folder / "history.csv", pd.DataFrame(history))
-    write_manifest(
-        folder,
-        config=as_plain(settings),
-        inputs=[layout.data("base"), layout.seen("base"), layout.generated],
-        seed=seed,
-    )
+    write_json(folder / "manifest.json", manifest)
 
 
 def take(config: Config, layout: Layout, source: Source, *, seed: int) -> None:
@@ -84,14 +80,12 @@ def take(config: Config, layout: Layout, source: Source, *, seed: int) -> None:
     Raises:
         ArtifactError: the weights are not those of the model in the config.
     """
-    runs.open_run(config, layout, seed, BASE)
     model, folder = meta_model(config), layout.checkpoint(seed, BASE) / "model"
     weights = converted(source, model, cache=layout.weights)
     place(weights, folder / "model.safetensors")
     model.describe(folder)
     write_table(folder / "history.csv", pd.DataFrame({"step": []}))
-    plain = {"language_model": as_plain(config.language_model), "weights": as_plain(source)}
-    write_manifest(folder, config=plain, inputs=[weights], seed=seed)
+    write_manifest(folder, config=params_of(config, "base", BASE), inputs=[weights], seed=seed)
 
 
 def _images(path: Path, ids: list[str], form: ImageForm) -> Tensor:

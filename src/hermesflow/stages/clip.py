@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from hermesflow.config.experiment import Config
+from hermesflow.config.reads import params_of
 from hermesflow.core.errors import DataError
 from hermesflow.core.files import Layout, write_json, write_manifest
 from hermesflow.core.progress import Progress
@@ -46,7 +47,7 @@ def run(config: Config, layout: Layout) -> None:
     )
     write_manifest(
         layout.clip,
-        config={"steps": steps, "seed": config.data.seed},
+        config=params_of(config, "clip"),
         inputs=[layout.data("base"), layout.data("gap")],
         seed=config.data.seed,
     )

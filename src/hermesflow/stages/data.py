@@ -14,7 +14,8 @@ from typing import Any
 import pandas as pd
 
 from hermesflow.config.data import RealData
-from hermesflow.config.experiment import Config, as_plain
+from hermesflow.config.experiment import Config
+from hermesflow.config.reads import params_of
 from hermesflow.config.sections import Data
 from hermesflow.core.files import Layout, write_manifest, write_table
 from hermesflow.data.microworld.captions import GENEVAL_KINDS
@@ -45,7 +46,7 @@ def run(config: Config, layout: Layout) -> None:
             write_pairs(layout.data(split), _scenes(config, data, split))
         nothing = pd.DataFrame(columns=["split", "id", "record", "reason"])
         write_table(layout.root / "data" / "rejected.csv", nothing)
-    write_manifest(layout.root / "data", config=as_plain(data), inputs=inputs, seed=data.seed)
+    write_manifest(layout.root / "data", config=params_of(config, "data"), inputs=inputs, seed=data.seed)
 
 
 def _scenes(config: Config, data: Data, split: str) -> Iterable[dict[str, Any]]:

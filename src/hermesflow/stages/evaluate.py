@@ -16,7 +16,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from hermesflow.config.experiment import Config, as_plain
+from hermesflow.config.experiment import Config
+from hermesflow.config.reads import params_of
 from hermesflow.config.sections import Decoding
 from hermesflow.core.files import Layout, write_json, write_manifest, write_table, write_weights
 from hermesflow.core.images import write_images
@@ -87,8 +88,6 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
     prompts = list(read_pairs(layout.data("prompts")).remove_columns("image"))
     inputs = [layout.data(split) for split in ("understanding", "gap", "prompts")]
     inputs += [folder / "model" / "model.safetensors", layout.tokenizer / "model.safetensors"]
-    settings = {name: as_plain(getattr(config, name)) for name in ("evaluation", "scoring")}
-    settings["images"] = as_plain(config.sampling.images)
     judged = any(parse_caption(caption) for caption in held_out.captions.values())
     measure = _with_judge if judged else _by_itself
     found = measure(config, layout, model, real, held_out, prompts, stream=(seed, checkpoint))
@@ -99,7 +98,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
     write_images(out / "samples.npy", found.sample_ids, found.samples.numpy()[:, None], model.generated)
     if judged:
         inputs.append(layout.clip / clip.WEIGHTS)
-    write_manifest(out, config=settings, inputs=inputs, seed=seed)
+    write_manifest(out, config=params_of(config, "evaluate"), inputs=inputs, seed=seed)
 
 
 def _with_judge(

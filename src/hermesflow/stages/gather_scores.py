@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from hermesflow.config.experiment import Config, as_plain
+from hermesflow.config.experiment import Config
+from hermesflow.config.reads import params_of
 from hermesflow.core.files import Layout, write_manifest, write_table
 from hermesflow.data.pairs import read_pairs
 from hermesflow.selfplay.sharding import IMAGE_TYPES, SCORE_TYPES, gathered_table, pairs_per_batch
@@ -33,4 +34,4 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shards: i
         table = gathered_table(folder, f"{kind}.parquet", types, ids, n=n, batch=batch, shards=shards)
         write_table(folder / f"{kind}.parquet", table)
     inputs = [folder.parent / "candidates" / name for name in ("captions.parquet", "images.npy")]
-    write_manifest(folder, config=as_plain(config.scoring), inputs=inputs, seed=seed)
+    write_manifest(folder, config=params_of(config, "gather_scores"), inputs=inputs, seed=seed)

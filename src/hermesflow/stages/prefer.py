@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hermesflow.config.experiment import BASE, Config, as_plain
+from hermesflow.config.experiment import BASE, Config
+from hermesflow.config.reads import params_of
 from hermesflow.core.errors import DataError
 from hermesflow.core.files import Layout, read_table, write_json, write_manifest, write_table
 from hermesflow.core.images import read_form, read_images, write_images
@@ -58,12 +59,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
     write_table(folder / "preferences.parquet", table)
     write_json(folder / "counts.json", counts)
     inputs = [parent / "scores" / "captions.parquet", parent / "scores" / "images.parquet"]
-    write_manifest(
-        folder,
-        config={"preferences": as_plain(config.preferences), "checkpoint": as_plain(own)},
-        inputs=inputs,
-        seed=seed,
-    )
+    write_manifest(folder, config=params_of(config, "prefer", checkpoint), inputs=inputs, seed=seed)
     if table.empty:
         raise DataError(
             f"{folder / 'counts.json'}: no id of `{checkpoint}` has both a pair of captions and a pair of images, so "

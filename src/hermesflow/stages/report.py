@@ -13,14 +13,12 @@ from hermesflow.config.experiment import BASE, Config
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout, read_json, read_table, write_json
 from hermesflow.core.images import as_tensor, read_images
-from hermesflow.evaluation.bootstrap import point_values, summarise
-from hermesflow.evaluation.evaluated import read_evaluated
+from hermesflow.evaluation.bootstrap import summarise
 from hermesflow.report import audit, formatting, tables
 from hermesflow.report.answer import answer, summary_of
 from hermesflow.report.facts import benchmark_lines
 from hermesflow.report.lookup import Figures
 from hermesflow.report.roles import candidate_sweep, pair_chain
-from hermesflow.tracking import runs
 
 if TYPE_CHECKING:
     from hermesflow.models.backbone import ImageCodec
@@ -61,7 +59,6 @@ def run(config: Config, layout: Layout, *, seeds: Sequence[int] | None = None) -
     write_figures(config, layout, summary, seeds)
     write_json(layout.report / "summary.json", facts)
     formatting.write_text(layout.report / "answer.md", answer(summary, config))
-    _track(config, layout, seeds)
 
 
 def benchmark_folders(config: Config, layout: Layout, seed: int, checkpoint: str) -> tuple[Path, ...]:
@@ -69,18 +66,6 @@ def benchmark_folders(config: Config, layout: Layout, seed: int, checkpoint: str
     if config.benchmarks is None:
         return ()
     return tuple(layout.benchmark(seed, checkpoint, name) for name in config.benchmarks.names)
-
-
-def _track(config: Config, layout: Layout, seeds: Sequence[int]) -> None:
-    """Every checkpoint's figures to its MLflow run, the report to the seeds' runs."""
-    for seed in seeds:
-        runs.open_run(config, layout, seed, None).log_artifacts(layout.report)
-        for name in (BASE, *config.checkpoints):
-            folder = layout.checkpoint(seed, name) / "evaluation"
-            metrics = read_json(folder / "metrics.json")
-            if benchmarks := benchmark_folders(config, layout, seed, name):
-                metrics |= point_values(read_evaluated(folder, benchmarks))
-            runs.open_run(config, layout, seed, name).log(metrics)
 
 
 def write_tables(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import torch
 
-from hermesflow.config.experiment import Config, as_plain
+from hermesflow.config.experiment import Config
+from hermesflow.config.reads import params_of
 from hermesflow.config.sections import Source
 from hermesflow.core.files import Layout, write_manifest, write_table
 from hermesflow.core.seeding import deterministic
@@ -26,8 +27,8 @@ def run(config: Config, layout: Layout) -> None:
     codec, history = train_codec(config, images_of(read_pairs(layout.data("base"))))
     codec.save(layout.tokenizer)
     write_table(layout.tokenizer / "history.csv", history)
-    plain = {"image_tokenizer": as_plain(config.image_tokenizer), "tokenizer_training": as_plain(settings)}
-    write_manifest(layout.tokenizer, config=plain, inputs=[layout.data("base")], seed=settings.seed)
+    made_with = params_of(config, "tokenizer")
+    write_manifest(layout.tokenizer, config=made_with, inputs=[layout.data("base")], seed=settings.seed)
 
 
 def take(config: Config, layout: Layout, source: Source) -> None:
@@ -41,5 +42,4 @@ def take(config: Config, layout: Layout, source: Source) -> None:
     place(weights, layout.tokenizer / "model.safetensors")
     codec.describe(layout.tokenizer)
     write_table(layout.tokenizer / "history.csv", pd.DataFrame({"step": []}))
-    plain = {"image_tokenizer": as_plain(config.image_tokenizer), "weights": as_plain(source)}
-    write_manifest(layout.tokenizer, config=plain, inputs=[weights])
+    write_manifest(layout.tokenizer, config=params_of(config, "tokenizer"), inputs=[weights])

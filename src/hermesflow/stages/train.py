@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 
 from hermesflow.config.experiment import Config, as_plain
+from hermesflow.config.reads import params_of
 from hermesflow.config.tree import iteration, reference_of, training_of
-from hermesflow.core.files import Layout, digest_of, read_table, sha256, write_manifest, write_table
+from hermesflow.core.files import Layout, digest_of, new_manifest, read_table, write_json, write_table
 from hermesflow.core.seeding import seed_of
 from hermesflow.models.backbone import load_model, recompute_activations
 from hermesflow.stages.reference import load_pairs
@@ -63,24 +66,22 @@ def _train(config: Config, layout: Layout, *, seed: int, checkpoint: str, interr
         "objective": own.objective,
         "iteration": iteration(config, checkpoint),
     }
-    state = StateFolder(folder / "state", task=digest_of([made_with, seed, [sha256(path) for path in inputs]]))
-    tracked = runs.open_run(config, layout, seed, checkpoint) if accelerator.is_main_process else None
-    if tracked:
-        preferences = read_table(inputs[1], ["id"])
-        tracked.log_inputs("preferences", preferences, source=inputs[1], context="training")
-        tracked.log_samples("preferences.json", preferences)
-    history = train_policy(
-        model,
-        pairs,
-        reference,
-        objective=own.objective,
-        training=training,
-        accelerator=accelerator,
-        state=state,
-        interruption=interruption,
-        log=lambda metrics, step: tracked.log(metrics, step=step) if tracked else None,
-        what=f"train {checkpoint}, seed {seed}",
-    )
+    manifest = new_manifest(config=params_of(config, "train", checkpoint), inputs=inputs, seed=seed)
+    task = digest_of([made_with, seed, list(manifest["inputs"].values())])
+    state = StateFolder(folder / "state", task=task)
+    with runs.open_run(layout, seed, checkpoint, manifest) if accelerator.is_main_process else nullcontext() as tracked:
+        history = train_policy(
+            model,
+            pairs,
+            reference,
+            objective=own.objective,
+            training=training,
+            accelerator=accelerator,
+            state=state,
+            interruption=interruption,
+            log=lambda metrics, step: tracked.log(metrics, step=step) if tracked else None,
+            what=f"train {checkpoint}, seed {seed}",
+        )
     if adapted:
         weights = accelerator.get_state_dict(adapted)
         if accelerator.is_main_process:
@@ -90,6 +91,6 @@ def _train(config: Config, layout: Layout, *, seed: int, checkpoint: str, interr
     if accelerator.is_main_process:
         model.save(folder / "model", weights)
         write_table(folder / "model" / "history.csv", history)
-        write_manifest(folder / "model", config=made_with, inputs=inputs, seed=seed)
+        write_json(folder / "model" / "manifest.json", manifest)
         state.remove()
     accelerator.end_training()

@@ -1,1 +1,1 @@
-"""MLflow: what happened, run by run."""
+"""MLflow: a projection of results/. Nothing is kept for it; what it lacks is logged again from the results."""

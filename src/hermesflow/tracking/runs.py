@@ -1,180 +1,288 @@
-"""What happened, kept in MLflow: one parent run per seed, one child per checkpoint.
+"""Runs in MLflow: one for each seed, and nested in it one for each checkpoint, filled from results/.
 
-Runs are found by tags, so any process may add to them; `python -m hermesflow track` makes database, experiment and
-runs before the first job (several processes creating an sqlite database at once break it). Tracking never stops the
-work: what MLflow does not take is kept in a spool (spool.py) and sent later, by the same process or by
-`python -m hermesflow sync`.
+A run is found by its tags, so the same results may be logged again, by any process, and change nothing. While a model
+is trained its steps are logged as they happen, where the store answers; what it missed follows from history.csv.
 """
 
 from __future__ import annotations
 
-import atexit
-import sys
+import json
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
-import pandas as pd
+from hermesflow.config.experiment import BASE
+from hermesflow.core.errors import HermesflowError, Interrupted
+from hermesflow.core.files import Layout, digest_of, sha256, write_json
+from hermesflow.tracking.results import MANIFEST, Results, fingerprint, made_from, milliseconds, state_of
+from hermesflow.tracking.store import VIEW, Point, Store
 
-from hermesflow.config.experiment import BASE, Config, as_plain
-from hermesflow.core.errors import HermesflowError
-from hermesflow.core.files import Layout, digest_of, git_revision
-from hermesflow.tracking import spool
-from hermesflow.tracking.delivery import Mlflow, address, describe
-from hermesflow.tracking.spool import Outbox, Record, RunName
-
-_SEED, _CHECKPOINT, _MADE_FROM = "hermesflow.seed", "hermesflow.checkpoint", "hermesflow.made_from"
-_SEED_RUN = "all"  # value of the checkpoint tag of a parent run
+SEED, CHECKPOINT, CONFIG = "hermesflow.seed", "hermesflow.checkpoint", "hermesflow.config"
+REVISION = "mlflow.source.git.commit"
+MADE_FROM, HISTORY, STATE = "hermesflow.made_from", "hermesflow.history", "hermesflow.state"
+"""Digests of what the weights are made from, of history.csv once it is logged, and of all results that are logged."""
+SEED_RUN = "all"
+"""Value of the checkpoint tag of a seed's run."""
 
 
-class Run:
-    """One MLflow run that accepts metrics and artifacts, whether the server answers or not."""
+class LiveRun:
+    """The run of a checkpoint that is being trained."""
 
-    def __init__(self, mlflow: Mlflow, outbox: Outbox, name: RunName) -> None:
-        """Take the server, the outbox to it, and what the run is found by."""
-        self._mlflow, self._outbox, self._name = mlflow, outbox, name
+    def __init__(self, store: Store, results: Results) -> None:
+        """Take the store and what the checkpoint is made from; nothing is called yet."""
+        self._store, self._results = store, results
+        self._waiting: list[Point] = []
+        self._run_id: str | None = None
+        self._known: dict[str, dict[int, float]] = {}
 
-    @property
-    def run_id(self) -> str | None:
-        """MLflow's id; None while the server is away."""
-        return self._mlflow.known(self._name)
+    def __enter__(self) -> Self:
+        """Create the run, or go on with that of a training that was interrupted."""
+        self._store.attempt(self._open)
+        return self
 
-    def log(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Add scalar metrics, all at one step."""
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        """Mark the run of a training that did not end well; `log_results` marks the others as finished."""
+        if kind and self._run_id:
+            status = "KILLED" if issubclass(kind, Interrupted) or not issubclass(kind, Exception) else "FAILED"
+            self._store.attempt(lambda: self._store.client.set_terminated(self._run_id, status), live=True)
+
+    def log(self, metrics: Mapping[str, float], *, step: int) -> None:
+        """Log the metrics of a step, and those of earlier steps that could not be logged."""
         now = _now()
-        self._put("metrics", lambda: {"points": [[k, float(v), now, step or 0] for k, v in metrics.items()]})
+        self._waiting += [(key, value, now, step) for key, value in metrics.items()]
+        self._store.attempt(self._send, live=True)
 
-    def log_artifacts(self, path: Path, under: str | None = None) -> None:
-        """Keep a file, or all files of a folder, in artifact folder `under`."""
-        self._put("files", lambda: {"path": str(path), "under": under})
+    def _open(self) -> str:
+        if self._run_id is None:
+            run_id = _checkpoint_run(self._store, self._results, _now(), _is_unfinished).info.run_id
+            self._store.client.update_run(run_id, status="RUNNING")
+            _describe(self._store, run_id, self._results, self._results.params)
+            self._run_id = run_id
+        return self._run_id
 
-    def log_inputs(self, name: str, table: pd.DataFrame, *, source: Path, context: str) -> None:
-        """Note a dataset the run has read: name, schema, size and digest, not the records."""
-        self._put("input", lambda: {"dataset": describe(name, table, source=source), "name": name, "context": context})
-
-    def log_samples(self, name: str, table: pd.DataFrame, *, rows: int = 50) -> None:
-        """Keep the first rows of a table as `name` (.json), which MLflow shows as a table."""
-        text = table.head(rows).to_json
-        self._put("table", lambda: {"name": name, "text": text(orient="split", index=False, date_format="iso")})
-
-    def finish(self, status: str = "FINISHED") -> None:
-        """Set the status; a later step may still add to the run."""
-        self._put("status", lambda: {"status": status})
-
-    def _put(self, kind: str, content: Callable[[], dict[str, Any]]) -> None:
-        try:
-            self._outbox.put(Record(self._mlflow.address, self._name, kind, _now(), content()))
-        except Exception as error:  # not MLflow's (those are spooled): what was to be recorded cannot be
-            _warn(kind, f"{type(error).__name__}: {error}")
+    def _send(self) -> None:
+        _log_new(self._store, self._open(), self._waiting, self._known)
+        self._waiting.clear()
 
 
-def open_run(config: Config, layout: Layout, seed: int, checkpoint: str | None) -> Run:
-    """The run of one checkpoint of one seed, or with None the seed's own; made if it is not there."""
-    run = Run(*_server(_home(layout), address()), _run_name(config, seed, checkpoint))
-    run.finish("RUNNING")
-    atexit.register(lambda: run.finish("FAILED" if hasattr(sys, "last_type") else "FINISHED"))
-    return run
+def open_run(layout: Layout, seed: int, checkpoint: str, manifest: Mapping[str, Any]) -> LiveRun:
+    """A context manager that logs a training while it runs.
+
+    Args:
+        layout: where the results are.
+        seed: run seed.
+        checkpoint: what is trained.
+        manifest: what the weights are made from, as it will stand beside them.
+    """
+    return LiveRun(Store(layout.root.parent), Results(layout, seed, checkpoint, manifest))
 
 
-def create_runs(config: Config, layout: Layout, seeds: Sequence[int]) -> None:
-    """Make the database, the experiment, and a run for every seed and checkpoint."""
-    server = _server(_home(layout), address())
-    for seed in seeds:
-        for checkpoint in (None, BASE, *config.checkpoints):
-            Run(*server, _run_name(config, seed, checkpoint))._put("run", dict)
+def log_results(layout: Layout, *, seed: int | None = None, checkpoint: str = BASE) -> None:
+    """Log what is new of one checkpoint, or without a seed of a whole config.
+
+    A store that fails is reported on stderr and stops nothing; `sync` logs the same later.
+    """
+    store = Store(layout.root.parent)
+    runs = _runs_of(layout) if seed is None else [(seed, checkpoint)]
+    store.attempt(lambda: [_log(store, layout, *run) for run in runs])
 
 
 def sync(results: Path) -> Iterator[str]:
-    """Send all that MLflow could not take, oldest first; say what became of each process's records.
-
-    It goes to MLFLOW_TRACKING_URI, or where that is not set to the server it was meant for.
+    """Log what is new of all configs; yield a line about each.
 
     Raises:
-        HermesflowError: a server is still away, or refuses records. They stay where they are.
+        HermesflowError: the store does not answer, or some results could not be logged.
     """
-    home, away, refused = results.resolve(), {}, []
-    for folder in spool.waiting(home):
-        with spool.taken(folder) as aside:
-            if aside is None:
-                yield f"{folder.name}: left alone, its process lives or another sync sends it"
-                continue
-            records, cut = spool.read(aside)
-            mlflow = Mlflow(home, address() or next((record.server for record in records), None))
-            if mlflow.title in away:
-                continue
+    store, failures = Store(results), list[str]()
+    for root in sorted({path.parents[3] for path in results.glob(f"*/seed*/*/model/{MANIFEST}")}):
+        layout, changed = Layout(root), 0
+        for seed, checkpoint in _runs_of(layout):
             try:
-                if records:
-                    mlflow.ping()
-                outcome = spool.send(aside, records, mlflow)
-            except Exception as error:  # whatever MLflow, SQL or the network raise
-                away[mlflow.title] = mlflow.explain(error)
-                continue
-            names = ", ".join(dict.fromkeys(f"`{record.run.name}`" for record in records)) or "no run"
-            broken = f"; {cut} cut short by a kill skipped" if cut else ""
-            yield f"{folder.name}: sent {outcome.sent} records of {names} to {mlflow.title}{broken}"
-            refused += [f"{record} in {aside}: {mlflow.explain(error)}" for record, error in outcome.refused]
-    _complain(home, away, refused)
+                changed += _log(store, layout, seed, checkpoint)
+            except Exception as error:  # whatever MLflow, SQL, the network or unreadable results raise
+                failures.append(f"{root.name}, {_name(seed, checkpoint)}: {store.explain(error)}")
+                _require_answer(store)
+        page = f"#/experiments/{store.experiment(root.name)}/runs{VIEW}"
+        yield f"{root.name}: {changed} runs new or changed in {store.title}; its columns are at {page}"
+    if failures:
+        raise HermesflowError(f"{len(failures)} runs could not be logged:\n" + "\n".join(failures))
 
 
-def tracking_uri(layout: Layout) -> str:
-    """Where MLflow keeps its records: MLFLOW_TRACKING_URI, else an sqlite file beside the results."""
-    return Mlflow(_home(layout), address()).uri
+def _require_answer(store: Store) -> None:
+    try:
+        store.client.search_experiments(max_results=1)
+    except Exception as error:  # whatever MLflow, SQL or the network raise
+        raise HermesflowError(
+            f"{store.title} does not answer ({store.explain(error)}). Nothing is lost: it is all in the results. Start "
+            "the server (docs/mlflow.md), or set MLFLOW_TRACKING_URI to its address, and run this again."
+        ) from error
 
 
-def made_from(config: Config, checkpoint: str) -> str:
-    """Digest of all config keys behind a checkpoint's weights: other branches of the tree do not count."""
-    plain = as_plain(config)
-    lineage, name = [], checkpoint
-    while name != BASE:
-        lineage.append(plain["checkpoints"][name])
-        name = config.checkpoints[name].parent
-    keys = set(plain) - {"name", "seeds", "checkpoints", "evaluation", "runtime"}
-    return digest_of({"lineage": lineage, **{key: plain[key] for key in sorted(keys)}})
+def _runs_of(layout: Layout) -> list[tuple[int, str | None]]:
+    """Seeds and checkpoints whose weights are there, parents first; then each seed alone."""
+    paths = sorted(layout.root.glob(f"seed*/*/model/{MANIFEST}"), key=milliseconds)
+    runs = [(int(path.parents[2].name.removeprefix("seed")), path.parents[1].name) for path in paths]
+    return [*runs, *((seed, None) for seed in sorted({seed for seed, _ in runs}))]
 
 
-def _complain(home: Path, away: Mapping[str, str], refused: Sequence[str]) -> None:
-    texts = [
-        f"{server} does not answer ({reason}). Nothing is lost: {home / spool.FOLDER} keeps what it has not got. Start "
-        "the server (docs/mlflow.md), or set MLFLOW_TRACKING_URI to where it is now, and run this again."
-        for server, reason in away.items()
-    ]
-    if refused:
-        texts.append(
-            f"{len(refused)} records were refused by a server that answers. They are kept and tried again by the next "
-            "sync; delete their folder if they can never be sent:\n" + "\n".join(refused)
-        )
-    if texts:
-        raise HermesflowError("\n".join(texts))
+def _log(store: Store, layout: Layout, seed: int, checkpoint: str | None) -> bool:
+    """Log the results of a checkpoint, or with None the report to the seed's run; whether anything was new."""
+    if checkpoint is not None:
+        return _log_checkpoint(store, Results.read(layout, seed, checkpoint))
+    run, files = _seed_run(store, layout, seed), [path for path in layout.report.rglob("*") if path.is_file()]
+    state = state_of(files, layout.root)
+    if not files or run.data.tags.get(STATE) == state:
+        return False
+    store.log_params(run.info.run_id, {"seed": str(seed)})
+    store.client.log_artifacts(run.info.run_id, str(layout.report))
+    _finish(store, run, max(map(milliseconds, files)), {STATE: state})
+    return True
 
 
-def _home(layout: Layout) -> Path:
-    return layout.root.parent.resolve()
+def _log_checkpoint(store: Store, results: Results) -> bool:
+    params, history, state = results.all_params, sha256(results.history)[:16], results.state()
+
+    def fits(run: Any) -> bool:
+        """Whether nothing that is logged contradicts the results: what is logged cannot be changed."""
+        known = run.data.params
+        same = all(known.get(key, value) == value for key, value in params.items())
+        return same and run.data.tags.get(HISTORY, history) == history
+
+    run = _checkpoint_run(store, results, milliseconds(results.history), fits)
+    run_id = run.info.run_id
+    for other in store.runs(results.layout.root.name, _tags(results)):
+        if other.info.run_id != run_id and _is_unfinished(other):  # of a training that made the same once more
+            store.client.delete_run(other.info.run_id)
+    if run.data.tags.get(STATE) == state:
+        return False
+    _describe(store, run_id, results, params)
+    _log_new(store, run_id, results.curves(), {})
+    if figures := results.figures():
+        model_id = _model_of(store, run_id, results)
+        known = store.client.get_run(run_id).data.metrics
+        store.log_points(run_id, [point for point in figures if known.get(point[0]) != point[1]], model_id)
+    tables = results.tables()
+    if samples := results.samples():
+        tables["samples.json"], image = samples
+        store.client.log_image(run_id, image, "samples.png")
+    for name, table in tables.items():  # not `log_table`, which appends to a table that is there
+        store.client.log_text(run_id, table.to_json(orient="split", index=False, date_format="iso"), name)
+    shown = json.dumps([{"path": name, "type": "table"} for name in tables])
+    tags = {"mlflow.loggedArtifacts": shown, REVISION: results.manifest["git_revision"]}
+    _finish(store, run, milliseconds(results.history), {**tags, HISTORY: history, STATE: state})
+    return True
 
 
-@cache
-def _server(home: Path, address: str | None) -> tuple[Mlflow, Outbox]:
-    """One outbox per server and process: all its runs know when the server is away."""
-    mlflow = Mlflow(home, address)
-    return mlflow, Outbox(home, mlflow)
+def _finish(store: Store, run: Any, ended: int, tags: Mapping[str, str]) -> None:
+    store.client.set_terminated(run.info.run_id, "FINISHED", end_time=max(ended, run.info.start_time))
+    for key, value in tags.items():
+        store.client.set_tag(run.info.run_id, key, value)
 
 
-def _run_name(config: Config, seed: int, checkpoint: str | None) -> RunName:
-    revision = {"mlflow.source.git.commit": git_revision()}
-    made_with = {"hermesflow.config": digest_of(as_plain(config)), **revision}
-    tags = {_SEED: str(seed), _CHECKPOINT: _SEED_RUN}
-    parent = RunName(config.name, f"seed {seed}", tags, made_with)
-    if checkpoint is None:
-        return parent
-    tags = {_SEED: str(seed), _CHECKPOINT: checkpoint, _MADE_FROM: made_from(config, checkpoint), **revision}
-    return RunName(config.name, f"{checkpoint}, seed {seed}", tags, made_with, parent)
+def _seed_run(store: Store, layout: Layout, seed: int) -> Any:
+    """The run that those of a seed's checkpoints are nested in."""
+    tags = {SEED: str(seed), CHECKPOINT: SEED_RUN}
+    data = layout.root / "data" / MANIFEST
+    started = milliseconds(data) if data.exists() else _now()
+    return store.run(layout.root.name, _name(seed), started, tags)
+
+
+def _checkpoint_run(store: Store, results: Results, started: int, fits: Callable[[Any], bool]) -> Any:
+    """The run of a checkpoint made from the same that fits; created if there is none."""
+    more_tags = {
+        "mlflow.parentRunId": _seed_run(store, results.layout, results.seed).info.run_id,
+        "mlflow.source.name": "hermesflow",
+        REVISION: results.manifest["git_revision"],
+        CONFIG: digest_of(results.params),
+    }
+    name = _name(results.seed, results.checkpoint)
+    return store.run(results.layout.root.name, name, started, _tags(results), more_tags, fits)
+
+
+def _name(seed: int, checkpoint: str | None = None) -> str:
+    return f"{checkpoint}, seed {seed}" if checkpoint else f"seed {seed}"
+
+
+def _tags(results: Results) -> dict[str, str]:
+    return {SEED: str(results.seed), CHECKPOINT: results.checkpoint, MADE_FROM: made_from(results.manifest)}
+
+
+def _is_unfinished(run: Any) -> bool:
+    return HISTORY not in run.data.tags
 
 
 def _now() -> int:
     return time.time_ns() // 1_000_000
 
 
-@cache
-def _warn(kind: str, reason: str) -> None:
-    print(f"tracking: some {kind} cannot be recorded, the work goes on: {reason}", file=sys.stderr, flush=True)
+def _describe(store: Store, run_id: str, results: Results, params: Mapping[str, str]) -> None:
+    """Log params and datasets."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    store.log_params(run_id, params)
+    inputs = [
+        DatasetInput(Dataset(**fields), [InputTag("mlflow.data.context", context)])
+        for context, fields in results.datasets()
+    ]
+    store.client.log_inputs(run_id, inputs)
+
+
+def _log_new(store: Store, run_id: str, points: list[Point], known: dict[str, dict[int, float]]) -> None:
+    """Log points of which the run does not have the value at their step.
+
+    Args:
+        store: has the run.
+        run_id: the run.
+        points: of any steps.
+        known: values by key and step that the run has; keys that are missing are looked up.
+    """
+    for key in {key for key, *_ in points} - known.keys():
+        known[key] = {entry.step: entry.value for entry in store.client.get_metric_history(run_id, key)}
+    new = [(key, value, time, step) for key, value, time, step in points if known[key].get(step) != value]
+    store.log_points(run_id, new)
+    for key, value, _, step in new:
+        known[key][step] = value
+
+
+def _model_of(store: Store, run_id: str, results: Results) -> str:
+    """Id of the run's logged model, created if there is none."""
+    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+
+    with store.lock():
+        run = store.client.get_run(run_id)
+        if run.outputs.model_outputs:
+            return str(run.outputs.model_outputs[0].model_id)
+        model = store.client.create_logged_model(
+            run.info.experiment_id, name="model", source_run_id=run_id, params=results.params
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            _write_model(Path(folder), results, model)
+            store.client.log_model_artifacts(model.model_id, folder)
+        store.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+        store.client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+        return str(model.model_id)
+
+
+def _write_model(folder: Path, results: Results, logged: Any) -> None:
+    """Write the files of a logged model: MLmodel, and the reference that `tracking.model` loads."""
+    from mlflow.models import Model, ModelSignature
+    from mlflow.pyfunc import add_to_model
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
+
+    reference = {
+        "model": str((results.folder / "model").resolve()),
+        "tokenizer": str(results.layout.tokenizer.resolve()),
+        "fingerprint": fingerprint(results.folder / "model"),
+        "sampling": results.evaluated_with["sampling.images"],
+        "max_new_tokens": results.evaluated_with["sampling.captions.max_new_tokens"],
+    }
+    write_json(folder / "checkpoint.json", reference)
+    inputs = Schema([ColSpec("binary", "image", required=False), ColSpec("string", "prompt", required=False)])
+    outputs = Schema([ColSpec("string", "caption", required=False), ColSpec("binary", "image", required=False)])
+    signature = ModelSignature(inputs, outputs, ParamSchema([ParamSpec("seed", "long", 0)]))
+    model = Model(model_id=logged.model_id, run_id=logged.source_run_id, signature=signature)
+    add_to_model(model, loader_module="hermesflow.tracking.model", data="checkpoint.json")
+    model.save(str(folder / "MLmodel"))
