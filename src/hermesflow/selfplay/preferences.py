@@ -106,8 +106,8 @@ def select(candidates: Mapping[str, list[Candidate]], previous: Mapping[str, Pai
     """
     pairs: dict[str, Pair] = {}
     dropped: Counter[str] = Counter()
-    for pair_id, own in candidates.items():
-        pair = updated_pair(own, previous[pair_id]) if pair_id in previous else first_pair(own)
+    for pair_id, group in candidates.items():
+        pair = updated_pair(group, previous[pair_id]) if pair_id in previous else first_pair(group)
         reason = reason_to_drop(pair, threshold)
         if reason is None:
             pairs[pair_id] = pair
@@ -115,7 +115,7 @@ def select(candidates: Mapping[str, list[Candidate]], previous: Mapping[str, Pai
             dropped[reason] += 1
     counts = {
         "ids": len(candidates),
-        "candidates": sum(len(own) for own in candidates.values()),
+        "candidates": sum(len(group) for group in candidates.values()),
         "updated": sum(pair_id in previous for pair_id in candidates),
         "kept": len(pairs),
         "dropped": dict(sorted(dropped.items())),
@@ -166,8 +166,8 @@ def group_candidates(table: pd.DataFrame, *, content: str, first: int | None) ->
             )
         if not np.isfinite(group["score"]).all():
             raise DataError(f"pair `{pair_id}` has a {content} whose score is not a number; score again.")
-        own = zip(group[content], group["score"], strict=True)
-        grouped[str(pair_id)] = [Candidate(what, float(score)) for what, score in own][:first]
+        contents = zip(group[content], group["score"], strict=True)
+        grouped[str(pair_id)] = [Candidate(what, float(score)) for what, score in contents][:first]
     return grouped
 
 

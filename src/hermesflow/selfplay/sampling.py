@@ -48,12 +48,12 @@ def sample_texts(
     """
     size = len(owners)
     if not len(prompts) == len(decodings) == size:
-        raise ValueError(f"{size} rows need as many prompts and decodings; found {len(prompts)} and {len(decodings)}")
+        raise ValueError(f"{size} rows need as many prompts and decodings, but got {len(prompts)} and {len(decodings)}")
     uniforms = uniforms_per_row(generators, (max_new_tokens,), size)
     written: list[list[int]] = []
     for rows in sessions(size, model.text_rows):
-        images, own = of_session(seen, owners, rows)
-        written += _write(model, images, own, prompts[rows], decodings[rows], uniforms[rows])
+        images, owner_index = of_session(seen, owners, rows)
+        written += _write(model, images, owner_index, prompts[rows], decodings[rows], uniforms[rows])
     return [model.detokenize(_until(row, model.end_token)) for row in written]
 
 
@@ -90,8 +90,8 @@ def of_session(seen: Tensor, owners: Tensor, rows: slice) -> tuple[Tensor, Tenso
     """Images that some rows are about, and the rows' places among them; all of them where the rows are all."""
     if rows == slice(0, len(owners)):
         return seen, owners
-    images, own = owners[rows].unique(return_inverse=True)
-    return seen[images.to(seen.device)], own
+    images, owner_index = owners[rows].unique(return_inverse=True)
+    return seen[images.to(seen.device)], owner_index
 
 
 def _draw_top_k(logits: Tensor, top_k: Tensor, temperature: Tensor, uniforms: Tensor) -> Tensor:

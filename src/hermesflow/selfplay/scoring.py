@@ -63,7 +63,7 @@ def _ngram_score(caption: str, reference: str, measure: CaptionMeasure) -> float
     from torchmetrics.functional.text import bleu_score, chrf_score
 
     if not caption.strip():
-        return 0.0  # nothing said, nothing shared
+        return 0.0  # an empty caption shares nothing
     if measure == "chrf":
         return float(chrf_score([caption], [[reference]]))  # type: ignore[arg-type]
     words = min(2, len(caption.split()), len(reference.split()))
@@ -176,7 +176,7 @@ def vqa_likelihood(model: UnifiedModel, seen: Tensor, owners: Tensor, questions:
     flat = [(i, choice) for i, q in enumerate(questions) for choice in q.choices]
     keys = [(questions[i].question, choice) for i, choice in flat]
     logps = _answer_logps(model, seen, owners[[i for i, _ in flat]], keys).split([len(q.choices) for q in questions])
-    return [q.choices[int(own.argmax())] for q, own in zip(questions, logps, strict=True)]
+    return [q.choices[int(choice_logps.argmax())] for q, choice_logps in zip(questions, logps, strict=True)]
 
 
 @torch.inference_mode()

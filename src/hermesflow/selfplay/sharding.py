@@ -52,20 +52,20 @@ def shard_folder(folder: Path, *, shard: int, shards: int) -> Path:
     return folder / "shards" / f"{shard}-of-{shards}"
 
 
-def check_ids(path: Path, found: Sequence[str], expected: Sequence[str]) -> None:
+def check_ids(path: Path, ids: Sequence[str], expected: Sequence[str]) -> None:
     """Check that a file holds each of its pairs exactly once, in any order.
 
     Raises:
         ArtifactError: naming the file, the first wrong id and the mend.
     """
-    counts, wanted = Counter(found), set(expected)
+    counts, wanted = Counter(ids), set(expected)
     missing = [i for i in expected if i not in counts]
     twice = [i for i, n in counts.items() if n > 1]
     foreign = [i for i in counts if i not in wanted]
-    for ids, what in ((missing, "is missing"), (twice, "is there more than once"), (foreign, "does not belong here")):
-        if ids:
+    for wrong, what in ((missing, "is missing"), (twice, "is there more than once"), (foreign, "does not belong here")):
+        if wrong:
             raise ArtifactError(
-                f"{path}: pair `{ids[0]}` {what} ({len(ids)} such of {len(expected)} expected). "
+                f"{path}: pair `{wrong[0]}` {what} ({len(wrong)} such of {len(expected)} expected). "
                 "Delete its folder and run snakemake again to make it anew."
             )
 

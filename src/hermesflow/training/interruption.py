@@ -36,9 +36,9 @@ class Interruption:
             signal.signal(number, handler)
 
     def wished_by_any(self, accelerator: Accelerator) -> bool:
-        """Whether any process was told to stop; all processes get the same answer."""
-        told = torch.tensor(float(self._since is not None), device=accelerator.device)
-        return bool(accelerator.reduce(told, reduction="sum") > 0)
+        """Whether any process was asked to stop; all processes get the same answer."""
+        stopping = torch.tensor(float(self._since is not None), device=accelerator.device)
+        return bool(accelerator.reduce(stopping, reduction="sum") > 0)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self._since is None:

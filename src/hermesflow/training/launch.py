@@ -59,8 +59,8 @@ def launch(runtime: Runtime, command: Sequence[str]) -> None:
     if stopped.issuperset(statuses.values()) and (received or Interrupted.status in statuses.values()):
         raise Interrupted(f"{command[0]} was stopped by a signal; the same command goes on with it.")
     failed = {rank: status for rank, status in statuses.items() if status != -signal.SIGTERM} or statuses
-    told = ", ".join(f"process {rank} ended with status {status}" for rank, status in sorted(failed.items()))
-    raise HermesflowError(f"{command[0]}: {told}, so all were ended. What went wrong is said above.")
+    failures = ", ".join(f"process {rank} ended with status {status}" for rank, status in sorted(failed.items()))
+    raise HermesflowError(f"{command[0]}: {failures}, so all were ended. The error is printed above.")
 
 
 def accelerate_options(runtime: Runtime, environment: Mapping[str, str]) -> list[str]:
@@ -124,8 +124,9 @@ def _meeting_point(nodes: int, environment: Mapping[str, str]) -> dict[str, obje
 
 def _first_node(nodes: str) -> str:
     """Address of the first of some nodes, as Slurm knows it."""
-    told = subprocess.run(["scontrol", "show", "node", "--oneliner", nodes], capture_output=True, text=True, check=True)
-    return dict(field.split("=", 1) for field in told.stdout.splitlines()[0].split() if "=" in field)["NodeAddr"]
+    command = ["scontrol", "show", "node", "--oneliner", nodes]
+    output = subprocess.run(command, capture_output=True, text=True, check=True)
+    return dict(field.split("=", 1) for field in output.stdout.splitlines()[0].split() if "=" in field)["NodeAddr"]
 
 
 @contextmanager

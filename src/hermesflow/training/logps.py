@@ -85,16 +85,16 @@ def reference_logps(
     scorer = accelerator.prepare_model(PairLogps(model, "pair").eval(), evaluation_mode=True)
     rows = pairs.rows(training.steps * training.batch_size)
     progress = Progress(training.steps, what, "step")
-    found = []
+    batches = []
     with torch.no_grad():
         for step in range(1, training.steps + 1):
-            for own_rows in micro_batches(rows, step, training, accelerator):
-                logps = torch.stack(scorer(pairs.batch(own_rows, device=accelerator.device)))
-                found.append(accelerator.gather(logps.T.contiguous()).cpu())
+            for batch_rows in micro_batches(rows, step, training, accelerator):
+                logps = torch.stack(scorer(pairs.batch(batch_rows, device=accelerator.device)))
+                batches.append(accelerator.gather(logps.T.contiguous()).cpu())
             if accelerator.is_main_process:
                 progress.advance()
     index = pd.DataFrame(rows, columns=["id", "pass"])
-    return index.join(pd.DataFrame(torch.cat(found).numpy(), columns=list(Logps._fields)))
+    return index.join(pd.DataFrame(torch.cat(batches).numpy(), columns=list(Logps._fields)))
 
 
 class ReferenceTable:
@@ -116,10 +116,10 @@ class ReferenceTable:
         Raises:
             DataError: a row was never scored.
         """
-        lost = [row for row in rows if row not in self._logps]
-        if lost:
+        missing = [row for row in rows if row not in self._logps]
+        if missing:
             raise DataError(
-                f"reference.parquet has no log-probs of pair `{lost[0][0]}` in pass {lost[0][1]}; "
+                f"reference.parquet has no log-probs of pair `{missing[0][0]}` in pass {missing[0][1]}; "
                 "run stage reference again with the steps and batch_size of this training."
             )
         return Logps(*torch.tensor([self._logps[row] for row in rows], dtype=torch.float32, device=device).unbind(1))

@@ -37,7 +37,7 @@ def dpo_logratios(
     """
     logps = (policy_chosen_logps, policy_rejected_logps, reference_chosen_logps, reference_rejected_logps)
     if any(x.ndim != 1 or x.shape != policy_chosen_logps.shape for x in logps):
-        raise ValueError(f"log-probs are one value per pair, (B,) each; found {[tuple(x.shape) for x in logps]}")
+        raise ValueError(f"log-probs are one value per pair, (B,) each, but got {[tuple(x.shape) for x in logps]}")
     return (policy_chosen_logps - reference_chosen_logps) - (policy_rejected_logps - reference_rejected_logps)
 
 
@@ -80,7 +80,7 @@ def pair_dpo_loss(
     Source: HermesFlow section 3.3 (`product`) and appendix (`pair`).
     """
     if delta_mmu.ndim != 1 or delta_mmu.shape != delta_t2i.shape:
-        raise ValueError(f"one delta of each kind per pair; found {tuple(delta_mmu.shape)}, {tuple(delta_t2i.shape)}")
+        raise ValueError(f"one delta of each kind per pair, but got {tuple(delta_mmu.shape)}, {tuple(delta_t2i.shape)}")
     match objective:
         case "pair":
             understanding = caption_weight * _negative_log_sigma(delta_mmu, beta=beta)
@@ -92,7 +92,7 @@ def pair_dpo_loss(
             return caption_weight * _negative_log_sigma(delta_mmu, beta=beta)
         case "generation":
             return image_weight * _negative_log_sigma(delta_t2i, beta=beta)
-    raise ValueError(f"objective is pair, product, understanding or generation; found {objective!r}")
+    raise ValueError(f"objective is pair, product, understanding or generation, but got {objective!r}")
 
 
 def chosen_nll(
@@ -121,7 +121,7 @@ def chosen_nll(
     """
     if chosen_mmu_logps.ndim != 1 or chosen_mmu_logps.shape != chosen_t2i_logps.shape:
         shapes = tuple(chosen_mmu_logps.shape), tuple(chosen_t2i_logps.shape)
-        raise ValueError(f"log-probs are one value per pair, (B,) each; found {shapes}")
+        raise ValueError(f"log-probs are one value per pair, (B,) each, but got {shapes}")
     if objective == "understanding":
         return -chosen_mmu_logps
     if objective == "generation":
@@ -147,6 +147,6 @@ def implicit_rewards(policy_logps: Tensor, reference_logps: Tensor, *, beta: flo
 
 def _negative_log_sigma(delta: Tensor, *, beta: float) -> Tensor:
     if beta <= 0:
-        raise ValueError(f"beta must be above 0; found {beta}")
+        raise ValueError(f"beta must be above 0, but got {beta}")
     # logsigmoid: log(sigmoid(x)) is -inf, and its gradient nan, for x below about -100
     return -F.logsigmoid(beta * delta)

@@ -110,12 +110,12 @@ def train_policy(
         for group in optimizer.param_groups:
             group["lr"] = lr
         micro_metrics = []
-        for own_rows in micro_batches(rows, step, training, accelerator):
+        for batch_rows in micro_batches(rows, step, training, accelerator):
             with accelerator.accumulate(policy):
-                logps = policy(pairs.batch(own_rows, device=accelerator.device))
+                logps = policy(pairs.batch(batch_rows, device=accelerator.device))
                 loss, metrics = step_loss(
                     logps,
-                    reference.of(own_rows, accelerator.device),
+                    reference.of(batch_rows, accelerator.device),
                     objective=objective,
                     training=training,
                 )

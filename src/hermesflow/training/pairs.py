@@ -72,11 +72,11 @@ class HomologousPairs:
         iteration: int,
         noise: Callable[[Sequence[NoiseName]], Noise],
     ) -> None:
-        lost = [i for i in preferences["id"] if i not in captions or i not in seen or i not in images]
-        if lost or preferences.empty:
+        missing = [i for i in preferences["id"] if i not in captions or i not in seen or i not in images]
+        if missing or preferences.empty:
             raise DataError(
-                f"{len(preferences)} preference pairs, {len(lost)} of them (first {lost[:1]}) about an unknown image "
-                "or caption; run stages encode and prefer again on the same data."
+                f"{len(preferences)} preference pairs, {len(missing)} of them (first {missing[:1]}) about an unknown "
+                "image or caption; run stages encode and prefer again on the same data."
             )
         self.seed, self.iteration = seed, iteration
         self._pairs = preferences[[*CAPTION_COLUMNS]].set_index("id")

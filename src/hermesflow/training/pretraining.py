@@ -21,7 +21,7 @@ from hermesflow.models.backbone import Noise, UnifiedModel
 
 @dataclass(frozen=True)
 class Example:
-    """One real image with what can be said about it."""
+    """One real image with its caption and questions."""
 
     caption: str
     questions: tuple[tuple[str, str], ...]
@@ -69,7 +69,7 @@ def batches(
         owners = torch.arange(settings.mmu_batch_size) % len(mmu)
         emptied = torch.rand(len(t2i), generator=generator) < settings.prompt_dropout
         noise = model.training_noise(len(t2i), generator)
-        said = [
+        texts = [
             _prompt_and_completion(examples[mmu[owner]], model, settings.caption_share, generator) for owner in owners
         ]
         yield Batch(
@@ -78,8 +78,8 @@ def batches(
             t2i_noise=noise,
             mmu_seen=seen[mmu],
             mmu_owners=owners,
-            mmu_prompts=[prompt for prompt, _ in said],
-            mmu_completions=[completion for _, completion in said],
+            mmu_prompts=[prompt for prompt, _ in texts],
+            mmu_completions=[completion for _, completion in texts],
         )
 
 

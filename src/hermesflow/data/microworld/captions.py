@@ -22,7 +22,7 @@ _CONVERSE = {"above": "below", "left of": "right of", "below": "above", "right o
 
 @dataclass(frozen=True)
 class Mention:
-    """One noun phrase: how many of what, and where if said."""
+    """One noun phrase: how many of what, and where, if given."""
 
     count: int
     shape: str
@@ -31,9 +31,9 @@ class Mention:
     cell: int | None = None
 
     def matches(self, thing: SceneObject) -> bool:
-        """Whether everything said about each of these objects holds for `thing`."""
-        said = ((self.shape, thing.shape), (self.color, thing.color), (self.size, thing.size), (self.cell, thing.cell))
-        return all(word is None or word == seen for word, seen in said)
+        """Whether everything the phrase states about each of these objects holds for `thing`."""
+        pairs = ((self.shape, thing.shape), (self.color, thing.color), (self.size, thing.size), (self.cell, thing.cell))
+        return all(word is None or word == seen for word, seen in pairs)
 
 
 @dataclass(frozen=True)

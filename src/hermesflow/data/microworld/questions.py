@@ -70,7 +70,7 @@ def varied_questions_of(caption: str, rng: Random) -> list[Question]:
     return [
         *(_existence_yes(rng.choice(mentions)) for _ in absent),
         *absent,
-        *(rng.choice(_traits(mentions, rng, there=there)) for there in (True, True, False, False)),
+        *(rng.choice(_traits(mentions, rng, present=there)) for there in (True, True, False, False)),
         *relations[:8],
         _count_of_all(mentions),
         _count_of_all(mentions),
@@ -101,7 +101,7 @@ def _questions_of(caption: str) -> tuple[Question, ...]:
         rng.choice(_counts(mentions, rng)),
         *map(_existence_yes, rng.sample(mentions, min(2, len(mentions)))),
         _existence_no(mentions, rng),
-        *_traits(mentions, rng, there=False),
+        *_traits(mentions, rng, present=False),
         *relations[: 2 if _says_cells(mentions) else 3],
     ]
     makers: list[Callable[[Sequence[Mention], Random], list[Question]]] = [_colors, _shapes, _sizes]
@@ -155,20 +155,21 @@ def _existence_no(mentions: Sequence[Mention], rng: Random, *, anything: bool = 
     return _yes_no(f"is there {phrase(Mention(1, shape, color), color=True, size=None)}", False, "existence")
 
 
-def _traits(mentions: Sequence[Mention], rng: Random, *, there: bool) -> list[Question]:
+def _traits(mentions: Sequence[Mention], rng: Random, *, present: bool) -> list[Question]:
     """Whether there is anything of some shape, and, where the caption says all colours, of some color."""
-    shapes = [shape for shape in SHAPES if (shape in {m.shape for m in mentions}) == there]
-    said = {m.color for m in mentions}
-    colors = [] if None in said else [color for color in COLORS if (color in said) == there]
-    found = [_yes_no(f"is there a {rng.choice(shapes)}", there, "existence")]
+    shapes = [shape for shape in SHAPES if (shape in {m.shape for m in mentions}) == present]
+    named = {m.color for m in mentions}
+    colors = [] if None in named else [color for color in COLORS if (color in named) == present]
+    questions = [_yes_no(f"is there a {rng.choice(shapes)}", present, "existence")]
     if colors:
         color = rng.choice(colors)
-        found.append(_yes_no(f"is there {'an' if color[0] in 'aeiou' else 'a'} {color} object", there, "existence"))
-    return found
+        article = "an" if color[0] in "aeiou" else "a"
+        questions.append(_yes_no(f"is there {article} {color} object", present, "existence"))
+    return questions
 
 
 def _name(mention: Mention) -> str:
-    """What the questions call a mentioned object: colour (if said) and shape; no two mentions share it."""
+    """What the questions call a mentioned object: colour (if given) and shape; no two mentions share it."""
     return f"the {mention.color} {mention.shape}" if mention.color else f"the {mention.shape}"
 
 
@@ -204,8 +205,8 @@ def _sizes(mentions: Sequence[Mention], rng: Random) -> list[Question]:
 
 
 def _counts(mentions: Sequence[Mention], rng: Random) -> list[Question]:
-    found = [_count(PLURALS[m.shape], (o for o in mentions if o.shape == m.shape)) for m in mentions]
-    return found + [
+    of_shapes = [_count(PLURALS[m.shape], (o for o in mentions if o.shape == m.shape)) for m in mentions]
+    return of_shapes + [
         _count(f"{m.color} objects", (o for o in mentions if o.color == m.color)) for m in mentions if m.color
     ]
 
@@ -221,22 +222,22 @@ def _count(noun: str, matching: Iterable[Mention]) -> Question:
 
 def _relations(facts: Facts, rng: Random) -> list[Question]:
     mentions = facts.mentions
-    said = list(facts.relations)
+    relations = list(facts.relations)
     for a, first in enumerate(mentions):
         for b, second in enumerate(mentions[a + 1 :], start=a + 1):
             if first.cell is not None and second.cell is not None:
                 relation = relation_of(first.cell, second.cell)
-                said += [(a, relation, b)] if relation else []
-    found = []
-    for a, relation, b in said:
+                relations += [(a, relation, b)] if relation else []
+    questions = []
+    for a, relation, b in relations:
         if rng.random() < 0.5:
             a, relation, b = b, converse(relation), a
-        found += _pair_questions(mentions[a], relation, mentions[b], rng)
+        questions += _pair_questions(mentions[a], relation, mentions[b], rng)
     for mention in mentions:
         if mention.cell is not None:
             cell = mention.cell if rng.random() < 0.5 else rng.choice([c for c in range(4) if c != mention.cell])
-            found.append(_yes_no(f"is {_name(mention)} {CELLS[cell]}", cell == mention.cell, "relation"))
-    return found
+            questions.append(_yes_no(f"is {_name(mention)} {CELLS[cell]}", cell == mention.cell, "relation"))
+    return questions
 
 
 def _pair_questions(first: Mention, relation: str, second: Mention, rng: Random) -> list[Question]:
@@ -245,12 +246,12 @@ def _pair_questions(first: Mention, relation: str, second: Mention, rng: Random)
     asked = relation if true else converse(relation)
     direction = relation.split()[0]
     where = Question(f"where is {_name(first)} relative to {_name(second)} ?", DIRECTIONS, direction, "relation")
-    there = f"is the object {relation} {_name(second)}"
-    found = [
+    subject = f"is the object {relation} {_name(second)}"
+    questions = [
         _yes_no(f"is {_name(first)} {asked} {_name(second)}", true, "relation"),
         where,
-        _choice(f"what shape {there}", first.shape, SHAPES, "relation", rng),
+        _choice(f"what shape {subject}", first.shape, SHAPES, "relation", rng),
     ]
     if first.color:
-        found.append(_choice(f"what color {there}", first.color, COLORS, "relation", rng))
-    return found
+        questions.append(_choice(f"what color {subject}", first.color, COLORS, "relation", rng))
+    return questions

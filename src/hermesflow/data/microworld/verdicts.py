@@ -84,13 +84,13 @@ def caption_facts_f1(candidate: str, reference: Scene | str) -> float:
     Raises:
         ValueError: the reference caption is not a sentence of the world.
     """
-    said = parse_caption(candidate)
+    claims = parse_caption(candidate)
     facts = _facts_of(reference) if isinstance(reference, Scene) else parse_caption(reference)
     if facts is None:
         raise ValueError(f"reference caption {reference!r} is not a sentence of the micro world.")
-    if said is None:
+    if claims is None:
         return 0.0
-    ours, theirs = _fact_counts(said), _fact_counts(facts)
+    ours, theirs = _fact_counts(claims), _fact_counts(facts)
     common = (ours & theirs).total()
     return 2 * common / (ours.total() + theirs.total()) if common else 0.0
 
