@@ -43,6 +43,8 @@ def test_product_multiplies_inside_one_sigma_and_cannot_start():
     mmu, t2i = tensor([2.0], requires_grad=True), tensor([3.0], requires_grad=True)
     loss = pair_dpo_loss(mmu, t2i, objective="product", **ONE)
     assert loss.item() == pytest.approx(-math.log(1 / (1 + math.exp(-(0.4 * 0.6)))))
+    weighted = pair_dpo_loss(mmu, t2i, objective="product", beta=0.2, caption_weight=0.5, image_weight=3.0)
+    assert weighted.item() == pytest.approx(1.5 * loss.item())
     start = torch.zeros(1, requires_grad=True)
     pair_dpo_loss(start, torch.zeros(1), objective="product", **ONE).sum().backward()
     assert start.grad.item() == 0.0

@@ -135,6 +135,7 @@ def test_images_are_read_back_as_written(tmp_path):
     sides = [np.array(codes, dtype=np.uint16) for codes in ((1, 2), (3, 500))]
     images = {"a": Pair(*(Candidate(side.tobytes(), score) for side, score in zip(sides, (0.9, 0.1), strict=True)))}
     images_table(images).to_parquet(tmp_path / "pairs.parquet")
+    assert image_arrays(images, form).dtype == np.uint16
     write_images(tmp_path / "images.npy", ["a"], image_arrays(images, form), form)
     ids, arrays = read_images(tmp_path / "images.npy", form)
     assert arrays.tolist() == [[[1, 2], [3, 500]]]
@@ -147,9 +148,13 @@ def test_candidates_are_grouped_by_id_and_cut_to_the_first():
     groups = group_candidates(table, content="caption", first=None)
     assert {k: [c.content for c in v] for k, v in groups.items()} == {"a": ["a0", "a1"], "b": ["b0", "b1"]}
     assert group_candidates(table, content="caption", first=1)["b"] == [Candidate("b0", 0.3)]
+    assert group_candidates(table, content="caption", first=2) == groups
     with pytest.raises(DataError, match="first 3 candidates"):
         group_candidates(table, content="caption", first=3)
-    with pytest.raises(DataError, match="`a` has caption candidates"):
+    assert group_candidates(table[:0], content="caption", first=None) == {}
+    with pytest.raises(DataError, match="only 0 were sampled"):
+        group_candidates(table[:0], content="caption", first=1)
+    with pytest.raises(DataError, match=r"`a` has caption candidates \[0\] instead of 0\.\.1, once each; gather"):
         group_candidates(table[:3], content="caption", first=None)
     with pytest.raises(DataError, match="not a number"):
         group_candidates(table.assign(score=[0.1, float("nan"), 0.3, 0.4]), content="caption", first=None)
