@@ -20,6 +20,7 @@ from hermesflow.tracking.results import flat
 from hermesflow.tracking.store import Store
 from mlflow_world import Gate, MlflowServer, forked, free_port
 from tracking_world import (
+    SMOKE,
     STEPS,
     Database,
     all_runs,
@@ -327,6 +328,22 @@ def test_two_syncs_at_once_do_no_harm(home, client):
     for name in ("pair-1", "pair-2"):
         assert curve(client, named[f"{name}, seed 0"]) == whole_curve()
         assert len(client.get_run(named[f"{name}, seed 0"].info.run_id).outputs.model_outputs) == 1
+
+
+def test_steps_of_the_command_line_log_what_they_left(home, client, monkeypatch):
+    make_results(home, CONFIG)
+    for name in ("evaluate", "report"):
+        monkeypatch.setattr(f"hermesflow.stages.{name}.run", lambda *args, **kwargs: None)
+    options = ["--config", str(SMOKE), "--results", str(home)]
+    one = ["evaluate", *options, "--seed", "0", "--checkpoint", "pair-1"]
+    monkeypatch.setenv("RANK", "1")
+    assert main.main(one) == 0
+    assert client.get_experiment_by_name("smoke") is None, "the first process of a job logs"
+    monkeypatch.setenv("RANK", "0")
+    assert main.main(one) == 0
+    assert set(runs_of(client)) == {"seed 0", "pair-1, seed 0"}
+    assert main.main(["report", *options, "--seeds", "0"]) == 0
+    assert set(runs_of(client)) == {"seed 0", "base, seed 0", "pair-1, seed 0", "pair-2, seed 0"}
 
 
 def test_the_address_is_the_environment_s_or_a_file_beside_the_results(monkeypatch, tmp_path):

@@ -16,11 +16,12 @@ from hermesflow.core.files import Layout, new_manifest, write_json, write_manife
 from hermesflow.tracking.store import Store
 
 STEPS = 6
+SMOKE = Path(__file__).parents[1] / "config" / "smoke.yaml"
 
 
 def smoke() -> Config:
     """The smoke config with two checkpoints, the second with a beta of its own."""
-    config = load_config(Path(__file__).parents[1] / "config" / "smoke.yaml")
+    config = load_config(SMOKE)
     tree = {
         "pair-1": config.checkpoints["pair-1"],
         "pair-2": replace(config.checkpoints["pair-2"], beta=0.9, candidates=2),
