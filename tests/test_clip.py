@@ -93,6 +93,7 @@ def test_torchmetrics_takes_it_as_extractor(pairs, trained):
     from hermesflow.evaluation.frechet import frechet_distances
 
     real, fake = pairs[0][:100], pairs[0][:80] // 2
+    trained[0].num_features = clip.WIDTH  # torchmetrics would run it on images of 299 pixels to find out
     library = FrechetInceptionDistance(feature=trained[0])
     with torch.inference_mode():
         library.update(clip.to_tensor(real), real=True)

@@ -12,7 +12,7 @@ PROFILE = REPOSITORY / "workflow" / "profiles" / "slurm" / "config.yaml"
 def test_every_line_to_edit_is_explained():
     marked = re.findall(r"^\s*([\w-]+):.*# EDIT", PROFILE.read_text(), flags=re.MULTILINE)
     assert len(marked) == 5
-    explained = (REPOSITORY / "config" / "README.md").read_text()
+    explained = (REPOSITORY / "docs" / "slurm.md").read_text()
     assert not [key for key in marked if f"| `{key}`" not in explained]
 
 

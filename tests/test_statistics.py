@@ -302,10 +302,10 @@ def test_one_metric_in_two_folders_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        ('{"fid": 9.0}', "`fid`: .*object .found 9.0"),
-        ('{"fid": {"value": "9", "items": 2, "replicates": []}}', "`fid/value`: .*valid number .found '9'"),
-        ('{"fid": {"value": 9, "items": 2, "replicates": [1, NaN]}}', "`fid/replicates/1`: .*finite number .found nan"),
-        ("[9]", "an object .found"),
+        ('{"fid": 9.0}', "`fid`: .*object .got 9.0"),
+        ('{"fid": {"value": "9", "items": 2, "replicates": []}}', "`fid/value`: .*valid number .got '9'"),
+        ('{"fid": {"value": 9, "items": 2, "replicates": [1, NaN]}}', "`fid/replicates/1`: .*finite number .got nan"),
+        ("[9]", "an object .got"),
     ],
 )
 def test_values_that_are_no_numbers_are_refused(tmp_path, content, match):

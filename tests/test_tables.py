@@ -11,9 +11,9 @@ from typing import get_args
 import pandas as pd
 import pytest
 
+from hermesflow.config.benchmarks import reported
 from hermesflow.config.sections import Checkpoint, Objective
 from hermesflow.core.errors import ArtifactError
-from hermesflow.evaluation.registry import reported
 from hermesflow.report import audit, formatting
 from hermesflow.report.answer import answer
 from hermesflow.report.columns import GAP_SIDES, columns_of

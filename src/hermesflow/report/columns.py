@@ -65,7 +65,7 @@ def columns_of(table: str, benchmarks: Sequence[Benchmark], *, real: bool) -> tu
 
     Args:
         table: its name.
-        benchmarks: of `registry.reported`.
+        benchmarks: of `config.benchmarks.reported`.
         real: whether images are real ones; in the micro world its own evaluation stands for the paper's benchmarks.
     """
     columns = [column for one in benchmarks if real or not one.paper for column in one.columns_of(table)]

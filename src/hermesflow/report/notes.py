@@ -74,7 +74,7 @@ def notes_of(
     Args:
         table: its name.
         columns: its measured columns.
-        benchmarks: of `registry.reported`.
+        benchmarks: of `config.benchmarks.reported`.
         figures: the statistics.
         lines: real benchmark to the line that says what made its figures.
     """

@@ -227,7 +227,8 @@ def _describe(store: Store, run_id: str, results: Results, params: Mapping[str, 
         DatasetInput(Dataset(**fields), [InputTag("mlflow.data.context", context)])
         for context, fields in results.datasets()
     ]
-    store.client.log_inputs(run_id, inputs)
+    with store.lock():  # two processes that log one dataset at once: MLflow inserts it twice, and fails
+        store.client.log_inputs(run_id, inputs)
 
 
 def _log_new(store: Store, run_id: str, points: list[Point], known: dict[str, dict[int, float]]) -> None:
