@@ -39,7 +39,7 @@ class Size:
     rows: int
 
 
-SIZES = {"small": Size(256, 8, 24 * 10, 8), "large": Size(512, 8, 24 * 14, 10)}
+SIZES = {"small": Size(256, 6, 24 * 10, 8), "large": Size(512, 4, 24 * 14, 10)}
 
 
 def config_of(size: Size) -> Config:
