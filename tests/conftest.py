@@ -9,9 +9,14 @@ settings.register_profile("hermesflow", derandomize=True, deadline=None, max_exa
 settings.load_profile("hermesflow")
 
 
+LONG = ("budget_memory", "bench", "distributed", "hub", "interruption", "paper_scale", "stage_grade_kept", "tracking")
+"""Test files of half a minute and more, besides those of whole workflows."""
+
+
 def pytest_collection_modifyitems(items):
     """Longest files first, so that two workers end together (`make test` keeps this order)."""
-    items.sort(key=lambda item: "workflow" not in item.path.parts)
+    long = {f"test_{name}" for name in LONG}
+    items.sort(key=lambda item: ("workflow" not in item.path.parts, item.path.stem not in long))
 
 
 def pytest_collection_finish():

@@ -54,6 +54,9 @@ def stale(clone):
 def runs(tmp_path_factory):
     """A clone after one uninterrupted run, the hashes it left, and a copy that has its base model, evaluated."""
     clone = make_clone(tmp_path_factory.mktemp("run") / "clone")
+    plain = yaml.safe_load(clone.config.read_text())
+    plain["runtime"]["shards"] = 1  # tests/cluster has several
+    clone.config.write_text(yaml.safe_dump(plain, sort_keys=False))
     clone.run(sys.executable, "-m", "hermesflow", "dvc", "--config", "config/tiny.yaml")
     clone.run("workflow/run", "--configfile", "config/tiny.yaml")
     half = Clone(tmp_path_factory.mktemp("half") / "clone")
