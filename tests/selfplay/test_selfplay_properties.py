@@ -85,7 +85,7 @@ def test_homologous_ids_have_both_kinds_and_all_others_are_counted(captions, ima
 def test_shards_hold_every_pair_once_in_batches_that_their_number_does_not_change(numbers, batch, shards):
     ids = [str(number) for number in numbers]
     dealt = [shard_batches(ids, batch=batch, shard=shard, shards=shards) for shard in range(shards)]
-    (whole,) = [shard_batches(ids, batch=batch, shard=0, shards=1)]
+    whole = shard_batches(ids, batch=batch, shard=0, shards=1)
     assert sorted(part for parts in dealt for part in parts) == sorted(whole)
     check_ids("file", [i for parts in dealt for part in parts for i in part], ids)
     assert max(map(len, dealt)) - min(map(len, dealt)) <= 1

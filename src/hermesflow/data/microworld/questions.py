@@ -70,7 +70,7 @@ def varied_questions_of(caption: str, rng: Random) -> list[Question]:
     return [
         *(_existence_yes(rng.choice(mentions)) for _ in absent),
         *absent,
-        *(rng.choice(_traits(mentions, rng, present=there)) for there in (True, True, False, False)),
+        *(rng.choice(_traits(mentions, rng, present=present)) for present in (True, True, False, False)),
         *relations[:8],
         _count_of_all(mentions),
         _count_of_all(mentions),
