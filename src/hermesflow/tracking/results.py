@@ -149,8 +149,8 @@ class Results:
 
     def state(self) -> str:
         """Digest of all that MLflow is told of; another one means that something is new."""
-        files = [self.history, *self.folder.glob("*/*.json"), *self.folder.glob("benchmarks/*/*.*")]
-        return state_of(files, self.folder)
+        names = ("*/*.json", "benchmarks/*/*.json", "benchmarks/*/units.parquet")  # not images.npy: gigabytes
+        return state_of([self.history, *(path for name in names for path in self.folder.glob(name))], self.folder)
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
