@@ -131,7 +131,8 @@ def _runs_of(layout: Layout) -> list[tuple[int, str | None]]:
 def _log(store: Store, layout: Layout, seed: int, checkpoint: str | None) -> bool:
     """Log the results of a checkpoint, or with None the report to the seed's run; whether anything was new."""
     if checkpoint is not None:
-        return _log_checkpoint(store, Results.read(layout, seed, checkpoint))
+        with store.lock():  # two processes that log one run at once both insert its tags, and one fails
+            return _log_checkpoint(store, Results.read(layout, seed, checkpoint))
     run, files = _seed_run(store, layout, seed), [path for path in layout.report.rglob("*") if path.is_file()]
     state = state_of(files, layout.root)
     if not files or run.data.tags.get(STATE) == state:

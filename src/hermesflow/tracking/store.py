@@ -68,6 +68,7 @@ class Store:
         self.title = f"MLflow ({_without_password(self.uri)})"
         self._client: Any = None
         self._failed, self._next_call = False, 0.0
+        self._locked = False
 
     @property
     def client(self) -> Any:
@@ -185,11 +186,18 @@ class Store:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold this host's lock on what is created in the store."""
+        """Hold this host's lock on what is created in the store; it may be held already."""
+        if self._locked:
+            yield
+            return
         self._home.mkdir(parents=True, exist_ok=True)
         with (self._home / ".mlflow.lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+            self._locked = True
+            try:
+                yield
+            finally:
+                self._locked = False
 
 
 def _without_password(text: str) -> str:
