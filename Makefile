@@ -15,7 +15,7 @@ COMMA := ,
 LMMS ?= .venv-lmms
 LMMS_EVAL = lmms-eval==0.7.3
 
-.PHONY: help setup lmms demo smoke paper report ui test test-kills test-lmms test-cluster test-faults lint bench full-size dvc restore
+.PHONY: help setup lmms demo smoke paper report ui test test-fast test-kills test-lmms test-cluster test-faults lint bench full-size dvc restore
 
 help:
 	@echo "make demo     set up, run the whole paper at micro scale, write results/micro/report.html"
@@ -23,6 +23,7 @@ help:
 	@echo "make paper    seeds $(SEEDS), then docs/results/micro/"
 	@echo "make ui       MLflow on the runs        make report   the HTML report again"
 	@echo "make test     set up and run the tests  make lint     style and types"
+	@echo "make test-fast  those that are not slow: two minutes"
 	@echo "make test-kills  make smoke, killed at ten random moments: the same files"
 	@echo "make lmms     set up lmms-eval          make test-lmms  run the tests that need it"
 	@echo "make test-cluster  the smoke DAG through a real Slurm on this machine; make test-faults with accidents"
@@ -70,19 +71,25 @@ ui: setup
 	@echo "The columns that matter: menu Views, top right. How to compare runs: docs/mlflow.md."
 	$(RUN) MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 --backend-store-uri sqlite:///results/mlflow.db
 
+PYTEST = $(RUN) OMP_NUM_THREADS=1 python -m pytest
+NORMAL = not cluster and not faults and not lmms and not kills
+
 test: $(VENV)/.installed-dev
-	$(RUN) OMP_NUM_THREADS=1 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder
+
+test-fast: $(VENV)/.installed-dev
+	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder -m "$(NORMAL) and not slow"
 
 test-lmms: $(LMMS)/.installed $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(LMMS)/bin/python -m pytest -m lmms tests/lmms
-	$(RUN) OMP_NUM_THREADS=1 LMMS_PYTHON=$(abspath $(LMMS))/bin/python python -m pytest -m lmms tests/workflow
+	LMMS_PYTHON=$(abspath $(LMMS))/bin/python $(PYTEST) -m lmms tests/workflow
 
 test-kills: $(VENV)/.installed-dev
-	$(RUN) OMP_NUM_THREADS=1 python -m pytest -m kills tests/workflow
+	$(PYTEST) -m kills tests/workflow
 
 # A Slurm of its own on this machine: root, slurm-wlm and munge (tests/cluster/install.sh).
 test-cluster test-faults: $(VENV)/.installed-dev
-	$(RUN) OMP_NUM_THREADS=1 python -m pytest -m $(@:test-%=%) tests/cluster
+	$(PYTEST) -m $(@:test-%=%) tests/cluster
 
 lint: $(VENV)/.installed-dev
 	$(RUN) ruff check .

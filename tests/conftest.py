@@ -1,22 +1,29 @@
-"""The order of the tests, hypothesis' settings, and no collector that goes through all of torch again and again."""
+"""Which tests are slow, the order of the tests, hypothesis' settings, and no collector that goes through all of torch."""
 
 import gc
 
+import pytest
 from hypothesis import settings
 
 # The same examples on every run: a failure on one machine is a failure on all. More: `--hypothesis-profile default`.
 settings.register_profile("hermesflow", derandomize=True, deadline=None, max_examples=40)
 settings.load_profile("hermesflow")
 
-
-LONG = ("budget_memory", "bench", "distributed", "hub", "interruption", "paper_scale", "stage_grade_kept", "tracking")
-"""Test files of half a minute and more, besides those of whole workflows."""
+FOLDERS = ("bench", "budget", "lmms", "workflow")
+FILES = (
+    "asking benchmark_seam benchmarks_exporting benchmarks_to_tables conversion defects digests distributed hub imports"
+    " interruption journeydb judging_chat judging_local judging_processes launching stage_evaluate stage_grade"
+    " stage_grade_kept stage_report stage_score tracking train"
+).split()
+"""Test files of five seconds and more: with the folders, what `make test-fast` leaves out."""
 
 
 def pytest_collection_modifyitems(items):
-    """Longest files first, so that two workers end together (`make test` keeps this order)."""
-    long = {f"test_{name}" for name in LONG}
-    items.sort(key=lambda item: ("workflow" not in item.path.parts, item.path.stem not in long))
+    """Slow files first, so that two workers end together (`make test` keeps this order)."""
+    for item in items:
+        if item.path.parent.name in FOLDERS or item.path.stem.removeprefix("test_") in FILES:
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: ("workflow" not in item.path.parts, item.get_closest_marker("slow") is None))
 
 
 def pytest_collection_finish():

@@ -19,7 +19,7 @@ def test_smoke_through_slurm_gives_the_tables_of_a_local_run(slurm, tmp_path):
     def smaller(plain):
         plain["training"]["micro_batch_size"] = 2
         plain["runtime"]["tokenizer_threads"] = 1
-        for more_of_the_same in ("und-1", "gen-1", "pair-1-n2"):
+        for more_of_the_same in ("pair-2", "und-1", "gen-1", "pair-1-n2"):
             del plain["checkpoints"][more_of_the_same]
 
     for clone in (here, there):

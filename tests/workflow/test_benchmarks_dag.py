@@ -12,14 +12,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from tests.support import benchmark_world
+from tests.support.chat_server import ChatServer, first_choice
+from tests.support.hub_server import HubServer
+from tests.support.paper_world import lay_over, release, small_config
 
-import benchmark_world
-from chat_server import ChatServer, first_choice
 from hermesflow.config.benchmarks import Understanding
 from hermesflow.config.experiment import as_plain
 from hermesflow.data.pairs import read_pairs
-from hub_server import HubServer
-from paper_world import lay_over, release, small_config
 
 from .conftest import Clone, make_clone
 
@@ -30,7 +30,7 @@ KEY, SECRET = "JUDGE_KEY_OF_THE_TEST", "secret" + "-of-the-test"  # this file is
 TASKS = """
 import sys
 from pathlib import Path
-from lmms import world
+from tests.lmms import world
 for name in ("pope_random", "pope_pop", "pope_adv"):
     world.pope(Path(sys.argv[1]), name, [(1, 1, "yes"), (2, 2, "no")])
 """
@@ -53,7 +53,7 @@ def benchmarks(folder, judge):
     folder.mkdir()
     made = benchmark_world.sections(folder, judge)
     python, tasks = str(Path(os.environ["LMMS_PYTHON"]).absolute()), str(folder / "tasks")
-    paths = os.pathsep.join((str(Path(__file__).parents[1]), str(SRC)))
+    paths = os.pathsep.join((str(SRC.parent), str(SRC)))
     subprocess.run([python, "-c", TASKS, tasks], check=True, env={**os.environ, "PYTHONPATH": paths})
     own = Understanding(columns=("pope",), batch_size=2, python=python, tasks=tasks, cache=str(folder / "hf"))
     return as_plain(dataclasses.replace(made, understanding=own))
@@ -76,7 +76,7 @@ def done(tmp_path_factory):
         plain = lay_over(plain, yaml.safe_load(pins[pins.index("data:") :]))
         clone.config.write_text(yaml.safe_dump(plain))
         clone.run("python", "-m", "hermesflow", "fetch", "--config", "config/showo.yaml")
-        clone.run("workflow/run", "--configfile", "config/showo.yaml", "--resources", "judge=1")
+        clone.run_in_one_process()
         yield clone, judge
 
 

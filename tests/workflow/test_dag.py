@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tests.evaluation.test_benchmark_seam import example
 
 from hermesflow.cli.dvc import FOLDER, GATHERED_BY, MIRROR, dvc_files, is_mirror, stages_of
 from hermesflow.cli.main import LAUNCHED, STAGES
@@ -15,7 +16,6 @@ from hermesflow.config.benchmarks import BENCHMARKS as REGISTERED
 from hermesflow.config.benchmarks import COLUMNS, DRAWN
 from hermesflow.config.digests import step_digests
 from hermesflow.config.load import load_config
-from test_benchmark_seam import example
 
 from .conftest import REPOSITORY
 

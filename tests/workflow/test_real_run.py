@@ -142,7 +142,7 @@ def test_restored_results_are_current_without_snakemakes_memory(finished):
 
 
 def test_what_an_update_brings_reruns_nothing(finished):
-    """More than `tests/test_digests.py` sees: in the engines themselves."""
+    """More than `tests/config/test_digests.py` sees: in the engines themselves."""
     clone, before = finished
     errors = clone.root / "src" / "hermesflow" / "core" / "errors.py"
     errors.write_text(errors.read_text() + "\n\nclass NewestError(HermesflowError):\n    status = 99\n")

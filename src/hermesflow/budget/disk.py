@@ -51,7 +51,7 @@ OUTPUTS = {
     "understand": 6,
     "report": 32,
 }
-"""Files of one job of each rule, as Snakemake lists them (`tests/test_budget_disk.py` asks it)."""
+"""Files of one job of each rule, as Snakemake lists them (`tests/budget/test_budget_disk.py` asks it)."""
 ADAPTER_OUTPUTS = 2
 REAL_OUTPUTS = 2
 """Of stage `data`, where images are real."""

@@ -1,0 +1,238 @@
+import json
+from pathlib import Path
+
+import jsonschema_markdown
+import pytest
+import yaml
+
+from hermesflow.cli.fetching import sources_of
+from hermesflow.config.experiment import as_plain, config_schema
+from hermesflow.config.load import load_config
+from hermesflow.config.sections import Training
+from hermesflow.config.tree import generations_after, iteration, reference_of, sampled_checkpoints, training_of
+from hermesflow.core import hub
+from hermesflow.core.errors import ConfigError, FetchError
+
+ROOT = Path(__file__).parents[2]
+SMOKE = ROOT / "config" / "smoke.yaml"
+SOURCE = {"repo": "owner/name", "files": {"model.safetensors": None}}
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write smoke.yaml with one change; None removes the key."""
+
+    def change(key, value):
+        plain = yaml.safe_load(SMOKE.read_text())
+        *path, last = key.split(".")
+        inner = plain
+        for part in path:
+            inner = inner[part]
+        if value is None:
+            del inner[last]
+        else:
+            inner[last] = value
+        file = tmp_path / "changed.yaml"
+        file.write_text(yaml.safe_dump(plain))
+        return file
+
+    return change
+
+
+@pytest.mark.parametrize("name", ["micro", "smoke", "showo"])
+def test_shipped_configs_load_and_carry_their_name(name):
+    assert load_config(ROOT / "config" / f"{name}.yaml").name == name
+
+
+def test_derived_sizes():
+    config = load_config(SMOKE)
+    assert config.codebook_size == 2**config.image_tokenizer.codebook_bits
+    levels = len(config.image_tokenizer.encoder_multipliers)
+    side = config.data.image_size // (config.image_tokenizer.patch_size * 2 ** (levels - 1))
+    assert config.num_image_tokens == side**2
+
+
+@pytest.mark.parametrize(("image_size", "tokens"), [(512, 1024), (256, 256)])
+def test_the_paper_s_scale_has_the_official_sizes(tmp_path, image_size, tokens):
+    plain = yaml.safe_load((ROOT / "config" / "showo.yaml").read_text())
+    plain["data"]["image_size"] = image_size
+    file = tmp_path / "showo.yaml"
+    file.write_text(yaml.safe_dump(plain))
+    config = load_config(file)
+    assert (config.num_image_tokens, config.codebook_size) == (tokens, 8192)
+
+
+def test_the_paper_s_scale_has_the_paper_s_figures():
+    config = load_config(ROOT / "config" / "showo.yaml")
+    decodings = [(d.top_k, d.temperature) for d in config.sampling.captions.decodings]
+    assert decodings == [(1, 1.0), *((k, t) for k in (2, 3, 4) for t in (0.1, 0.7, 2.0))]
+    assert config.sampling.captions.max_new_tokens == 100
+    images = config.sampling.images
+    assert (images.n, images.steps, images.guidance) == (16, 50, 5.0)
+    data = config.data
+    assert (data.source, data.pairs, data.base_pairs, data.questions.min_f1) == ("journeydb", 5000, 0, 0.6)
+    assert data.questions.generator.repo == "tifa-benchmark/llama2_tifa_question_generation"
+    assert data.questions.checker.folder.endswith("unifiedqa-v2-t5-large-1363200")
+    encoders = (config.scoring.encoder, config.scoring.choice_encoder)
+    assert [(one.source.repo.split("/")[1], one.pooling) for one in encoders] == [
+        ("bert-large-uncased", "cls"),
+        ("all-mpnet-base-v2", "mean"),
+    ]
+    assert (config.scoring.vqa_method, config.preferences.min_image_score) == ("generate", 0.6)
+    training = config.training
+    assert (training.steps, training.learning_rate, training.weight_decay, training.beta) == (3000, 2e-5, 0.01, 0.2)
+    assert (training.batch_size, config.runtime.train_processes) == (8 * 4, 8)
+    assert [iteration(config, f"pair-{i}") for i in (1, 2, 3)] == [1, 2, 3]
+
+
+def test_nothing_of_the_paper_s_scale_is_fetched_without_pins():
+    config = load_config(ROOT / "config" / "showo.yaml")
+    sources = sources_of(config)
+    for key, file in (("data.questions.checker", "unifiedqa"), ("benchmarks.coco.inception", "pt_inception")):
+        with pytest.raises(FetchError, match=rf"{file}.*no such file. Correct `folder`"):
+            hub.fetch(sources.pop(key))
+    clips = [sources.pop(f"benchmarks.{section}.clip") for section in ("geneval", "coco")]
+    assert all(clip.revision and None not in clip.files.values() for clip in clips)
+    for source in sources.values():
+        with pytest.raises(ConfigError, match=rf"{source.repo}: .* not all pinned: run `hermesflow fetch --pin"):
+            hub.fetch(source)
+    with pytest.raises(ConfigError, match=r"JourneyDB/JourneyDB: data\.revision is not pinned"):
+        hub.open_dataset(config.data.path, config.data.revision)
+
+
+def test_released_weights_take_the_place_of_training(write):
+    file = write("weights", {"image_tokenizer": SOURCE})
+    with pytest.raises(ConfigError, match=r"`tokenizer_training` trains what `weights\.image_tokenizer`.*remove one"):
+        load_config(file)
+    plain = yaml.safe_load(file.read_text())
+    del plain["tokenizer_training"]
+    file.write_text(yaml.safe_dump(plain))
+    assert load_config(file).weights.image_tokenizer.repo == "owner/name"
+    with pytest.raises(ConfigError, match=r"`base_training` is required where there is no `weights\.language_model`"):
+        load_config(write("base_training", None))
+
+
+def test_a_checkpoint_knows_how_many_generations_wait_for_it():
+    config = load_config(SMOKE)
+    found = {name: generations_after(config, name) for name in ("base", *config.checkpoints)}
+    assert found == {"base": 2, "pair-1": 1, "pair-2": 0, "und-1": 0, "gen-1": 0, "pair-1-n2": 0}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("data.pears", 3, ["data.pears", "unknown key", "spelling"]),
+        ("colour", "red", ["colour", "unknown key"]),
+        ("training.steps", "many", ["training.steps", "many"]),
+        ("training.steps", 0, ["training.steps", "greater than 0"]),
+        ("training.steps", 3.5, ["training.steps", "3.5"]),
+        ("training.steps", True, ["training.steps", "True"]),
+        ("data.seed", None, ["data.seed", "required"]),
+        ("preferences.min_image_score", 1.5, ["preferences.min_image_score", "1.5"]),
+        ("checkpoints.pair-1.objective", "both", ["checkpoints.pair-1.objective", "both"]),
+        ("checkpoints.pair-2.parent", "pair-9", ["checkpoints.pair-2.parent", "pair-9", "pair-1"]),
+        ("checkpoints.pair-1.parent", "pair-2", ["cycle", "base"]),
+        ("checkpoints.base", {"parent": "pair-1", "objective": "pair"}, ["base", "taken"]),
+        ("name", "../up", ["name", "../up"]),
+        ("seeds", 3, ["seeds", "3"]),
+        ("weights", {"language_model": {"files": {"a.bin": None}}}, ["weights.language_model", "`repo`", "`folder`"]),
+        ("weights", {"language_model": {**SOURCE, "files": {}}}, ["weights.language_model.files", "at least 1"]),
+        ("weights", {"language_model": {**SOURCE, "revision": "main"}}, ["weights.language_model.revision", "main"]),
+        ("language_model.text_tokenizer", {**SOURCE, "files": {"a": "12"}}, ["text_tokenizer", "files.a", "12"]),
+    ],
+)
+def test_wrong_files_are_refused_with_file_key_and_mend(write, key, value, says):
+    file = write(key, value)
+    with pytest.raises(ConfigError) as caught:
+        load_config(file)
+    message = str(caught.value)
+    assert str(file) in message
+    assert "\n" not in message
+    for part in says:
+        assert part in message
+
+
+def test_unreadable_yaml(tmp_path):
+    file = tmp_path / "broken.yaml"
+    file.write_text("a: [1,")
+    with pytest.raises(ConfigError, match="cannot be read as YAML"):
+        load_config(file)
+    with pytest.raises(ConfigError, match="absent"):
+        load_config(tmp_path / "absent.yaml")
+
+
+def test_a_whole_number_fills_a_float(write):
+    assert load_config(write("training.learning_rate", 1)).training.learning_rate == 1.0
+
+
+def test_checkpoints_override_training_for_themselves_alone(write):
+    config = load_config(write("checkpoints.pair-2.beta", 0.7))
+    assert training_of(config, "pair-2").beta == 0.7
+    assert training_of(config, "pair-1") == config.training
+    assert training_of(config, "pair-2").steps == config.training.steps
+
+
+def test_the_paper_s_loss_is_the_default_and_one_key_away(write):
+    assert Training.__dataclass_fields__["chosen_nll_weight"].default == 0
+    config = load_config(write("checkpoints.pair-2.chosen_nll_weight", 0.0))
+    assert training_of(config, "pair-2").chosen_nll_weight == 0
+
+
+def test_a_reference_is_shared_by_all_that_rest_on_the_same():
+    config = load_config(ROOT / "config" / "micro.yaml")
+    shared = {name: reference_of(config, name) for name in config.checkpoints if reference_of(config, name) != name}
+    assert shared == {"und-1": "pair-1", "gen-1": "pair-1", "dpo-1": "pair-1"}
+
+
+@pytest.mark.parametrize(("key", "value"), [("candidates", 2), ("steps", 3)])
+def test_what_a_reference_rests_on_is_not_shared(write, key, value):
+    for changed, to, shared in (("training.beta", 0.3, True), (f"checkpoints.gen-1.{key}", value, False)):
+        config = load_config(write(changed, to))
+        assert (reference_of(config, "gen-1") == reference_of(config, "pair-1")) == shared
+
+
+@pytest.mark.parametrize("key", ["mode", "checkpoints.pair-1.mode"])
+def test_a_switch_that_was_removed_is_named(write, key):
+    with pytest.raises(ConfigError, match=f"unknown key `{key}`: remove it; .* `paper` .* always"):
+        load_config(write(key, "official"))
+
+
+def test_tree():
+    config = load_config(SMOKE)
+    assert sampled_checkpoints(config) == ("base", "pair-1")
+    assert [iteration(config, c) for c in ("base", "pair-1", "pair-2", "und-1")] == [0, 1, 2, 1]
+
+
+def test_config_is_frozen_and_plain_again():
+    config = load_config(SMOKE)
+    with pytest.raises(AttributeError):
+        config.name = "other"
+    assert json.loads(json.dumps(as_plain(config)))["data"] == as_plain(config.data)
+
+
+def test_schema_accepts_what_is_shipped_and_refuses_unknown_keys():
+    import jsonschema
+
+    for name in ("showo", "micro"):
+        plain = yaml.safe_load((ROOT / "config" / f"{name}.yaml").read_text())
+        jsonschema.validate(plain, config_schema())
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**plain, "colour": "red"}, config_schema())
+
+
+def test_committed_schema_and_table_of_keys_are_current():
+    committed = (ROOT / "workflow/schemas/config.schema.json").read_text()
+    assert committed == json.dumps(config_schema(), indent=2) + "\n", "make dvc"
+    table = jsonschema_markdown.generate(json.loads(committed), title="", footer=False, hide_empty_columns=True)
+    assert (ROOT / "config/README.md").read_text().strip() == table.strip(), "make dvc"
+
+
+def test_every_key_is_explained():
+    schema = config_schema()
+    unexplained = [
+        f"{name}.{key}"
+        for name, section in {**schema["$defs"], "": schema}.items()
+        for key, value in section["properties"].items()
+        if "description" not in value and "$ref" not in json.dumps(value)
+    ]
+    assert not unexplained, "give these fields a docstring"

@@ -1,0 +1,106 @@
+"""The answer in words follows from the intervals, and says so when a claim does not hold."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from tests.support.report_world import GAPS, make_summary, micro
+
+from hermesflow.core.errors import ConfigError
+from hermesflow.report.answer import TOLERANCE, answer, claims, summary_of, verdict_above, verdict_below
+from hermesflow.report.lookup import Figures
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "below", "above"),
+    [(-0.3, -0.1, "yes", "no"), (0.1, 0.3, "no", "yes"), (-0.1, 0.1, "open", "open"), (0.0, 0.1, "open", "open")],
+)
+def test_verdict_wants_the_whole_interval_on_one_side(low, high, below, above):
+    assert verdict_below(low, high, 0.0) == below
+    assert verdict_above(low, high, 0.0) == above
+
+
+def verdicts(summary, checkpoint="pair-3", protocol="same-judge"):
+    return {c.claim: c.verdict for c in claims(Figures(summary), checkpoint) if c.protocol == protocol}
+
+
+def test_the_paper_holds():
+    found = verdicts(make_summary(half_width=0.005))
+    assert found == {
+        "the gap narrowed": "yes",
+        "generation rose": "yes",
+        "understanding held": "yes",
+        "understanding rose": "open",
+    }
+
+
+def test_the_paper_does_not_hold():
+    summary = make_summary({**GAPS, "pair-3": (0.80, 0.60)})
+    assert verdicts(summary) == {
+        "the gap narrowed": "no",
+        "generation rose": "no",
+        "understanding held": "no",
+        "understanding rose": "no",
+    }
+    text = answer(summary, micro())
+    assert text.count("does not hold here") == 8
+    assert "no: not with `pair-3`" in text
+
+
+def test_a_wide_interval_shows_nothing():
+    text = answer(make_summary(half_width=0.5), micro())
+    assert text.count("Not shown.") == 8 and "Yes." not in text and "No." not in text
+
+
+def test_held_is_up_to_the_tolerance():
+    base = GAPS["base"]
+    just = make_summary({**GAPS, "pair-3": (base[0] - TOLERANCE + 0.003, base[1])}, half_width=0.002)
+    assert verdicts(just)["understanding held"] == "yes"
+    beyond = make_summary({**GAPS, "pair-3": (base[0] - TOLERANCE - 0.003, base[1])}, half_width=0.002)
+    assert verdicts(beyond)["understanding held"] == "no"
+
+
+def test_words_carry_the_numbers_and_their_intervals():
+    text = answer(make_summary(half_width=0.01), micro())
+    assert "Gap went from 0.128 to 0.050, a change of -0.078 [-0.088, -0.068]" in text
+    assert "0.128 -> 0.076 -> 0.062 -> 0.050" in text and "By the point values, yes." in text
+    assert "`und-1`" in text and "`gen-1`" in text
+
+
+def test_what_differs_from_the_paper_s_training_is_confessed():
+    text = answer(make_summary(), micro())
+    assert "`pair-3` is not trained exactly as the paper says: beta 1.0 (paper 0.2), chosen_nll_weight 1.0" in text
+    plain = replace(micro().training, beta=0.2, chosen_nll_weight=0.0, mask_schedule="cosine")
+    assert "not trained exactly" not in answer(make_summary(), replace(micro(), training=plain))
+
+
+def test_other_chains_have_their_line_with_what_sets_them_apart():
+    text = answer(make_summary(half_width=0.01), micro())
+    assert "(chosen_nll_weight 0.0), base -> dpo-1 -> dpo-2 -> dpo-3, the same-judge gap goes 0.128 -> 0.088" in text
+    assert "`dpo-3` against base -0.033 [-0.043, -0.023]" in text
+
+
+def test_few_seeds_are_confessed():
+    assert "1 seed: the intervals say" in answer(make_summary(seeds=1), micro())
+    assert "the intervals say" not in answer(make_summary(seeds=3), micro())
+
+
+def test_protocols_that_disagree_are_named():
+    summary = make_summary(half_width=0.005)
+    row = (summary["checkpoint"] == "pair-3") & (summary["metric"] == "gap/paper/gap")
+    summary.loc[row, ["delta", "delta_low", "delta_high"]] = [0.1, 0.09, 0.11]
+    assert "The two protocols disagree on: the gap narrowed." in answer(summary, micro())
+
+
+def test_summary_is_about_the_last_of_the_chain():
+    facts = summary_of(make_summary(), micro())
+    assert (facts["checkpoint"], facts["seeds"], facts["confidence"]) == ("pair-3", 3, 0.95)
+    assert len(facts["claims"]) == 8
+
+
+def test_no_pair_checkpoint_is_an_error():
+    config = micro()
+    lonely = replace(config, checkpoints={"und-1": config.checkpoints["und-1"]})
+    with pytest.raises(ConfigError, match="nothing to answer"):
+        summary_of(make_summary(), lonely)

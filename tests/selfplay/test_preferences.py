@@ -1,0 +1,257 @@
+import itertools
+import json
+import random
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from tests.support.pair_world import make_candidates, make_world, small_config
+
+from hermesflow.config.experiment import Config
+from hermesflow.config.sections import Checkpoint
+from hermesflow.core.errors import ArtifactError, DataError
+from hermesflow.core.files import Layout, read_table
+from hermesflow.core.images import ImageForm, read_images, write_images
+from hermesflow.selfplay.preferences import (
+    CAPTION_COLUMNS,
+    IMAGE_COLUMNS,
+    Candidate,
+    Pair,
+    Threshold,
+    caption_pairs,
+    captions_table,
+    first_pair,
+    group_candidates,
+    homologous_table,
+    image_arrays,
+    image_pairs,
+    images_table,
+    reason_to_drop,
+    select,
+    updated_pair,
+)
+from hermesflow.stages import prefer
+
+ANY = Threshold()
+
+
+def scored(*scores: float, prefix: str = "new") -> list[Candidate]:
+    return [Candidate(f"{prefix} {k}", score) for k, score in enumerate(scores)]
+
+
+def pair(chosen: float, rejected: float) -> Pair:
+    return Pair(Candidate("w", chosen), Candidate("l", rejected))
+
+
+def test_first_pair_is_best_and_worst_and_ties_go_to_the_lowest_candidate():
+    found = first_pair(scored(0.5, 0.9, 0.2, 0.9, 0.2))
+    assert (found.chosen.content, found.rejected.content) == ("new 1", "new 2")
+
+
+@pytest.mark.parametrize(
+    ("best", "chosen", "rejected"),
+    [
+        (0.95, "new 1", "w"),  # c beats w: (c, w)
+        (0.9, "new 1", "l"),  # c equals w: (c, l)
+        (0.5, "new 1", "l"),  # c loses to w: (c, l)
+    ],
+)
+def test_update_is_equation_10(best, chosen, rejected):
+    found = updated_pair(scored(0.1, best), pair(0.9, 0.3))
+    assert (found.chosen.content, found.rejected.content) == (chosen, rejected)
+
+
+@pytest.mark.parametrize(
+    ("found", "threshold", "reason"),
+    [
+        (pair(0.9, 0.3), ANY, None),
+        (pair(0.3, 0.3), ANY, "tie"),
+        (pair(0.2, 0.3), ANY, "inverted"),
+        (Pair(Candidate("same", 0.9), Candidate("same", 0.1)), ANY, "same text"),
+        (Pair(Candidate(b"12", 0.9), Candidate(b"12", 0.1)), ANY, "same image"),
+        (pair(0.6, 0.3), Threshold(min_score=0.6), "below threshold"),  # strictly above
+        (pair(0.61, 0.3), Threshold(min_score=0.6), None),
+        (pair(0.75, 0.5), Threshold(min_margin=0.25), "below threshold"),  # strictly more
+        (pair(0.76, 0.5), Threshold(min_margin=0.25), None),
+    ],
+)
+def test_reasons_to_drop(found, threshold, reason):
+    assert reason_to_drop(found, threshold) == reason
+
+
+def test_no_tie_and_no_inversion_ever_whatever_the_scores():
+    draw = random.Random(0)
+    levels = (0.0, 0.25, 0.5, 0.75, 1.0)  # few levels: many ties
+    kept = 0
+    for _, min_score in itertools.product(range(300), (0.0, 0.6)):
+        previous: dict[str, Pair] = {}
+        for iteration in range(4):
+            new = {f"p{k}": scored(*draw.choices(levels, k=3), prefix=f"{iteration}") for k in range(5)}
+            selection = select(new, previous, Threshold(min_score=min_score))
+            for pair_id, found in selection.pairs.items():
+                assert found.chosen.score > found.rejected.score
+                assert found.chosen.score > min_score
+                assert found.chosen.content != found.rejected.content
+                assert found.chosen.score == max(c.score for c in new[pair_id])
+            counts = selection.counts
+            assert counts["kept"] + sum(counts["dropped"].values()) == counts["ids"] == 5
+            previous = selection.pairs
+            kept += len(selection.pairs)
+    assert kept > 1000
+
+
+def test_a_pair_absent_before_starts_as_in_the_first_iteration():
+    new = {"old": scored(0.8, 0.1), "fresh": scored(0.8, 0.1)}
+    selection = select(new, {"old": pair(0.9, 0.3)}, ANY)
+    assert selection.pairs["old"].rejected.content == "l"
+    assert selection.pairs["fresh"].rejected.content == "new 1"
+    assert selection.counts["updated"] == 1
+
+
+def test_only_ids_with_both_kinds_are_homologous():
+    captions = select({"a": scored(0.1, 0.9), "b": scored(0.5, 0.5), "c": scored(0.9, 0.2)}, {}, ANY)
+    drawn = [Candidate(b"12", 0.2), Candidate(b"34", 0.8)]
+    images = select({"c": drawn, "b": drawn, "a": drawn[:1]}, {}, ANY)  # another order: joined by id
+    table, counts = homologous_table(captions, images)
+    assert table["id"].tolist() == ["c"]
+    assert table["chosen_caption"][0] == "new 0"
+    assert (table["chosen_image_score"][0], images.pairs["c"].chosen.content) == (0.8, b"34")
+    assert counts["homologous"] == {
+        "kept": 1,
+        "dropped": {"captions": {"other side missing": 1}, "images": {"other side missing": 1}},
+    }
+    assert counts["captions"]["dropped"] == {"tie": 1}
+
+
+def test_tables_are_read_back_as_written(tmp_path):
+    captions = {"a": pair(0.9, 0.3)}
+    captions_table(captions).to_parquet(tmp_path / "pairs.parquet")
+    assert caption_pairs(pd.read_parquet(tmp_path / "pairs.parquet")) == captions
+
+
+def test_images_are_read_back_as_written(tmp_path):
+    form = ImageForm("codes", (2,), "uint16")
+    sides = [np.array(codes, dtype=np.uint16) for codes in ((1, 2), (3, 500))]
+    images = {"a": Pair(*(Candidate(side.tobytes(), score) for side, score in zip(sides, (0.9, 0.1), strict=True)))}
+    images_table(images).to_parquet(tmp_path / "pairs.parquet")
+    assert image_arrays(images, form).dtype == np.uint16
+    write_images(tmp_path / "images.npy", ["a"], image_arrays(images, form), form)
+    ids, arrays = read_images(tmp_path / "images.npy", form)
+    assert arrays.tolist() == [[[1, 2], [3, 500]]]
+    assert image_pairs(pd.read_parquet(tmp_path / "pairs.parquet"), dict(zip(ids, arrays, strict=True))) == images
+
+
+def test_candidates_are_grouped_by_id_and_cut_to_the_first():
+    rows = [("b", 1, "b1", 0.1), ("a", 0, "a0", 0.2), ("b", 0, "b0", 0.3), ("a", 1, "a1", 0.4)]
+    table = pd.DataFrame(rows, columns=["id", "candidate", "caption", "score"])
+    groups = group_candidates(table, content="caption", first=None)
+    assert {k: [c.content for c in v] for k, v in groups.items()} == {"a": ["a0", "a1"], "b": ["b0", "b1"]}
+    assert group_candidates(table, content="caption", first=1)["b"] == [Candidate("b0", 0.3)]
+    assert group_candidates(table, content="caption", first=2) == groups
+    with pytest.raises(DataError, match="first 3 candidates"):
+        group_candidates(table, content="caption", first=3)
+    assert group_candidates(table[:0], content="caption", first=None) == {}
+    with pytest.raises(DataError, match="only 0 were sampled"):
+        group_candidates(table[:0], content="caption", first=1)
+    with pytest.raises(DataError, match=r"`a` has caption candidates \[0\] instead of 0\.\.1, once each; gather"):
+        group_candidates(table[:3], content="caption", first=None)
+    with pytest.raises(DataError, match="not a number"):
+        group_candidates(table.assign(score=[0.1, float("nan"), 0.3, 0.4]), content="caption", first=None)
+
+
+@pytest.fixture
+def world(tmp_path) -> tuple[Config, Layout]:
+    config = small_config()
+    return config, make_world(tmp_path / "results", config, pairs=12)
+
+
+def preferences(layout: Layout, checkpoint: str) -> pd.DataFrame:
+    path = layout.checkpoint(0, checkpoint) / "preferences" / "preferences.parquet"
+    return read_table(path, [*CAPTION_COLUMNS, *IMAGE_COLUMNS]).set_index("id")
+
+
+def images_of(layout: Layout, checkpoint: str) -> dict[str, list[list[int]]]:
+    """Codes of chosen and rejected image by id."""
+    ids, codes = read_images(layout.checkpoint(0, checkpoint) / "preferences" / "images.npy")
+    return dict(zip(ids, codes.tolist(), strict=True))
+
+
+def test_stage_joins_by_id_whatever_the_order_of_the_files(world):
+    config, layout = world
+    scores = layout.checkpoint(0, "base") / "scores" / "images.parquet"
+    table = pd.read_parquet(scores)
+    table.sample(frac=1.0, random_state=0).to_parquet(scores)
+    prefer.run(config, layout, seed=0, checkpoint="pair-1")
+    found, images = preferences(layout, "pair-1"), images_of(layout, "pair-1")
+    ids, codes = read_images(layout.checkpoint(0, "base") / "candidates" / "images.npy")
+    by_candidate = table.set_index(["id", "candidate"])["score"]
+    assert len(found) > 5
+    for pair_id, row in found.iterrows():
+        own = by_candidate[pair_id]
+        assert row["chosen_image_score"] == own.max() and row["rejected_image_score"] == own.min()
+        assert images[pair_id] == codes[ids.index(pair_id), [own.idxmax(), own.idxmin()]].tolist()
+
+
+def test_stage_uses_only_the_first_candidates_where_told(world):
+    config, layout = world
+    prefer.run(config, layout, seed=0, checkpoint="pair-1-n2")
+    scores = pd.read_parquet(layout.checkpoint(0, "base") / "scores" / "captions.parquet")
+    best = scores[scores["candidate"] < 2].groupby("id")["score"].max()
+    found = preferences(layout, "pair-1-n2")
+    assert len(found) and all(row["chosen_caption_score"] == best[i] for i, row in found.iterrows())
+    counts = json.loads((layout.checkpoint(0, "pair-1-n2") / "preferences" / "counts.json").read_text())
+    assert counts["captions"]["candidates"] == 2 * 12
+
+
+def test_stage_says_what_is_wrong_with_its_inputs(world):
+    config, layout = world
+    scores = layout.checkpoint(0, "base") / "scores" / "captions.parquet"
+    table = pd.read_parquet(scores)
+    for broken in (table[1:], pd.concat([table, table[:1]]), table.assign(id="of another checkpoint")):
+        broken.to_parquet(scores)
+        with pytest.raises(DataError, match=r"captions\.parquet"):
+            prefer.run(config, layout, seed=0, checkpoint="pair-1")
+    scores.write_bytes(b"PAR1 cut off")
+    with pytest.raises(ArtifactError, match=r"captions\.parquet"):
+        prefer.run(config, layout, seed=0, checkpoint="pair-1")
+
+
+def test_stage_refuses_an_empty_set(world):
+    config, layout = world
+    strict = replace(config, preferences=replace(config.preferences, min_image_score=1.0))
+    with pytest.raises(DataError, match="min_image_score"):
+        prefer.run(strict, layout, seed=0, checkpoint="pair-1")
+
+
+def test_same_inputs_give_identical_files(world, tmp_path):
+    config, layout = world
+    for name in ("first", "second"):
+        prefer.run(config, layout, seed=0, checkpoint="pair-1")
+        folder = layout.checkpoint(0, "pair-1") / "preferences"
+        folder.rename(tmp_path / name)
+    files = sorted(p.name for p in (tmp_path / "first").iterdir())
+    assert len(files) == 7
+    assert all((tmp_path / "first" / f).read_bytes() == (tmp_path / "second" / f).read_bytes() for f in files)
+
+
+def test_any_tree_of_checkpoints_can_be_grown(world):
+    config, layout = world
+    tree = {
+        "a": Checkpoint(parent="base", objective="pair"),
+        "b": Checkpoint(parent="a", objective="pair"),
+        "c": Checkpoint(parent="b", objective="pair"),
+    }
+    config = replace(config, checkpoints=tree)
+    for seed, checkpoint in enumerate(tree, start=5):
+        prefer.run(config, layout, seed=0, checkpoint=checkpoint)
+        make_candidates(
+            layout.checkpoint(0, checkpoint), [f"pairs-{k}" for k in range(12)], n=4, config=config, seed=seed
+        )
+    a, b, c = (preferences(layout, name) for name in tree)
+    images = {name: images_of(layout, name) for name in "ab"}
+    both = a.index.intersection(b.index)
+    for i in both:  # the rejected side of b is one of the two sides of a: Eq. 10
+        assert b["rejected_caption"][i] in (a["chosen_caption"][i], a["rejected_caption"][i])
+        assert images["b"][i][1] in images["a"][i]
+    assert len(both) and len(c) and not b.equals(c)

@@ -1,0 +1,153 @@
+"""Stage `report` on a small results folder: all files, twice the same, and clear errors."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tests.support.report_world import ROOT, metrics_of
+
+from hermesflow.config.experiment import Config
+from hermesflow.config.load import load_config
+from hermesflow.core.errors import ArtifactError
+from hermesflow.core.files import Layout, write_json, write_table, write_weights
+from hermesflow.core.images import write_images
+from hermesflow.data.microworld.world import make_pairs
+from hermesflow.data.pairs import write_pairs
+from hermesflow.evaluation.evaluated import UNIT_COLUMNS
+from hermesflow.evaluation.metrics import COMPOSED
+from hermesflow.models.showo.codec import ShowOCodec
+from hermesflow.models.showo.forms import image_form
+from hermesflow.models.showo.magvit import MagVitV2
+from hermesflow.stages import report
+
+PAIRS = 8
+TABLES = ("table1_understanding", "table2_generation", "table3_fidelity", "table4_gap", "table5_ablation")
+AUDITS = ("table_agreement", "table_judge", "table_preferences", "table_rejected")
+FIGURES = ("fig2b_gap", "fig4_samples", "fig6_candidates", "training_curves", "preference_examples")
+
+
+def small() -> Config:
+    config = load_config(ROOT / "config" / "smoke.yaml")
+    keep = {name: config.checkpoints[name] for name in ("pair-1", "und-1", "pair-1-n2")}
+    return replace(config, checkpoints=keep, evaluation=replace(config.evaluation, bootstrap=20))
+
+
+def write_evaluation(folder: Path, prompts: list[str], config: Config, level: float) -> None:
+    random = np.random.default_rng(0)
+    measured = {*metrics_of(0.5, 0.5), *(part for parts in COMPOSED.values() for part in parts)}
+    units = [
+        {
+            **{"metric": metric, "pool": "fid" if metric == "clip_score" else metric, "id": f"i{i}"},
+            **{"numerator": level * random.random(), "denominator": 1.0},
+        }
+        for metric in sorted(measured - {*COMPOSED, "fid"})
+        for i in range(6)
+    ]
+    write_table(folder / "units.parquet", pd.DataFrame(units, columns=list(UNIT_COLUMNS)))
+    features = torch.tensor(random.normal(size=(6, 3)))
+    write_weights(folder / "features.safetensors", {"generated": features, "real": features + 0.1})
+    codes = random.integers(0, config.codebook_size, size=(len(prompts), 1, config.num_image_tokens))
+    write_images(folder / "samples.npy", prompts, codes, image_form(config.data.image_size, config.image_tokenizer))
+    write_json(folder / "metrics.json", {"vqa": level})
+
+
+def write_training(folder: Path, ids: list[str], config: Config) -> None:
+    random = np.random.default_rng(1)
+    steps = np.arange(1, 5)
+    names = [f"{kind}/{term}" for kind in ("loss", "rewards/margins", "rewards/accuracies") for term in ("t2i", "mmu")]
+    columns = {"step": steps, "loss": 1.4 - 0.1 * steps, **{name: 0.1 * steps for name in names}}
+    write_table(folder / "model" / "history.csv", pd.DataFrame(columns))
+    codes = random.integers(0, config.codebook_size, size=(len(ids), 2, config.num_image_tokens))
+    form = image_form(config.data.image_size, config.image_tokenizer)
+    write_images(folder / "preferences" / "images.npy", ids, codes, form)
+    preferences = {
+        **{"id": ids, "chosen_caption": "a circle", "rejected_caption": "a cross"},
+        **{"chosen_caption_score": 0.9, "rejected_caption_score": 0.4},
+        **{"chosen_image_score": 1.0, "rejected_image_score": 0.2},
+    }
+    write_table(folder / "preferences" / "preferences.parquet", pd.DataFrame(preferences))
+    side = {"ids": 8, "candidates": 32, "updated": 0, "kept": 8, "dropped": {}}
+    lonely = {"captions": {"other side missing": 0}, "images": {"other side missing": 0}}
+    counts = {"captions": side, "images": side, "homologous": {"kept": 8, "dropped": lonely}}
+    write_json(folder / "preferences" / "counts.json", counts)
+
+
+def make_results(root: Path, config: Config) -> Layout:
+    layout = Layout(root)
+    ids = {}
+    for split in ("pairs", "prompts"):
+        rows = list(make_pairs(split, PAIRS, config=config.data))
+        write_pairs(layout.data(split), rows)
+        ids[split] = [row["id"] for row in rows]
+    write_table(layout.root / "data" / "rejected.csv", pd.DataFrame(columns=["split", "id", "record", "reason"]))
+    torch.manual_seed(0)
+    ShowOCodec(MagVitV2(config.image_tokenizer), config.data.image_size).save(layout.tokenizer)
+    write_json(layout.judge, {"real images": {"all": {"images": 8, "questions right": 1.0}}})
+    for seed in config.seeds:
+        agreement = {"captions": {"bleu": {"kendall_tau": 0.5}}, "images": {}, "pairs": 8}
+        write_json(layout.checkpoint(seed, "base") / "scores" / "agreement.json", agreement)
+        for level, name in enumerate(("base", *config.checkpoints), start=1):
+            folder = layout.checkpoint(seed, name)
+            write_evaluation(folder / "evaluation", ids["prompts"], config, 0.2 * level)
+            if name != "base":
+                write_training(folder, ids["pairs"], config)
+    return layout
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> tuple[Config, Layout]:
+    config = small()
+    return config, make_results(tmp_path_factory.mktemp("results"), config)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_every_file_is_there_and_twice_the_same(results):
+    config, layout = results
+    report.run(config, layout, seeds=config.seeds)
+    first = files(layout.report)
+    expected = {"summary.json", "answer.md"}
+    expected |= {f"tables/{name}.{suffix}" for name in TABLES for suffix in ("csv", "md", "tex")}
+    expected |= {f"tables/{name}.{suffix}" for name in (*AUDITS, "statistics") for suffix in ("csv", "md")}
+    expected |= {f"figures/{name}.png" for name in FIGURES}
+    assert set(first) == expected
+    report.run(config, layout)
+    assert files(layout.report) == first
+    gap = pd.read_csv(layout.report / "tables" / "table4_gap.csv")
+    assert list(gap["checkpoint"][:4]) == ["base", "pair-1", "und-1", "pair-1-n2"]
+    assert json.loads(first["summary.json"])["checkpoint"] == "pair-1"
+
+
+def test_captions_of_the_html_report_cover_every_file():
+    known = {path.stem for path in (ROOT / "workflow" / "report").glob("*.rst")}
+    assert {*TABLES, *AUDITS, *FIGURES, "statistics", "answer", "workflow"} <= known
+
+
+def test_a_missing_evaluation_is_named(results, tmp_path):
+    config, _ = results
+    with pytest.raises(ArtifactError, match=r"base/evaluation/units\.parquet"):
+        report.run(config, Layout(tmp_path), seeds=(0,))
+
+
+def test_samples_of_other_prompts_are_refused():
+    with pytest.raises(ArtifactError, match="`b`"):
+        report.rows_of(["a"], np.zeros((1, 1, 4)), ["a", "b"])
+
+
+def test_rows_are_joined_by_id_and_not_by_position():
+    codes = np.arange(6).reshape(3, 1, 2)
+    assert report.rows_of(["a", "b", "c"], codes, ["c", "a"])[:, 0].tolist() == [[4, 5], [0, 1]]
+
+
+def test_spread_keeps_order_and_reaches_over_the_whole():
+    items = [str(i) for i in range(100)]
+    assert report.spread(items, 4) == ["0", "25", "50", "75"]
+    assert report.spread(items[:3], 4) == ["0", "1", "2"]

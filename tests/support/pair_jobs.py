@@ -1,0 +1,63 @@
+"""Jobs for several processes of one test: `accelerate launch ... pair_jobs.py FOLDER JOBS`, JOBS being a JSON list.
+
+Each job runs stages reference and train in `FOLDER/{name}` with its own settings; `stop_at` has one process alone sent
+a SIGTERM after that step, `stages` leaves the reference out.
+"""
+
+import json
+import os
+import signal
+import sys
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
+
+from accelerate import Accelerator, DistributedType, PartialState
+from tests.support.pair_world import small_config
+
+from hermesflow.config.sections import Lora
+from hermesflow.core.errors import Interrupted
+from hermesflow.core.files import Layout
+from hermesflow.stages import reference, train
+from hermesflow.tracking import runs
+
+CHECKPOINT = "pair-1"
+LORA = Lora(rank=4, alpha=8.0, targets=("q_proj", "fc1"))
+
+
+def run_job(
+    folder: Path,
+    *,
+    name: str,
+    training: dict,
+    lora: bool = False,
+    runtime: dict | None = None,
+    stop_at: int = 0,
+    stages: tuple[str, ...] = (),
+) -> None:
+    def log(metrics: dict[str, float], *, step: int) -> None:
+        if step == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    run = nullcontext(SimpleNamespace(log=log))
+    config = small_config(**training, lora=LORA if lora else None)
+    config = replace(config, runtime=replace(config.runtime, **(runtime or {})))
+    for stage in (reference, train):
+        if not stages or stage.__name__.rpartition(".")[2] in stages:
+            try:
+                with patch.object(runs, "open_run", return_value=run):  # tests share this process
+                    stage.run(config, Layout(folder / name), seed=0, checkpoint=CHECKPOINT)
+            except Interrupted as stopped:
+                print(f"{name}: {stopped}", flush=True)
+
+
+if __name__ == "__main__":
+    Accelerator.end_training = Accelerator.wait_for_everyone  # the processes go on with the next stage
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        # accelerate shards on GPUs alone; taking these processes for GPUs is all it needs to shard over gloo
+        PartialState(cpu=True)
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    for job in json.loads(sys.argv[2]):
+        run_job(Path(sys.argv[1]), **job)

@@ -1,0 +1,133 @@
+"""Everything config/showo.yaml names, tiny, under the same names: repositories on a hub and the checker's folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from tests.support.hub_server import HubServer
+from tests.support.journeydb_world import files_of, good_world
+from tests.support.phi_tokenizer import END, phi_tokenizer, tokenizer_files, write_tokenizer
+from tests.support.tiny_text_models import make_llama, make_t5
+from tokenizers import processors
+from transformers import AutoModel, BertConfig, MPNetConfig, PreTrainedTokenizerFast
+
+from hermesflow.config.load import load_config
+from hermesflow.models.backbone import new_model
+from hermesflow.models.showo.magvit import MagVitV2
+
+SHOWO = Path(__file__).parents[2] / "config" / "showo.yaml"
+SIZES: dict[str, Any] = {
+    "seeds": [0],
+    "data": {"image_size": 16, "pairs": 6, "gap_pairs": 2},
+    "image_tokenizer": {
+        **{"channels": 8, "codebook_bits": 8},
+        **{"encoder_multipliers": [1, 2], "encoder_blocks": [1, 1]},
+        **{"decoder_multipliers": [1, 2], "decoder_blocks": [1, 1]},
+    },
+    "language_model": {"hidden_size": 32, "layers": 2, "heads": 2, "intermediate_size": 64},
+    "sampling": {"captions": {"max_new_tokens": 6}, "images": {"n": 4, "steps": 2}, "batch_pairs": 2},
+    "scoring": {"max_answer_tokens": 4, "batch_images": 8},
+    "preferences": {"min_image_score": 0.0},
+    "training": {"steps": 4, "batch_size": 2, "warmup_steps": 1, "checkpoint_every": 2},
+    "evaluation": {"understanding_images": 2, "geneval_prompts": 1, "dense_prompts": 1, "fid_images": 2},
+    "runtime": {
+        **{"device": "cpu", "precision": "no", "shards": 2, "train_processes": 1, "accelerate": None},
+        **{"tokenizer_threads": 1, "train_threads": 1, "shard_threads": 1},
+    },
+}
+QUESTIONS = {"batch_captions": 4, "beams": 2, "max_new_tokens": 90, "dtype": "float32"}
+CAPTIONS = ["A picture of thing 0 0.", "A picture of thing 2 8."]
+
+
+def lay_over(plain: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Change some values of a plain config in place."""
+    for key, value in changes.items():
+        if isinstance(value, dict) and isinstance(plain.get(key), dict):
+            lay_over(plain[key], value)
+        else:
+            plain[key] = value
+    return plain
+
+
+def small_config(folder: Path) -> dict[str, Any]:
+    """config/showo.yaml with other sizes and one checkpoint; what it names stays as it is."""
+    plain = lay_over(yaml.safe_load(SHOWO.read_text()), SIZES)
+    lay_over(plain, {"data": {"questions": {**QUESTIONS, "checker": {"folder": str(folder / "checker")}}}})
+    plain["checkpoints"] = {"pair-1": plain["checkpoints"]["pair-1"]}
+    plain["benchmarks"] = None
+    return plain
+
+
+def release(hub: HubServer, folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """Put every repository on the hub and the checker into its folder; the tensors of both Show-o parts."""
+    plain = small_config(folder)
+    make_t5(folder / "checker", CAPTIONS)
+    showo, magvit = _showo(folder)
+    repositories = {
+        plain["weights"]["language_model"]["repo"]: {"pytorch_model.bin": _pickled(showo, folder)},
+        plain["weights"]["image_tokenizer"]["repo"]: {"pytorch_model.bin": _pickled(magvit, folder)},
+        plain["language_model"]["text_tokenizer"]["repo"]: tokenizer_files(phi_tokenizer(words=474)),
+        plain["data"]["questions"]["generator"]["repo"]: _llama(folder),
+    }
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    for key, kind in (("encoder", BertConfig), ("choice_encoder", MPNetConfig)):
+        repositories[plain["scoring"][key]["source"]["repo"]] = _encoder(folder / key, kind, sizes)
+    for repo, files in repositories.items():
+        hub.add(repo, files)
+    hub.add(plain["data"]["path"], files_of(*good_world()), kind="datasets")
+    return {"show-o": showo, "magvitv2": magvit}
+
+
+def _showo(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Weights so large that what the model says depends on what it sees."""
+    plain = small_config(folder)
+    plain["language_model"]["text_tokenizer"] = str(write_tokenizer(folder / "phi", phi_tokenizer(words=474)))
+    (folder / "unpinned.yaml").write_text(yaml.safe_dump(plain))
+    config = load_config(folder / "unpinned.yaml")
+    showo = new_model(config, seed=1).state_dict()
+    torch.manual_seed(0)
+    magvit = MagVitV2(config.image_tokenizer).state_dict()
+    return {name: 12 * tensor if tensor.ndim > 1 else tensor for name, tensor in showo.items()}, magvit
+
+
+def _pickled(tensors: dict[str, torch.Tensor], folder: Path) -> bytes:
+    torch.save(tensors, folder / "pickle.bin")
+    return (folder / "pickle.bin").read_bytes()
+
+
+def _llama(folder: Path) -> dict[str, bytes]:
+    """The writer of questions, its weights in two files as released."""
+    files = _files_in(make_llama(folder / "writer", CAPTIONS, chat=False))
+    tensors = load_file(folder / "writer" / "model.safetensors")
+    del files["model.safetensors"]
+    names, place = sorted(tensors), {}
+    for number, part in enumerate((names[:9], names[9:]), start=1):
+        name = f"model-{number:05d}-of-00002.safetensors"
+        save_file({key: tensors[key] for key in part}, folder / name, metadata={"format": "pt"})
+        files[name] = (folder / name).read_bytes()
+        place |= dict.fromkeys(part, name)
+    index = {"metadata": {"total_size": sum(t.nbytes for t in tensors.values())}, "weight_map": place}
+    return {"special_tokens_map.json": b"{}", **files, "model.safetensors.index.json": json.dumps(index).encode()}
+
+
+def _encoder(folder: Path, kind: type, sizes: dict[str, int]) -> dict[str, bytes]:
+    """Of bytes, so that whatever a random model writes has a vector of its own."""
+    backend = phi_tokenizer(words=474, spaces=0)
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{END} $A", special_tokens=[(END, backend.token_to_id(END))]
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token=END)
+    torch.manual_seed(3)
+    model = AutoModel.from_config(kind(vocab_size=len(tokenizer), max_position_embeddings=64, **sizes))
+    model.eval().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return _files_in(folder)
+
+
+def _files_in(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}

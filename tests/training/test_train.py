@@ -1,0 +1,291 @@
+import math
+import shutil
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import Mock
+
+import pandas as pd
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState
+from tests.support.pair_world import make_world, pairs_of, small_config, training
+
+from hermesflow.config.experiment import Config
+from hermesflow.config.tree import reference_of
+from hermesflow.core.errors import ArtifactError, ConfigError, DataError, HermesflowError
+from hermesflow.core.files import Layout, read_json, read_weights, write_json
+from hermesflow.models.backbone import load_model
+from hermesflow.stages import prefer, reference, train
+from hermesflow.tracking import runs
+from hermesflow.training.distributed import check_training, micro_batches, new_accelerator
+from hermesflow.training.logps import Logps, PairLogps, ReferenceTable
+from hermesflow.training.pair_dpo import learning_rate, step_loss
+from hermesflow.training.pairs import HomologousPairs
+from hermesflow.training.state import StateFolder
+
+LN2 = math.log(2)
+CHECKPOINT = "pair-1"
+
+
+@pytest.fixture(autouse=True)
+def no_tracking(monkeypatch):
+    monkeypatch.setattr(runs, "open_run", lambda *args, **kwargs: nullcontext())
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """Base model, candidates and the preferences of the checkpoints that grow from it."""
+    layout = make_world(tmp_path_factory.mktemp("world") / "results", small_config())
+    for checkpoint in (CHECKPOINT, "und-1", "gen-1"):
+        prefer.run(small_config(), layout, seed=0, checkpoint=checkpoint)
+    return layout.root
+
+
+@pytest.fixture
+def layout(world, tmp_path) -> Layout:
+    return Layout(Path(shutil.copytree(world, tmp_path / "results")))
+
+
+def trained(config: Config, layout: Layout, checkpoint: str = CHECKPOINT) -> pd.DataFrame:
+    """Run both stages; the history."""
+    reference.run(config, layout, seed=0, checkpoint=reference_of(config, checkpoint))
+    train.run(config, layout, seed=0, checkpoint=checkpoint)
+    return pd.read_csv(model_folder(layout, checkpoint) / "history.csv")
+
+
+def model_folder(layout: Layout, checkpoint: str = CHECKPOINT) -> Path:
+    return layout.checkpoint(0, checkpoint) / "model"
+
+
+@pytest.mark.parametrize(("checkpoint", "first_loss"), [("pair-1", 2 * LN2), ("und-1", LN2), ("gen-1", LN2)])
+def test_step_1_is_ln_2_per_term_and_then_the_loss_falls(layout, checkpoint, first_loss):
+    history = trained(small_config(steps=30, learning_rate=3e-3), layout, checkpoint)
+    first = history.iloc[0]
+    assert first["loss"] == pytest.approx(first_loss, abs=1e-6)
+    assert first["loss/t2i"] == pytest.approx(LN2, abs=1e-6)
+    assert first["loss/mmu"] == pytest.approx(LN2, abs=1e-6)
+    assert first["rewards/margins/t2i"] == first["rewards/margins/mmu"] == 0.0
+    assert history["step"].tolist() == list(range(1, 31))
+    assert history["loss"].iloc[-3:].mean() < 0.7 * first_loss
+    if checkpoint != "gen-1":
+        assert history["rewards/accuracies/mmu"].iloc[-1] == 1.0
+    if checkpoint != "und-1":
+        assert history["rewards/margins/t2i"].iloc[-1] > 0.3
+
+
+def test_weights_move_and_the_parent_stays(layout):
+    parent = layout.checkpoint(0, "base") / "model" / "model.safetensors"
+    before = parent.read_bytes()
+    trained(small_config(), layout)
+    assert parent.read_bytes() == before
+    own, base = read_weights(model_folder(layout) / "model.safetensors"), read_weights(parent)
+    assert own.keys() == base.keys()
+    assert not torch.equal(own["showo.lm_head.weight"], base["showo.lm_head.weight"])
+    load_model(model_folder(layout), device="cpu")
+
+
+def test_same_seed_twice_is_byte_identical_and_no_state_is_left(layout, tmp_path):
+    for name in ("first", "second"):
+        trained(small_config(), layout)
+        assert not (layout.checkpoint(0, CHECKPOINT) / "state").exists()
+        model_folder(layout).rename(tmp_path / name)
+    for file in (tmp_path / "first").iterdir():
+        assert file.read_bytes() == (tmp_path / "second" / file.name).read_bytes(), file.name
+
+
+def test_accumulated_micro_batches_equal_one_batch(layout, tmp_path):
+    whole = trained(small_config(), layout)
+    weights = read_weights(model_folder(layout) / "model.safetensors")
+    parts = trained(small_config(micro_batch_size=2), layout)
+    assert torch.allclose(
+        read_weights(model_folder(layout) / "model.safetensors")["showo.lm_head.weight"],
+        weights["showo.lm_head.weight"],
+        atol=1e-4,
+    )
+    pd.testing.assert_frame_equal(whole, parts, atol=1e-3, rtol=1e-2)
+
+
+def test_state_of_another_task_is_not_resumed(layout, monkeypatch):
+    class Killed(Exception): ...
+
+    def kill(metrics: dict[str, float], *, step: int) -> None:
+        if step == 5:
+            raise Killed
+
+    config = small_config()
+    reference.run(config, layout, seed=0, checkpoint=CHECKPOINT)
+    monkeypatch.setattr(runs, "open_run", lambda *args, **kwargs: nullcontext(Mock(log=kill)))
+    with pytest.raises(Killed):
+        train.run(config, layout, seed=0, checkpoint=CHECKPOINT)
+    states = layout.checkpoint(0, CHECKPOINT) / "state"
+    assert [p.name for p in states.iterdir()] == ["step-00000004"]
+    (states / "unfinished-00000006").mkdir()  # killed while writing
+    monkeypatch.setattr(runs, "open_run", lambda *args, **kwargs: nullcontext())
+    other = small_config(beta=0.3, checkpoint_every=4)  # meets the other task's state of step 4
+    train.run(other, layout, seed=0, checkpoint=CHECKPOINT)
+    resumed = (model_folder(layout) / "model.safetensors").read_bytes()
+    train.run(other, layout, seed=0, checkpoint=CHECKPOINT)
+    assert (model_folder(layout) / "model.safetensors").read_bytes() == resumed
+
+
+def test_a_sharded_state_is_not_taken_for_a_whole_one(layout):
+    config = small_config()
+    reference.run(config, layout, seed=0, checkpoint=CHECKPOINT)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StateFolder, "remove", lambda state: None)
+        train.run(config, layout, seed=0, checkpoint=CHECKPOINT)
+    (file,) = (layout.checkpoint(0, CHECKPOINT) / "state").glob("*/progress.json")
+    write_json(file, {**read_json(file), "sharded": True})
+    with pytest.raises(ConfigError, match="was written with FSDP"):
+        train.run(config, layout, seed=0, checkpoint=CHECKPOINT)
+
+
+def test_reference_of_another_training_is_refused(layout):
+    reference.run(small_config(steps=3), layout, seed=0, checkpoint=CHECKPOINT)
+    with pytest.raises(DataError, match="run stage reference again"):
+        train.run(small_config(steps=6), layout, seed=0, checkpoint=CHECKPOINT)
+
+
+def test_missing_inputs_are_named(layout):
+    with pytest.raises(ArtifactError, match=r"reference\.parquet"):
+        train.run(small_config(), layout, seed=0, checkpoint=CHECKPOINT)
+
+
+def test_a_loss_that_is_no_number_stops_the_training(layout):
+    reference.run(small_config(), layout, seed=0, checkpoint=CHECKPOINT)
+    path = layout.checkpoint(0, CHECKPOINT) / "preferences" / "reference.parquet"
+    pd.read_parquet(path).assign(chosen_image=float("nan")).to_parquet(path)
+    with pytest.raises(HermesflowError, match=r"at step 1\. Lower learning_rate"):
+        train.run(small_config(), layout, seed=0, checkpoint=CHECKPOINT)
+
+
+def test_order_is_a_new_permutation_in_every_pass_and_wraps_inside_a_batch(layout):
+    pairs = pairs_of(layout, CHECKPOINT)
+    n = len(pairs)
+    rows = pairs.rows(3 * n - 2)
+    assert len(rows) == 3 * n - 2
+    assert rows[: n + 2] == pairs.rows(n + 2)  # a longer training starts like a shorter one
+    passes = [[i for i, p in rows if p == k] for k in range(3)]
+    assert sorted(passes[0]) == sorted(passes[1]) == sorted(pairs.pass_order(2))
+    assert passes[0] != passes[1] and len(passes[2]) == n - 2
+
+
+def test_order_does_not_depend_on_the_order_of_the_files(layout):
+    path = layout.checkpoint(0, CHECKPOINT) / "preferences" / "preferences.parquet"
+    before = pairs_of(layout, CHECKPOINT).rows(10)
+    pd.read_parquet(path)[::-1].to_parquet(path)
+    assert pairs_of(layout, CHECKPOINT).rows(10) == before
+    assert pairs_of(layout, "und-1").rows(10) == before
+    other = HomologousPairs(pd.read_parquet(path), **_sources(layout), seed=1, iteration=1)
+    assert other.rows(10) != before
+
+
+def _sources(layout: Layout) -> dict:
+    pairs = pairs_of(layout, CHECKPOINT)
+    return {"images": pairs._images, "captions": pairs._captions, "seen": pairs._seen, "noise": pairs._noise}
+
+
+class Process:
+    """Stands for an accelerator of one of several processes."""
+
+    def __init__(self, process_index: int, num_processes: int) -> None:
+        self.process_index, self.num_processes = process_index, num_processes
+
+
+@pytest.mark.parametrize(("micro_batch_size", "processes"), [(None, 1), (None, 2), (2, 1), (2, 2), (2, 4), (1, 4)])
+def test_micro_batches_hold_the_same_whoever_works_on_them(micro_batch_size, processes):
+    rows = [(f"p{k}", 0) for k in range(24)]
+    settings = training(batch_size=8, micro_batch_size=micro_batch_size)
+    shares = [[list(m) for m in micro_batches(rows, 2, settings, Process(k, processes))] for k in range(processes)]
+    in_turn = [micro for turn in zip(*shares, strict=True) for micro in turn]
+    assert {len(micro) for micro in in_turn} == {micro_batch_size or 8 // processes}
+    assert [row for micro in in_turn for row in micro] == rows[8:16]
+
+
+def test_learning_rate_warms_up_and_falls_along_a_cosine():
+    settings = training(steps=100, warmup_steps=9, learning_rate=1.0)
+    rates = [learning_rate(step, settings) for step in range(1, 101)]
+    assert rates[:9] == pytest.approx([k / 10 for k in range(1, 10)])
+    assert rates[9] == max(rates) == 1.0
+    assert rates[9:] == sorted(rates[9:], reverse=True)
+    assert 0 < rates[-1] < 0.001
+
+
+def test_batches_that_cannot_be_divided_are_refused():
+    check_training(training(batch_size=8, micro_batch_size=2), processes=2)
+    for micro_batch_size, processes, wanted in ((3, 2, 6), (8, 2, 16), (None, 3, 6), (None, 9, 9)):
+        with pytest.raises(ConfigError, match=f"multiple of {wanted}"):
+            check_training(training(batch_size=8, micro_batch_size=micro_batch_size), processes=processes)
+
+
+def test_metrics_are_per_pair_and_carry_no_gradient():
+    policy = Logps(*(torch.tensor([-1.0, -2.0], requires_grad=True) for _ in range(4)))
+    frozen = Logps(*(torch.tensor([-2.0, -2.0]), torch.tensor([-1.0, -3.0])) * 2)
+    loss, metrics = step_loss(policy, frozen, objective="pair", training=training())
+    assert loss.shape == (2,) and loss.requires_grad
+    assert all(values.shape == (2,) and not values.requires_grad for values in metrics.values())
+    assert metrics["rewards/chosen/mmu"].tolist() == pytest.approx([0.2, 0.0])
+    assert metrics["rewards/rejected/mmu"].tolist() == pytest.approx([0.0, 0.2])
+    assert metrics["rewards/margins/t2i"].tolist() == pytest.approx([0.2, -0.2])
+    assert metrics["rewards/accuracies/t2i"].tolist() == [1.0, 0.0]
+
+
+def test_likelihood_of_chosen_adds_its_weight_and_pulls_chosen_up_alone():
+    policy = Logps(*(torch.tensor([-1.0, -2.0], requires_grad=True) for _ in range(4)))
+    plain, _ = step_loss(policy, policy, objective="pair", training=training())
+    weighted, metrics = step_loss(policy, policy, objective="pair", training=training(chosen_nll_weight=0.5))
+    assert (weighted - plain).tolist() == pytest.approx([1.0, 2.0])
+    assert metrics["loss"].tolist() == pytest.approx(weighted.tolist())
+    (weighted - plain).sum().backward()
+    assert policy.chosen_image.grad.tolist() == policy.chosen_caption.grad.tolist() == [-0.5, -0.5]
+    assert not policy.rejected_image.grad.any() and not policy.rejected_caption.grad.any()
+
+
+def test_untrained_skill_is_scored_without_gradient(layout):
+    pairs = pairs_of(layout, CHECKPOINT)
+    model = load_model(layout.checkpoint(0, "base") / "model", device="cpu")
+    batch = pairs.batch(pairs.rows(2), device="cpu")
+    for objective, learns in (("pair", (True, True)), ("understanding", (True, False)), ("generation", (False, True))):
+        logps = PairLogps(model, objective)(batch)
+        assert (logps.chosen_caption.requires_grad, logps.rejected_image.requires_grad) == learns
+
+
+def test_reference_is_joined_by_id_and_pass():
+    table = pd.DataFrame([("a", 0, -1.0, -2.0, -3.0, -4.0), ("a", 1, -1.0, -2.0, -5.0, -6.0)])
+    table.columns = ["id", "pass", *Logps._fields]
+    own = ReferenceTable(table[::-1])
+    assert [x.item() for x in own.of([("a", 1)], torch.device("cpu"))] == [-1.0, -2.0, -5.0, -6.0]
+    with pytest.raises(DataError, match="pass 2"):
+        own.of([("a", 2)], torch.device("cpu"))
+
+
+def test_accelerator_refuses_what_cannot_be_meant():
+    with pytest.raises(ConfigError, match="multiple of 3"):
+        new_accelerator(training(micro_batch_size=3), device="cpu", precision="no")
+
+
+@pytest.fixture
+def fresh_accelerate():
+    """accelerate keeps what it was first told for as long as the process lives."""
+
+    def forget():
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+
+    forget()
+    yield
+    forget()
+
+
+def test_sharding_on_the_cpu_is_refused_instead_of_left_out(monkeypatch, fresh_accelerate):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    with pytest.raises(ConfigError, match="accelerate does on GPUs alone"):
+        new_accelerator(training(), device="cpu", precision="no")
+
+
+def test_bf16_reference_agrees_with_the_policy_too(layout, fresh_accelerate):
+    config = small_config()
+    first = trained(replace(config, runtime=replace(config.runtime, precision="bf16")), layout).iloc[0]
+    assert first["loss"] == pytest.approx(2 * LN2, abs=1e-6)
