@@ -39,15 +39,17 @@ class Measured:
 
 def entry(name: str, work: Work, *, repeats: int) -> dict[str, Any]:
     """One entry of the results; FLOPs are counted in a run of their own."""
-    before = Machine.measured()
+    read = min(p.read for p in work.limit)
+    before = Machine.measured(read)
     flops = counted(work.ours.prepare())
     ours, plain = (measured(side, repeats) for side in (work.ours, work.plain))
-    machine = before.best(Machine.measured())
     seconds, plain_seconds = (
         statistics.median(found.seconds) / side.share for found, side in ((ours, work.ours), (plain, work.plain))
     )
-    limit = machine.seconds(work.limit)
     achieved = flops / work.ours.share / seconds
+    # a machine that was disturbed while its peak was measured reaches at least what the work reached
+    machine = before.best(Machine.measured(read)).best(Machine(achieved, 0.0))
+    limit = machine.seconds(work.limit)
     whole = min(work.ours.share, work.plain.share) >= 1
     return {
         "name": name,
