@@ -78,7 +78,7 @@ def entry(name: str, work: Work, *, repeats: int) -> dict[str, Any]:
 
 def measured(side: Side, repeats: int) -> Measured:
     """Some runs, fewer of what takes long; the peak is the kernel's word for the process."""
-    _give_back()
+    release_memory()
     before = _status("RssAnon")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     work = side.prepare()
@@ -114,7 +114,7 @@ def _seconds(work: Run) -> float:
     return time.perf_counter() - start
 
 
-def _give_back() -> None:
+def release_memory() -> None:
     """Freed memory goes back to the kernel, which glibc would keep for later."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
