@@ -11,7 +11,7 @@ import pytest
 import torch
 from bench import gpu_check
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LACKING = ("datasets", "dvc", "matplotlib", "mlflow", "peft", "rich", "snakemake")
 COMMAND = """
 import sys
