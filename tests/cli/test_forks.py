@@ -74,7 +74,7 @@ print("told", file=sys.stderr)
 @pytest.mark.parametrize(
     ("step", "status", "told"),
     [
-        ("from hermesflow.core.errors import DataError\nraise DataError('file f: mend it')", 1, "judge: file f: mend it"),
+        ("from hermesflow.core.errors import DataError\nraise DataError('f: mend it')", 1, "judge: f: mend it"),
         ("raise KeyError('a defect')", 1, "KeyError: 'a defect'"),
         ("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL, ""),
     ],

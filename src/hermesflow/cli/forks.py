@@ -10,6 +10,7 @@ same signal. Where there is no server (on a cluster, in a container) a step runs
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import json
@@ -97,10 +98,10 @@ def _supervise(connection: socket.socket, signals: dict[signal.Signals, signal._
     worker = os.fork()
     if worker == 0:
         connection.close()
-        for number, handler in signals.items():
-            signal.signal(number, handler)
-        for number, stream in enumerate(streams):
-            os.dup2(stream, number)
+        for name, handler in signals.items():
+            signal.signal(name, handler)
+        for descriptor, stream in enumerate(streams):
+            os.dup2(stream, descriptor)
         os.chdir(request["folder"])
         os.environ.clear()
         os.environ.update(request["environment"])
@@ -110,16 +111,14 @@ def _supervise(connection: socket.socket, signals: dict[signal.Signals, signal._
     for stream in streams:
         os.close(stream)
     end = os.pidfd_open(worker)
-    while end not in select.select([connection, end], [], [])[0]:
-        number = connection.recv(1)
-        os.kill(worker, number[0] if number else signal.SIGKILL)
-        if not number:
+    while end not in select.select([connection.fileno(), end], [], [])[0]:
+        warning = connection.recv(1)
+        os.kill(worker, warning[0] if warning else signal.SIGKILL)
+        if not warning:
             break
     status = os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1])
-    try:
+    with contextlib.suppress(OSError):  # who asked was killed
         connection.send(str(status).encode())
-    except OSError:  # killed with what asked for it
-        pass
     os._exit(0)
 
 
