@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.support.plain_paths import PLAIN
 
 from hermesflow.config.load import load_config
 from hermesflow.config.sections import Decoding
@@ -27,6 +26,7 @@ from hermesflow.training.logps import Logps, ReferenceTable, reference_logps
 from hermesflow.training.pair_dpo import step_loss, train_policy
 from hermesflow.training.pairs import HomologousPairs
 from hermesflow.training.state import StateFolder
+from tests.support.plain_paths import PLAIN
 
 SMOKE = load_config(Path(__file__).parents[2] / "config" / "smoke.yaml")
 DEVICE = os.environ.get("HERMESFLOW_TEST_DEVICE", "cpu")
