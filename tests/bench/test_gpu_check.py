@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from bench import gpu_check
 
 ROOT = Path(__file__).parents[2]
