@@ -25,6 +25,7 @@ from tests.support.pair_world import (
     make_candidates,
     make_world,
     pairs_of,
+    score_reference,
     small_config,
     training,
 )
@@ -35,7 +36,7 @@ from hermesflow.core.files import Layout, read_table
 from hermesflow.core.images import ImageForm, read_images, write_images
 from hermesflow.models.backbone import load_model
 from hermesflow.selfplay.preferences import CAPTION_COLUMNS, IMAGE_COLUMNS
-from hermesflow.stages import prefer, reference, train
+from hermesflow.stages import prefer, train
 from hermesflow.tracking import runs
 from hermesflow.training.distributed import check_training, new_accelerator
 from hermesflow.training.logps import PairLogps, reference_logps
@@ -91,7 +92,7 @@ def test_pair_data_is_whole_and_readable_as_written(world):
     assert table["id"].is_unique and not table.isna().any().any()
     images = ["images.json", "images.npy", "images.parquet"]
     names = ["captions.parquet", "counts.json", *images, "manifest.json", "preferences.parquet"]
-    assert sorted(p.name for p in folder.iterdir() if p.name != "reference.parquet") == names
+    assert sorted(p.name for p in folder.iterdir()) == names
 
 
 # pair DPO step
@@ -197,7 +198,7 @@ def test_a_killed_training_resumes_to_the_same_weights(world, tmp_path, monkeypa
     """The official resume restored weights only, not optimiser, schedule, step order or RNG."""
     monkeypatch.setattr(runs, "open_run", lambda *args, **kwargs: nullcontext())
     config = {"steps": 80, "checkpoint_every": 10}
-    reference.run(small_config(**config), world, seed=0, checkpoint=CHECKPOINT)
+    score_reference(small_config(**config), world, CHECKPOINT)
     straight, killed = (Layout(Path(shutil.copytree(world.root, tmp_path / name))) for name in ("straight", "killed"))
 
     job = start_training(killed, config)
@@ -240,8 +241,9 @@ def test_iterations_are_named_by_the_config_alone(tmp_path, monkeypatch):
     layout = make_world(tmp_path, config)
     ids = [f"pairs-{k}" for k in range(7)]
     for seed, name in enumerate(tree, start=10):
-        for stage in (prefer, reference, train):
-            stage.run(config, layout, seed=0, checkpoint=name)
+        prefer.run(config, layout, seed=0, checkpoint=name)
+        score_reference(config, layout, name)
+        train.run(config, layout, seed=0, checkpoint=name)
         make_candidates(layout.checkpoint(0, name), ids, n=4, config=config, seed=seed)
         first = pd.read_csv(layout.checkpoint(0, name) / "model" / "history.csv").iloc[0]
         assert first["loss/t2i"] == pytest.approx(math.log(2), abs=1e-6)  # its own parent is the reference

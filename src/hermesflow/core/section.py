@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, TypeVar, dataclass_transform
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+AnyOrder = AfterValidator(lambda values: tuple(sorted(values)))
+"""Of a list whose order means nothing: it is kept sorted, so that another order is not another config."""
 _STRICT = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 _T = TypeVar("_T")
 
