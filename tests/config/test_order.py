@@ -139,6 +139,18 @@ def lists(plain, path=()):
             yield (*path, key)
 
 
+def test_another_seed_or_benchmark_changes_the_report_alone(read):
+    def differing(one, other):
+        old, new = step_digests(one), step_digests(other)
+        return {step for step in old.keys() & new.keys() if old[step] != new[step]}
+
+    assert differing(read(), read(seeds=[4, 0])) == {"report"}
+    plain = yaml.safe_load((CONFIGS / "showo.yaml").read_text())
+    for name in plain["benchmarks"]:
+        fewer = {key: section for key, section in plain["benchmarks"].items() if key != name}
+        assert differing(read(**plain), read(**plain | {"benchmarks": fewer})) == {"report"}
+
+
 MEANT = {"decodings", "encoder_multipliers", "encoder_blocks", "decoder_multipliers", "decoder_blocks"}
 """Lists whose order says something: which candidate is which, which level of the tokenizer."""
 

@@ -36,11 +36,12 @@ from hermesflow.core.files import Layout, read_table
 from hermesflow.core.images import ImageForm, read_images, write_images
 from hermesflow.models.backbone import load_model
 from hermesflow.selfplay.preferences import CAPTION_COLUMNS, IMAGE_COLUMNS
-from hermesflow.stages import prefer, train
+from hermesflow.stages import prefer, sample, train
 from hermesflow.tracking import runs
 from hermesflow.training.distributed import check_training, new_accelerator
 from hermesflow.training.logps import PairLogps, reference_logps
 from hermesflow.training.losses import pair_dpo_loss
+from hermesflow.training.pair_dpo import new_optimizer
 from hermesflow.training.pairs import PairBatch
 
 CHECKPOINT = "pair-1"
@@ -165,6 +166,38 @@ def test_every_batch_is_homologous(world):
         assert batch.rejected_images[k].tolist() == rejected
 
 
+def test_the_caption_term_sees_the_image(world, scorer):
+    """The loader looked for a key that its own rows do not have, so every caption was scored on a blank image."""
+    batch = batch_of(world, 3)
+    with torch.no_grad():
+        logps, others = scorer(batch), scorer(replace(batch, seen=batch.seen.roll(1, 0)))
+    assert not torch.equal(logps.chosen_caption, others.chosen_caption)
+    assert torch.equal(logps.chosen_image, others.chosen_image)
+
+
+def test_captions_are_trained_after_the_prompt_they_are_sampled_after(world, monkeypatch):
+    """Training asked for a detailed caption, without the token before the text that sampling puts there."""
+    model = load_model(world.checkpoint(0, "base") / "model", device="cpu")
+    pairs, asked = pairs_of(world, CHECKPOINT), []
+    scored = model.text_logps
+
+    def text_logps(seen, prompts, *rest, **more):
+        asked.extend(prompts)
+        return scored(seen, prompts, *rest, **more)
+
+    def sample_texts(model, seen, owners, prompts, **_):
+        asked.extend(prompts)
+        return prompts
+
+    monkeypatch.setattr(model, "text_logps", text_logps)
+    monkeypatch.setattr(sample, "sample_texts", sample_texts)
+    with torch.no_grad():
+        PairLogps(model, "pair").eval()(pairs.batch(pairs.rows(3), device="cpu"))
+    seen = {"p": np.zeros(model.seen.shape, model.seen.dtype)}
+    sample.sample_captions(model, ["p"], seen, settings=small_config().sampling, stream=(0, "base"))
+    assert len(asked) > 6 and set(asked) == {model.caption_prompt}
+
+
 # configs
 
 
@@ -192,6 +225,16 @@ def test_a_warm_up_longer_than_the_training_is_refused(world):
             check_training(training(steps=6, warmup_steps=warmup), processes=1)
         with pytest.raises(ConfigError, match="warmup_steps"):
             train.run(small_config(warmup_steps=warmup), world, seed=0, checkpoint=CHECKPOINT)
+
+
+def test_norms_and_biases_are_not_decayed(world):
+    """The names of Phi's norms matched none of the patterns of what is not decayed."""
+    model = load_model(world.checkpoint(0, "base") / "model", device="cpu")
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = new_optimizer(model, training(weight_decay=0.1)).param_groups
+    decayed = {names[id(p)] for group in groups if group["weight_decay"] for p in group["params"]}
+    assert {name for name in names.values() if "norm" in name or name.endswith("bias")} == {*names.values()} - decayed
+    assert decayed and any("layernorm" in name for name in names.values())
 
 
 def test_a_killed_training_resumes_to_the_same_weights(world, tmp_path, monkeypatch, capfd):

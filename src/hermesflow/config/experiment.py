@@ -55,8 +55,8 @@ class Config:
     preferences: Preferences
     training: Training
     checkpoints: dict[str, Checkpoint]
-    """What grows from base, by name. The order of the lines means nothing: rows of tables follow parents, then settings.
-    See its own table below."""
+    """What grows from base, by name. The order of the lines means nothing: tables follow parents, then settings. See
+    its own table below."""
     evaluation: Evaluation
     benchmarks: Benchmarks | None = None
     """Real benchmarks; none if left out. See its own table below."""

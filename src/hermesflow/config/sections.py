@@ -183,8 +183,8 @@ class CaptionSampling:
     """Understanding candidates (paper section 3.2; official: greedy + top_k {2,3,4} x temperature {.1,.7,2})."""
 
     decodings: tuple[Decoding, ...]
-    """One entry per candidate. The place of an entry counts: a candidate's random stream is named by it, and a checkpoint
-    may use only the first candidates."""
+    """One entry per candidate. Its place counts: a candidate's random stream is named by it, and a checkpoint may use
+    only the first candidates."""
     max_new_tokens: Positive
     """At most so many tokens per caption (official 100)."""
 
