@@ -240,7 +240,7 @@ def save_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
     files = (path for path in folder.glob("[!.]*") if path.is_file() and path.suffix != ".npy")
     large = {path.name: path for path in files if path.stat().st_size >= LARGE}
     digests = {name: {"sha256": sha256(path), "glance": glance(path)} for name, path in large.items()}
-    write_json(folder / "manifest.json", {**manifest, "large_files": digests})
+    write_json(folder / "manifest.json", {**manifest, **({"large_files": digests} if digests else {})})
 
 
 @cache
