@@ -27,7 +27,7 @@ help:
 	@echo "make test-kills  make smoke, killed at ten random moments: the same files"
 	@echo "make lmms     set up lmms-eval          make test-lmms  run the tests that need it"
 	@echo "make test-cluster  the smoke DAG through a real Slurm on this machine; make test-faults with accidents"
-	@echo "make bench    hot paths against their limits  make dvc      regenerate DVC's files, schema, config/README.md"
+	@echo "make bench    hot paths against their limits, hashing  make dvc      regenerate DVC's files, schema, config/README.md"
 	@echo "make full-size  one Pair-DPO step and two drawing steps of 1.3B on the CPU: 22 GiB of memory, some minutes"
 	@echo "make gpu-check  what a GPU does, in eight minutes: docs/results/gpu/; on a machine without one, a tiny size on the CPU"
 	@echo "make restore  results of the current config from DVC's cache"
@@ -100,6 +100,7 @@ lint: $(VENV)/.installed-dev
 
 bench: setup
 	$(RUN) python -m bench
+	$(RUN) python -m bench.files
 
 # A machine with a GPU may have no network: its own Python serves where there is no environment.
 gpu-check:

@@ -180,8 +180,11 @@ def test_the_paper_s_loss_is_the_default_and_one_key_away(write):
 
 def test_a_reference_is_shared_by_all_that_rest_on_the_same():
     config = load_config(ROOT / "config" / "micro.yaml")
-    shared = {name: reference_of(config, name) for name in config.checkpoints if reference_of(config, name) != name}
-    assert shared == {"und-1": "pair-1", "gen-1": "pair-1", "dpo-1": "pair-1"}
+    own = reference_of(config, "pair-1")
+    assert own == ("base", None, config.training.steps)
+    assert {name for name in config.checkpoints if reference_of(config, name) == own} == {
+        *("pair-1", "und-1", "gen-1", "dpo-1")
+    }
 
 
 @pytest.mark.parametrize(("key", "value"), [("candidates", 2), ("steps", 3)])

@@ -158,3 +158,54 @@ def test_layout_keeps_everything_of_a_checkpoint_in_its_folder(tmp_path):
     layout = files.Layout(tmp_path / "micro")
     assert layout.checkpoint(2, "pair-1") == tmp_path / "micro" / "seed2" / "pair-1"
     assert layout.data("gap") == tmp_path / "micro" / "data" / "gap.parquet"
+
+
+@pytest.fixture
+def large(tmp_path):
+    """A file that a manifest knows, of no zeros."""
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(np.random.default_rng(0).bytes(files.LARGE + 3))
+    files.write_manifest(tmp_path, config={}, inputs=[])
+    return path
+
+
+def test_a_manifest_knows_the_large_files_beside_it(large):
+    (large.parent / "history.csv").write_text("step\n")
+    (large.parent / ".model.7.safetensors").write_bytes(large.read_bytes())  # of a killed process
+    files.save_manifest(large.parent, {"seed": 3})
+    manifest = files.read_json(large.parent / "manifest.json")
+    assert manifest["seed"] == 3 and manifest["large_files"].keys() == {"model.safetensors"}
+    assert manifest["large_files"]["model.safetensors"]["sha256"] == files.sha256(large)
+
+
+def test_a_large_file_is_not_read_to_be_known(large, tmp_path, monkeypatch):
+    images = tmp_path / "images.npy"
+    form = ImageForm("codes", (2**20,), "uint16")
+    write_images(images, ["a", "b"], np.zeros((2, 1, 2**20), np.uint16), form)
+    assert min(path.stat().st_size for path in (large, images)) >= files.LARGE
+    known = {path: files.sha256(path) for path in (large, images)}
+    monkeypatch.delattr(files, "sha256")
+    assert {path: files.content_digest(path) for path in known} == known
+    os.utime(large, (1, 1))  # as `dvc checkout` does
+    assert files.content_digest(large) == known[large]
+
+
+@pytest.mark.parametrize("change", ["other values", "longer", "no manifest", "older manifest", "manifest of others"])
+def test_what_no_manifest_knows_is_read(large, change):
+    manifest = large.parent / "manifest.json"
+    if change == "other values":
+        large.write_bytes(np.random.default_rng(1).bytes(files.LARGE + 3))
+    elif change == "longer":
+        large.write_bytes(large.read_bytes() + b"0")
+    elif change == "no manifest":
+        manifest.unlink()
+    else:
+        files.write_json(manifest, {"large_files": {"other": {}}} if "others" in change else {"seed": 0})
+    assert files.content_digest(large) == files.sha256(large)
+
+
+def test_a_small_file_is_read_whatever_a_manifest_says(tmp_path):
+    path = tmp_path / "small.npy"
+    path.write_bytes(b"abc")
+    files.write_json(tmp_path / "small.json", {"sha256": "0"})
+    assert files.content_digest(path) == files.sha256(path)

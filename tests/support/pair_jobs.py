@@ -19,9 +19,9 @@ from accelerate import Accelerator, DistributedType, PartialState
 from hermesflow.config.sections import Lora
 from hermesflow.core.errors import Interrupted
 from hermesflow.core.files import Layout
-from hermesflow.stages import reference, train
+from hermesflow.stages import train
 from hermesflow.tracking import runs
-from tests.support.pair_world import small_config
+from tests.support.pair_world import score_reference, small_config
 
 CHECKPOINT = "pair-1"
 LORA = Lora(rank=4, alpha=8.0, targets=("q_proj", "fc1"))
@@ -44,13 +44,14 @@ def run_job(
     run = nullcontext(SimpleNamespace(log=log))
     config = small_config(**training, lora=LORA if lora else None)
     config = replace(config, runtime=replace(config.runtime, **(runtime or {})))
-    for stage in (reference, train):
-        if not stages or stage.__name__.rpartition(".")[2] in stages:
-            try:
-                with patch.object(runs, "open_run", return_value=run):  # tests share this process
-                    stage.run(config, Layout(folder / name), seed=0, checkpoint=CHECKPOINT)
-            except Interrupted as stopped:
-                print(f"{name}: {stopped}", flush=True)
+    layout = Layout(folder / name)
+    if not stages:
+        score_reference(config, layout, CHECKPOINT)
+    try:
+        with patch.object(runs, "open_run", return_value=run):  # tests share this process
+            train.run(config, layout, seed=0, checkpoint=CHECKPOINT)
+    except Interrupted as stopped:
+        print(f"{name}: {stopped}", flush=True)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,12 @@ import yaml
 from hermesflow.config.experiment import Config, as_plain
 from hermesflow.config.load import load_config
 from hermesflow.config.sections import Training
+from hermesflow.config.tree import reference_of
 from hermesflow.core.files import Layout, write_table
 from hermesflow.core.images import ImageForm, write_images
 from hermesflow.models.backbone import meta_model, new_model
 from hermesflow.models.showo.forms import image_form
+from hermesflow.stages import reference
 from hermesflow.stages.reference import load_pairs
 from hermesflow.training.pairs import HomologousPairs
 
@@ -77,6 +79,11 @@ def pairs_of(layout: Layout, checkpoint: str = "pair-1") -> HomologousPairs:
     return load_pairs(config, layout, meta_model(config), seed=0, checkpoint=checkpoint)
 
 
+def score_reference(config: Config, layout: Layout, checkpoint: str) -> None:
+    """Stage `reference` for the training of a checkpoint."""
+    reference.run(config, layout, seed=0, **reference_of(config, checkpoint)._asdict())
+
+
 def training(**changes: object) -> Training:
     """The training section of `small_config`."""
     return small_config(**changes).training
@@ -110,7 +117,8 @@ class CommandLine:
         return {**own, "PYTHONPATH": os.pathsep.join([str(self.folder), own["PYTHONPATH"]])}
 
     def start(self, *stage: str, checkpoint: str = "pair-1", **variables: str) -> subprocess.Popen[str]:
-        options = ["--config=config.yaml", "--seed=0", f"--checkpoint={checkpoint}"]
+        of = ["--checkpoint=base", "--steps=6"] if "reference" in stage else [f"--checkpoint={checkpoint}"]
+        options = ["--config=config.yaml", "--seed=0", *of]
         command = [sys.executable, "-m", "hermesflow", *stage, *options]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         return subprocess.Popen(command, cwd=self.folder, env={**self.environment(), **variables}, text=True, **pipes)

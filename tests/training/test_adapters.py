@@ -18,12 +18,12 @@ from hermesflow.config.tree import training_of
 from hermesflow.core.errors import ConfigError
 from hermesflow.core.files import Layout, read_weights
 from hermesflow.models.backbone import load_model
-from hermesflow.stages import prefer, reference, train
+from hermesflow.stages import prefer, train
 from hermesflow.tracking import runs
 from hermesflow.training.logps import PairLogps
 from hermesflow.training.lora import add_adapters
 from hermesflow.training.pair_dpo import new_optimizer
-from tests.support.pair_world import SMOKE, make_world, pairs_of, small_config, training
+from tests.support.pair_world import SMOKE, make_world, pairs_of, score_reference, small_config, training
 
 CHECKPOINT = "pair-1"
 LORA = Lora(rank=4, alpha=8.0, targets=("q_proj", "v_proj", "fc1"))
@@ -48,8 +48,8 @@ def trained(layout, tmp_path_factory) -> Path:
     config = small_config(lora=LORA, steps=20, learning_rate=2e-2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runs, "open_run", lambda *args, **kwargs: nullcontext())
-        for stage in (reference, train):
-            stage.run(config, own, seed=0, checkpoint=CHECKPOINT)
+        score_reference(config, own, CHECKPOINT)
+        train.run(config, own, seed=0, checkpoint=CHECKPOINT)
     return own.checkpoint(0, CHECKPOINT)
 
 
@@ -132,7 +132,7 @@ def test_an_interrupted_training_of_adapters_goes_on(trained, layout, tmp_path, 
     own = Layout(Path(shutil.copytree(layout.root, tmp_path / "results")))
     config = small_config(lora=LORA, steps=20, learning_rate=2e-2)
     monkeypatch.setattr(runs, "open_run", lambda *args, **kwargs: nullcontext())
-    reference.run(config, own, seed=0, checkpoint=CHECKPOINT)
+    score_reference(config, own, CHECKPOINT)
     save = train.StateFolder.save
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(train.StateFolder, "save", stop)

@@ -24,11 +24,12 @@ from hermesflow.core.files import Layout, read_table
 from hermesflow.core.images import ImageForm, read_images, write_images
 from hermesflow.models.backbone import load_model
 from hermesflow.selfplay.preferences import CAPTION_COLUMNS, IMAGE_COLUMNS
-from hermesflow.stages import prefer, reference, train
+from hermesflow.stages import prefer, sample, train
 from hermesflow.tracking import runs
 from hermesflow.training.distributed import check_training, new_accelerator
 from hermesflow.training.logps import PairLogps, reference_logps
 from hermesflow.training.losses import pair_dpo_loss
+from hermesflow.training.pair_dpo import new_optimizer
 from hermesflow.training.pairs import PairBatch
 from tests.support.dpo import dpo_loss
 from tests.support.pair_world import (
@@ -38,6 +39,7 @@ from tests.support.pair_world import (
     make_candidates,
     make_world,
     pairs_of,
+    score_reference,
     small_config,
     training,
 )
@@ -91,7 +93,7 @@ def test_pair_data_is_whole_and_readable_as_written(world):
     assert table["id"].is_unique and not table.isna().any().any()
     images = ["images.json", "images.npy", "images.parquet"]
     names = ["captions.parquet", "counts.json", *images, "manifest.json", "preferences.parquet"]
-    assert sorted(p.name for p in folder.iterdir() if p.name != "reference.parquet") == names
+    assert sorted(p.name for p in folder.iterdir()) == names
 
 
 # pair DPO step
@@ -164,6 +166,38 @@ def test_every_batch_is_homologous(world):
         assert batch.rejected_images[k].tolist() == rejected
 
 
+def test_the_caption_term_sees_the_image(world, scorer):
+    """The loader looked for a key that its own rows do not have, so every caption was scored on a blank image."""
+    batch = batch_of(world, 3)
+    with torch.no_grad():
+        logps, others = scorer(batch), scorer(replace(batch, seen=batch.seen.roll(1, 0)))
+    assert not torch.equal(logps.chosen_caption, others.chosen_caption)
+    assert torch.equal(logps.chosen_image, others.chosen_image)
+
+
+def test_captions_are_trained_after_the_prompt_they_are_sampled_after(world, monkeypatch):
+    """Training asked for a detailed caption, without the token before the text that sampling puts there."""
+    model = load_model(world.checkpoint(0, "base") / "model", device="cpu")
+    pairs, asked = pairs_of(world, CHECKPOINT), []
+    scored = model.text_logps
+
+    def text_logps(seen, prompts, *rest, **more):
+        asked.extend(prompts)
+        return scored(seen, prompts, *rest, **more)
+
+    def sample_texts(model, seen, owners, prompts, **_):
+        asked.extend(prompts)
+        return prompts
+
+    monkeypatch.setattr(model, "text_logps", text_logps)
+    monkeypatch.setattr(sample, "sample_texts", sample_texts)
+    with torch.no_grad():
+        PairLogps(model, "pair").eval()(pairs.batch(pairs.rows(3), device="cpu"))
+    seen = {"p": np.zeros(model.seen.shape, model.seen.dtype)}
+    sample.sample_captions(model, ["p"], seen, settings=small_config().sampling, stream=(0, "base"))
+    assert len(asked) > 6 and set(asked) == {model.caption_prompt}
+
+
 # configs
 
 
@@ -193,11 +227,21 @@ def test_a_warm_up_longer_than_the_training_is_refused(world):
             train.run(small_config(warmup_steps=warmup), world, seed=0, checkpoint=CHECKPOINT)
 
 
+def test_norms_and_biases_are_not_decayed(world):
+    """The names of Phi's norms matched none of the patterns of what is not decayed."""
+    model = load_model(world.checkpoint(0, "base") / "model", device="cpu")
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = new_optimizer(model, training(weight_decay=0.1)).param_groups
+    decayed = {names[id(p)] for group in groups if group["weight_decay"] for p in group["params"]}
+    assert {name for name in names.values() if "norm" in name or name.endswith("bias")} == {*names.values()} - decayed
+    assert decayed and any("layernorm" in name for name in names.values())
+
+
 def test_a_killed_training_resumes_to_the_same_weights(world, tmp_path, monkeypatch, capfd):
     """The official resume restored weights only, not optimiser, schedule, step order or RNG."""
     monkeypatch.setattr(runs, "open_run", lambda *args, **kwargs: nullcontext())
     config = {"steps": 80, "checkpoint_every": 10}
-    reference.run(small_config(**config), world, seed=0, checkpoint=CHECKPOINT)
+    score_reference(small_config(**config), world, CHECKPOINT)
     straight, killed = (Layout(Path(shutil.copytree(world.root, tmp_path / name))) for name in ("straight", "killed"))
 
     job = start_training(killed, config)
@@ -241,8 +285,9 @@ def test_iterations_are_named_by_the_config_alone(tmp_path, monkeypatch):
     layout = make_world(tmp_path, config)
     ids = [f"pairs-{k}" for k in range(7)]
     for seed, name in enumerate(tree, start=10):
-        for stage in (prefer, reference, train):
-            stage.run(config, layout, seed=0, checkpoint=name)
+        prefer.run(config, layout, seed=0, checkpoint=name)
+        score_reference(config, layout, name)
+        train.run(config, layout, seed=0, checkpoint=name)
         make_candidates(layout.checkpoint(0, name), ids, n=4, config=config, seed=seed)
         first = pd.read_csv(layout.checkpoint(0, name) / "model" / "history.csv").iloc[0]
         assert first["loss/t2i"] == pytest.approx(math.log(2), abs=1e-6)  # its own parent is the reference

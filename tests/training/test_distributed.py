@@ -90,7 +90,7 @@ def test_losses_of_20_steps_agree(folder):
     assert not one["grad_norm"].equals(two["grad_norm"]), "one process was compared with itself"
 
 
-@pytest.mark.parametrize("file", ["model/model.safetensors", "model/history.csv", "preferences/reference.parquet"])
+@pytest.mark.parametrize("file", ["model/model.safetensors", "model/history.csv", "../base/reference/all-6.parquet"])
 @pytest.mark.parametrize("name", ["micro-2", "from-1-to-2", "from-2-to-1"])
 def test_two_micro_batches_are_the_same_to_the_last_bit(folder, name, file):
     """Adding two of them is the same in either order and place; halving is exact."""

@@ -8,9 +8,9 @@ import pytest
 
 from hermesflow.core.errors import ConfigError
 from hermesflow.core.files import Layout
-from hermesflow.stages import prefer, reference
+from hermesflow.stages import prefer
 from hermesflow.training.launch import accelerate_options
-from tests.support.pair_world import CommandLine, make_world, small_config
+from tests.support.pair_world import CommandLine, make_world, score_reference, small_config
 
 ACCELERATE = Path(__file__).parents[2] / "config" / "accelerate"
 CHECKPOINT = "pair-1"
@@ -83,7 +83,7 @@ def world(tmp_path_factory) -> Path:
     layout = make_world(folder / "results" / "smoke", config)
     prefer.run(config, layout, seed=0, checkpoint=CHECKPOINT)
     shutil.copytree(folder / "results", folder / "alone")
-    reference.run(config, Layout(folder / "alone" / "smoke"), seed=0, checkpoint=CHECKPOINT)
+    score_reference(config, Layout(folder / "alone" / "smoke"), CHECKPOINT)
     return folder
 
 
@@ -98,7 +98,7 @@ def command_line(world, tmp_path):
     return make
 
 
-REFERENCE = f"smoke/seed0/{CHECKPOINT}/preferences/reference.parquet"
+REFERENCE = "smoke/seed0/base/reference/all-6.parquet"
 
 
 def test_one_launcher_per_node_as_srun_starts_them(command_line, world):
@@ -114,7 +114,7 @@ def test_one_launcher_per_node_as_srun_starts_them(command_line, world):
 def test_single_process_of_accelerate(command_line, world):
     line = command_line(1, 1, "single.yaml")
     told = line.run("launch", "reference")
-    assert "reference of pair-1, seed 0: 6/6 steps" in told
+    assert "reference base, seed 0: 6/6 steps" in told
     assert (line.folder / "results" / REFERENCE).read_bytes() == (world / "alone" / REFERENCE).read_bytes()
 
 

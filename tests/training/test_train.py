@@ -15,14 +15,14 @@ from hermesflow.config.tree import reference_of
 from hermesflow.core.errors import ArtifactError, ConfigError, DataError, HermesflowError
 from hermesflow.core.files import Layout, read_json, read_weights, write_json
 from hermesflow.models.backbone import load_model
-from hermesflow.stages import prefer, reference, train
+from hermesflow.stages import prefer, train
 from hermesflow.tracking import runs
 from hermesflow.training.distributed import check_training, micro_batches, new_accelerator
 from hermesflow.training.logps import Logps, PairLogps, ReferenceTable
 from hermesflow.training.pair_dpo import learning_rate, step_loss
 from hermesflow.training.pairs import HomologousPairs
 from hermesflow.training.state import StateFolder
-from tests.support.pair_world import make_world, pairs_of, small_config, training
+from tests.support.pair_world import make_world, pairs_of, score_reference, small_config, training
 
 LN2 = math.log(2)
 CHECKPOINT = "pair-1"
@@ -49,7 +49,7 @@ def layout(world, tmp_path) -> Layout:
 
 def trained(config: Config, layout: Layout, checkpoint: str = CHECKPOINT) -> pd.DataFrame:
     """Run both stages; the history."""
-    reference.run(config, layout, seed=0, checkpoint=reference_of(config, checkpoint))
+    score_reference(config, layout, checkpoint)
     train.run(config, layout, seed=0, checkpoint=checkpoint)
     return pd.read_csv(model_folder(layout, checkpoint) / "history.csv")
 
@@ -114,7 +114,7 @@ def test_state_of_another_task_is_not_resumed(layout, monkeypatch):
             raise Killed
 
     config = small_config()
-    reference.run(config, layout, seed=0, checkpoint=CHECKPOINT)
+    score_reference(config, layout, CHECKPOINT)
     monkeypatch.setattr(runs, "open_run", lambda *args, **kwargs: nullcontext(Mock(log=kill)))
     with pytest.raises(Killed):
         train.run(config, layout, seed=0, checkpoint=CHECKPOINT)
@@ -131,7 +131,7 @@ def test_state_of_another_task_is_not_resumed(layout, monkeypatch):
 
 def test_a_sharded_state_is_not_taken_for_a_whole_one(layout):
     config = small_config()
-    reference.run(config, layout, seed=0, checkpoint=CHECKPOINT)
+    score_reference(config, layout, CHECKPOINT)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(StateFolder, "remove", lambda state: None)
         train.run(config, layout, seed=0, checkpoint=CHECKPOINT)
@@ -142,19 +142,19 @@ def test_a_sharded_state_is_not_taken_for_a_whole_one(layout):
 
 
 def test_reference_of_another_training_is_refused(layout):
-    reference.run(small_config(steps=3), layout, seed=0, checkpoint=CHECKPOINT)
+    score_reference(small_config(batch_size=2), layout, CHECKPOINT)
     with pytest.raises(DataError, match="run stage reference again"):
-        train.run(small_config(steps=6), layout, seed=0, checkpoint=CHECKPOINT)
+        train.run(small_config(), layout, seed=0, checkpoint=CHECKPOINT)
 
 
 def test_missing_inputs_are_named(layout):
-    with pytest.raises(ArtifactError, match=r"reference\.parquet"):
+    with pytest.raises(ArtifactError, match=r"base/reference/all-6\.parquet"):
         train.run(small_config(), layout, seed=0, checkpoint=CHECKPOINT)
 
 
 def test_a_loss_that_is_no_number_stops_the_training(layout):
-    reference.run(small_config(), layout, seed=0, checkpoint=CHECKPOINT)
-    path = layout.checkpoint(0, CHECKPOINT) / "preferences" / "reference.parquet"
+    score_reference(small_config(), layout, CHECKPOINT)
+    path = layout.reference(0, *reference_of(small_config(), CHECKPOINT))
     pd.read_parquet(path).assign(chosen_image=float("nan")).to_parquet(path)
     with pytest.raises(HermesflowError, match=r"at step 1\. Lower learning_rate"):
         train.run(small_config(), layout, seed=0, checkpoint=CHECKPOINT)

@@ -24,7 +24,8 @@ STAGES = (
     "gather_candidates {} --shards 2",
     *(f"score {{}} --shard {shard} --shards 2" for shard in (0, 1)),
     *("gather_scores {} --shards 2", "agreement --seed 0", "judge"),
-    *(f"{stage} --seed 0 --checkpoint pair-1" for stage in ("prefer", "reference", "train", "evaluate")),
+    *("prefer --seed 0 --checkpoint pair-1", "reference --seed 0 --checkpoint base --steps 4"),
+    *(f"{stage} --seed 0 --checkpoint pair-1" for stage in ("train", "evaluate")),
     "evaluate --seed 0 --checkpoint base",
     "report --seeds 0",
 )

@@ -2,6 +2,7 @@
 CHECKPOINTS = [BASE, *CONFIG.checkpoints]
 SHARDS = CONFIG.runtime.shards
 ROOT = Path("results") / CONFIG.name
+LAYOUT = Layout(ROOT)
 NODE = f"{ROOT}/seed{{seed}}/{{checkpoint}}"  # folder of one checkpoint of one seed
 # Inside the container it is the image's python that runs this folder's code.
 CONTAINED = "apptainer" in map(str, workflow.deployment_settings.deployment_method)

@@ -15,7 +15,7 @@ from hermesflow.config.load import load_config
 from hermesflow.config.reads import params_of
 from hermesflow.config.tree import generations_after, reference_of
 from hermesflow.core.errors import ConfigError
-from hermesflow.core.files import atomic, read_json
+from hermesflow.core.files import Layout, atomic, content_digest, read_json, sha256
 from hermesflow.cli.dvc import check_benchmarks, check_mirror, digests_file, is_mirror
 from hermesflow.cli.running import hold_folder
 
@@ -34,7 +34,7 @@ def _seeds(path):
     other = [key for key, value in config.items() if key != "seeds" and plain.get(key) != value]
     if other:
         raise ConfigError(f"--config {other[0]}=...: only `seeds` can be set there; change {path} for the rest.")
-    return list(config.get("seeds", CONFIG.seeds))
+    return sorted(config.get("seeds", CONFIG.seeds))
 
 
 CONFIG_FILE = _config_file()

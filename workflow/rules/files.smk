@@ -24,11 +24,11 @@ def selection():
     return [path] if (path := getattr(CONFIG.data, "selection", None)) else []
 
 
-def previous_preferences(wildcards):
-    """The preferences the parent was trained on; base has none."""
-    if CONFIG.checkpoints[wildcards.checkpoint].parent == BASE:
+def own_preferences(wildcards, checkpoint=None):
+    """The pairs that a checkpoint was trained on; base has none."""
+    if (checkpoint or wildcards.checkpoint) == BASE:
         return []
-    folder = f"{parent(wildcards)}/preferences/"
+    folder = f"{ROOT}/seed{wildcards.seed}/{checkpoint or wildcards.checkpoint}/preferences/"
     return multiext(folder, "captions.parquet", "images.parquet", "images.npy", "images.json")
 
 

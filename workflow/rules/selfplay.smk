@@ -5,7 +5,7 @@ rule prefer:
         captions=lambda w: f"{parent(w)}/candidates/captions.parquet",
         images=lambda w: images(f"{parent(w)}/candidates/images"),
         scores=lambda w: multiext(f"{parent(w)}/scores/", "captions.parquet", "images.parquet"),
-        previous=previous_preferences,
+        previous=lambda w: own_preferences(w, CONFIG.checkpoints[w.checkpoint].parent),
     output:
         multiext(
             f"{NODE}/preferences/",
@@ -36,17 +36,23 @@ rule prefer:
         " --seed {wildcards.seed} --checkpoint {wildcards.checkpoint} 2>&1 | tee {log}"
 
 
+# Belongs to what it is made from, a checkpoint's candidates: trainings on the same pairs share it, whoever comes first.
 rule reference:
     input:
-        preferences=f"{NODE}/preferences/preferences.parquet",
+        captions=f"{NODE}/candidates/captions.parquet",
+        images=images(f"{NODE}/candidates/images"),
+        scores=multiext(f"{NODE}/scores/", "captions.parquet", "images.parquet"),
+        previous=own_preferences,
         pairs=f"{ROOT}/data/pairs.parquet",
-        images=images(f"{NODE}/preferences/images"),
         seen=images(f"{ROOT}/images/seen/pairs"),
-        model=lambda w: model(parent(w)),
+        model=model(NODE),
     output:
-        f"{NODE}/preferences/reference.parquet",
+        LAYOUT.reference("{seed}", "{checkpoint}", "{candidates}", "{steps}"),
     log:
-        f"{ROOT}/logs/reference-seed{{seed}}-{{checkpoint}}.log",
+        f"{ROOT}/logs/reference-seed{{seed}}-{{checkpoint}}-{{candidates}}-{{steps}}.log",
+    wildcard_constraints:
+        candidates=r"all|\d+",
+        steps=r"\d+",
     priority: urgency
     threads: TRAIN_THREADS
     resources:
@@ -58,7 +64,8 @@ rule reference:
         settings=settings("reference"),
         code=code("reference"),
     message:
-        "Reference log-probs for {wildcards.checkpoint} (seed {wildcards.seed})"
+        "Log-probs under {wildcards.checkpoint} (seed {wildcards.seed}): {wildcards.candidates} candidates, {wildcards.steps} steps"
     shell:
         "{LAUNCH} reference --config {CONFIG_FILE} --threads {CONFIG.runtime.train_threads}"
-        " --seed {wildcards.seed} --checkpoint {wildcards.checkpoint} 2>&1 | tee {log}"
+        " --seed {wildcards.seed} --checkpoint {wildcards.checkpoint}"
+        " --candidates {wildcards.candidates} --steps {wildcards.steps} 2>&1 | tee {log}"

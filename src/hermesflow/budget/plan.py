@@ -78,11 +78,12 @@ def places(config: Config) -> list[Place]:
     for name in sampled_checkpoints(config):
         found += [Place(rule, name, seeds * (shards if rule in SCATTERED else 1)) for rule in SAMPLED]
     found.append(Place("agreement", BASE, seeds))
+    first = {reference_of(config, name): name for name in reversed(config.checkpoints)}
     found += [
         Place(rule, name, seeds)
         for name in config.checkpoints
         for rule in TRAINED
-        if rule != "reference" or reference_of(config, name) == name
+        if rule != "reference" or first[reference_of(config, name)] == name
     ]
     names = (BASE, *config.checkpoints)
     found += [Place("evaluate", name, seeds) for name in names]

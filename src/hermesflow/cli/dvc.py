@@ -170,8 +170,9 @@ def _file_of(wildcards: dict[str, str]) -> Path:
 
 
 def _name_of(job: dict[str, Any]) -> str:
-    """`train`, `grade-coco`. Shards share the name of the rule that joins them."""
-    return step_name(GATHERED_BY.get(job["rule"], job["rule"]), benchmark=job["wildcards"].get("benchmark"))
+    """`train`, `grade-coco`, `reference-all-100`. Shards share the name of the rule that joins them."""
+    which = map(job["wildcards"].get, ("benchmark", "candidates", "steps"))
+    return "-".join([GATHERED_BY.get(job["rule"], job["rule"]), *filter(None, which)])
 
 
 def _stage(path: Path, jobs: list[dict[str, Any]], config: Config, config_file: Path) -> dict[str, Any]:

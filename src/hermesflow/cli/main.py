@@ -23,7 +23,7 @@ from typing import Any
 
 from hermesflow.cli import forks
 from hermesflow.cli.commands import add_commands
-from hermesflow.cli.options import BENCHMARK, CHECKPOINT, SHARD, add_option, new_command, positive
+from hermesflow.cli.options import BENCHMARK, CHECKPOINT, REFERENCE, SHARD, add_option, new_command, positive
 from hermesflow.core.errors import HermesflowError, Interrupted, is_disk_full
 
 
@@ -33,7 +33,7 @@ class Stage:
 
     help: str
     takes: tuple[str, ...] = ()
-    """Which of seed, checkpoint, benchmark, shard, shards, seeds it is given."""
+    """Options that it is given, of `options.add_option`."""
 
 
 STAGES: dict[str, Stage] = {
@@ -49,7 +49,7 @@ STAGES: dict[str, Stage] = {
     "gather_scores": Stage("join the shards of scores", (*CHECKPOINT, "shards")),
     "agreement": Stage("rank agreement of the scores with the judge", ("seed",)),
     "prefer": Stage("candidates to chosen and rejected", CHECKPOINT),
-    "reference": Stage("log-probs under the reference model", CHECKPOINT),
+    "reference": Stage("log-probs under a checkpoint, for trainings from it", REFERENCE),
     "train": Stage("Pair-DPO", CHECKPOINT),
     "evaluate": Stage("benchmarks of one checkpoint", CHECKPOINT),
     "draw": Stage("images of one benchmark's prompts as tokens, one shard", (*BENCHMARK, "shard", "shards")),
@@ -182,7 +182,7 @@ def _launch(arguments: argparse.Namespace) -> None:
     from hermesflow.training.launch import launch
 
     names = ("config", "results", "threads", *STAGES[arguments.stage].takes)
-    options = [f"--{name}={getattr(arguments, name)}" for name in names]
+    options = [f"--{name}={value}" for name in names if (value := getattr(arguments, name)) is not None]
     launch(load_config(arguments.config).runtime, [arguments.stage, *options])
 
 

@@ -115,5 +115,5 @@ def benchmarks_of(stage: str, config: Config) -> list[str]:
 def _checkpoints_of(stage: str, config: Config) -> list[str | None]:
     if stage in ONCE:
         return [None]
-    trained = stage in ("prefer", "reference", "train")
+    trained = stage in ("prefer", "train")
     return [*([] if trained else [BASE]), *config.checkpoints]

@@ -26,6 +26,7 @@ from hermesflow.config.sections import (
     Weights,
     section,
 )
+from hermesflow.core.section import AnyOrder
 
 BASE = "base"  # the name of the checkpoint every tree starts from
 
@@ -41,8 +42,8 @@ class Config:
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
     """Name of the results folder, `results/{name}`."""
-    seeds: tuple[int, ...]
-    """Run seeds; each trains its own base and self-play chain."""
+    seeds: Annotated[tuple[int, ...], AnyOrder]
+    """Run seeds; each trains its own base and self-play chain. Their order means nothing."""
     data: AnyData
     weights: Weights = Weights()
     image_tokenizer: ImageTokenizer
@@ -54,6 +55,8 @@ class Config:
     preferences: Preferences
     training: Training
     checkpoints: dict[str, Checkpoint]
+    """What grows from base, by name. The order of the lines means nothing: tables follow parents, then settings. See
+    its own table below."""
     evaluation: Evaluation
     benchmarks: Benchmarks | None = None
     """Real benchmarks; none if left out. See its own table below."""

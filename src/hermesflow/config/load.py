@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from hermesflow.config.benchmarks import BENCHMARKS
-from hermesflow.config.experiment import BASE, Config
+from hermesflow.config.experiment import BASE, Config, as_plain
+from hermesflow.config.sections import Checkpoint, Objective
 from hermesflow.core.errors import ConfigError
 
 
@@ -35,7 +37,7 @@ def load_config(path: str | Path) -> Config:
     _check_tree(config, path)
     _check_weights(config, path)
     _check_benchmarks(config, path)
-    return config
+    return replace(config, checkpoints=_in_order(config.checkpoints))
 
 
 def _from_plain(raw: Any) -> Config:
@@ -77,6 +79,22 @@ def _check_tree(config: Config, path: Path) -> None:
                     f"{path}: checkpoints.{name}: the tree has a cycle; let one of them grow from {BASE}."
                 )
             seen.add(name)
+
+
+def _in_order(checkpoints: dict[str, Checkpoint]) -> dict[str, Checkpoint]:
+    """By what they are, children behind their parent and first those without settings of their own; then by name.
+
+    So the place of a line in the file decides nothing, not even the rows of a table.
+    """
+
+    def place(name: str) -> tuple[Any, ...]:
+        if name == BASE:
+            return ()
+        entry = as_plain(checkpoints[name])
+        own = sorted((k, v) for k, v in entry.items() if k not in ("parent", "objective") and v is not None)
+        return (*place(entry["parent"]), (own, get_args(Objective).index(entry["objective"]), name))
+
+    return dict(sorted(checkpoints.items(), key=lambda item: place(item[0])))
 
 
 def _check_weights(config: Config, path: Path) -> None:

@@ -34,9 +34,8 @@ READS: dict[str, tuple[str, ...]] = {
     "agreement": ("scoring",),
     "prefer": ("preferences", "checkpoint.parent", "checkpoint.candidates"),
     "reference": (
-        *("training.steps", "training.batch_size", "training.micro_batch_size"),
-        "training.mask_schedule",
-        *("checkpoint.parent", "checkpoint.steps"),
+        *("preferences", "training.batch_size", "training.micro_batch_size"),
+        *("training.mask_schedule", "checkpoint.parent"),
     ),
     "train": ("training", "checkpoint"),
     "evaluate": (

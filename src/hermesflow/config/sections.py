@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from hermesflow.core.section import Source, section
+from hermesflow.core.section import AnyOrder, Source, section
 
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
@@ -183,7 +183,8 @@ class CaptionSampling:
     """Understanding candidates (paper section 3.2; official: greedy + top_k {2,3,4} x temperature {.1,.7,2})."""
 
     decodings: tuple[Decoding, ...]
-    """One entry per candidate."""
+    """One entry per candidate. Its place counts: a candidate's random stream is named by it, and a checkpoint may use
+    only the first candidates."""
     max_new_tokens: Positive
     """At most so many tokens per caption (official 100)."""
 
@@ -266,7 +267,7 @@ class Lora:
     """Rank of an adapter."""
     alpha: Rate
     """Adapters are scaled by alpha / rank."""
-    targets: tuple[str, ...]
+    targets: Annotated[tuple[str, ...], AnyOrder]
     """Linear layers that get one: q_proj, k_proj, v_proj, dense, fc1, fc2."""
 
 

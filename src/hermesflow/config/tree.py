@@ -6,6 +6,7 @@ Code of this package that decides results: it counts in the digests of `hermesfl
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 from hermesflow.config.experiment import BASE, Config
 from hermesflow.config.sections import Training
@@ -19,14 +20,21 @@ def training_of(config: Config, checkpoint: str) -> Training:
     return replace(config.training, **changed)
 
 
-def reference_of(config: Config, checkpoint: str) -> str:
-    """The first checkpoint with the same reference on the same pairs: its log-probs are this one's too."""
+class Reference(NamedTuple):
+    """What log-probs of a reference are made from beside the seed: trainings that agree in it share them."""
 
-    def rests_on(name: str) -> tuple[object, ...]:
-        entry = config.checkpoints[name]
-        return entry.parent, entry.candidates, training_of(config, name).steps
+    checkpoint: str
+    """The frozen model, whose scored candidates the pairs come from."""
+    candidates: int | None
+    """Only the first so many; None is all."""
+    steps: int
+    """Of training: how many rows it meets."""
 
-    return next(name for name in config.checkpoints if rests_on(name) == rests_on(checkpoint))
+
+def reference_of(config: Config, checkpoint: str) -> Reference:
+    """The reference that a checkpoint is trained against."""
+    entry = config.checkpoints[checkpoint]
+    return Reference(entry.parent, entry.candidates, training_of(config, checkpoint).steps)
 
 
 def sampled_checkpoints(config: Config) -> tuple[str, ...]:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:  # torch takes seconds to import, and short steps do without i
     from torch import Tensor
 
 
+LARGE = 4 * 2**20
+"""Bytes from which a manifest holds the digest of a file beside it, which then need not be read to be known."""
+_PLACES, _PLACE = 16, 2**14
 REDO = "Delete it and run snakemake again to make it anew (or `dvc checkout` to restore it)."
 
 
@@ -77,6 +80,10 @@ class Layout:
     def checkpoint(self, seed: int, checkpoint: str) -> Path:
         """Folder of one checkpoint of one seed: candidates, scores, preferences, model, evaluation."""
         return self.root / f"seed{seed}" / checkpoint
+
+    def reference(self, seed: int, checkpoint: str, candidates: int | None, steps: int) -> Path:
+        """Log-probs under one checkpoint, in a file named by what they are made from: `config.tree.Reference`."""
+        return self.checkpoint(seed, checkpoint) / "reference" / f"{candidates or 'all'}-{steps}.parquet"
 
     def benchmark(self, seed: int, checkpoint: str, benchmark: str) -> Path:
         """Folder of one real benchmark of one checkpoint of one seed."""
@@ -179,6 +186,33 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def content_digest(path: Path) -> str:
+    """Hex sha256 of an artifact, of a large one as it was written down with it, without reading it.
+
+    That of images is in the JSON file beside them, that of other files in the folder's manifest, where it holds if a
+    `glance` finds the same file: one that was exchanged by hand is read.
+    """
+    if path.stat().st_size >= LARGE:
+        images = path.suffix == ".npy"
+        beside = path.with_suffix(".json") if images else path.parent / "manifest.json"
+        known = read_json(beside) if beside.is_file() else {}
+        known = known if images else known.get("large_files", {}).get(path.name, {})
+        if "sha256" in known and (images or known["glance"] == glance(path)):
+            return str(known["sha256"])
+    return sha256(path)
+
+
+def glance(path: Path) -> str:
+    """Digest of a large file's size and of some places in it. Other weights differ; one changed byte may be missed."""
+    size = path.stat().st_size
+    total = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for place in range(_PLACES):
+            file.seek(place * (size - _PLACE) // (_PLACES - 1))
+            total.update(file.read(_PLACE))
+    return total.hexdigest()[:16]
+
+
 def digest_of(value: Any) -> str:
     """Short hex digest of plain JSON data."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
@@ -197,8 +231,16 @@ def new_manifest(*, config: Any, inputs: Sequence[Path], seed: int | None = None
 
 
 def write_manifest(folder: Path, *, config: Any, inputs: Sequence[Path], seed: int | None = None) -> None:
-    """Write `manifest.json`; arguments as `new_manifest`."""
-    write_json(folder / "manifest.json", new_manifest(config=config, inputs=inputs, seed=seed))
+    """Write `manifest.json` when all else in the folder is written; arguments as `new_manifest`."""
+    save_manifest(folder, new_manifest(config=config, inputs=inputs, seed=seed))
+
+
+def save_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write `manifest.json` with the digests of the large files in its folder, images aside (`content_digest`)."""
+    files = (path for path in folder.glob("[!.]*") if path.is_file() and path.suffix != ".npy")
+    large = {path.name: path for path in files if path.stat().st_size >= LARGE}
+    digests = {name: {"sha256": sha256(path), "glance": glance(path)} for name, path in large.items()}
+    write_json(folder / "manifest.json", {**manifest, **({"large_files": digests} if digests else {})})
 
 
 @cache

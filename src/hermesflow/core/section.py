@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, TypeVar, dataclass_transform
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+AnyOrder = AfterValidator(lambda values: type(values)(sorted(values.items() if isinstance(values, dict) else values)))
+"""Of values whose order means nothing: they are kept sorted, so that another order is not another config."""
 _STRICT = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 _T = TypeVar("_T")
 
@@ -29,7 +31,7 @@ class Source:
     """Commit, 40 hex digits; nothing is fetched from the hub without one."""
     folder: str | None = None
     """Read the files from this folder instead of the hub."""
-    files: Annotated[dict[str, Sha256 | None], Field(min_length=1)]
+    files: Annotated[dict[str, Sha256 | None], Field(min_length=1), AnyOrder]
     """Every file that is needed and its sha256; nothing is fetched from the hub without one."""
 
     @model_validator(mode="after")

@@ -65,7 +65,7 @@ def publish(config: Config, layout: Layout, target: Path, *, seeds: Sequence[int
             "config_digest": digest_of(as_plain(config)),
             "data": read_json(layout.root / "data" / "manifest.json"),
             "git_revision": git_revision(),
-            "seeds": list(seeds),
+            "seeds": sorted(seeds),
             "files": {name: sha256(target / name) for name in sorted(copied)},
         },
     )

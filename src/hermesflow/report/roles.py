@@ -19,7 +19,7 @@ def pair_chains(config: Config) -> tuple[tuple[str, ...], ...]:
 
 
 def pair_chain(config: Config) -> tuple[str, ...]:
-    """The longest of `pair_chains`, which stands for the paper's; of equally long ones the first in the config."""
+    """The longest of `pair_chains`, which stands for the paper's; of equally long ones the first of `load_config`."""
     return max(pair_chains(config), key=len, default=())
 
 

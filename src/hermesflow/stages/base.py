@@ -13,7 +13,7 @@ from hermesflow.config.reads import params_of
 from hermesflow.config.sections import Source
 from hermesflow.core import seeding
 from hermesflow.core.errors import ArtifactError
-from hermesflow.core.files import Layout, new_manifest, write_json, write_manifest, write_table
+from hermesflow.core.files import Layout, new_manifest, save_manifest, write_manifest, write_table
 from hermesflow.core.images import ImageForm, as_tensor, read_images
 from hermesflow.core.progress import Progress
 from hermesflow.core.seeding import deterministic
@@ -71,7 +71,7 @@ def run(config: Config, layout: Layout, *, seed: int) -> None:
     model.eval()
     model.save(folder)
     write_table(folder / "history.csv", pd.DataFrame(history))
-    write_json(folder / "manifest.json", manifest)
+    save_manifest(folder, manifest)
 
 
 def take(config: Config, layout: Layout, source: Source, *, seed: int) -> None:

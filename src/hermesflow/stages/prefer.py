@@ -16,6 +16,7 @@ from hermesflow.selfplay.preferences import (
     CAPTION_COLUMNS,
     IMAGE_COLUMNS,
     Pair,
+    Selection,
     Threshold,
     caption_pairs,
     captions_table,
@@ -40,17 +41,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
     own = config.checkpoints[checkpoint]
     parent = layout.checkpoint(seed, own.parent)
     folder = layout.checkpoint(seed, checkpoint) / "preferences"
-    previous = {"captions": {}, "images": {}} if own.parent == BASE else _previous(parent / "preferences")
-    captions = select(
-        group_candidates(_scored_captions(parent), content="caption", first=own.candidates),
-        previous["captions"],
-        Threshold(min_margin=config.preferences.min_caption_margin),
-    )
-    images = select(
-        group_candidates(_scored_images(parent), content="image", first=own.candidates),
-        previous["images"],
-        Threshold(min_score=config.preferences.min_image_score),
-    )
+    captions, images = selections(config, layout, seed=seed, checkpoint=own.parent, candidates=own.candidates)
     table, counts = homologous_table(captions, images)
     write_table(folder / "captions.parquet", captions_table(captions.pairs))
     write_table(folder / "images.parquet", images_table(images.pairs))
@@ -65,6 +56,36 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
             f"{folder / 'counts.json'}: no id of `{checkpoint}` has both a pair of captions and a pair of images, so "
             "there is nothing to train on. Lower preferences.min_image_score, or sample more pairs or candidates."
         )
+
+
+def selections(
+    config: Config, layout: Layout, *, seed: int, checkpoint: str, candidates: int | None
+) -> tuple[Selection, Selection]:
+    """The pairs of captions and of images that the scored candidates of a checkpoint give.
+
+    Args:
+        config: the experiment.
+        layout: where it lies.
+        seed: run seed.
+        checkpoint: whose candidates, and whose own pairs they are compared with.
+        candidates: use only the first so many; None is all.
+
+    Raises:
+        ArtifactError, DataError: as `run`.
+    """
+    folder = layout.checkpoint(seed, checkpoint)
+    previous = {"captions": {}, "images": {}} if checkpoint == BASE else _previous(folder / "preferences")
+    captions = select(
+        group_candidates(_scored_captions(folder), content="caption", first=candidates),
+        previous["captions"],
+        Threshold(min_margin=config.preferences.min_caption_margin),
+    )
+    images = select(
+        group_candidates(_scored_images(folder), content="image", first=candidates),
+        previous["images"],
+        Threshold(min_score=config.preferences.min_image_score),
+    )
+    return captions, images
 
 
 def _previous(folder: Path) -> dict[str, dict[str, Pair]]:

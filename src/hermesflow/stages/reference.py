@@ -1,45 +1,67 @@
-"""Stage `reference`: log-probs of a checkpoint's parent on every row that training will meet."""
+"""Stage `reference`: log-probs under a checkpoint on every row that trainings of its children will meet."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pandas as pd
 import torch
 
 from hermesflow.config.experiment import Config
-from hermesflow.config.tree import iteration, training_of
+from hermesflow.config.tree import iteration
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout, read_table, write_table
 from hermesflow.core.images import read_images
 from hermesflow.models.backbone import UnifiedModel, load_model
-from hermesflow.selfplay.preferences import CAPTION_COLUMNS, IMAGE_COLUMNS
+from hermesflow.selfplay.preferences import CAPTION_COLUMNS, IMAGE_COLUMNS, homologous_table, image_arrays
+from hermesflow.stages.prefer import selections
 from hermesflow.training.distributed import new_accelerator
 from hermesflow.training.logps import reference_logps
 from hermesflow.training.pairs import HomologousPairs
 
 
-def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
-    """Write `preferences/reference.parquet` of one checkpoint.
+def run(
+    config: Config, layout: Layout, *, seed: int, checkpoint: str, candidates: int | None = None, steps: int
+) -> None:
+    """Write `reference/` of one checkpoint for all that are trained from it on the same pairs for as many steps.
+
+    The pairs are made here from its scored candidates, as stage `prefer` makes them for each of those.
+
+    Args:
+        config: the experiment.
+        layout: where it lies.
+        seed: run seed.
+        checkpoint: the reference.
+        candidates: pairs of only the first so many candidates of each kind; None is all.
+        steps: of the training.
 
     Raises:
-        ArtifactError: preferences, captions, image tokens or the parent's weights are missing or broken.
+        ArtifactError: candidates, scores, captions, image tokens or the weights are missing or broken.
         ConfigError: training settings that cannot be meant.
     """
     torch.set_num_threads(config.runtime.train_threads)
-    training = training_of(config, checkpoint)
+    training = replace(config.training, steps=steps)
     accelerator = new_accelerator(training, device=config.runtime.device, precision=config.runtime.precision)
-    parent = layout.checkpoint(seed, config.checkpoints[checkpoint].parent)
-    model = load_model(parent / "model", device=accelerator.device)
+    folder = layout.checkpoint(seed, checkpoint)
+    model = load_model(folder / "model", device=accelerator.device)
+    read_images(folder / "candidates" / "images.npy", model.generated)
+    captions, images = selections(config, layout, seed=seed, checkpoint=checkpoint, candidates=candidates)
+    arrays = dict(zip(images.pairs, image_arrays(images.pairs, model.generated), strict=True))
+    preferences, _ = homologous_table(captions, images)
     table = reference_logps(
         model,
-        load_pairs(config, layout, model, seed=seed, checkpoint=checkpoint),
+        homologous_pairs(
+            config, layout, model, preferences, arrays, seed=seed, iteration=1 + iteration(config, checkpoint)
+        ),
         training=training,
         accelerator=accelerator,
-        what=f"reference of {checkpoint}, seed {seed}",
+        what=f"reference {checkpoint}, seed {seed}",
     )
     if accelerator.is_main_process:
-        write_table(layout.checkpoint(seed, checkpoint) / "preferences" / "reference.parquet", table)
+        write_table(layout.reference(seed, checkpoint, candidates, steps), table)
     accelerator.end_training()
 
 
@@ -59,16 +81,43 @@ def load_pairs(config: Config, layout: Layout, model: UnifiedModel, *, seed: int
     """
     folder = layout.checkpoint(seed, checkpoint) / "preferences"
     preferences = read_table(folder / "preferences.parquet", [*CAPTION_COLUMNS, *IMAGE_COLUMNS])
-    image_ids, images = read_images(folder / "images.npy", model.generated)
+    ids, images = read_images(folder / "images.npy", model.generated)
+    arrays = dict(zip(ids, images, strict=True))
+    return homologous_pairs(
+        config, layout, model, preferences, arrays, seed=seed, iteration=iteration(config, checkpoint)
+    )
+
+
+def homologous_pairs(
+    config: Config,
+    layout: Layout,
+    model: UnifiedModel,
+    preferences: pd.DataFrame,
+    images: Mapping[str, np.ndarray],
+    *,
+    seed: int,
+    iteration: int,
+) -> HomologousPairs:
+    """Preferences with the real images and captions they are about, and their noise.
+
+    Args:
+        config: the experiment.
+        layout: where it lies.
+        model: decides the forms of images, and their noise.
+        preferences: one row per id, of `CAPTION_COLUMNS` and `IMAGE_COLUMNS`.
+        images: chosen and rejected image by id, (2, *generated).
+        seed: run seed.
+        iteration: self-play iteration, from 1.
+    """
     seen_ids, seen = read_images(layout.seen("pairs"), model.seen)
     return HomologousPairs(
         preferences,
-        images=dict(zip(image_ids, images, strict=True)),
+        images=images,
         captions=_captions(layout),
         seen=dict(zip(seen_ids, seen[:, 0], strict=True)),
         seed=seed,
-        iteration=iteration(config, checkpoint),
-        noise=partial(model.noise, settings=training_of(config, checkpoint)),
+        iteration=iteration,
+        noise=partial(model.noise, settings=config.training),
     )
 
 

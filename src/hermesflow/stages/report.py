@@ -40,14 +40,14 @@ def run(config: Config, layout: Layout, *, seeds: Sequence[int] | None = None) -
     Args:
         config: the experiment.
         layout: where its artifacts are.
-        seeds: run seeds to report on; the config's if None. Pictures are of the first.
+        seeds: run seeds to report on; the config's if None. Pictures are of the lowest.
 
     Raises:
         ArtifactError: an artifact of an earlier stage, or a file of the paper's figures, is missing or broken, or
             checkpoints cannot be compared: other prompts, scorers or protocols.
         ConfigError: the config has no Pair-DPO checkpoint to answer about.
     """
-    seeds = tuple(seeds or config.seeds)
+    seeds = sorted(seeds or config.seeds)
     names = (BASE, *config.checkpoints)
     folders = {name: {seed: layout.checkpoint(seed, name) / "evaluation" for seed in seeds} for name in names}
     benchmarks = {name: {seed: benchmark_folders(config, layout, seed, name) for seed in seeds} for name in names}

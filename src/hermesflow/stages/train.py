@@ -9,7 +9,7 @@ import torch
 from hermesflow.config.experiment import Config, as_plain
 from hermesflow.config.reads import params_of
 from hermesflow.config.tree import iteration, reference_of, training_of
-from hermesflow.core.files import Layout, digest_of, new_manifest, read_table, write_json, write_table
+from hermesflow.core.files import Layout, digest_of, new_manifest, read_table, save_manifest, write_table
 from hermesflow.core.seeding import seed_of
 from hermesflow.models.backbone import load_model, recompute_activations
 from hermesflow.stages.reference import load_pairs
@@ -44,7 +44,7 @@ def _train(config: Config, layout: Layout, *, seed: int, checkpoint: str, interr
     accelerator = new_accelerator(training, device=config.runtime.device, precision=config.runtime.precision)
     folder = layout.checkpoint(seed, checkpoint)
     parent_model = layout.checkpoint(seed, own.parent) / "model"
-    reference_path = layout.checkpoint(seed, reference_of(config, checkpoint)) / "preferences" / "reference.parquet"
+    reference_path = layout.reference(seed, *reference_of(config, checkpoint))
     model = load_model(parent_model, device=accelerator.device)
     if config.runtime.activation_checkpointing:
         recompute_activations(model)
@@ -91,6 +91,6 @@ def _train(config: Config, layout: Layout, *, seed: int, checkpoint: str, interr
     if accelerator.is_main_process:
         model.save(folder / "model", weights)
         write_table(folder / "model" / "history.csv", history)
-        write_json(folder / "model" / "manifest.json", manifest)
+        save_manifest(folder / "model", manifest)
         state.remove()
     accelerator.end_training()
