@@ -60,6 +60,10 @@ class RealData:
             description="Pixels per side: the shorter side is resized to this, then the middle is cut out (official)."
         ),
     ]
+    background: Annotated[
+        str | None,
+        Field(pattern="^#[0-9a-f]{6}$", description="Colour behind transparent pixels, as `#808080`; None is white."),
+    ] = None
     base_pairs: Annotated[Count, Field(description="Pairs to train a base model on; 0 where it has released weights.")]
     pairs: Annotated[Positive, Field(description="Homologous pairs that self-play samples for (paper: 5,000).")]
     gap_pairs: Annotated[Positive, Field(description="Held-out pairs the gap is measured on.")]
