@@ -79,7 +79,7 @@ class JourneyDb(RealData):
     """Folder of a local copy (the one that holds `data/train`), or the hub id `JourneyDB/JourneyDB` (gated)."""
     revision: Revision | None = None
     """Commit on the hub; nothing is fetched from there without one, and `hermesflow fetch --pin` prints it."""
-    shards: tuple[str, ...] = ()
+    shards: tuple[Annotated[str, Field(pattern="^[0-9]{3}$")], ...] = ()
     """Image shards to choose from (`000` to `199`), all if empty. Each is many gigabytes: 5,000 ids out of all 200
     take all 200 downloads."""
 
