@@ -84,6 +84,16 @@ def test_equal_captions_are_in_one_split_and_every_record_is_told(walked):
     assert told["changes"]["turned upright"] > 40 and told["changes"]["transparent pixels put on #ffffff"] > 40
 
 
+def test_the_report_says_what_became_of_pictures_texts_and_questions(walked):
+    note = (walked.results / "report" / "tables" / "table_rejected.md").read_text()
+    told = read_json(walked.results / "data" / "selection.json")
+    assert f"Of 422 records 363 were drawn and {told['records']['not needed']} not needed." in note
+    for change, count in told["changes"].items():
+        assert f"{count} {change}" in note
+    assert "Questions: 726 kept; dropped: none." in note
+    assert "Captions longer than the model takes, cut where it draws from them: none." in note
+
+
 def test_the_tokenizer_is_made_of_the_base_pairs_and_lies_beside_every_model(walked):
     models = [walked.results / "seed0" / name / "model" / "tokenizer.json" for name in ("base", "pair-1", "pair-2")]
     assert len({path.read_bytes() for path in models}) == 1
