@@ -222,7 +222,7 @@ def test_why_a_record_has_no_questions_is_said(tmp_path):
 def test_a_folder_without_images_and_a_path_to_a_file_are_said(tmp_path):
     with pytest.raises(DataError, match=r"holds no images.*1 other files"):
         opened(tmp_path, CASES / "folder-prompts-alone")
-    with pytest.raises(DataError, match=r"color\.txt: is a file; let data\.path name its folder"):
+    with pytest.raises(DataError, match=r"color\.txt: is a file; name its folder"):
         opened(tmp_path, CASES / "folder-prompts-alone" / "color.txt")
     with pytest.raises(DataError, match=r"/nowhere: is not there\. Correct data\.path"):
         opened(tmp_path, tmp_path / "nowhere")

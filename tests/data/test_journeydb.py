@@ -201,6 +201,12 @@ def test_a_source_that_is_too_small_says_how_many_and_why(tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_a_path_to_a_file_is_said(tmp_path):
+    (tmp_path / "000.tgz").write_bytes(b"")
+    with pytest.raises(DataError, match=r"000\.tgz: is a file; name the folder"):
+        run_local(tmp_path / "000.tgz", tmp_path)
+
+
 def test_a_truncated_shard_of_a_local_copy_is_named(world, tmp_path):
     name = "data/train/imgs/001.tgz"
     world[name] = world[name][: len(world[name]) // 3]

@@ -41,7 +41,7 @@ def open_source(settings: Folder, *, downloads: Path) -> Source:
     """
     folder = Path(settings.path)
     if folder.is_file():
-        raise DataError(f"{folder}: is a file; let data.path name its folder (docs/data.md).")
+        raise DataError(f"{folder}: is a file; name its folder in data.path (docs/data.md).")
     if not folder.is_dir():
         if folder.is_absolute():
             raise DataError(f"{folder}: is not there. Correct data.path.")

@@ -36,10 +36,13 @@ class JourneyDbSource:
         downloads: folder for files from the hub; an image shard is removed when it has been read.
 
     Raises:
+        DataError: the path is that of a file.
         ConfigError: no local copy, and no pinned revision on the hub.
     """
 
     def __init__(self, settings: JourneyDb, *, downloads: Path) -> None:
+        if Path(settings.path).is_file():
+            raise DataError(f"{settings.path}: is a file; name the folder that holds data/train in data.path.")
         self._shards = frozenset(settings.shards)
         self._downloads = downloads
         self._local = Path(settings.path) if Path(settings.path).is_dir() else None
