@@ -39,7 +39,7 @@ def write(tmp_path):
     return change
 
 
-@pytest.mark.parametrize("name", ["micro", "smoke", "showo"])
+@pytest.mark.parametrize("name", ["micro", "own-pictures", "smoke", "showo"])
 def test_shipped_configs_load_and_carry_their_name(name):
     assert load_config(ROOT / "config" / f"{name}.yaml").name == name
 

@@ -169,10 +169,12 @@ def bad_world(tmp_path) -> tuple[list, dict]:
 def test_bad_records_are_set_aside_with_file_record_and_reason_and_replaced(bad_world, tmp_path):
     layout = run_local(write_files(tmp_path / "copy", files_of(*bad_world)), tmp_path)
     assert {split: len(own) for split, own in drawn(layout).items()} == SIZES
+    captions = [{row["caption"].lower() for row in read_rows(layout.data(split))} for split in SIZES]
+    assert sum(map(len, captions)) == len(set.union(*captions)) == TOTAL - 1  # two equal ones, in one split
     table = rejected(layout)
     assert list(table.columns) == ["file", "id", "record", "reason"]
     reasons = [reason.partition(":")[0] for reason in table["reason"]]
-    for reason in ("empty caption", "missing image", "corrupt image", "no questions", "duplicate caption"):
+    for reason in ("empty caption", "missing image", "corrupt image", "no questions", "duplicate id"):
         assert reasons.count(reason) == 1, table
     assert {(r.record, r.reason) for r in table.itertuples() if not r.id} == {
         (4, "broken JSON (JSONDecodeError)"),
@@ -197,6 +199,12 @@ def test_a_source_that_is_too_small_says_how_many_and_why(tmp_path):
     with pytest.raises(DataError, match=r"only 12 of the 15 pairs asked for \(pairs 4, gap 2") as error:
         run_local(write_files(tmp_path / "copy", files_of(records, images)), tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_a_path_to_a_file_is_said(tmp_path):
+    (tmp_path / "000.tgz").write_bytes(b"")
+    with pytest.raises(DataError, match=r"000\.tgz: is a file; name the folder"):
+        run_local(tmp_path / "000.tgz", tmp_path)
 
 
 def test_a_truncated_shard_of_a_local_copy_is_named(world, tmp_path):
@@ -422,3 +430,22 @@ def test_a_tar_without_annotations_is_said(tmp_path):
     write_files(tmp_path, {f"{ANNOTATIONS}.tgz": tgz({"readme.txt": b"nothing"})})
     with pytest.raises(DataError, match=r"holds no \.jsonl file"):
         run_local(tmp_path, tmp_path / "results")
+
+
+def test_no_prompt_is_in_two_splits_and_what_is_left_out_is_counted(tmp_path):
+    """JourneyDB repeats a prompt with several captions and images."""
+    records, images = good_world(each=15)
+    prompts = {}
+    for number, one in enumerate(records):
+        one["prompt"] = f"fox {number // 5} --v {number % 5}"
+        prompts[one["img_path"].removeprefix("./").removesuffix(".jpg")] = f"fox {number // 5}"
+    layout = run_local(write_files(tmp_path / "copy", files_of(records, images)), tmp_path)
+    ids = drawn(layout)
+    assert {split: len(own) for split, own in ids.items()} == SIZES
+    placed = [{prompts[id_] for id_ in own} for own in ids.values()]
+    assert sum(map(len, placed)) == len(set.union(*placed))
+    reasons = set(rejected(layout)["reason"])
+    assert reasons and all(reason.startswith("same prompt as split ") for reason in reasons)
+    told = read_json(layout.root / "data" / "selection.json")["records"]
+    assert told["read"] == 45 and told["set aside"] == len(rejected(layout))
+    assert told["read"] == told["drawn"] + told["set aside"] + told["not needed"]

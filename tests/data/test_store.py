@@ -7,7 +7,7 @@ import pytest
 from hermesflow.core.errors import DataError
 from hermesflow.data.sources.store import Taken, open_store
 
-GOOD, BAD = Taken("a", "1" * 64, "", b"png"), Taken("b", "", "missing image", None)
+GOOD, BAD = Taken("a", "1" * 64, "", ("turned upright",), b"png"), Taken("b", "", "missing image", (), None)
 
 
 def test_images_and_texts_are_there_in_the_next_process(tmp_path):
@@ -34,7 +34,7 @@ def test_images_made_from_something_else_are_dropped_and_faults_on_request(tmp_p
 
 def test_a_shard_that_breaks_off_leaves_what_was_committed(tmp_path):
     def images():
-        yield from (Taken(f"{n:04d}", "", "", b"png") for n in range(250))
+        yield from (Taken(f"{n:04d}", "", "", (), b"png") for n in range(250))
         raise DataError("truncated")
 
     with pytest.raises(DataError, match="truncated"), open_store(tmp_path / "s", made_from="x", retry=False) as store:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hermesflow.data.questions.rows import merge, rows_of
 from hermesflow.data.questions.tifa import (
@@ -189,4 +191,69 @@ def test_a_users_questions_are_counted_where_they_cannot_be_used():
     )
     assert [row["kind"] for row in rows] == ["x"]
     assert dropped == {"choices are not texts": 1, "not a question with choices and answer": 1}
-    assert rows_of(None, "own") == rows_of("text", "own") == ([], {})
+    assert rows_of(None, "own") == rows_of(" ", "own") == ([], {})
+    assert rows_of("text", "own") == ([], {"questions that are not JSON": 1})
+
+
+def test_choices_are_parted_as_tifa_parts_them():
+    """At a comma and a space: a number keeps its own commas."""
+    block = "About crowd (counting):\nQ: how many?\nChoices: 1,000, 2,000, 3,500,  10\nA: 2,000"
+    (row,), dropped = parse_tifa(HEADER + block)
+    assert row["choices"] == ["1,000", "2,000", "3,500", "10"] and row["answer"] == "2,000" and not dropped
+
+
+def test_questions_behind_a_blank_line_are_counted():
+    rows, dropped = parse_tifa(HEADER + GOOD + "\n" + GOOD)
+    assert len(rows) == 4 and dropped == {"behind a blank line": 4}
+
+
+LINES = st.sampled_from(
+    [
+        *("About man (human):", "About cup (object):", "About man (robot):", "About ", "About man (human)"),
+        *(
+            "Q: is it red?",
+            "Q: how many?",
+            "Q:",
+            "Q: 你好?",
+            "Choices: yes, no",
+            "Choices: 1,000, 2,000",
+            "Choices: a,b",
+        ),
+        *("Choices: a, A", "Choices:", "Choices: a, b, c, d, e", "A: yes", "A: 1,000", "A: a", "A:", "Well.", "", "  "),
+    ]
+)
+
+
+@settings(max_examples=200)
+@given(lines=st.lists(LINES, max_size=25), header=st.booleans())
+def test_every_question_that_is_written_is_kept_or_counted(lines, header):
+    text = (HEADER if header else "") + "\n".join(lines)
+    rows, dropped = parse_tifa(text)
+    if not header:
+        assert (rows, dropped) == ([], {"text without TIFA's header": 1})
+        return
+    asked = sum(line.startswith("Q:") for line in lines)
+    assert asked <= len(rows) + dropped.total() <= asked + 1  # lines before the first question are one that is broken
+    for row in rows:
+        assert row["answer"] in row["choices"] and 2 <= len(row["choices"]) <= 4 and row["question"]
+        assert row["kind"] in ("animal/human", "object")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["", "yes", "no", "human", "\ud800"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from([*ITEM, "kind"]), inner, max_size=5),
+    max_leaves=20,
+)
+QUESTION = st.fixed_dictionaries({"question": JSON, "choices": JSON, "answer": JSON}, optional={"type": JSON})
+
+
+@settings(max_examples=200)
+@given(items=st.lists(JSON | QUESTION | st.just(ITEM), max_size=6), cut=st.integers(0, 3))
+def test_every_question_of_a_json_list_is_kept_or_counted(items, cut):
+    text = json.dumps(items)
+    for rows, dropped in (parse_json(text), rows_of(text, "own"), rows_of(items, "own")):
+        assert len(rows) + dropped.total() == len(items)
+        assert all(row["answer"] in row["choices"] for row in rows)
+        json.dumps(rows, ensure_ascii=False).encode()
+    rows, dropped = parse_json(text[: len(text) - cut])
+    assert len(rows) + dropped.total() == (1 if cut else len(items))

@@ -276,6 +276,24 @@ def test_rejected_table_counts_and_may_be_empty(tmp_path: Path):
     assert "empty caption" in formatting.to_markdown(audit.rejected_table(one))
 
 
+def test_what_became_of_real_pairs_is_said_below_the_records_set_aside():
+    selection = {
+        "records": {"read": 1200, "drawn": 1000, "set aside": 150, "not needed": 50},
+        "changes": {"turned upright": 3, "resized": 1000},
+    }
+    rows = [("model", "caption says another choice", 20), ("model", "kept", 7), ("source", "kept", 1993)]
+    questions = pd.DataFrame(rows, columns=["from", "outcome", "questions"])
+    note = audit.data_note(selection, questions, {"base": 12, "pairs": 0})
+    assert note == (
+        "Of 1,200 records 1,000 were drawn and 50 not needed. Of those drawn: 1,000 resized; 3 turned upright. "
+        "Questions: 2,000 kept; dropped: 20 of the model's, caption says another choice. "
+        "Captions longer than the model takes, cut where it draws from them: 12 in base."
+    )
+    empty = pd.DataFrame(columns=["split", "id", "record", "reason"])
+    assert audit.rejected_table(empty, note).notes[0].endswith(f"evaluated on. {note}")
+    assert "longer" not in audit.data_note(selection, questions, {})
+
+
 def test_tables_of_the_micro_world_stay_as_they_were_published():
     """The text tables, made again of the published statistics, whose rounding to 6 decimals may turn a last digit."""
     published = ROOT / "docs" / "results" / "micro" / "tables"

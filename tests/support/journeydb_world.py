@@ -15,6 +15,7 @@ from PIL import Image
 SMOKE = Path(__file__).parents[2] / "config" / "smoke.yaml"
 ANNOTATIONS = "data/train/train_anno_realease_repath.jsonl"
 SIZES = {"pairs": 4, "gap": 2, "understanding": 2, "prompts": 7, "base": 0}
+MODELS = ("language_model", "image_tokenizer")
 TOTAL = sum(SIZES.values())
 
 
@@ -89,11 +90,17 @@ def write_files(folder: Path, files: dict[str, bytes]) -> Path:
 
 
 def write_config(file: Path, *, name: str = "real", **data: Any) -> Path:
-    """smoke.yaml with another section `data` and the sizes of `SIZES`."""
+    """smoke.yaml with another section `data`, the sizes of `SIZES`, and models from elsewhere."""
     plain = yaml.safe_load(SMOKE.read_text())
     sizes = {"pairs": SIZES["pairs"], "gap_pairs": SIZES["gap"], "base_pairs": SIZES["base"]}
     plain["name"] = name
     plain["data"] = {"source": "journeydb", "seed": 7, "image_size": 24, **sizes, **data}
+    if data.get("source") != "microworld":
+        weights = {name: {"folder": "weights", "files": {f"{name}.safetensors": None}} for name in MODELS}
+        plain["weights"] = weights
+        del plain["base_training"], plain["tokenizer_training"]
+        plain["language_model"]["text_tokenizer"] = "weights/phi"
+        plain["scoring"]["agreement_pairs"] = 0
     plain["evaluation"].update(understanding_images=SIZES["understanding"], geneval_prompts=1, dense_prompts=1)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(yaml.safe_dump(plain))

@@ -353,8 +353,10 @@ def test_dvc_refuses_steps_of_code_that_was_changed_meanwhile(mirror):
 
 def test_real_images_add_no_rule_but_the_files_another_site_needs(fresh):
     plain = yaml.safe_load(fresh.config.read_text())
-    own = {"source": "journeydb", "path": "JourneyDB/JourneyDB", "selection": "config/theirs.json", "base_pairs": 0}
+    own = {"source": "journeydb", "path": "JourneyDB/JourneyDB", "selection": "config/theirs.json", "base_pairs": 10}
     plain["data"] = {key: value for key, value in plain["data"].items() if key != "source"} | own
+    plain["language_model"]["text_tokenizer"] = "trained"
+    plain["scoring"]["agreement_pairs"] = 0
     (fresh.root / "config" / "theirs.json").write_text("{}")
     (fresh.root / "config" / "real.yaml").write_text(yaml.safe_dump(plain))
     out = fresh.run(sys.executable, "workflow/scripts/jobs.py", "config/real.yaml")

@@ -60,6 +60,10 @@ class RealData:
             description="Pixels per side: the shorter side is resized to this, then the middle is cut out (official)."
         ),
     ]
+    background: Annotated[
+        str | None,
+        Field(pattern="^#[0-9a-f]{6}$", description="Colour behind transparent pixels, as `#808080`; None is white."),
+    ] = None
     base_pairs: Annotated[Count, Field(description="Pairs to train a base model on; 0 where it has released weights.")]
     pairs: Annotated[Positive, Field(description="Homologous pairs that self-play samples for (paper: 5,000).")]
     gap_pairs: Annotated[Positive, Field(description="Held-out pairs the gap is measured on.")]
@@ -75,7 +79,7 @@ class JourneyDb(RealData):
     """Folder of a local copy (the one that holds `data/train`), or the hub id `JourneyDB/JourneyDB` (gated)."""
     revision: Revision | None = None
     """Commit on the hub; nothing is fetched from there without one, and `hermesflow fetch --pin` prints it."""
-    shards: Annotated[tuple[str, ...], AnyOrder] = ()
+    shards: Annotated[tuple[Annotated[str, Field(pattern="^[0-9]{3}$")], ...], AnyOrder] = ()
     """Image shards to choose from (`000` to `199`), all if empty. Each is many gigabytes: 5,000 ids out of all 200
     take all 200 downloads."""
 

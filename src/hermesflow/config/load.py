@@ -11,7 +11,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from hermesflow.config.benchmarks import BENCHMARKS
-from hermesflow.config.experiment import BASE, Config, as_plain
+from hermesflow.config.experiment import BASE, Config, as_plain, has_judge
 from hermesflow.config.sections import Checkpoint, Objective
 from hermesflow.core.errors import ConfigError
 
@@ -36,6 +36,7 @@ def load_config(path: str | Path) -> Config:
         raise ConfigError(f"{path}: {lines}. config/README.md lists every key with its meaning.") from None
     _check_tree(config, path)
     _check_weights(config, path)
+    _check_source(config, path)
     _check_benchmarks(config, path)
     return replace(config, checkpoints=_in_order(config.checkpoints))
 
@@ -111,6 +112,34 @@ def _check_weights(config: Config, path: Path) -> None:
             raise ConfigError(
                 f"{path}: `{section_name}` trains what `weights.{name}` already brings; remove one of the two."
             )
+
+
+def _check_source(config: Config, path: Path) -> None:
+    """What the source of pairs, or the weights, cannot serve."""
+    tokenizer, real, pairs = config.language_model.text_tokenizer, not has_judge(config), config.data.base_pairs
+    if real and config.scoring.agreement_pairs:
+        raise ConfigError(
+            f"{path}: scoring.agreement_pairs: {config.scoring.agreement_pairs} pairs cannot be compared with a judge: "
+            f"it reads the micro world alone, and data.source is `{config.data.source}`. Set it to 0."
+        )
+    if real and tokenizer == "microworld":
+        raise ConfigError(
+            f"{path}: language_model.text_tokenizer: `microworld` knows the words of the micro world alone, and "
+            f"data.source is `{config.data.source}`. Set it to `trained`, or name a tokenizer's folder or source."
+        )
+    if tokenizer == "trained" and config.weights.language_model is not None:
+        raise ConfigError(
+            f"{path}: language_model.text_tokenizer: `trained` is not the tokenizer of weights.language_model. Name "
+            "the one that they were trained with."
+        )
+    if isinstance(tokenizer, str) and tokenizer.startswith("python:"):
+        raise ConfigError(
+            f"{path}: language_model.text_tokenizer: {tokenizer}: no package has one whose end is known. Set it to "
+            "`trained`, or name a tokenizer's folder or source."
+        )
+    trainings = {"tokenizer_training": config.tokenizer_training, "base_training": config.base_training}
+    for name in (name for name, training in trainings.items() if training is not None and not pairs):
+        raise ConfigError(f"{path}: data.base_pairs: `{name}` has no pairs to train on; set it above 0.")
 
 
 def _check_benchmarks(config: Config, path: Path) -> None:

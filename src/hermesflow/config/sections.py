@@ -126,8 +126,9 @@ class LanguageModel:
     layer_norm_eps: Rate
     """Epsilon of the layer norms."""
     text_tokenizer: str | Source
-    """`microworld` (word level, built from the world's vocabulary), or a folder or source with the tokenizer.json and
-    tokenizer_config.json of a fast tokenizer (official: microsoft/phi-1_5); Show-o's own tokens are put after its."""
+    """`microworld` (word level, built from the world's vocabulary), `trained` (byte pairs, made from captions,
+    questions and answers of split `base`), or a folder or source with the tokenizer.json and tokenizer_config.json of a
+    fast tokenizer (official: microsoft/phi-1_5); Show-o's own tokens are put after its."""
     max_text_tokens: Positive
     """Longest text prompt in tokens, template and specials included (official 128)."""
     caption_prompt: str

@@ -1,19 +1,22 @@
-"""Text tokenizers of a backbone: words of a small world, or the fast tokenizer of a released model."""
+"""Text tokenizers of a backbone: words of a small world, byte pairs of the data's own, or a released model's."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from hermesflow.config.sections import Source
 from hermesflow.core import hub
-from hermesflow.core.errors import ArtifactError, DataError
-from hermesflow.core.files import read_json
+from hermesflow.core.errors import ArtifactError, ConfigError, DataError
+from hermesflow.core.files import read_json, write_json
 
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN_WORD = "<|unknown|>"
 MICROWORLD = "microworld"
+TRAINED = "trained"
+TRAINED_SIZE = 8192
+"""Tokens of a tokenizer that is made here, at most."""
 
 
 class Tokenizer(Protocol):
@@ -80,14 +83,44 @@ def word_tokenizer(vocabulary: Sequence[str]) -> TextTokenizer:
     return TextTokenizer(backend, END_OF_TEXT)
 
 
+def train_tokenizer(texts: Iterable[str], folder: Path) -> None:
+    """Make a byte-level byte-pair tokenizer from texts and write what `pretrained_tokenizer` reads.
+
+    Every text has tokens, for all bytes are among them. The same texts give the same files.
+    """
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, pre_tokenizers, trainers
+    from tokenizers.models import BPE
+
+    backend = Backend(BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=TRAINED_SIZE,
+        min_frequency=2,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    backend.save(str(folder / "tokenizer.json"))
+    write_json(folder / "tokenizer_config.json", {"eos_token": END_OF_TEXT})
+
+
 def pretrained_tokenizer(folder: str | Path) -> TextTokenizer:
     """The fast tokenizer in `tokenizer.json` of a folder; its end-of-sequence token is the boundary.
 
     Raises:
-        ArtifactError: tokenizer.json or tokenizer_config.json is missing or unreadable.
+        ConfigError: tokenizer.json or tokenizer_config.json is missing.
+        ArtifactError: one of them is unreadable.
         DataError: no end-of-sequence token is named.
     """
     folder = Path(folder)
+    if missing := [name for name in ("tokenizer.json", "tokenizer_config.json") if not (folder / name).is_file()]:
+        raise ConfigError(
+            f"language_model.text_tokenizer: {folder} has no {' and no '.join(missing)}. Name a folder with both files "
+            "of a fast tokenizer, or set it to `trained`."
+        )
     token = read_json(folder / "tokenizer_config.json").get("eos_token")
     token = token["content"] if isinstance(token, dict) else token
     if token is None:
@@ -115,7 +148,8 @@ def text_tokenizer(source: str | Source) -> TextTokenizer:
 
     Raises:
         FetchError: a source cannot be had.
-        ArtifactError: its folder holds no readable tokenizer.
+        ConfigError: its folder holds no tokenizer.
+        ArtifactError: the tokenizer cannot be read.
     """
     if source == MICROWORLD:
         from hermesflow.data.microworld.questions import vocabulary  # the one tokenizer that comes with its world

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -100,14 +100,42 @@ def preferences_table(counts: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> 
     )
 
 
-def rejected_table(rejected: pd.DataFrame) -> Table:
-    """Records of the data set aside when they were read, with the reason."""
-    return _table(
-        "table_rejected",
-        "Records set aside",
-        rejected,
-        f"{len(rejected)} records were set aside; nothing here was trained or evaluated on.",
-    )
+def rejected_table(rejected: pd.DataFrame, told: str = "") -> Table:
+    """Records of the data set aside when they were read, with the reason.
+
+    Args:
+        rejected: of `data/rejected.csv`.
+        told: what else there is to say of the data (`data_note`).
+    """
+    note = f"{len(rejected)} records were set aside; nothing here was trained or evaluated on."
+    return _table("table_rejected", "Records set aside", rejected, f"{note} {told}".rstrip())
+
+
+def data_note(selection: Mapping[str, Any], questions: pd.DataFrame, cut: Mapping[str, int]) -> str:
+    """What became of the records of real pairs, of their images, texts and questions, in words.
+
+    Args:
+        selection: the content of `data/selection.json`.
+        questions: of `data/questions.csv`.
+        cut: split to the number of its captions that have more tokens than the model takes; empty if not known.
+    """
+    records, changes = selection["records"], selection["changes"]
+    kept = questions.loc[questions["outcome"] == "kept", "questions"].sum()
+    rows = questions[["from", "outcome", "questions"]].itertuples(index=False)
+    dropped = [f"{n:,} of the {origin}'s, {outcome}" for origin, outcome, n in rows if outcome != "kept"]
+    parts = [
+        f"Of {records['read']:,} records {records['drawn']:,} were drawn and {records['not needed']:,} not needed.",
+        f"Of those drawn: {_listed(f'{n:,} {what}' for what, n in sorted(changes.items()))}.",
+        f"Questions: {kept:,} kept; dropped: {_listed(dropped)}.",
+    ]
+    if cut:
+        longer = _listed(f"{n:,} in {split}" for split, n in cut.items() if n)
+        parts.append(f"Captions longer than the model takes, cut where it draws from them: {longer}.")
+    return " ".join(parts)
+
+
+def _listed(texts: Iterable[str]) -> str:
+    return "; ".join(texts) or "none"
 
 
 def statistics_table(summary: pd.DataFrame) -> Table:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 import torch
@@ -18,8 +22,9 @@ from hermesflow.core.images import ImageForm, as_tensor, read_images
 from hermesflow.core.progress import Progress
 from hermesflow.core.seeding import deterministic
 from hermesflow.data.pairs import read_pairs
-from hermesflow.models.backbone import meta_model, new_model
+from hermesflow.models.backbone import UnifiedModel, meta_model, new_model
 from hermesflow.models.conversion import converted, place
+from hermesflow.models.text_tokenizers import TRAINED, train_tokenizer
 from hermesflow.tracking import runs
 from hermesflow.training.pretraining import Example, batches, optimiser_of, train_step
 
@@ -41,7 +46,7 @@ def run(config: Config, layout: Layout, *, seed: int) -> None:
     settings = config.base_training
     pairs = read_pairs(layout.data("base")).remove_columns("image")
     examples = [Example(row["caption"], tuple((q["question"], q["answer"]) for q in row["questions"])) for row in pairs]
-    model = new_model(config, seed=seeding.seed_of(seed, BASE, "init"))
+    model = _new_model(config, examples, seed=seeding.seed_of(seed, BASE, "init"))
     seen, images = (
         _images(path, list(pairs["id"]), form)
         for path, form in ((layout.seen("base"), model.seen), (layout.generated, model.generated))
@@ -72,6 +77,18 @@ def run(config: Config, layout: Layout, *, seed: int) -> None:
     model.save(folder)
     write_table(folder / "history.csv", pd.DataFrame(history))
     save_manifest(folder, manifest)
+
+
+def _new_model(config: Config, examples: Sequence[Example], *, seed: int) -> UnifiedModel:
+    """A model with random weights, and with a text tokenizer made here where the config says so."""
+    settings = config.language_model
+    if settings.text_tokenizer != TRAINED:
+        return new_model(config, seed=seed)
+    texts = [settings.caption_prompt, settings.question_template.format("")] * 2  # what comes once is no token
+    texts += [text for one in examples for text in (one.caption, *chain.from_iterable(one.questions))]
+    with TemporaryDirectory() as folder:
+        train_tokenizer(texts, Path(folder))
+        return new_model(replace(config, language_model=replace(settings, text_tokenizer=folder)), seed=seed)
 
 
 def take(config: Config, layout: Layout, source: Source, *, seed: int) -> None:

@@ -85,10 +85,27 @@ def write_tables(
         audit.agreement_table(agreement),
         audit.judge_table(read_json(layout.judge)),
         audit.preferences_table(counts),
-        audit.rejected_table(rejected),
+        audit.rejected_table(rejected, _data_note(layout, seeds[0])),
     ):
         formatting.write(table, folder, latex=False)
     formatting.write(audit.statistics_table(summary), folder, latex=False)
+
+
+def _data_note(layout: Layout, seed: int) -> str:
+    """What there is to say of pairs of real images; nothing of the micro world's."""
+    folder, model = layout.root / "data", layout.checkpoint(seed, BASE) / "model"
+    if not (folder / "selection.json").is_file():
+        return ""
+    from tokenizers import Tokenizer
+
+    tokenizer, cut = Tokenizer.from_file(str(model / "tokenizer.json")), {}
+    longest = read_json(model / "config.json").get("shape", {}).get("max_text_tokens")
+    for split in ("base", "pairs", "prompts") if longest else ():
+        captions = list(_column(layout.data(split), "caption").values())
+        lengths = [len(one.ids) + 2 for one in tokenizer.encode_batch(captions, add_special_tokens=False)]
+        cut[split] = sum(length > longest for length in lengths)  # with a token for start and end
+    questions = read_table(folder / "questions.csv", ["from", "outcome", "questions"])
+    return audit.data_note(read_json(folder / "selection.json"), questions, cut)
 
 
 def write_figures(config: Config, layout: Layout, summary: pd.DataFrame, seeds: Sequence[int]) -> None:

@@ -58,7 +58,7 @@ class LoadedCheckpoint:
         return pd.DataFrame({"image": images}, index=inputs.index)
 
     def _describe(self, files: Sequence[bytes]) -> list[str]:
-        fitted = (io.BytesIO(fit_image(file, self.codec.image_size)) for file in files)
+        fitted = (io.BytesIO(fit_image(file, self.codec.image_size).png) for file in files)
         pixels = np.stack([np.asarray(Image.open(file)) for file in fitted])
         return sample_texts(
             self.model,

@@ -58,7 +58,11 @@ class Asker:
         """Why its questions will not do; None as long as the models have not been asked."""
         if self._settings is not None and candidate.caption not in self._written:
             return None
-        return "" if self.rows(candidate) else "no questions"
+        if self.rows(candidate):
+            return ""
+        dropped = sum([self._source.own_questions(candidate)[1], *self._dropped(candidate)], Counter[str]())
+        why = ", ".join(f"{n} dropped, {reason}" for reason, n in sorted(dropped.items()))
+        return f"no questions: {why}" if why else "no questions"
 
     def ask(self, order: Sequence[Candidate], unknown: Sequence[Candidate]) -> None:
         """Have every block of the order written that holds one of the unknown."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -29,14 +30,27 @@ def question_row(question: Any, choices: Any, answer: Any, kind: str) -> dict[st
     right = next((text for text in texts if plain(text) == plain(answer)), None)
     if right is None:
         raise Unusable("the answer is not one of the choices")
+    if not is_unicode("".join([question, *texts, kind])):
+        raise Unusable("text that is not UTF-8")
     return {"question": " ".join(question.split()), "choices": texts, "answer": right, "kind": kind}
 
 
 def rows_of(items: Any, kind: str) -> tuple[list[dict[str, Any]], Counter[str]]:
-    """Rows of a list of `{question, choices, answer}` and perhaps `kind`, as a user's data may have them."""
+    """Rows of a list of `{question, choices, answer}` and perhaps `kind`, or of its JSON; None and "" are no questions.
+
+    Returns:
+        The rows, and why others were dropped.
+    """
+    if isinstance(items, str):  # a table that is text alone
+        try:
+            items = json.loads(items) if items.strip() else None
+        except (ValueError, RecursionError):
+            return [], Counter({"questions that are not JSON": 1})
+    if items is not None and not isinstance(items, list):
+        return [], Counter({"questions that are not a list": 1})
     rows: list[dict[str, Any]] = []
     dropped: Counter[str] = Counter()
-    for item in items if isinstance(items, Sequence) and not isinstance(items, str) else ():
+    for item in items or ():
         try:
             if not isinstance(item, Mapping):
                 raise Unusable("not a question with choices and answer")
@@ -70,3 +84,12 @@ def merge(lists: Iterable[Sequence[dict[str, Any]]]) -> tuple[list[dict[str, Any
 def plain(text: str) -> str:
     """A text without differences in letter case and spaces."""
     return " ".join(text.casefold().split())
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8: a lone surrogate, as JSON may have it, cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -60,11 +60,13 @@ def parse_tifa(text: str) -> tuple[list[dict[str, Any]], Counter[str]]:
     Returns:
         Rows of `pairs.SCHEMA`'s questions, their type as `kind`, and counts of why others were dropped.
     """
-    lines = [line.rstrip() for line in text.partition("\n\n")[0].rstrip().split("\n")]
+    text, _, after = text.partition("\n\n")
+    lines = [line.rstrip() for line in text.rstrip().split("\n")]
     if len(lines) < len(_HEADER) or not all(map(str.startswith, lines, _HEADER)):
         return [], Counter({"text without TIFA's header": 1})
     rows: list[dict[str, Any]] = []
-    dropped: Counter[str] = Counter()
+    behind = sum(line.startswith("Q:") for line in after.split("\n"))
+    dropped: Counter[str] = Counter({"behind a blank line": behind} if behind else {})
     kind = ""
     for block in _blocks(lines[len(_HEADER) :]):
         try:
@@ -97,7 +99,7 @@ def _tifa_row(block: Sequence[str], kind: str) -> dict[str, Any]:
     if len(block) != len(labels) or not all(map(str.startswith, block, labels)):
         raise Unusable("not the lines Q, Choices, A")
     question, choices, answer = (line.removeprefix(label).strip() for line, label in zip(block, labels, strict=True))
-    return _row(question, [choice for choice in re.split(r",\s*", choices) if choice], answer, kind)
+    return _row(question, [choice for choice in re.split(r",\s+", choices) if choice], answer, kind)
 
 
 def _row(question: Any, choices: Any, answer: Any, kind: Any) -> dict[str, Any]:

@@ -5,26 +5,32 @@ docs/data.md shows each of them.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 import tarfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import IO, Any
+
+import pyarrow.parquet as pq
 
 from hermesflow.config.data import Folder
 from hermesflow.core import hub
-from hermesflow.core.errors import DataError
+from hermesflow.core.errors import DataError, is_disk_full
 from hermesflow.data.questions.rows import rows_of
 from hermesflow.data.sources.drawing import Candidate, Rejected, Source
-from hermesflow.data.sources.streams import reading, tar_files
+from hermesflow.data.sources.streams import Member, content_of, files_in, reading, tar_files
 
 KIND = "folder"
 """Kind of a question that does not say its own."""
-IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
-CAPTION_NAMES = ("caption", "text", "txt")
+IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+TAR_ENDINGS = (".tar", ".tgz", ".tar.gz")
+CAPTION_NAMES = ("caption", "captions", "text", "txt")
 IMAGE_NAMES = ("image", "jpg", "jpeg", "png", "webp")
+METADATA = ("metadata.jsonl", "metadata.csv")
 
 
 def open_source(settings: Folder, *, downloads: Path) -> Source:
@@ -34,22 +40,39 @@ def open_source(settings: Folder, *, downloads: Path) -> Source:
         DataError: nothing is there, or nothing that can be read.
     """
     folder = Path(settings.path)
+    if folder.is_file():
+        raise DataError(f"{folder}: is a file; name its folder in data.path (docs/data.md).")
     if not folder.is_dir():
+        if folder.is_absolute():
+            raise DataError(f"{folder}: is not there. Correct data.path.")
         return _from_hub(settings, downloads)
     if (folder / "dataset_dict.json").is_file():
-        splits = json.loads((folder / "dataset_dict.json").read_text())["splits"]
-        raise DataError(f"{folder}: holds several splits. Let data.path name one of its folders: {', '.join(splits)}.")
-    if any((folder / name).is_file() for name in ("metadata.jsonl", "metadata.csv")):
+        splits = ", ".join(path.parent.name for path in sorted(folder.glob("*/state.json")))
+        raise DataError(f"{folder}: holds several splits. Let data.path name one of its folders: {splits}.")
+    if metadata := [name for name in METADATA if (folder / name).is_file()]:
+        if len(metadata) > 1:
+            raise DataError(f"{folder}: holds {' and '.join(metadata)}. Remove one of them.")
         return ImageSource(folder)
     import datasets
 
     if (folder / "state.json").is_file():
-        return TableSource(datasets.load_from_disk(str(folder)), settings.path, {})
-    if tars := sorted(path for path in folder.rglob("*") if path.suffix in (".tar", ".tgz")):
+        with _readable(folder):
+            return TableSource(datasets.load_from_disk(str(folder)), settings.path, {})
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    if tars := [path for path in files if path.name.endswith(TAR_ENDINGS)]:
         return TarSource(folder, tars)
-    if parquet := sorted(map(str, folder.rglob("*.parquet"))):
-        table = datasets.Dataset.from_parquet(parquet, cache_dir=str(downloads))  # type: ignore[arg-type]
-        return TableSource(table, settings.path, {})
+    if parquet := [str(path) for path in files if path.suffix == ".parquet"]:
+        with _readable(folder):
+            full = [path for path in parquet if pq.read_metadata(path).num_rows]  # datasets refuses empty ones
+            if not full:
+                raise DataError(f"{folder}: its parquet files hold no rows.")
+            table = datasets.Dataset.from_parquet(full, cache_dir=str(downloads))  # type: ignore[arg-type]
+            return TableSource(table, settings.path, {})
+    if not any(path.suffix.lower() in IMAGE_ENDINGS for path in files):
+        raise DataError(
+            f"{folder}: holds no images ({', '.join(sorted(IMAGE_ENDINGS))}), tars or parquet files; "
+            f"{len(files):,} other files are there. Put each caption beside its image (docs/data.md)."
+        )
     return ImageSource(folder)
 
 
@@ -70,28 +93,25 @@ class ImageSource(_Own):
 
     def records(self) -> Iterator[Candidate | Rejected]:
         """One record per line of the metadata, or per image file in the order of their names."""
-        for name, reader in (("metadata.jsonl", _json_lines), ("metadata.csv", _csv_rows)):
+        for name, reader in zip(METADATA, (_json_lines, _csv_rows), strict=True):
             if (path := self._folder / name).is_file():
-                yield from (self._of(row, path, number) for number, row in reader(path))
+                yield from (_of_line(row, path.name, number) for number, row in reader(path))
                 return
-        files = [path for path in self._folder.rglob("*") if path.suffix.lower() in IMAGE_ENDINGS]
-        for number, path in enumerate(sorted(files), start=1):
-            text = path.with_suffix(".txt")
-            caption = text.read_text(encoding="utf-8", errors="replace") if text.is_file() else ""
-            name = path.relative_to(self._folder).as_posix()
-            yield _candidate({"caption": caption}, str(self._folder), number, "", name)
+        files = {path for path in self._folder.rglob("*") if path.is_file()}
+        images = {path for path in files if path.suffix.lower() in IMAGE_ENDINGS}
+        lonely = {path for path in files if path.suffix == ".txt"} - {path.with_suffix(".txt") for path in images}
+        for number, path in enumerate(sorted(images | lonely), start=1):
+            name, text = path.relative_to(self._folder).as_posix(), path.with_suffix(".txt")
+            if path in lonely:
+                yield Rejected(name, str(self._folder), number, "a text without its image")
+            elif text not in files:
+                yield Rejected(name, str(self._folder), number, f"no caption: {text.name} is not there")
+            else:
+                yield _candidate({"caption": _decoded(text.read_bytes())}, str(self._folder), number, "", name)
 
     def images(self, shard: str, members: Collection[str]) -> Iterator[tuple[str, bytes]]:
         """The files that are there."""
-        for member in sorted(members):
-            path = (self._folder / member).resolve()
-            if path.is_file() and path.is_relative_to(self._folder.resolve()):
-                yield member, path.read_bytes()
-
-    def _of(self, row: Any, path: Path, number: int) -> Candidate | Rejected:
-        if not isinstance(row, Mapping) or not isinstance(row.get("file_name"), str) or not row["file_name"]:
-            return Rejected("", path.name, number, "broken line, or no file_name")
-        return _candidate(row, path.name, number, "", row["file_name"])
+        yield from files_in(self._folder, members)
 
 
 class TarSource(_Own):
@@ -129,84 +149,186 @@ class TableSource(_Own):
         self._caption = _column(table.column_names, CAPTION_NAMES, name, "captions")
         if isinstance(table.features[self._image], datasets.Image):
             table = table.cast_column(self._image, datasets.Image(decode=False))
+        elif not _holds_bytes(table.features[self._image]):
+            raise DataError(
+                f"{name}: column `{self._image}` holds {table.features[self._image]}, not images. Store the bytes of "
+                "each image file there, or an image of the `datasets` library (docs/data.md)."
+            )
         self._table = table
 
     def records(self) -> Iterator[Candidate | Rejected]:
         """One record per row."""
         texts = [c for c in ("id", "__key__", self._caption, "questions") if c in self._table.column_names]
-        for number, row in enumerate(self._table.select_columns(texts), start=1):
-            own = row.get("id") or row.get("__key__")
-            named = {"caption": row[self._caption], "questions": row.get("questions")}
-            yield _candidate(named, self._name, number, "", str(number - 1), id_=str(own or f"{number:08d}"))
+        with _readable(self._name):
+            for number, row in enumerate(self._table.select_columns(texts), start=1):
+                own = next((row[name] for name in ("id", "__key__") if row.get(name) not in (None, "")), None)
+                id_ = f"{number:08d}" if own is None else str(own)
+                named = {"caption": row[self._caption], "questions": row.get("questions")}
+                yield _candidate(named, self._name, number, "", str(number - 1), id_=id_)
 
     def images(self, shard: str, members: Collection[str]) -> Iterator[tuple[str, bytes]]:
         """Images of some rows."""
         for member in sorted(members, key=int):
             image = self._table[int(member)][self._image]
             if isinstance(image, Mapping):
-                path = image.get("path")
-                image = image.get("bytes") or (Path(path).read_bytes() if path and Path(path).is_file() else None)
+                image = image.get("bytes") or content_of(Path(image.get("path") or ""))
             if image is not None:
                 yield member, bytes(image)
 
 
+def _holds_bytes(feature: Any) -> bool:
+    return "binary" in str(feature.get("bytes") if isinstance(feature, dict) else getattr(feature, "dtype", ""))
+
+
 def _candidate(
     row: Mapping[str, Any], file: str, record: int, shard: str, member: str, *, id_: str | None = None
-) -> Candidate:
-    caption = next((row[name] for name in CAPTION_NAMES if isinstance(row.get(name), str)), "")
+) -> Candidate | Rejected:
     own = id_ if id_ is not None else PurePosixPath(member).with_suffix("").as_posix()
-    return Candidate(own, caption.strip(), file, record, shard, member, row.get("questions"))
+    value = next((row[name] for name in CAPTION_NAMES if row.get(name) is not None), "")
+    if isinstance(value, str) and value.lstrip().startswith("["):  # a list, in a table that is text alone
+        with suppress(ValueError, RecursionError):
+            listed = json.loads(value)
+            value = listed if all(isinstance(caption, str) for caption in listed) else value
+    captions = value if isinstance(value, list) else [value]
+    if not all(isinstance(caption, str) for caption in captions):
+        return Rejected(own, file, record, "a caption that is no text")
+    captions = [caption.strip() for caption in captions if caption.strip()]
+    changes = ("first of several captions",) if len(captions) > 1 else ()
+    return Candidate(own, (captions or [""])[0], file, record, shard, member, row.get("questions"), changes=changes)
+
+
+def _of_line(row: Any, file: str, number: int) -> Candidate | Rejected:
+    """One line of metadata; a text is why it cannot be read."""
+    if not isinstance(row, Mapping):
+        return Rejected("", file, number, str(row))
+    name = row.get("file_name")
+    if not isinstance(name, str) or not PurePosixPath(name).name:
+        return Rejected("", file, number, f"no file_name: its keys are {', '.join(map(str, row))}")
+    return _candidate(row, file, number, "", name)
 
 
 def _samples(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Key and fields of each sample: the image's name, and the bytes of everything else by ending."""
-    current, fields = "", {}  # type: tuple[str, dict[str, Any]]
-    with reading(path), tarfile.open(path, mode="r|*") as tar:
+    current, fields = None, {}  # type: tuple[str | None, dict[str, Any]]
+    with reading(path), tarfile.open(path, mode="r|*", tarinfo=Member) as tar:
         for info in tar:
-            if not info.isfile():
+            place = PurePosixPath(info.name)
+            stem, _, ending = place.name.partition(".")
+            if not info.isfile() or not stem:  # a folder, or a hidden file
                 continue
-            folder, _, name = info.name.rpartition("/")
-            stem, _, ending = name.partition(".")
-            key = f"{folder}/{stem}" if folder else stem
+            key = place.with_name(stem).as_posix()
             if key != current:
-                if fields:
+                if current is not None:
                     yield current, fields
                 current, fields = key, {}
             if f".{ending.lower()}" in IMAGE_ENDINGS:
-                fields["image"] = PurePosixPath(info.name).as_posix()
+                fields.setdefault("image", place.as_posix())
+                fields["images"] = fields.get("images", 0) + 1
             elif ending.lower() in ("txt", "caption", "json"):
                 file = tar.extractfile(info)
                 fields[ending.lower()] = file.read() if file else b""
-    if fields:
+    if current is not None:
         yield current, fields
 
 
 def _sample(key: str, fields: Mapping[str, Any], shard: str, number: int) -> Candidate | Rejected:
     if "image" not in fields:
         return Rejected(key, shard, number, "no image in the sample")
-    try:
-        row = json.loads(fields["json"]) if "json" in fields else {}
-    except ValueError:
-        return Rejected(key, shard, number, "broken JSON")
-    row = dict(row) if isinstance(row, Mapping) else {}
+    if fields["images"] > 1:
+        return Rejected(key, shard, number, f"{fields['images']} images in the sample")
+    row = _json(_decoded(fields.get("json", b"{}")))
+    if isinstance(row, str):
+        return Rejected(key, shard, number, row)
     for ending in ("txt", "caption"):
         if ending in fields:
-            row["caption"] = fields[ending].decode("utf-8", errors="replace")
+            row["caption"] = _decoded(fields[ending])
     return _candidate(row, shard, number, shard, fields["image"], id_=key)
 
 
+def _decoded(content: bytes) -> str:
+    """A text as editors and spreadsheets save it, in UTF-8 or UTF-16; other bytes become lone surrogates."""
+    with suppress(UnicodeDecodeError):
+        return content.decode(_encoding(content))
+    return content.decode(errors="surrogateescape")
+
+
+def _encoding(content: bytes) -> str:
+    return "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+
+
+def _json(text: str) -> dict[str, Any] | str:
+    """A JSON object, or why it is none."""
+    try:
+        row = json.loads(text)
+    except (ValueError, RecursionError):
+        return "broken JSON"
+    return row if isinstance(row, dict) else "JSON that is not an object"
+
+
 def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                yield number, json.loads(line)
-            except ValueError:
-                yield number, None
+    with _opened(path) as file:
+        yield from ((number, _json(line)) for number, line in enumerate(file, start=1))
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    with path.open(encoding="utf-8", errors="replace", newline="") as file:
-        yield from enumerate(csv.DictReader(file), start=2)
+    """Rows below the line of names; cells are parted by commas, semicolons or tabs, whichever that line has most of.
+
+    Raises:
+        DataError: names are lacking, or a quote is not closed.
+    """
+    with _opened(path) as file:
+        names = file.readline()
+        file.seek(0)
+        reader = csv.DictReader(file, delimiter=max(",;\t", key=names.count), strict=True)
+        columns = [name.strip() for name in reader.fieldnames or ()]
+        reader.fieldnames = columns
+        if "file_name" not in columns or len(set(columns)) < len(columns) or not set(columns) & set(CAPTION_NAMES):
+            raise DataError(
+                f"{path}: its columns are {columns}; one must be called file_name and one {CAPTION_NAMES[0]} (or "
+                f"{', '.join(CAPTION_NAMES[1:])}), each once. Rename them in the first line (docs/data.md)."
+            )
+        for number, row in enumerate(reader, start=2):
+            many = None in row  # what stands behind the last column
+            yield number, "more cells than columns: put the caption in quotes" if many else row
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[str]]:
+    """A file of lines, open as text.
+
+    Raises:
+        DataError: in place of the errors of a broken file.
+    """
+    with path.open("rb") as binary:
+        encoding = _encoding(binary.read(2))
+    try:
+        with path.open(encoding=encoding, errors="surrogateescape", newline="") as file:
+            yield file
+    except (csv.Error, UnicodeError) as error:
+        raise DataError(
+            f"{path}: cannot be read ({error}). Close every quote, double those inside a text, and save it as UTF-8."
+        ) from error
+
+
+@contextmanager
+def _readable(where: Path | str) -> Iterator[None]:
+    """Say what cannot be read.
+
+    Raises:
+        DataError: in place of whatever `datasets` and pyarrow raise over broken files.
+    """
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        if is_disk_full(error):
+            raise
+        first = " ".join(str(error.__cause__ or error).split())[:300]
+        raise DataError(
+            f"{where}: its files cannot be read ({type(error).__name__}: {first}). Copy or write them again; parquet "
+            "files of one folder need the same columns (docs/data.md)."
+        ) from error
 
 
 def _column(columns: list[str], names: tuple[str, ...], where: str, what: str) -> str:
@@ -228,7 +350,8 @@ def _from_hub(settings: Folder, downloads: Path) -> TableSource:
     with hub.explained(found, f"split {settings.split}"):
         try:
             table = datasets.load_dataset(found.name, **where)  # type: ignore[arg-type]
-        except ValueError as error:  # an unknown split, or files that datasets does not know
+        except (ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+            # an unknown split, a script, or files that datasets does not know
             raise DataError(
                 f"{settings.path}: {error} Correct data.split, or let data.path name a folder (docs/data.md)."
             ) from error

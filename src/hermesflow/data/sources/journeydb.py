@@ -19,7 +19,7 @@ from hermesflow.core import hub
 from hermesflow.core.errors import DataError
 from hermesflow.data.questions.rows import Unusable, plain, question_row
 from hermesflow.data.sources.drawing import Candidate, Rejected
-from hermesflow.data.sources.streams import reading, tar_files
+from hermesflow.data.sources.streams import Member, files_in, reading, tar_files
 
 ANNOTATIONS = "data/train/train_anno_realease_repath.jsonl"
 """The annotations whose paths are those of the shards (JourneyDB/JourneyDB, issues 12 and 15); spelled so."""
@@ -36,10 +36,13 @@ class JourneyDbSource:
         downloads: folder for files from the hub; an image shard is removed when it has been read.
 
     Raises:
+        DataError: the path is that of a file.
         ConfigError: no local copy, and no pinned revision on the hub.
     """
 
     def __init__(self, settings: JourneyDb, *, downloads: Path) -> None:
+        if Path(settings.path).is_file():
+            raise DataError(f"{settings.path}: is a file; name the folder that holds data/train in data.path.")
         self._shards = frozenset(settings.shards)
         self._downloads = downloads
         self._local = Path(settings.path) if Path(settings.path).is_dir() else None
@@ -64,8 +67,7 @@ class JourneyDbSource:
         """Images of one shard by their path in it, in one pass that ends with the last of them."""
         with self._open(f"{IMAGES}/{shard}", (".tgz", ".tar", "")) as path:
             if path.is_dir():  # unpacked by hand
-                found = ((member, path.parent / member) for member in sorted(members))
-                yield from ((member, file.read_bytes()) for member, file in found if file.is_file())
+                yield from files_in(path.parent, members)
                 return
             yield from tar_files(path, members)
 
@@ -112,25 +114,30 @@ def _record_of(line: bytes, name: str, number: int) -> Candidate | Rejected:
         return Rejected("", name, number, f"broken JSON ({type(error).__name__})")
     except (KeyError, TypeError, IndexError):
         shard = ""
-    if not shard.isdecimal():
+    if not re.fullmatch("[0-9]+", shard):
         return Rejected("", name, number, "no img_path `./SHARD/IMAGE`")
-    task = record.get("Task2")
-    caption = task.get("Caption") if isinstance(task, Mapping) else None
+    task, prompt = record.get("Task2"), record.get("prompt")
+    caption = (task.get("Caption") if isinstance(task, Mapping) else None) or ""
+    own = member.with_suffix("").as_posix()
+    if not isinstance(caption, str):
+        return Rejected(own, name, number, "a caption that is no text")
     return Candidate(
-        id=member.with_suffix("").as_posix(),
-        caption=caption.strip() if isinstance(caption, str) else "",
+        id=own,
+        caption=caption.strip(),
         file=name,
         record=number,
         shard=shard,
         member=member.as_posix(),
         questions=_raw_questions(record),
+        prompt=prompt if isinstance(prompt, str) else "",
     )
 
 
 def _raw_questions(record: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """(kind, item) of every question: groups are called "Style Relevant Questions and Answers" and "Content ..."."""
     groups = [group for task in _TASKS if isinstance(record.get(task), Mapping) for group in record[task].items()]
-    return [(name.split()[0].lower(), item) for name, items in groups if isinstance(items, list) for item in items]
+    lists = [(name, items if isinstance(items, list) else [items]) for name, items in groups if items is not None]
+    return [(name.partition(" ")[0].lower(), item) for name, items in lists for item in items]
 
 
 def _question(item: Any, kind: str) -> dict[str, Any]:
@@ -159,7 +166,7 @@ def _lines(path: Path) -> Iterator[IO[bytes]]:
             with path.open("rb") as file:
                 yield file
             return
-        with tarfile.open(path, mode="r|*") as tar:
+        with tarfile.open(path, mode="r|*", tarinfo=Member) as tar:
             for info in tar:
                 name = PurePosixPath(info.name).name
                 file_ = tar.extractfile(info) if name.endswith(".jsonl") and not name.startswith("._") else None

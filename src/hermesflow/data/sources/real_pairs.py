@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,20 @@ import pandas as pd
 from hermesflow.config.data import QuestionModels, RealData
 from hermesflow.core import registry
 from hermesflow.core.files import Layout, digest_of, write_table
+from hermesflow.data.images import WHITE, fit_image
 from hermesflow.data.pairs import write_pairs
 from hermesflow.data.questions.asking import Asker
-from hermesflow.data.sources.drawing import Candidate, Drawn, Rejected, Source, by_selection, draw, first_by_seed
+from hermesflow.data.sources.drawing import (
+    Candidate,
+    Drawn,
+    Order,
+    Source,
+    by_selection,
+    draw,
+    first_by_seed,
+    first_of_captions,
+    readable,
+)
 from hermesflow.data.sources.selection import check_enough, check_selection, read_selection, write_selection
 from hermesflow.data.sources.store import Store, open_store
 
@@ -45,20 +57,25 @@ def write_real_pairs(settings: RealData, counts: Mapping[str, int], layout: Layo
     selection = None if settings.selection is None else read_selection(Path(settings.selection), sizes)
     source: Source = registry.load(PACKAGE, settings.source, "open_source")(settings, downloads=work / "downloads")
 
-    def order_of(count: int) -> tuple[list[Candidate], list[Rejected]]:
-        if selection is not None:
-            return by_selection(source.records(), selection.ids)
-        return first_by_seed(source.records(), count, seed=settings.seed)
+    @cache
+    def first() -> dict[int, int]:
+        return first_of_captions(readable(source.records()), seed=settings.seed)
 
-    made_from = digest_of([source.origin, settings.path, settings.image_size])
+    def order_of(count: int) -> Order:
+        if selection is not None:
+            return by_selection(readable(source.records()), selection.ids)
+        return first_by_seed(readable(source.records()), count, seed=settings.seed, first=first())
+
+    ground = settings.background or WHITE
+    fit = partial(fit_image, image_size=settings.image_size, ground=ground)
+    made_from = digest_of([source.origin, settings.path, settings.image_size, ground])
     local = "commit" not in source.origin  # files on the hub do not change under one commit
     with (
         open_store(work / "images.sqlite", made_from=made_from, retry=local) as images,
         open_store(work / "questions.sqlite", made_from="", retry=False) as texts,
     ):
         asker = Asker(source, settings.questions, texts, lambda own: _models(own, device))
-        total = sum(sizes.values())
-        drawn = draw(source, images, asker, total, order_of=order_of, image_size=settings.image_size)
+        drawn = draw(source, images, asker, sizes, order_of=order_of, fit=fit)
         if selection is not None:
             check_selection(selection, drawn, images)
         check_enough(drawn, sizes, settings.path)
@@ -66,7 +83,8 @@ def write_real_pairs(settings: RealData, counts: Mapping[str, int], layout: Layo
         for split, chosen in splits.items():
             write_pairs(layout.data(split), _rows(chosen, images, asker, kind=settings.source))
         _write_records(folder, drawn, asker)
-        write_selection(folder / "selection.json", splits, images, origin=source.origin, seed=settings.seed)
+        path = folder / "selection.json"
+        write_selection(path, splits, drawn, images, origin=source.origin, seed=settings.seed)
     (work / "images.sqlite").unlink()
     shutil.rmtree(work / "downloads", ignore_errors=True)
 
@@ -89,7 +107,7 @@ def _rows(chosen: Sequence[Candidate], images: Store, asker: Asker, *, kind: str
     for candidate in chosen:
         yield {
             "id": candidate.id,
-            "image": {"bytes": images.image(candidate.id).png, "path": None},
+            "image": {"bytes": images.image(candidate.image).png, "path": None},
             "caption": candidate.caption,
             "kind": kind,
             "questions": asker.rows(candidate),
@@ -98,5 +116,8 @@ def _rows(chosen: Sequence[Candidate], images: Store, asker: Asker, *, kind: str
 
 def _write_records(folder: Path, drawn: Drawn, asker: Asker) -> None:
     rows = [(r.file, r.id, r.record, r.reason) for r in drawn.rejected]
-    write_table(folder / "rejected.csv", pd.DataFrame(rows, columns=["file", "id", "record", "reason"]))
+    rejected = pd.DataFrame(rows, columns=["file", "id", "record", "reason"])
+    for column in ("file", "id", "reason"):  # what is not UTF-8 shows its bytes
+        rejected[column] = [str(text).encode(errors="backslashreplace").decode() for text in rejected[column]]
+    write_table(folder / "rejected.csv", rejected)
     write_table(folder / "questions.csv", asker.counts(drawn.chosen))

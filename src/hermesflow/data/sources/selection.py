@@ -31,14 +31,36 @@ class Selection:
 
 
 def write_selection(
-    path: Path, splits: Mapping[str, Sequence[Candidate]], store: Store, *, origin: Mapping[str, Any], seed: int
+    path: Path,
+    splits: Mapping[str, Sequence[Candidate]],
+    drawn: Drawn,
+    store: Store,
+    *,
+    origin: Mapping[str, Any],
+    seed: int,
 ) -> None:
-    """Write what was drawn."""
+    """Write what was drawn, what was done to it, and what became of all other records."""
     rows = {
-        split: [{"id": candidate.id, "sha256": store.image(candidate.id).sha256} for candidate in chosen]
+        split: [{"id": candidate.id, "sha256": store.sha256(candidate.image)} for candidate in chosen]
         for split, chosen in splits.items()
     }
-    write_json(path, {"origin": dict(origin), "seed": seed, "splits": rows})
+    used, aside = len(drawn.chosen), len(drawn.rejected)
+    changes = Counter(change for one in drawn.chosen for change in (*one.changes, *store.image(one.image).changes))
+    write_json(
+        path,
+        {
+            "origin": dict(origin),
+            "seed": seed,
+            "records": {
+                "read": drawn.read,
+                "drawn": used,
+                "set aside": aside,
+                "not needed": drawn.read - used - aside,
+            },
+            "changes": dict(changes),
+            "splits": rows,
+        },
+    )
 
 
 def read_selection(path: Path, counts: Mapping[str, int]) -> Selection:
@@ -78,12 +100,12 @@ def check_selection(selection: Selection, drawn: Drawn, store: Store) -> None:
         DataError: a record is missing, cannot be used, or has another image; the first ones are named.
     """
     reasons = {rejected.id: rejected.reason for rejected in drawn.rejected}
-    found = {candidate.id for candidate in drawn.chosen}
+    images = {candidate.id: candidate.image for candidate in drawn.chosen}
     differing = []
     for id_, expected in selection.sha256.items():
-        if id_ not in found:
+        if id_ not in images:
             differing.append(f"{id_}: {reasons.get(id_, 'not in the source')}")
-        elif (sha256 := store.image(id_).sha256) != expected:
+        elif (sha256 := store.sha256(images[id_])) != expected:
             differing.append(f"{id_}: the image has sha256 {sha256} instead of {expected}")
     if differing:
         more = f"; and {len(differing) - _SHOWN:,} more" if len(differing) > _SHOWN else ""

@@ -16,7 +16,8 @@ _COMMIT_EVERY = 200  # images
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS images (id TEXT PRIMARY KEY, sha256 TEXT NOT NULL, fault TEXT NOT NULL, png BLOB);
+CREATE TABLE IF NOT EXISTS pictures
+    (name TEXT PRIMARY KEY, sha256 TEXT NOT NULL, fault TEXT NOT NULL, changes TEXT NOT NULL, png BLOB);
 CREATE TABLE IF NOT EXISTS texts (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 
@@ -25,11 +26,14 @@ CREATE TABLE IF NOT EXISTS texts (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 class Taken:
     """What became of one image."""
 
-    id: str
+    name: str
+    """Of the image in the whole source (`Candidate.image`)."""
     sha256: str
     """Of the image file as its source holds it; empty where there is none."""
     fault: str
     """Why it cannot be used; empty if it can."""
+    changes: tuple[str, ...]
+    """What was done to its pixels."""
     png: bytes | None
     """The image as the model needs it."""
 
@@ -43,32 +47,38 @@ class Store:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self._faults: dict[str, str] = dict(connection.execute("SELECT id, fault FROM images"))
+        known = connection.execute("SELECT name, fault, sha256 FROM pictures")
+        self._known: dict[str, tuple[str, str]] = {name: (fault, digest) for name, fault, digest in known}
 
-    def fault(self, id_: str) -> str | None:
+    def fault(self, name: str) -> str | None:
         """Why an image cannot be used; empty if it can, None if it has not been looked at."""
-        return self._faults.get(id_)
+        return self._known[name][0] if name in self._known else None
+
+    def sha256(self, name: str) -> str:
+        """Of an image file; empty if it has not been looked at, or is not there."""
+        return self._known[name][1] if name in self._known else ""
 
     def add_images(self, images: Iterable[Taken]) -> None:
         """Keep images, in transactions of some hundred."""
         for number, image in enumerate(images, start=1):
-            values = (image.id, image.sha256, image.fault, image.png)
-            self._connection.execute("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?)", values)
-            self._faults[image.id] = image.fault
+            values = (image.name, image.sha256, image.fault, json.dumps(image.changes), image.png)
+            self._connection.execute("INSERT OR REPLACE INTO pictures VALUES (?, ?, ?, ?, ?)", values)
+            self._known[image.name] = (image.fault, image.sha256)
             if number % _COMMIT_EVERY == 0:
                 self._connection.commit()
         self._connection.commit()
 
-    def image(self, id_: str) -> Taken:
+    def image(self, name: str) -> Taken:
         """One image that was kept.
 
         Raises:
             KeyError: it was not.
         """
-        row = self._connection.execute("SELECT id, sha256, fault, png FROM images WHERE id = ?", (id_,)).fetchone()
+        row = self._connection.execute("SELECT * FROM pictures WHERE name = ?", (name,)).fetchone()
         if row is None:
-            raise KeyError(id_)
-        return Taken(*row)
+            raise KeyError(name)
+        name, digest, fault, changes, png = row
+        return Taken(name, digest, fault, tuple(json.loads(changes)), png)
 
     def text(self, key: str) -> Any | None:
         """A JSON value kept under a key, or None."""
@@ -99,10 +109,10 @@ def open_store(path: Path, *, made_from: str, retry: bool) -> Iterator[Store]:
         connection.executescript(_TABLES)
         known = connection.execute("SELECT value FROM about WHERE key = 'images'").fetchone()
         if known != (made_from,):
-            connection.execute("DELETE FROM images")
+            connection.execute("DELETE FROM pictures")
             connection.execute("INSERT OR REPLACE INTO about VALUES ('images', ?)", (made_from,))
         if retry:
-            connection.execute("DELETE FROM images WHERE fault != ''")
+            connection.execute("DELETE FROM pictures WHERE fault != ''")
         connection.commit()
         yield Store(connection)
     except sqlite3.DatabaseError as error:

@@ -7,8 +7,27 @@ import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import Self
 
 from hermesflow.core.errors import DataError
+
+
+class Member(tarfile.TarInfo):
+    """A file of a tar; a broken header is an error, where tarfile would take it for the end of the tar."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """As tarfile's.
+
+        Raises:
+            tarfile.ReadError: the header is broken, or the tar ends without its blocks of zeros.
+        """
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if buf.count(0) == tarfile.BLOCKSIZE:
+                raise
+            raise tarfile.ReadError(str(error)) from error
 
 
 @contextmanager
@@ -30,7 +49,7 @@ def reading(path: Path) -> Iterator[None]:
 def tar_files(path: Path, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
     """Some files of a tar by name, in one pass that ends with the last of them; of equal names the first."""
     missing = set(names)
-    with reading(path), tarfile.open(path, mode="r|*") as tar:
+    with reading(path), tarfile.open(path, mode="r|*", tarinfo=Member) as tar:
         for info in tar:
             name = PurePosixPath(info.name).as_posix()
             file = tar.extractfile(info) if name in missing and info.isfile() else None
@@ -39,3 +58,20 @@ def tar_files(path: Path, names: Collection[str]) -> Iterator[tuple[str, bytes]]
                 yield name, file.read()
             if not missing:
                 return
+
+
+def content_of(path: Path) -> bytes | None:
+    """What a file holds; None where there is none, or no right to read it, or the path is none."""
+    try:
+        return path.read_bytes()
+    except (OSError, ValueError):
+        return None
+
+
+def files_in(folder: Path, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    """Some files of a folder by name; what cannot be read, or lies above the folder, does not come."""
+    for name in sorted(names):
+        place = PurePosixPath(name)
+        inside = not place.is_absolute() and ".." not in place.parts
+        if inside and (content := content_of(folder / place)) is not None:
+            yield name, content

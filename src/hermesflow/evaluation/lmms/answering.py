@@ -104,7 +104,7 @@ def square(image: Image.Image, image_size: int) -> np.ndarray:
     """The pixels the model sees, (image_size, image_size, 3) uint8: prepared as all other people's images are."""
     file = io.BytesIO()
     image.save(file, format="PNG", compress_level=0)
-    with Image.open(io.BytesIO(fit_image(file.getvalue(), image_size))) as fitted:
+    with Image.open(io.BytesIO(fit_image(file.getvalue(), image_size).png)) as fitted:
         return np.asarray(fitted)
 
 

@@ -20,6 +20,7 @@ from hermesflow.models.logps import LOGITS
 from hermesflow.models.machines import FLOAT, Pass
 from hermesflow.models.showo.costs.masked import masked_counts
 from hermesflow.models.showo.prompting import TokenIds
+from hermesflow.models.text_tokenizers import TRAINED_SIZE
 
 PHI_WORDS = 50_295
 """Text vocabulary of the released Show-o (phi-1.5's), taken for every tokenizer but the micro world's."""
@@ -46,7 +47,9 @@ class Decoder:
     def of(config: Config) -> Decoder:
         """The model of a config."""
         own = config.language_model
-        words = len(vocabulary()) + _WORLD_SPECIALS if own.text_tokenizer == "microworld" else PHI_WORDS
+        words = TRAINED_SIZE if own.text_tokenizer == "trained" else PHI_WORDS
+        if own.text_tokenizer == "microworld":
+            words = len(vocabulary()) + _WORLD_SPECIALS
         return Decoder(
             hidden_size=own.hidden_size,
             layers=own.layers,
