@@ -1,5 +1,6 @@
 """Graders are shown pictures whose verdict is known: working ones pass, each kind of broken one is told."""
 
+import io
 import re
 from dataclasses import replace
 
@@ -34,8 +35,6 @@ from hermesflow.evaluation.judges.protocol import Verdict
 from hermesflow.report.facts import benchmark_lines
 from hermesflow.stages import grade
 
-PORTRAIT = np.asarray(photograph(), dtype=float)
-
 
 def is_portrait(image):
     """Whether an image, of whatever size, is the portrait or has it in its right half."""
@@ -65,7 +64,7 @@ class Sees:
 
     def _vector(self, image):
         pixels = np.asarray(image.convert("RGB"), dtype=float)
-        flat = [*(pixels.mean(axis=(0, 1)) / 255 - 0.3), pixels.std() / 100]
+        flat = [*(pixels.mean(axis=(0, 1)) / 255 - 0.3), pixels.std(axis=(0, 1)).mean() / 100]
         return torch.nn.functional.normalize(torch.tensor(flat), dim=0)
 
     def answer(self, image, questions):
@@ -78,8 +77,6 @@ class Sees:
         return [Verdict(item.id, "chosen", self._choice(item), "text") for item in items]
 
     def _choice(self, item):
-        import io
-
         if isinstance(item.evidence, str):
             return next(choice for choice in item.choices if choice in item.evidence)
         with Image.open(io.BytesIO(item.evidence)) as image:

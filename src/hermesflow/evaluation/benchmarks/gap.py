@@ -226,6 +226,9 @@ def grade_images(job: Job) -> Graded:
     real = {id_: png_bytes(image) for id_, image in zip(split.ids, split.images, strict=True)}
     drawn = {id_: png_bytes(job.images.pixels(i, i + 1)[0]) for i, id_ in enumerate(job.prompts.ids)}
     check_judge(settings.judge, asked, real=real, drawn=drawn)
+    judge = None
+    if isinstance(settings.judge, Endpoint):
+        judge = job.tried(judge_of(settings.judge, device=runtime.device), try_judge)
     model = load_model(job.model, device=runtime.device, precision=runtime.inference_precision)
     free = held_out.ask(config, model, split.seen, split, asked)
     del model  # a local judge needs the room
@@ -233,7 +236,7 @@ def grade_images(job: Job) -> Graded:
     nearest = nearest_choice(
         free, [one.question.choices for one in asked], load_encoder(choices, device=runtime.device)
     )
-    judge = job.tried(judge_of(settings.judge, device=runtime.device), try_judge)
+    judge = judge or job.tried(judge_of(settings.judge, device=runtime.device), try_judge)
     scorers = {"nearest choice": name_of(choices.source)}
     captions = split.captions
     graded = grade_gap(judge, asked, captions, free=free, nearest=nearest, real=real, drawn=drawn)

@@ -56,8 +56,10 @@ def summarise(run: Run, folder: Path) -> None:
         "items": int(units["id"].nunique()),
         "questions": rows.groupby("task").size().to_dict(),
     }
-    if (run.folder / COUNTS).is_file():
-        facts |= read_json(run.folder / COUNTS)
+    counts = read_json(run.folder / COUNTS) if (run.folder / COUNTS).is_file() else {}
+    for what, by_task in counts.items():
+        if own := {task: count for task, count in by_task.items() if task in run.samples}:
+            facts[what] = own
     write_json(folder / "facts.json", facts)
 
 
