@@ -227,6 +227,12 @@ def test_answers_of_a_real_model_do_not_depend_on_the_other_questions(tmp_path, 
     assert together == [judge.answer(picture, [question])[0] for question in QUESTIONS]
 
 
+def test_questions_longer_than_the_judge_takes_are_told(tmp_path):
+    """The tiny ViLT takes 40 tokens, two of them around the question, as the released one does."""
+    judge = TransformersVqa(str(save_vilt(tmp_path)))
+    assert judge.is_cut(["cat " * 38, "cat " * 39, "cat ?"]) == [False, True, False]
+
+
 def test_a_choosing_model_gives_the_likeliest_of_its_answers(tmp_path):
     judge = TransformersVqa(str(save_vilt(tmp_path)))
     logits = judge._model(**judge._processor(image(), "is the cat red ?", return_tensors="pt")).logits[0]

@@ -132,6 +132,11 @@ def test_the_same_caption_of_two_images_is_two_prompts(tmp_path):
     assert len(read_captions(tmp_path / "a.csv")) == 2
 
 
+def test_captions_longer_than_the_context_of_clip_are_told(tmp_path):
+    """Single letters are tokens, and two more stand around them: 77 hold 75."""
+    assert PretrainedClip(str(save_clip(tmp_path))).is_cut(["a " * 75, "a " * 76, "a"]) == [False, True, False]
+
+
 def test_distance_of_known_gaussians():
     # one feature: rows 0 and 2 have mean 1 and variance 2; the reference has mean 4 and variance 8
     # (1 - 4) ** 2 + (sqrt(2) - sqrt(8)) ** 2 = 9 + 2 = 11
