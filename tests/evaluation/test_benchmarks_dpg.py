@@ -1,4 +1,5 @@
 import csv
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from hermesflow.evaluation.benchmarks.dpg import (
     dpg_units,
     grade,
     is_yes,
+    parse_prompts,
     read_prompts,
 )
 from hermesflow.evaluation.bootstrap import point_values
@@ -21,6 +23,7 @@ from hermesflow.evaluation.evaluated import Evaluated
 from hermesflow.evaluation.graders.vqa_judge import TransformersVqa, vqa_judge
 from tests.support.benchmark_models import save_blip, save_clip, save_qwen3_vl, save_vilt
 
+CASES = Path(__file__).parent / "cases"
 CAT, PHOTO = ("partiprompts1", "A red cat, asleep.", "cat"), ("posescript7", "A photo", "")
 ROWS = [
     (*CAT, "1", "0", "entity", "whole", "entity - whole (cat)", "Is there a cat?"),
@@ -84,7 +87,7 @@ def test_a_broken_row_is_named(tmp_path, field, value, said):
 def test_a_comma_outside_of_quotes_is_named(tmp_path):
     path = write(tmp_path / "dpg_bench.csv")
     path.write_text(path.read_text().replace('"entity - state (cat, asleep)"', "entity - state (cat, asleep)"))
-    with pytest.raises(DataError, match=r"dpg_bench\.csv, line 4: .* in quotes"):
+    with pytest.raises(DataError, match=r"dpg_bench\.csv: line 4, .* in quotes"):
         read_prompts(path)
 
 
@@ -103,14 +106,71 @@ def test_a_file_of_another_form_is_refused(tmp_path):
         ([(), (1,), (2,), ()], [False, True, True, True], [False, False, False, True]),
         ([(), (), (1, 2)], [True, False, True], [True, False, False]),  # a child of two needs both
         ([(), (1,)], [True, False], [True, False]),
-        ([(3,), (1,), ()], [True, True, False], [False, False, False]),  # children above their parent
+        ([(3,), (1,), ()], [True, True, False], [False, False, False]),  # 1 above 3, which it depends on; 2 below 1
+        ([(2,), (3,), ()], [True, True, False], [True, False, False]),  # 2 was answered "yes" when 1 is looked at
+        ([(2,), (3,), ()], [True, False, True], [False, False, True]),
         ([(2,), (1,)], [True, True], [True, True]),  # each other's parent
         ([(2,), (1,)], [True, False], [False, False]),
+        ([(1,), ()], [True, True], [True, True]),  # its own parent
     ],
 )
 def test_dependency_rule_by_hand(parents, yes, counts):
     said = dict(enumerate(yes, start=1))
     assert credited(tree(*parents), said) == dict(enumerate(counts, start=1))
+
+
+def test_a_child_above_its_parent_is_judged_as_the_original_does(tmp_path):
+    (prompt,) = read_prompts(CASES / "dpg-child-above-parent" / "x.csv")
+    table = grade(prompt, [image()], Says(["yes", "yes", "no"]))
+    assert table["credited"].mean() == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("a", r"line 3, prompt p: dependency '1, right' is not whole numbers"),
+        ("b", r"line 2, prompt p: question 2 depends on 1, which its prompt does not have"),
+        ("c", r"line 3, prompt p: question 1 is there twice, first in line 2"),
+        ("d", r"line 2, prompt p: question_natural_language is empty"),
+    ],
+)
+def test_odd_rows_are_named_with_their_line(name, said):
+    path = CASES / "dpg-odd-rows" / f"{name}.csv"
+    with pytest.raises(DataError, match=rf"{name}\.csv: {said}.*leave_out_faulty"):
+        read_prompts(path)
+    with pytest.raises(DataError, match="not all prompts can be left out"):
+        read_prompts(path, leave_out_faulty=True)
+
+
+def odd_file(path):
+    """Two right prompts below four with a fault each: p0 to p3, their rows mixed."""
+    rows = list(ROWS)
+    for number, name in enumerate("abcd"):
+        with (CASES / "dpg-odd-rows" / f"{name}.csv").open(newline="") as file:
+            rows[number:number] = [(f"p{number}", *row[1:]) for row in list(csv.reader(file))[1:]]
+    return write(path, rows)
+
+
+def test_all_faults_of_a_file_are_in_one_message(tmp_path):
+    with pytest.raises(DataError) as caught:
+        read_prompts(odd_file(tmp_path / "odd.csv"))
+    told = str(caught.value).partition(". Correct")[0].removeprefix(f"{tmp_path / 'odd.csv'}: ").split("; ")
+    wanted = ["line 3, prompt p1", "line 5, prompt p3", "line 6, prompt p2", "line 7, prompt p0"]
+    assert [one.partition(":")[0] for one in told] == wanted
+
+
+def test_prompts_with_a_fault_are_left_out_on_request_and_counted(tmp_path):
+    path = odd_file(tmp_path / "odd.csv")
+    assert read_prompts(path, leave_out_faulty=True) == read_prompts(write(tmp_path / "right.csv"))
+    prompts, faults, rows = parse_prompts(path)
+    assert len(faults) == 4 and {one.prompt for one in faults} == {"p0", "p1", "p2", "p3"}
+    assert sum(rows.values()) == sum(len(one.questions) for one in prompts) + sum(rows[one.prompt] for one in faults)
+
+
+def test_of_many_faults_the_first_hundred_are_named_and_the_others_counted(tmp_path):
+    rows = [(*CAT, str(number), "x", "entity", "", "", "?") for number in range(120)]
+    with pytest.raises(DataError, match=r"line 101, .*; and 20 more\. Correct"):
+        read_prompts(write(tmp_path / "many.csv", rows))
 
 
 @pytest.mark.parametrize(
@@ -165,6 +225,12 @@ def test_answers_of_a_real_model_do_not_depend_on_the_other_questions(tmp_path, 
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8))
     together = judge.answer(picture, QUESTIONS)
     assert together == [judge.answer(picture, [question])[0] for question in QUESTIONS]
+
+
+def test_questions_longer_than_the_judge_takes_are_told(tmp_path):
+    """The tiny ViLT takes 40 tokens, two of them around the question, as the released one does."""
+    judge = TransformersVqa(str(save_vilt(tmp_path)))
+    assert judge.is_cut(["cat " * 38, "cat " * 39, "cat ?"]) == [False, True, False]
 
 
 def test_a_choosing_model_gives_the_likeliest_of_its_answers(tmp_path):

@@ -1,5 +1,6 @@
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,7 @@ import torch
 from PIL import Image
 
 from hermesflow.core.errors import DataError
-from hermesflow.evaluation.benchmarks.coco import fidelity_units, read_captions
+from hermesflow.evaluation.benchmarks.coco import fidelity_units, read_captions, read_list
 from hermesflow.evaluation.bootstrap import estimate
 from hermesflow.evaluation.evaluated import Evaluated
 from hermesflow.evaluation.frechet import distances_to
@@ -28,6 +29,8 @@ from hermesflow.evaluation.graders.fidelity import (
 from hermesflow.evaluation.graders.pretrained import PretrainedClip
 from tests.support.benchmark_models import save_clip
 
+LISTS = Path(__file__).parent / "cases" / "coco-30k-lists"
+
 
 def test_captions_of_both_formats_in_order_of_ids(tmp_path):
     (tmp_path / "a.csv").write_text('image_id,caption\n74,"A cat, red."\n9,A dog\n')
@@ -39,6 +42,46 @@ def test_captions_of_both_formats_in_order_of_ids(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "columns"),
+    [("a", ("image_id", "prompt")), ("b", ("image_id", "text")), ("c", ("uid", "caption"))],
+)
+def test_lists_as_they_are_shared_are_read(name, columns):
+    captions, found = read_list(LISTS / f"{name}.csv")
+    assert captions == [Caption(42, "A dog."), Caption(73, "A cat.")]
+    assert (found["image_id"], found["caption"]) == columns
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.tsv", "Image_ID\tText\n74\tA cat, red.\n000000000009\tA dog\n"),
+        ("a.jsonl", '{"cocoid": 74, "prompt": "A cat, red."}\n\n{"cocoid": "9", "prompt": " A dog"}\n'),
+        ("a.csv", 'file_name,text\nval2014/COCO_val2014_000000000074.jpg,"A cat, red."\n000000000009.jpg,A dog\n'),
+        ("b.csv", 'id,image_id,text,caption\n1,74,other,"A cat, red."\n2,9,other,A dog\n'),  # its own names first
+    ],
+)
+def test_lists_of_the_same_kind_are_read(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    assert read_captions(tmp_path / name) == [Caption(9, "A dog"), Caption(74, "A cat, red.")]
+
+
+@pytest.mark.parametrize(
+    ("first", "said"),
+    [
+        ("id,caption", "has the columns 'id', 'caption'; no column is image_id. Rename"),
+        ("image_id,text,prompt", "has the columns 'image_id', 'text', 'prompt'; prompt and text may each be caption"),
+        ("image_id;caption", "has the columns 'image_id;caption'; no column is image_id"),
+        ("image_id,label", r"no column is caption. Rename the column that is caption to that \(prompt, text"),
+        ("image_id,Caption,caption ", "Caption and caption  may each be caption"),
+    ],
+)
+def test_other_columns_are_told_once_with_what_to_rename(tmp_path, first, said):
+    (tmp_path / "a.csv").write_text(f"{first}\n9,A dog,A dog\n")
+    with pytest.raises(DataError, match=said):
+        read_captions(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(
     ("text", "said"),
     [
         ("image_id,caption\n9,A dog\n9,Another dog\n", "record 2: image 9 has a caption already"),
@@ -46,6 +89,8 @@ def test_captions_of_both_formats_in_order_of_ids(tmp_path):
         ("image_id,caption\n9,\n", "record 1"),
         ("image_id,caption\n9\n", "record 1"),
         ("image_id,caption\n9,A dog, a cat\n", r"record 1: .*\[' a cat'\].* in quotes"),  # not "A dog"
+        ("image_id,caption\n4_2,A dog\n", "record 1: image_id is '4_2'"),
+        ("image_id,caption\n-9,A dog\n", "record 1: image_id is '-9'"),
         ("id,caption\n9,A dog\n", "image_id"),
         ("image_id,caption\n", "captions of 0 images"),
         ("image_id,caption\n9,A dog\n", "captions of 1 images"),
@@ -85,6 +130,11 @@ def test_cocos_own_annotations_are_no_list(tmp_path):
 def test_the_same_caption_of_two_images_is_two_prompts(tmp_path):
     (tmp_path / "a.csv").write_text("image_id,caption\n1,A dog\n2,A dog\n")
     assert len(read_captions(tmp_path / "a.csv")) == 2
+
+
+def test_captions_longer_than_the_context_of_clip_are_told(tmp_path):
+    """Single letters are tokens, and two more stand around them: 77 hold 75."""
+    assert PretrainedClip(str(save_clip(tmp_path))).is_cut(["a " * 75, "a " * 76, "a"]) == [False, True, False]
 
 
 def test_distance_of_known_gaussians():

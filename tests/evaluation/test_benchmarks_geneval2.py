@@ -284,7 +284,9 @@ def world(tmp_path_factory):
     config, layout = benchmark_world.make_world(folder)
     file = benchmark_world.write_lines(folder / "geneval2_data.jsonl", CATS)
     section = GenEval2(prompts=str(file), images=2, judge=str(save_qwen3_vl(folder / "qwen")))
-    config = replace(config, benchmarks=Benchmarks(geneval2=section, coco=config.benchmarks.coco))
+    config = replace(
+        config, benchmarks=Benchmarks(untried=benchmark_world.UNTRIED, geneval2=section, coco=config.benchmarks.coco)
+    )
     draw_all(config, layout, "geneval2")
     grade_stage.run(config, layout, seed=0, checkpoint="base", benchmark="geneval2")
     path = folder / "own.yaml"
@@ -415,7 +417,9 @@ def test_rows_are_in_the_order_of_the_original_s_scores(world):
 def test_the_table_of_a_graded_run(world):
     """GM of an image's probabilities p: (prod p) ** (1 / n); mean over two images of each of two prompts, times 100."""
     config, layout, _ = world
-    config = replace(config, benchmarks=Benchmarks(geneval2=config.benchmarks.geneval2))
+    config = replace(
+        config, benchmarks=Benchmarks(untried=benchmark_world.UNTRIED, geneval2=config.benchmarks.geneval2)
+    )
     own = layout.checkpoint(0, "base") / "evaluation"
     sides = [("gap/self/understanding", "gap", "a", 1.0, 1.0), ("gap/self/generation", "gap", "a", 0.0, 1.0)]
     write_table(own / "units.parquet", pd.DataFrame(sides, columns=list(UNIT_COLUMNS)))

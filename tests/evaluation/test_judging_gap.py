@@ -3,7 +3,7 @@ import pytest
 
 from hermesflow.core.errors import DataError
 from hermesflow.data.microworld.questions import Question
-from hermesflow.evaluation.benchmarks.gap import Judged, ask, gap_table, judge_facts, literal_verdict
+from hermesflow.evaluation.benchmarks.gap import Judged, ask, gap_table, judge_facts, literal_verdict, own_answers
 from hermesflow.evaluation.bootstrap import point_values
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS, Evaluated
 from hermesflow.evaluation.judges.endpoint import EndpointJudge
@@ -72,6 +72,12 @@ def test_pairs_of_one_caption_are_one_unit():
     own = units[units["metric"] == "gap/paper/generation"].set_index("id")
     assert own.loc["a wall", ["numerator", "denominator"]].tolist() == [1, 2]
     assert own.loc["a red wall", ["numerator", "denominator"]].tolist() == [1, 1]
+
+
+def test_own_answers_that_were_no_choice_or_empty_are_counted():
+    asked = [Asked("a", Question("what color ?", ("red", "blue"), "red", "color"))] * 5
+    counts = own_answers(asked, ["red", " Blue", "it is red", "", "  "])
+    assert counts == {"a choice": 2, "taken for the nearest": 1, "empty": 2}
 
 
 def test_refusals_are_counted_on_their_own():

@@ -2,7 +2,10 @@
 
 import io
 import json
+import random
 import shutil
+from collections import Counter, defaultdict
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,10 +14,11 @@ from lmms_eval.api.instance import Instance
 from PIL import Image
 
 from hermesflow.core.errors import ArtifactError, ConfigError, DataError
-from hermesflow.core.files import read_table
+from hermesflow.core.files import read_json, read_table
+from hermesflow.evaluation.benchmarks import pope
 from hermesflow.evaluation.bootstrap import estimate
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS, Evaluated
-from hermesflow.evaluation.lmms import results
+from hermesflow.evaluation.lmms import results, summary
 from hermesflow.evaluation.lmms.answering import pixel_digest
 from hermesflow.evaluation.lmms.run import read_run
 
@@ -101,9 +105,12 @@ def test_the_first_of_several_pictures_is_seen(run):
     assert run.images["mmmu_val", 1] == pixel_digest(world.picture(4))
 
 
-def test_submission_has_the_test_questions(out, oracle):
+def test_submission_has_the_test_questions_and_normal_answers(out, oracle):
+    """The words of the world are normal but for letter case, full stops, the article and one number."""
     (path,) = (out / "submissions").glob("vqav2-test-submission-*.json")
-    assert json.loads(path.read_text()) == [{"question_id": 3, "answer": oracle.says(3, f"What is 3?{SHORT}")}]
+    words = oracle.says(3, f"What is 3?{SHORT}").lower().replace(".", "").replace("two", "2").split()
+    normal = " ".join(word for word in words if word != "a")
+    assert json.loads(path.read_text()) == [{"question_id": 3, "answer": normal}]
 
 
 def test_tampered_samples_do_not_add_up(out, tmp_path):
@@ -192,6 +199,49 @@ def test_a_truncated_picture_is_told_and_seen_as_lmms_eval_reads_it(plugin, caps
 def test_a_broken_picture_is_named(plugin):
     with pytest.raises(DataError, match=r"split val, record 7: its picture is missing or broken \(.*identify"):
         plugin.generate_until([asked_of_a_file(plugin, png(1)[8:])])  # without its signature
+
+
+@pytest.mark.parametrize(
+    ("answer", "read"),
+    [("Yes.", "yes"), (" The dog's\ntwo ears ", "dog's 2 ears"), ("dont know", "don't know"), ("1,000", "1000")],
+)
+def test_vqav2_answers_for_the_server_are_normal(plugin, monkeypatch, answer, read):
+    monkeypatch.setattr("hermesflow.evaluation.lmms.plugin.answers", lambda *_: [answer])
+    assert plugin.generate_until([asked(plugin, [world.picture(1)], "vqav2_test_local")]) == [read]
+    assert plugin.generate_until([asked(plugin, [world.picture(1)], "vqav2_val")]) == [answer]  # lmms-eval does it
+
+
+MULTIPLE = {"id": "validation_Art_1", "question_type": "multiple-choice", "options": "['red', 'dog']", "answer": "A"}
+
+
+@pytest.mark.parametrize(
+    ("task", "answer", "count"),
+    [
+        *(("pope_adv", "A dog.", 1), ("pope_adv_local", "Not at all", 0), ("pope_adv", "It is. No", 1)),
+        *(("mme", "maybe", 1), ("mme", "Yes, it is", 0), ("mmmu_val", "nothing", 1), ("mmmu_val", "(B)", 0)),
+    ],
+)
+def test_answers_that_the_scorer_cannot_read_are_counted(plugin, monkeypatch, task, answer, count):
+    """POPE takes them for yes, MME for wrong, and MMMU guesses: its random numbers are not touched."""
+    monkeypatch.setattr("hermesflow.evaluation.lmms.plugin.answers", lambda *_: [answer])
+    monkeypatch.setattr(plugin, "_counts", defaultdict(Counter))
+    request = asked(plugin, [world.picture(1)], task)
+    plugin.task_dict[task]["val"][7] |= MULTIPLE
+    state = random.getstate()
+    plugin.generate_until([request])
+    assert random.getstate() == state
+    assert plugin._counts == {"answers that cannot be read": {task.removesuffix("_local"): count}}
+
+
+def test_what_did_not_go_through_as_it_came_stands_under_the_table(out, run, tmp_path):
+    """The world's first question of MMMU shows one picture, its second two."""
+    counts = read_json(out / "counts.json")
+    assert set(counts["answers that cannot be read"]) == {*pope.SPLITS, "mme", "mmmu_val"}
+    assert counts["questions of whose pictures the first is seen"] == {"mmmu_val": 1}
+    for task, what in (("mme", ["answers that cannot be read"]), ("mmmu_val", list(counts)), ("gqa", [])):
+        summary.summarise(replace(run, samples={task: run.samples[task]}), tmp_path)
+        facts = read_json(tmp_path / "facts.json")
+        assert {name: facts[name] for name in counts if name in facts} == {n: {task: counts[n][task]} for n in what}
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,7 @@ def test_table_5_shares_its_columns(tables):
     "line",
     [
         "pope: lmms-eval's tasks pope_adv, pope_pop, pope_random; by lmms-eval 0.7.3; 3 items; run seeds 0; "
+        "answers that cannot be read: pope_adv 0, pope_pop 0, pope_random 0; "
         "questions: pope_adv 2, pope_pop 2, pope_random 5.",
         "flickr30k: lmms-eval's tasks flickr30k_karpathy, flickr30k_test; by lmms-eval 0.7.3; 3 items; run seeds 0; "
         "questions: flickr30k_karpathy 2, flickr30k_test 3.",

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from hermesflow.models.sentence_encoder import load_encoder
 from hermesflow.selfplay.scoring import (
     VQA_METHODS,
     answer_credits,
+    asked_texts,
     caption_scores,
     free_answers,
     nearest_choice,
@@ -156,6 +159,35 @@ def test_probability_is_that_of_the_right_answer_and_equal_rows_are_run_once(mod
             expected = model.text_logps(codes[owner : owner + 1], [q.question], [q.answer]).exp()
         assert value == pytest.approx(float(expected), rel=1e-4)
     assert found[1] == found[3] and ((found > 0) & (found < 1)).all()
+
+
+RELEASED = "Question:{question} Choice:{choices}"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text"),
+    [
+        (None, "is there a red circle ?"),
+        (RELEASED, "Question:is there a red circle ? Choice:['yes', 'no']"),
+        ("{question} {choices: , }", "is there a red circle ? yes , no"),
+    ],
+)
+def test_a_prompt_shows_the_choices_as_the_released_code_does(prompt, text):
+    assert asked_texts(QUESTIONS[1:2], prompt) == [text]
+
+
+@pytest.mark.parametrize("method", VQA_METHODS)
+def test_the_choices_are_in_what_the_model_is_asked(model, encoder, monkeypatch, method):
+    """A prompt in the words of the small world, so that it can be compared there with the question alone."""
+    asked = []
+    session, logps = model.text_session, model.text_logps
+    monkeypatch.setattr(model, "text_session", lambda *a: [asked.extend(a[2]), session(*a)][1])
+    monkeypatch.setattr(model, "text_logps", lambda *a, **k: [asked.extend(a[1]), logps(*a, **k)][1])
+    settings = replace(tiny_config().scoring, vqa_prompt="{question} {choices: , }")
+    codes = torch.zeros(1, model.num_image_tokens, dtype=torch.long)
+    owners, wanted = torch.tensor([0]), model.question_template.format("is there a red circle ? yes , no")
+    answer_credits(model, codes, owners, QUESTIONS[1:2], method=method, settings=settings, encoder=encoder)
+    assert asked and set(asked) == {wanted}
 
 
 @pytest.mark.parametrize("method", VQA_METHODS)

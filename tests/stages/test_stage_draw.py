@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hermesflow.core.errors import ArtifactError, ConfigError, DataError
-from hermesflow.core.images import read_form, read_images, write_images
+from hermesflow.core.images import read_cut, read_form, read_images, write_images
 from hermesflow.data.pairs import read_pairs
 from hermesflow.evaluation import prompts
 from hermesflow.evaluation.graders.fidelity import Caption, Gaussian, write_reference
@@ -69,6 +69,20 @@ def test_one_shard_and_three_give_the_same_bytes(world):
     shutil.rmtree(layout.benchmark(0, "base", "geneval"))
     assert files_of(draw_all(config, layout, "geneval", shards=3)) == once
     assert set(once) == {"images.npy", "images.json"}
+
+
+def test_prompts_that_the_model_cuts_are_named_whatever_the_shards(world, tmp_path):
+    """max_text_tokens holds both boundary tokens: a text of two tokens fewer is whole, one of one fewer is cut."""
+    config, layout = world
+    room = config.language_model.max_text_tokens - 2
+    texts = [" ".join(["red"] * length) for length in (room, room + 1, 1, 2 * room)]
+    rows = "".join(f"{key},{text}\n" for key, text in enumerate(texts))
+    (tmp_path / "long.csv").write_text(f"image_id,caption\n{rows}")
+    coco = replace(config.benchmarks.coco, captions=str(tmp_path / "long.csv"))
+    config = replace(config, benchmarks=replace(config.benchmarks, coco=coco))
+    for shards in (1, 3):
+        folder = draw_all(config, layout, "coco", shards=shards)
+        assert read_cut(folder / "images.npy") == [f"{key:012d}" for key in (1, 3)]
 
 
 def test_an_image_s_random_numbers_are_those_of_seed_benchmark_prompt_and_number(world):

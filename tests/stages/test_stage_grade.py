@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from hermesflow.config.judges import LocalVlm
-from hermesflow.core.errors import ArtifactError, ConfigError
+from hermesflow.core.errors import ArtifactError, ConfigError, DataError
 from hermesflow.core.files import read_json, sha256
 from hermesflow.core.images import as_tensor, read_form, read_images, write_images
 from hermesflow.data.pairs import read_pairs
@@ -23,6 +23,7 @@ from hermesflow.evaluation.graders.reference_origin import origin
 from hermesflow.evaluation.judges.protocol import Item
 from hermesflow.models import backbone
 from hermesflow.models.backbone import load_codec
+from hermesflow.report.facts import benchmark_lines
 from hermesflow.stages import grade
 from tests.support.benchmark_world import CAPTIONS, DPG, GENEVAL, WITH_IMAGES, draw_all, make_world
 from tests.support.chat_server import MODEL, TOKENS, ChatServer, first_choice
@@ -178,6 +179,36 @@ def test_every_folder_says_what_it_was_made_from(world, benchmark):
     manifest = read_json(folder / "manifest.json")
     assert manifest["seed"] == 0 and benchmark in manifest["config"]
     assert str(folder / "images.npy") in manifest["inputs"]
+
+
+def test_prompts_that_the_model_cut_are_counted_under_the_table(world):
+    config, layout, _ = world
+    shutil.copytree(layout.checkpoint(0, "base"), layout.checkpoint(3, "base"))
+    folder = layout.benchmark(3, "base", "dpg")
+    index = read_json(folder / "images.json")
+    assert "cut" not in index
+    (folder / "images.json").write_text(json.dumps({**index, "cut": ["p2"]}))
+    grade.run(config, layout, seed=3, checkpoint="base", benchmark="dpg")
+    assert "prompts that the model cut 1" in benchmark_lines({"base": {3: [folder]}})["dpg"]
+    assert "cut" not in benchmark_lines({"base": {0: [layout.benchmark(0, "base", "dpg")]}})["dpg"]
+
+
+def test_prompts_with_a_fault_are_left_out_on_request_and_counted_under_the_table(world, tmp_path):
+    config, layout, _ = world
+    path = tmp_path / "odd.csv"
+    right = Path(config.benchmarks.dpg.prompts).read_text()
+    path.write_text(right + "p3,A cat,,1,7,entity,whole,t,is there a cat?\np3,A cat,,2,0,entity,whole,t,a cat?\n")
+    shutil.copytree(layout.checkpoint(0, "base"), layout.checkpoint(4, "base"))
+    for left_out in (False, True):
+        own = replace(config.benchmarks.dpg, prompts=str(path), leave_out_faulty=left_out)
+        other = replace(config, benchmarks=replace(config.benchmarks, dpg=own))
+        if left_out:
+            grade.run(other, layout, seed=4, checkpoint="base", benchmark="dpg")
+        else:
+            with pytest.raises(DataError, match=r"odd\.csv: line 5, prompt p3: question 1 depends on 7"):
+                grade.run(other, layout, seed=4, checkpoint="base", benchmark="dpg")
+    line = benchmark_lines({"base": {4: [layout.benchmark(4, "base", "dpg")]}})["dpg"]
+    assert "left out 1 prompts with 2 questions (line 5, prompt p3: question 1 depends on 7" in line
 
 
 def test_images_of_other_prompts_than_the_file_has_now_are_refused(world):

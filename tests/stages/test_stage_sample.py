@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 
 from hermesflow.core.errors import ArtifactError, ConfigError
-from hermesflow.core.files import read_table, write_table
-from hermesflow.core.images import read_form, read_images, write_images
-from hermesflow.data.pairs import read_pairs
+from hermesflow.core.files import read_json, read_table, write_table
+from hermesflow.core.images import read_cut, read_form, read_images, write_images
+from hermesflow.data.pairs import read_pairs, write_pairs
 from hermesflow.selfplay.sharding import shard_batches, shard_folder
 from hermesflow.stages import gather_candidates, sample
 from tests.support.selfplay_world import PAIRS, bytes_of, sample_all, world  # noqa: F401
@@ -40,6 +40,17 @@ def test_candidates_are_complete_in_the_order_of_the_pairs_and_differ(sampled):
     assert code_ids == ids and codes.shape == (PAIRS, 3, config.num_image_tokens)
     assert codes.max() < config.codebook_size
     assert len({row.tobytes() for pair in codes for row in pair}) == PAIRS * 3
+
+
+def test_captions_that_the_model_cuts_are_counted_in_the_manifest(world):  # noqa: F811
+    config, layout = world
+    rows = list(read_pairs(layout.data("pairs")))
+    long = [{**row, "caption": " ".join(["red"] * 200)} if number in (1, 4) else row for number, row in enumerate(rows)]
+    assert "counts" not in read_json(sample_all(config, layout, shards=2) / "manifest.json")
+    write_pairs(layout.data("pairs"), long)
+    folder = sample_all(config, layout, shards=2)
+    assert read_json(folder / "manifest.json")["counts"] == {"prompts that the model cut": 2}
+    assert read_cut(folder / "images.npy") == [rows[1]["id"], rows[4]["id"]]
 
 
 def test_shards_beyond_the_batches_are_empty_and_gather_takes_them(world):  # noqa: F811

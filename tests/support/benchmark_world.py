@@ -49,6 +49,7 @@ DPG = (
     ("p1", "A red cat, asleep.", "", "2", "1", "attribute", "color", "color (cat, red)", "is the cat red?"),
     ("p2", "A cat", "", "1", "0", "entity", "whole", "entity - whole (cat)", "is there a cat?"),
 )
+UNTRIED = "tiny models of random weights"
 WITH_IMAGES = ("geneval", "dpg", "coco", "gap")
 """Benchmarks of the world whose images are generated."""
 CAPTIONS = {9: "a red circle", 74: "a blue square", 133: "two red circles"}
@@ -87,6 +88,7 @@ def sections(folder: Path, judge: AnyJudge) -> Benchmarks:
         save_file(Inception().state_dict(), inception)
     files = {inception.name: sha256(inception)}
     return Benchmarks(
+        untried=UNTRIED,
         geneval=geneval_section(folder, clip=clip),
         dpg=DpgBench(prompts=str(folder / "dpg_bench.csv"), images=2, judge=str(yes_man(folder / "vilt"))),
         coco=Coco(

@@ -101,7 +101,7 @@ def _of_benchmark(key: str, benchmark: str | None) -> tuple[str, ...]:
     one = BENCHMARKS[benchmark]
     section = f"benchmarks.{one.section_name}"
     if part == "config":
-        return tuple(one.config_keys)
+        return (*one.config_keys, *(("benchmarks.untried",) if getattr(one, "models", ()) else ()))
     if part == "prompts":
         return tuple(f"{section}.{name}" for name in one.prompt_keys)
     return tuple(f"{section}.{name}" for name in one.decisive_keys) or (section,)

@@ -5,11 +5,20 @@
 
 from __future__ import annotations
 
+import string
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from hermesflow.core.section import AnyOrder, Source, section
+
+
+def _check_prompt(prompt: str) -> str:
+    names = {name for _, name, _, _ in string.Formatter().parse(prompt) if name is not None}
+    if "question" not in names or not names <= {"question", "choices"}:
+        raise ValueError("must hold {question}, may hold {choices}, and writes other braces twice")
+    return prompt
+
 
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
@@ -242,6 +251,10 @@ class Scoring:
     """Sentence encoder for the nearest choice (official: all-mpnet-base-v2, `mean`); None is `encoder`."""
     vqa_method: VqaMethod
     """Self-VQA: free answer mapped to the nearest choice (official), the likeliest choice, or P(right answer)."""
+    vqa_prompt: Annotated[str, AfterValidator(_check_prompt)] | None = None
+    """What the model is asked where choices are known, before `language_model.question_template`: `{question}`, and
+    its `{choices}` as a list in Python, or with what stands behind a colon between them: `{choices:, }`. None is the
+    question alone (official "Question:{question} Choice:{choices}")."""
     max_answer_tokens: Positive
     """At most so many tokens per free answer."""
     batch_images: Positive

@@ -218,8 +218,18 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def new_manifest(*, config: Any, inputs: Sequence[Path], seed: int | None = None) -> dict[str, Any]:
-    """What a folder is made from: git revision, config values, seed, versions, hashes of the inputs."""
+def new_manifest(
+    *, config: Any, inputs: Sequence[Path], seed: int | None = None, counts: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    """What a folder is made from: git revision, config values, seed, versions, hashes of the inputs.
+
+    Args:
+        config: values of the keys that were read.
+        inputs: files that were read.
+        seed: run seed.
+        counts: how often something did not go through as it came; what never happened is left out.
+    """
+    happened = {what: count for what, count in (counts or {}).items() if count}
     return {
         "git_revision": git_revision(),
         "config": config,
@@ -227,12 +237,20 @@ def new_manifest(*, config: Any, inputs: Sequence[Path], seed: int | None = None
         "seed": seed,
         "versions": {p: importlib.metadata.version(p) for p in ("torch", "transformers", "numpy")},
         "inputs": {str(p): sha256(p) for p in inputs},
+        **({"counts": happened} if happened else {}),
     }
 
 
-def write_manifest(folder: Path, *, config: Any, inputs: Sequence[Path], seed: int | None = None) -> None:
+def write_manifest(
+    folder: Path,
+    *,
+    config: Any,
+    inputs: Sequence[Path],
+    seed: int | None = None,
+    counts: Mapping[str, int] | None = None,
+) -> None:
     """Write `manifest.json` when all else in the folder is written; arguments as `new_manifest`."""
-    save_manifest(folder, new_manifest(config=config, inputs=inputs, seed=seed))
+    save_manifest(folder, new_manifest(config=config, inputs=inputs, seed=seed, counts=counts))
 
 
 def save_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:

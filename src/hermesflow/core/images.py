@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -49,7 +49,9 @@ def as_tensor(images: np.ndarray) -> Tensor:
     return torch.from_numpy(images.astype(np.int64 if images.dtype == np.uint16 else images.dtype, order="C"))
 
 
-def write_images(path: Path, ids: Sequence[str], images: np.ndarray, form: ImageForm) -> None:
+def write_images(
+    path: Path, ids: Sequence[str], images: np.ndarray, form: ImageForm, *, cut: Collection[str] = ()
+) -> None:
     """Store arrays of images.
 
     Args:
@@ -57,6 +59,7 @@ def write_images(path: Path, ids: Sequence[str], images: np.ndarray, form: Image
         ids: N ids, unique.
         images: (N, n, *form.shape), n images of each id; values must survive `form.dtype`.
         form: of one image.
+        cut: ids whose prompts were longer than the model takes; they go to `*.json`, where there are any.
 
     Raises:
         ArtifactError: an id is there twice, or the arrays are not of this form.
@@ -70,7 +73,12 @@ def write_images(path: Path, ids: Sequence[str], images: np.ndarray, form: Image
         np.save(temporary, stored)
         digest = sha256(temporary)
     index = {"ids": list(ids), "shape": list(stored.shape), "sha256": digest, "form": asdict(form)}
-    write_json(path.with_suffix(".json"), index)
+    write_json(path.with_suffix(".json"), index | ({"cut": [id_ for id_ in ids if id_ in cut]} if cut else {}))
+
+
+def read_cut(path: Path) -> list[str]:
+    """Ids of images whose prompts the model cut, as `write_images` left them."""
+    return list(read_json(path.with_suffix(".json")).get("cut", ()))
 
 
 def read_images(path: Path, form: ImageForm | None = None) -> tuple[list[str], np.ndarray]:

@@ -191,6 +191,8 @@ class ImageBenchmark(Benchmark):
     """Grades all images of one checkpoint."""
     prompt_files: Mapping[str, str] = field(default_factory=dict)
     """Keys of the section that name the files its prompts are read from, each with where to get the file."""
+    prompt_options: Sequence[str] = ()
+    """Other keys of the section that decide its prompts."""
     grading_files: Mapping[str, str] = field(default_factory=dict)
     """Likewise files that grading alone reads."""
     split: str | None = None
@@ -233,7 +235,7 @@ class ImageBenchmark(Benchmark):
     def prompt_keys(self) -> tuple[str, ...]:
         """Keys of its section that decide which images are generated."""
         names = {one.name for one in fields(self.section)}
-        return (*self.prompt_files, *(("images",) if "images" in names else ()))
+        return (*self.prompt_files, *self.prompt_options, *(("images",) if "images" in names else ()))
 
     def require_file(self, settings: Any, key: str) -> Path:
         """A file that its section names.
@@ -279,6 +281,8 @@ class Task:
     """Key of the section that has it run; None: always."""
     figures: bool = True
     """Whether figures are made of it; if not, it leaves a file for a server that grades it."""
+    read_answer: Callable[[str], str] | None = None
+    """What lmms-eval is given of an answer; None: as the benchmark reads it."""
 
     @property
     def each(self) -> int:
@@ -309,6 +313,9 @@ class LmmsBenchmark(Benchmark):
     """Variables of lmms-eval's process, given the section."""
     read_answer: Callable[[str], str] = str
     """What lmms-eval's scorer is given of an answer."""
+    unread: Callable[[str, Mapping[str, Any]], bool] | None = None
+    """Whether an answer, as the model wrote it to a record of a task, says nothing that the scorer can read, which is
+    counted under the table; None: it reads any."""
     java: str | None = None
     """Its scorer, in words, if that runs Java."""
 

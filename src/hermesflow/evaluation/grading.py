@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,7 @@ from hermesflow.core.progress import Progress
 from hermesflow.evaluation.evaluated import Whole
 from hermesflow.evaluation.prompts import Prompts
 
+Grader = TypeVar("Grader")
 _KEPT_TOGETHER = 8  # prompts whose verdicts are kept together
 _DRAW = "Delete it and run snakemake again to draw anew."
 
@@ -67,6 +68,20 @@ class Job:
     def device(self) -> str:
         """Where graders run."""
         return self.config.runtime.device
+
+    def tried(self, grader: Grader, canary: Callable[[Grader], None]) -> Grader:
+        """A grader that has given the known verdicts on known pictures, unless `benchmarks.untried` says why not.
+
+        Args:
+            grader: a model that grades.
+            canary: of `graders.canaries`.
+
+        Raises:
+            ConfigError: it has not.
+        """
+        if self.config.benchmarks is None or self.config.benchmarks.untried is None:
+            canary(grader)
+        return grader
 
 
 @dataclass(frozen=True)

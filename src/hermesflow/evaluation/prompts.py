@@ -48,6 +48,28 @@ class Prompts:
         return [Request(f"{self.benchmark}/{id_}", k, text_of[id_]) for id_ in ids for k in range(self.images)]
 
 
+def json_lines(path: Path) -> list[str]:
+    """Lines of a file of JSON objects; other ends of a line than the usual ones may stand in their texts."""
+    return path.read_text(encoding="utf-8-sig").split("\n")
+
+
+def decoded(text: str) -> Any:
+    """A value in JSON, without what would be lost or could not be written again.
+
+    Raises:
+        ValueError: not JSON, a key that is there twice in an object, or half of a surrogate pair.
+    """
+    value = json.loads(text, object_pairs_hook=_object)
+    json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(keys := dict(pairs)) < len(pairs):
+        raise ValueError(f"one of the keys {', '.join(keys)} is there twice")
+    return keys
+
+
 def read_json_lines(path: Path, record: Callable[[Any], Record], *, original: str) -> list[Record]:
     """Records of a benchmark's own file, one JSON object a line.
 
@@ -60,14 +82,14 @@ def read_json_lines(path: Path, record: Callable[[Any], Record], *, original: st
         DataError: unreadable, empty, or a line of another form.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = json_lines(path)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error}). Name {original}.") from error
     records = []
     for number, line in enumerate(lines, start=1):
         try:
-            records += [record(json.loads(line))] if line.strip() else []
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            records += [record(decoded(line))] if line.strip() else []
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise DataError(
                 f"{path}, line {number}: is not a line of {original} ({type(error).__name__}: {error}). Take the file "
                 "of the original repository, or correct the line."

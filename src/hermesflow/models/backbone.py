@@ -112,6 +112,10 @@ class UnifiedModel(nn.Module, ABC):
     ) -> Tensor:
         """One image per prompt, (B, *generated) on the CPU; row i reads generators[i] alone."""
 
+    def is_cut(self, prompts: Sequence[str]) -> list[bool]:
+        """Which prompts are longer than `generate_images` takes and lose their end; none where it takes any length."""
+        return [False] * len(prompts)
+
     @abstractmethod
     def noise(self, names: Sequence[NoiseName], settings: Training) -> Noise:
         """The noise of B pairs, remade from their names."""

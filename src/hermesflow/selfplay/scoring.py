@@ -104,6 +104,25 @@ def _normal(text: str) -> str:
     return " ".join(text.lower().split())
 
 
+class _Choices(tuple[str, ...]):
+    """Choices in a prompt: a list in Python, as the released code writes them, or joined by a specification."""
+
+    def __format__(self, between: str) -> str:
+        return between.join(self) if between else str(list(self))
+
+
+def asked_texts(questions: Sequence[Question], prompt: str | None) -> list[str]:
+    """What a model is asked, without its own template.
+
+    Args:
+        questions: Q questions.
+        prompt: `scoring.vqa_prompt`; None is the question alone.
+
+    Source: inference_mmu_vqa.py of HermesFlow's released code (`Question:{question} Choice:{choices}`).
+    """
+    return [(prompt or "{question}").format(question=q.question, choices=_Choices(q.choices)) for q in questions]
+
+
 def free_answers(
     model: UnifiedModel, seen: Tensor, owners: Tensor, questions: Sequence[str], *, max_answer_tokens: int
 ) -> list[str]:
@@ -140,6 +159,7 @@ def vqa_generate(
     *,
     encoder: SentenceEncoder | None,
     max_answer_tokens: int,
+    prompt: str | None = None,
 ) -> list[str]:
     """Answer each question by a free answer mapped to its nearest choice.
 
@@ -150,18 +170,20 @@ def vqa_generate(
         questions: Q questions.
         encoder: maps answers outside the choices.
         max_answer_tokens: at most so many tokens per answer.
+        prompt: `scoring.vqa_prompt`.
 
     Returns:
         Q choices.
 
     Source: HermesFlow section 3.2.
     """
-    texts = [q.question for q in questions]
-    answers = free_answers(model, seen, owners, texts, max_answer_tokens=max_answer_tokens)
+    answers = free_answers(model, seen, owners, asked_texts(questions, prompt), max_answer_tokens=max_answer_tokens)
     return nearest_choice(answers, [q.choices for q in questions], encoder)
 
 
-def vqa_likelihood(model: UnifiedModel, seen: Tensor, owners: Tensor, questions: Sequence[Question]) -> list[str]:
+def vqa_likelihood(
+    model: UnifiedModel, seen: Tensor, owners: Tensor, questions: Sequence[Question], *, prompt: str | None = None
+) -> list[str]:
     """Answer each question by the choice of the highest log-likelihood (end token included); ties go to the first.
 
     Args:
@@ -169,12 +191,14 @@ def vqa_likelihood(model: UnifiedModel, seen: Tensor, owners: Tensor, questions:
         seen: (N, *seen) images.
         owners: (Q,) int64, the image that each question is about.
         questions: Q questions.
+        prompt: `scoring.vqa_prompt`.
 
     Returns:
         Q choices.
     """
+    texts = asked_texts(questions, prompt)
     flat = [(i, choice) for i, q in enumerate(questions) for choice in q.choices]
-    keys = [(questions[i].question, choice) for i, choice in flat]
+    keys = [(texts[i], choice) for i, choice in flat]
     logps = _answer_logps(model, seen, owners[[i for i, _ in flat]], keys).split([len(q.choices) for q in questions])
     return [q.choices[int(choice_logps.argmax())] for q, choice_logps in zip(questions, logps, strict=True)]
 
@@ -188,7 +212,9 @@ def _answer_logps(model: UnifiedModel, seen: Tensor, owners: Tensor, keys: Seque
     return logps.double().cpu()[inverse]
 
 
-def vqa_probability(model: UnifiedModel, seen: Tensor, owners: Tensor, questions: Sequence[Question]) -> np.ndarray:
+def vqa_probability(
+    model: UnifiedModel, seen: Tensor, owners: Tensor, questions: Sequence[Question], *, prompt: str | None = None
+) -> np.ndarray:
     """Computes the probability that the model gives the correct answer, end token included, to each question.
 
     Unlike accuracy, this distinguishes images whose questions are all answered correctly.
@@ -197,14 +223,15 @@ def vqa_probability(model: UnifiedModel, seen: Tensor, owners: Tensor, questions
         model: the model that answers.
         seen: (N, *seen) images.
         owners: (Q,) int64, the index of the image that each question is about.
-        questions: Q questions. Their choices are ignored.
+        questions: Q questions. Their choices count as far as the prompt shows them.
+        prompt: `scoring.vqa_prompt`.
 
     Returns:
         (Q,) float64 in [0, 1].
 
     Source: Lin et al. 2024 (VQAScore), P(answer | image, question).
     """
-    keys = [(q.question, q.answer) for q in questions]
+    keys = [(text, q.answer) for text, q in zip(asked_texts(questions, prompt), questions, strict=True)]
     return _answer_logps(model, seen, owners, keys).exp().numpy()
 
 
@@ -225,13 +252,15 @@ def answer_credits(
     """
     if not questions:
         return np.zeros(0)
+    prompt, longest = settings.vqa_prompt, settings.max_answer_tokens
     if method == "probability":
-        return vqa_probability(model, seen, owners, questions)
+        return vqa_probability(model, seen, owners, questions, prompt=prompt)
     if method == "likelihood":
-        answers = vqa_likelihood(model, seen, owners, questions)
+        answers = vqa_likelihood(model, seen, owners, questions, prompt=prompt)
     else:
-        longest = settings.max_answer_tokens
-        answers = vqa_generate(model, seen, owners, questions, encoder=encoder, max_answer_tokens=longest)
+        answers = vqa_generate(
+            model, seen, owners, questions, encoder=encoder, max_answer_tokens=longest, prompt=prompt
+        )
     return np.array([float(answer == q.answer) for answer, q in zip(answers, questions, strict=True)])
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from hermesflow.config.experiment import Config
 from hermesflow.core.errors import ArtifactError, ConfigError
 from hermesflow.core.files import read_table
-from hermesflow.core.images import read_form, read_images, write_images
+from hermesflow.core.images import read_cut, read_form, read_images, write_images
 
 CAPTION_TYPES = {"id": "str", "candidate": "int64", "caption": "str"}
 SCORE_TYPES = {"id": "str", "candidate": "int64", "score": "float64"}
@@ -127,9 +127,11 @@ def sorted_candidates(tables: Sequence[pd.DataFrame], ids: Sequence[str], types:
 def gather_images(folder: Path, ids: Sequence[str], *, batch: int, shards: int) -> None:
     """Write `images.npy` of all shards in the order of the ids; arguments and errors as `gathered_table`."""
     by_id: dict[str, np.ndarray] = {}
+    cut: set[str] = set()
     for shard in range(shards):
         path = shard_folder(folder, shard=shard, shards=shards) / "images.npy"
         image_ids, images = read_images(path)
         check_ids(path, image_ids, shard_ids(ids, batch=batch, shard=shard, shards=shards))
         by_id.update(zip(image_ids, images, strict=True))
-    write_images(folder / "images.npy", ids, np.stack([by_id[id_] for id_ in ids]), read_form(path))
+        cut.update(read_cut(path))
+    write_images(folder / "images.npy", ids, np.stack([by_id[id_] for id_ in ids]), read_form(path), cut=cut)

@@ -30,6 +30,8 @@ def run(
 ) -> None:
     """Write `benchmarks/{benchmark}/shards/{shard}-of-{shards}/images.npy` of one checkpoint.
 
+    `images.json` beside it names the prompts that the model cut.
+
     Raises:
         ConfigError: the config has no such benchmark.
         DataError: the benchmark's file is missing or is not the benchmark's.
@@ -57,7 +59,10 @@ def run(
         progress.advance(len(batch) * prompts.images)
     empty = model.generated.empty(0, prompts.images)
     batch_ids = [id_ for batch in batches for id_ in batch]
-    write_images(out / "images.npy", batch_ids, np.concatenate([empty, *images]), model.generated)
+    cut = {id_ for id_, is_cut in zip(prompts.ids, model.is_cut(prompts.texts), strict=True) if is_cut}
+    write_images(
+        out / "images.npy", batch_ids, np.concatenate([empty, *images]), model.generated, cut=cut & set(batch_ids)
+    )
     for old in out.glob("parts-*"):
         shutil.rmtree(old)
 

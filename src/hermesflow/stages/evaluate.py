@@ -63,6 +63,8 @@ class Drawn:
 class Measured:
     """What the benchmarks of one checkpoint leave."""
 
+    requests: list[Request]
+    """What images were generated for."""
     tables: dict[str, pd.DataFrame]
     """Raw rows by name of file."""
     units: list[pd.DataFrame]
@@ -98,7 +100,8 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
     write_images(out / "samples.npy", found.sample_ids, found.samples.numpy()[:, None], model.generated)
     if judged:
         inputs.append(layout.clip / clip.WEIGHTS)
-    write_manifest(out, config=params_of(config, "evaluate"), inputs=inputs, seed=seed)
+    counts = {"prompts that the model cut": sum(model.is_cut(sorted({one.caption for one in found.requests})))}
+    write_manifest(out, config=params_of(config, "evaluate"), inputs=inputs, seed=seed, counts=counts)
 
 
 def _with_judge(
@@ -124,7 +127,7 @@ def _with_judge(
     units = [understanding.answer_units(answers), understanding.caption_units(captions), faithful]
     units += [generation.geneval_units(images), generation.dense_units(dense), gap.gap_units(asked, held_out.captions)]
     tables = {"answers": answers, "captions": captions, "images": images, "dense": dense, "gap": asked}
-    return Measured(tables, units, features, *_samples(prompts, drawn))
+    return Measured(drawn.requests, tables, units, features, *_samples(prompts, drawn))
 
 
 def _by_itself(
@@ -160,7 +163,7 @@ def _by_itself(
     units = [understanding.answer_units(answers), understanding.caption_units(captions)]
     units.append(gap.gap_units(table, held_out.captions, self_judged.SIDES))
     features = {name: torch.zeros(0, 1) for name in ("generated", "real")}
-    return Measured(tables, units, features, [row["id"] for row in shown], images[len(held_out.rows) :])
+    return Measured(requests, tables, units, features, [row["id"] for row in shown], images[len(held_out.rows) :])
 
 
 def _choose(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hermesflow.config.experiment import Config
 from hermesflow.config.reads import params_of
 from hermesflow.core.files import Layout, write_manifest, write_table
+from hermesflow.core.images import read_cut
 from hermesflow.data.pairs import read_pairs
 from hermesflow.selfplay.sharding import CAPTION_TYPES, gather_images, gathered_table
 
@@ -30,4 +31,5 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shards: i
     write_table(folder / "captions.parquet", table)
     gather_images(folder, ids, batch=batch, shards=shards)
     inputs = [layout.data("pairs"), layout.seen("pairs"), folder.parent / "model" / "model.safetensors"]
-    write_manifest(folder, config=params_of(config, "gather_candidates"), inputs=inputs, seed=seed)
+    counts = {"prompts that the model cut": len(read_cut(folder / "images.npy"))}
+    write_manifest(folder, config=params_of(config, "gather_candidates"), inputs=inputs, seed=seed, counts=counts)

@@ -14,7 +14,7 @@ def run(
     """Concatenates the shards of a benchmark's generated images in the order of its prompts.
 
     Writes `benchmarks/{benchmark}/images.npy` of shape (prompts, images per prompt, *generated), and `images.json` with
-    the digest of the prompts.
+    the digest of the prompts and those that the model cut.
 
     Args:
         config: the experiment.

@@ -12,6 +12,7 @@ import torch
 
 from hermesflow.config.experiment import Config, as_plain
 from hermesflow.core.files import Layout, sha256, write_json, write_manifest, write_table
+from hermesflow.core.images import read_cut
 from hermesflow.core.progress import Progress
 from hermesflow.core.seeding import deterministic
 from hermesflow.evaluation.benchmark import ImageBenchmark
@@ -51,6 +52,10 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, benchmark
     graded = one.grade(Job(config, settings, layout, model, prompts, images, progress, kept))
     scorers = {key.partition(".")[0]: name_of(source) for key, source in one.model_sources(settings).items()}
     facts = {"protocol": graded.protocol, "items": len(prompts.ids), "images": prompts.images, **graded.notes}
+    if one.models and (reason := getattr(config.benchmarks, "untried", None)):
+        facts["models not tried on known pictures"] = reason
+    if cut := read_cut(folder / "images.npy"):
+        facts["prompts that the model cut"] = len(cut)
     write_table(folder / "rows.parquet", graded.rows)
     write_table(folder / UNITS, graded.units)
     write_json(folder / "values.json", {metric: asdict(whole) for metric, whole in graded.values.items()})

@@ -8,15 +8,15 @@ are scaled, seen and scored is in `graders.fidelity`; the statistics of the real
 from __future__ import annotations
 
 import csv
-import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hermesflow.config.sections import Source, section
 from hermesflow.core.errors import DataError
 from hermesflow.evaluation.benchmark import FIDELITY, Column, ImageBenchmark, Note, Plan
-from hermesflow.evaluation.prompts import Prompts
+from hermesflow.evaluation.prompts import Prompts, decoded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,60 +27,93 @@ if TYPE_CHECKING:
 
 IMAGES = 30_000
 """Images of the protocol that papers call COCO-30K."""
+KEYS = {"image_id": ("cocoid", "img_id", "uid", "file_name", "filename"), "caption": ("prompt", "text")}
+"""What is read of a list, with other names that lists have for it; `id` is none: COCO's is of the caption."""
+_IMAGE = re.compile(
+    r"(?P<number>\d{1,12})|(?P<first>\d{1,12})_mscoco_\d+|(.*[/\\])?(COCO_)?(\w+_)?(?P<last>\d{12})\.\w+", re.ASCII
+)
 _TOGETHER = 32  # captions whose images are decoded and scored together
 
 
 def read_captions(path: Path) -> list[Caption]:
-    """Read the list of captions, in order of the image ids.
+    """Read the list of captions, in order of the image ids; see `read_list`."""
+    return read_list(path)[0]
+
+
+def read_list(path: Path) -> tuple[list[Caption], dict[str, str]]:
+    """Read the list of captions, in order of the image ids, and which column was taken for which of KEYS.
 
     Args:
-        path: `.csv` with the columns image_id and caption, or `.json` with a list of objects of these two.
+        path: `.csv` or `.tsv` whose first line names the columns, `.json` with a list of objects, or `.jsonl`; one of
+            KEYS each for the caption and for the image it is about, whatever the letter case. An image is a number,
+            COCO's file name (`COCO_val2014_000000000042.jpg`) or `42_mscoco_0`.
 
     Raises:
-        DataError: unreadable, a record of another form, an image that has two captions, or fewer than two images.
+        DataError: unreadable, no such columns or several for one thing, a record of another form, an image that has
+            two captions, or fewer than two images.
     """
-    found: dict[int, Caption] = {}
-    for number, row in _records(path):
-        try:
-            caption = _caption(row)
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(
-                f"{path}, record {number}: needs image_id (a whole number) and caption (text), and in a CSV no more "
-                f"columns than the first line names ({type(error).__name__}: {error}). Correct the record; a caption "
-                "with a comma stands in quotes."
-            ) from error
-        if not caption.caption or caption.image_id < 0:
-            raise DataError(f"{path}, record {number}: the caption is empty or the id negative. Correct the record.")
-        if caption.image_id in found:
-            raise DataError(
-                f"{path}, record {number}: image {caption.image_id} has a caption already. One image is drawn for each "
-                "real one, so keep one caption of each; COCO's own annotation file has five."
-            )
-        found[caption.image_id] = caption
-    if len(found) < 2:  # one image has no covariance
-        raise DataError(f"{path}: holds captions of {len(found)} images. Name the list of 30,000 of val2014.")
-    return [found[image_id] for image_id in sorted(found)]
-
-
-def _caption(row: Mapping[str | None, Any]) -> Caption:
     from hermesflow.evaluation.graders.fidelity import Caption
 
-    image_id, caption = row["image_id"], row["caption"]
-    if None in row:  # where csv puts fields beyond the last column
-        raise ValueError(f"more fields than columns: {row[None]}")
-    if not isinstance(caption, str) or not isinstance(image_id, str | int) or isinstance(image_id, bool):
-        raise TypeError(f"image_id {image_id!r}, caption {caption!r}")
-    return Caption(int(image_id), caption.strip())
+    found: dict[int, Caption] = {}
+    columns: dict[str, str] = {}
+    for number, row in enumerate(_records(path), start=1):
+        if not isinstance(row, dict):
+            raise DataError(f"{path}, record {number}: is {str(row)[:80]!r}, not an object of image_id and caption.")
+        columns = columns or _columns(path, row)
+        key, text = (row.get(columns[name]) for name in KEYS)
+        image_id = _image_id(key)
+        if image_id is None or not isinstance(text, str) or not text.strip() or None in row:
+            raise DataError(
+                f"{path}, record {number}: {columns['image_id']} is {key!r} and {columns['caption']} {text!r}; needed "
+                "are a whole number, or a name with it, and a text that is not empty, and in a CSV no more fields than "
+                f"the first line names columns (beyond: {row.get(None, [])}). Correct the record; a caption with a "
+                "comma stands in quotes."
+            )
+        if image_id in found:
+            raise DataError(
+                f"{path}, record {number}: image {image_id} has a caption already. One image is drawn for each "
+                "real one, so keep one caption of each; COCO's own annotation file has five."
+            )
+        found[image_id] = Caption(image_id, text.strip())
+    if len(found) < 2:  # one image has no covariance
+        raise DataError(f"{path}: holds captions of {len(found)} images. Name the list of 30,000 of val2014.")
+    return [found[image_id] for image_id in sorted(found)], columns
 
 
-def _records(path: Path) -> Iterator[tuple[int, Mapping[str | None, Any]]]:
+def _columns(path: Path, row: Mapping[Any, Any]) -> dict[str, str]:
+    """The column of each of KEYS: that of its own name, or the only one of another name that lists go by."""
+    names = [name for name in row if isinstance(name, str)]
+    columns: dict[str, str] = {}
+    for key, others in KEYS.items():
+        known = [[name for name in names if name.strip().lower() == one] for one in (key, *others)]
+        candidates = known[0] or [name for some in known[1:] for name in some]
+        if len(candidates) != 1:
+            what = f"{' and '.join(candidates)} may each be" if candidates else "no column is"
+            raise DataError(
+                f"{path}: has the columns {', '.join(map(repr, names))}; {what} {key}. Rename the column that is "
+                f"{key} to that ({', '.join(others)} will do where there is one of them alone)."
+            )
+        columns[key] = candidates[0]
+    return columns
+
+
+def _image_id(key: object) -> int | None:
+    """COCO's number of an image, of the number itself or a name that holds it; None: no such name."""
+    whole = isinstance(key, int) and not isinstance(key, bool) and key >= 0
+    match = _IMAGE.fullmatch(str(key).strip()) if whole or isinstance(key, str) else None
+    return int(match["number"] or match["first"] or match["last"]) if match else None
+
+
+def _records(path: Path) -> list[Any]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            if path.suffix == ".json":
-                rows: Any = json.load(file)
+            if path.suffix == ".jsonl":
+                rows: Any = [decoded(line) for line in file if line.strip()]
+            elif path.suffix == ".json":
+                rows = decoded(file.read())
             else:
-                rows = list(csv.DictReader(file))
-    except (OSError, ValueError, csv.Error) as error:
+                rows = list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True))
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise DataError(
             f"{path}: cannot be read ({error}). Name a CSV or JSON file of image_id and caption."
         ) from error
@@ -89,7 +122,7 @@ def _records(path: Path) -> Iterator[tuple[int, Mapping[str | None, Any]]]:
             f"{path}: expected a list of objects with image_id and caption, got {type(rows).__name__}. "
             "docs/dpg-and-coco.md shows how to make one from COCO's annotations."
         )
-    yield from enumerate(rows, start=1)
+    return rows
 
 
 def fidelity_units(captions: Sequence[Caption], scores: Sequence[float]) -> pd.DataFrame:
@@ -115,7 +148,8 @@ class Coco:
     """Frechet distance to COCO's images and CLIP score, one image for each caption of a fixed list."""
 
     captions: str
-    """CSV or JSON list of image_id and caption, one caption for each image (30,000 of val2014)."""
+    """CSV or JSON list of image_id and caption, one caption for each image (30,000 of val2014); columns of other names
+    that are in use (prompt, text, uid, file_name) are taken too."""
     reference: str
     """npz with `mu` and `sigma` of the real images of the list, scaled as docs/dpg-and-coco.md says."""
     inception: Source
@@ -141,15 +175,17 @@ def grade_images(job: Job) -> Graded:
     from hermesflow.core.progress import Progress
     from hermesflow.evaluation.bootstrap import FIDELITY_POOL, resample_counts
     from hermesflow.evaluation.graders import fidelity
+    from hermesflow.evaluation.graders.canaries import try_clip
     from hermesflow.evaluation.graders.inception import load_inception
     from hermesflow.evaluation.graders.pretrained import PretrainedClip
     from hermesflow.evaluation.graders.reference_origin import check_reference
     from hermesflow.evaluation.grading import Graded, grade_in_parts
 
     settings, device, resamples = job.settings, job.device, job.config.evaluation.bootstrap
-    captions = read_captions(Path(settings.captions))
+    captions, columns = read_list(Path(settings.captions))
     reference = fidelity.read_reference(BENCHMARK.require_file(settings, "reference"))
-    extractor, clip = load_inception(settings.inception, device=device), PretrainedClip(settings.clip, device=device)
+    extractor = load_inception(settings.inception, device=device)
+    clip = job.tried(PretrainedClip(settings.clip, device=device), try_clip)
 
     def scored(start: int, stop: int) -> pd.DataFrame:
         images, part = list(job.images.pixels(start, stop)), captions[start:stop]
@@ -170,12 +206,16 @@ def grade_images(job: Job) -> Graded:
     progress = Progress(resamples, f"{job.progress.what}: bootstrap of the Frechet distance", "resample")
     features = np.stack(table["features"].tolist())
     fid = fidelity.distance_of(features, reference, counts, device=device, advance=progress.advance)
+    notes: dict[str, Any] = {} if list(columns.values()) == list(KEYS) else {"columns": columns}
+    if cut := sum(clip.is_cut([one.caption for one in captions])):
+        notes["captions that CLIP cut"] = cut
     origin = check_reference(Path(settings.reference), captions, settings.inception)
     return Graded(
         pd.DataFrame(rows),
         fidelity_units(captions, scores.tolist()),
         protocol,
         values={"fid": fid},
+        notes=notes,
         scorers={"reference": origin},
     )
 

@@ -1,12 +1,12 @@
 """DPG-Bench: long prompts, a tree of yes/no questions on each, answered by a VQA model about four images a prompt.
 
-A question counts if it and all it depends on are answered "yes". An image's figure is the share of its questions that
-count, a prompt's the mean of its images, the benchmark's the mean of the prompts. Category figures are shares of "yes"
-without the dependency rule, as the released script prints them.
+A question counts if it is answered "yes" and the questions it depends on count (`credited`). An image's figure is the
+share of its questions that count, a prompt's the mean of its images, the benchmark's the mean of the prompts. Category
+figures are shares of "yes" without the dependency rule, as the released script prints them.
 
 Other than the released script: the first row of the file is not skipped (which loses the whole first prompt there), a
-prompt that cannot be graded stops the grading instead of being left out, and category figures are over all images of a
-prompt and not its last alone.
+prompt that cannot be graded stops the grading instead of being left out (or is left out on request and counted under
+the table), and category figures are over all images of a prompt and not its last alone.
 
 Source: Hu et al. 2024 (ELLA, DPG-Bench, arXiv 2403.05135), dpg_bench/compute_dpg_bench.py of its repository; Cho et al.
 2024 (Davidsonian scene graph).
@@ -15,6 +15,8 @@ Source: Hu et al. 2024 (ELLA, DPG-Bench, arXiv 2403.05135), dpg_bench/compute_dp
 from __future__ import annotations
 
 import csv
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +42,10 @@ CSV_COLUMNS = (
 TABLE_COLUMNS = ("id", "image", "question", "category", "detail", "answer", "right", "credited")
 PROMPTS, IMAGES_PER_PROMPT = 1_065, 4  # of the whole benchmark
 _NO_PARENT = 0  # what `dependency` says of a question that depends on none
+_FILLED = ("item_id", "text", "category_broad", "question_natural_language")
+_BEYOND = "beyond the last column"
+_NUMBER = re.compile(r"[0-9]{1,9}")
+_TOLD = 100  # faults of a file that a message names
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,16 @@ class Question:
 
 
 @dataclass(frozen=True)
+class Fault:
+    """What is wrong with a row of the file."""
+
+    line: int
+    prompt: str
+    """item_id."""
+    what: str
+
+
+@dataclass(frozen=True)
 class DensePrompt:
     """One prompt and its questions, in the order of the file."""
 
@@ -66,60 +82,98 @@ class DensePrompt:
     questions: tuple[Question, ...]
 
 
-def read_prompts(path: Path) -> list[DensePrompt]:
+def read_prompts(path: Path, *, leave_out_faulty: bool = False) -> list[DensePrompt]:
     """Read DPG-Bench's own file.
+
+    Args:
+        path: dpg_bench.csv, one row per question: CSV_COLUMNS.
+        leave_out_faulty: leave out prompts with a row that cannot be understood.
+
+    Raises:
+        DataError: unreadable, a column is missing, or rows that cannot be understood, all of which are named.
+    """
+    prompts, faults, _ = parse_prompts(path)
+    if faults and not (leave_out_faulty and prompts):
+        raise DataError(
+            f"{path}: {faults_told(faults)}. Correct these rows, or leave their prompts out by "
+            "benchmarks.dpg.leave_out_faulty: true (not all prompts can be left out)."
+        )
+    return prompts
+
+
+def parse_prompts(path: Path) -> tuple[list[DensePrompt], list[Fault], dict[str, int]]:
+    """Prompts of DPG-Bench's own file that have no fault, the faults of all others, and rows by prompt.
 
     Args:
         path: dpg_bench.csv, one row per question: CSV_COLUMNS.
 
     Raises:
-        DataError: unreadable, a column is missing, or a row that cannot be understood.
+        DataError: unreadable, a column is missing, or there are no rows.
     """
     texts: dict[str, str] = {}
-    questions: dict[str, dict[int, Question]] = {}
-    for number, row in _rows(path):
-        key, text = row["item_id"], row["text"]
-        try:
-            question = _question(row)
-        except ValueError as error:
-            raise DataError(f"{path}, line {number}, prompt {key}: {error}. Correct the line.") from error
-        if not key or texts.setdefault(key, text) != text:
-            raise DataError(f"{path}, line {number}, prompt {key!r}: has no item_id, or another text than before.")
-        if question.number in questions.setdefault(key, {}):
-            raise DataError(f"{path}, line {number}, prompt {key}: question {question.number} is there twice.")
-        questions[key][question.number] = question
-    if not texts:
+    rows: Counter[str] = Counter()
+    lines: dict[tuple[str, int], int] = {}
+    questions: dict[str, list[tuple[int, Question]]] = {}
+    faults: list[Fault] = []
+    for line, row in _rows(path):
+        key = row["item_id"]
+        rows[key] += 1
+        wrong = list(_faults(row))
+        if texts.setdefault(key, row["text"]) != row["text"]:
+            wrong.append("has another text than before")
+        if _NUMBER.fullmatch(number := row["proposition_id"]) and lines.setdefault((key, int(number)), line) != line:
+            wrong.append(f"question {number} is there twice, first in line {lines[key, int(number)]}")
+        faults += [Fault(line, key, one) for one in wrong]
+        if not wrong:
+            questions.setdefault(key, []).append((line, _question(row)))
+    if not rows:
         raise DataError(f"{path}: holds no questions. Take dpg_bench/dpg_bench.csv of the original repository.")
     for key, tree in questions.items():
-        for question in tree.values():
-            if lost := set(question.parents) - tree.keys():
-                raise DataError(
-                    f"{path}, prompt {key}: question {question.number} depends on {sorted(lost)}, which the prompt "
-                    "does not have. Correct `dependency`, or add the question."
+        for line, question in tree:
+            lost = [str(one) for one in question.parents if (key, one) not in lines]
+            if lost:
+                wrong_parent = (
+                    f"question {question.number} depends on {', '.join(lost)}, which its prompt does not have"
                 )
-    return [DensePrompt(key, text, tuple(questions[key].values())) for key, text in texts.items()]
+                faults.append(Fault(line, key, wrong_parent))
+    faulty = {fault.prompt for fault in faults}
+    prompts = [DensePrompt(key, texts[key], tuple(q for _, q in questions[key])) for key in rows if key not in faulty]
+    return prompts, sorted(faults, key=lambda fault: fault.line), dict(rows)
+
+
+def faults_told(faults: Sequence[Fault]) -> str:
+    """The first hundred faults in words, and the number of the others."""
+    words = [f"line {one.line}, prompt {one.prompt}: {one.what}" for one in faults[:_TOLD]]
+    return "; ".join([*words, *([f"and {len(faults) - _TOLD:,} more"] if len(faults) > _TOLD else [])])
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Line and columns of each question; `_BEYOND` is what stands beyond the last column."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            if missing := set(CSV_COLUMNS) - set(reader.fieldnames or ()):
-                raise DataError(f"{path}: columns {sorted(missing)} are missing. Take the original dpg_bench.csv.")
+            reader = csv.DictReader(file, restkey=_BEYOND, restval="")
+            names = list(reader.fieldnames or ())
+            if wrong := [name for name in CSV_COLUMNS if names.count(name) != 1]:
+                raise DataError(f"{path}: columns {wrong} are missing or there twice. Take the original dpg_bench.csv.")
             for row in reader:
-                if None in row:  # where csv puts fields beyond the last column
-                    raise DataError(
-                        f"{path}, line {reader.line_num}: has more fields than the first line has columns. Put text "
-                        "with commas in quotes."
-                    )
-                yield reader.line_num, {name: (row[name] or "").strip() for name in CSV_COLUMNS}
+                beyond = ",".join(row.pop(_BEYOND, ()))
+                yield reader.line_num, {_BEYOND: beyond, **{name: row[name].strip() for name in CSV_COLUMNS}}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read ({error}). Take dpg_bench.csv of the original repository.") from error
 
 
+def _faults(row: Mapping[str, str]) -> Iterator[str]:
+    if row[_BEYOND]:
+        yield f"has more fields than the first line has columns ({row[_BEYOND]!r}); put text with commas in quotes"
+    if empty := [name for name in _FILLED if not row[name]]:
+        yield f"{' and '.join(empty)} {'is' if len(empty) == 1 else 'are'} empty"
+    if not _NUMBER.fullmatch(row["proposition_id"]):
+        yield f"proposition_id {row['proposition_id']!r} is not a whole number"
+    if not all(_NUMBER.fullmatch(one.strip()) for one in row["dependency"].split(",")):
+        yield f"dependency {row['dependency']!r} is not whole numbers between commas"
+
+
 def _question(row: Mapping[str, str]) -> Question:
-    if not row["question_natural_language"] or not row["category_broad"]:
-        raise ValueError("question or broad category is empty")
     parents = {int(number) for number in row["dependency"].split(",")} - {_NO_PARENT}
     return Question(
         int(row["proposition_id"]),
@@ -131,26 +185,21 @@ def _question(row: Mapping[str, str]) -> Question:
 
 
 def credited(questions: Sequence[Question], yes: Mapping[int, bool]) -> dict[int, bool]:
-    """Which questions count: answered "yes", as is everything they depend on, near or far.
+    """Which questions count: answered "yes", and so do the questions it depends on directly.
 
-    Where parents stand before their children, this is what the released script does while going down the file; a
-    child above its parent is treated like any other here.
+    As the released script does it, going down the file once: a parent above its child has lost its "yes" by then if
+    one of its own parents was answered "no"; a parent below its child is taken as it was answered.
 
     Args:
-        questions: of one prompt.
+        questions: of one prompt, in the order of the file.
         yes: answer by question number.
+
+    Source: compute_dpg_bench.py of DPG-Bench, `compute_dpg_one_sample`.
     """
-    parents = {question.number: question.parents for question in questions}
-
-    def needed(number: int) -> set[int]:
-        found, waiting = {number}, [number]
-        while waiting:
-            new = set(parents[waiting.pop()]) - found
-            found |= new
-            waiting += new
-        return found
-
-    return {number: all(yes[one] for one in needed(number)) for number in parents}
+    counts = dict(yes)
+    for question in questions:
+        counts[question.number] &= all(counts[parent] for parent in question.parents)
+    return counts
 
 
 def is_yes(answer: str) -> bool:
@@ -228,6 +277,9 @@ class DpgBench:
     """The original's dpg_bench/dpg_bench.csv (github.com/TencentQQGYLab/ELLA)."""
     images: Positive = 4
     """Images per prompt (DPG-Bench: 4, its grid of 2 x 2)."""
+    leave_out_faulty: bool = False
+    """Leave out prompts that have a row with a fault, instead of refusing the file; the note under the table counts
+    them."""
     judge: str | Source
     """VQA model (BLIP, ViLT) or chat model that sees images (Qwen-VL, LLaVA): a folder or a source. The original's
     mPLUG is not to be had for transformers, so figures compare by one judge alone."""
@@ -235,22 +287,31 @@ class DpgBench:
 
 def read_all(settings: DpgBench, layout: Layout) -> Prompts:
     """Its prompts for generation."""
-    dense = read_prompts(BENCHMARK.require_file(settings, "prompts"))
+    dense = read_prompts(BENCHMARK.require_file(settings, "prompts"), leave_out_faulty=settings.leave_out_faulty)
     texts = tuple(one.text for one in dense)
     return Prompts(BENCHMARK.name, tuple(one.id for one in dense), texts, settings.images)
 
 
 def grade_images(job: Job) -> Graded:
     """DPG-Bench's questions about every image."""
+    from hermesflow.evaluation.graders.canaries import try_vqa
     from hermesflow.evaluation.graders.vqa_judge import vqa_judge
     from hermesflow.evaluation.grading import Graded, grade_by_prompt
 
-    judge, prompts = vqa_judge(job.settings.judge, device=job.device), read_prompts(Path(job.settings.prompts))
+    judge = job.tried(vqa_judge(job.settings.judge, device=job.device), try_vqa)
+    prompts, faults, rows = parse_prompts(Path(job.settings.prompts))
     table = grade_by_prompt(job, lambda number, images: grade(prompts[number], images, judge))
     images, whole = job.prompts.images, (PROMPTS, IMAGES_PER_PROMPT)
     other = "" if (len(prompts), images) == whole else f" (the whole has {PROMPTS:,} x {IMAGES_PER_PROMPT})"
     protocol = f"DPG-Bench, {len(prompts):,} prompts x {images} images{other}; children of a no count 0"
-    notes = {"questions": sum(len(prompt.questions) for prompt in prompts), "answers": answers_of(table)}
+    texts = [question.text for prompt in prompts for question in prompt.questions]
+    notes = {"questions": len(texts), "answers": answers_of(table)}
+    if cut := sum(judge.is_cut(texts)):
+        notes["questions that the judge cut"] = cut
+    if faults:
+        names = {fault.prompt for fault in faults}
+        questions = sum(rows[name] for name in names)
+        notes["left out"] = f"{len(names):,} prompts with {questions:,} questions ({faults_told(faults)})"
     return Graded(table, dpg_units(table), protocol, notes=notes)
 
 
@@ -273,6 +334,7 @@ BENCHMARK = ImageBenchmark(
     read_prompts=read_all,
     grade=grade_images,
     prompt_files={"prompts": "Take dpg_bench/dpg_bench.csv of github.com/TencentQQGYLab/ELLA"},
+    prompt_options=("leave_out_faulty",),
     models=("judge",),
     columns={GENERATION: (_DENSE,), ABLATION: (_DENSE,)},
     notes=(

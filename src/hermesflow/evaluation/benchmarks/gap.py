@@ -138,6 +138,16 @@ def gap_table(asked: Sequence[Asked], *, free: Sequence[str], nearest: Sequence[
     return pd.DataFrame(rows)
 
 
+def own_answers(asked: Sequence[Asked], free: Sequence[str]) -> dict[str, int]:
+    """How many of the model's answers were one of their choices, were taken for the nearest one, or were empty.
+
+    An empty answer, too, is taken for the nearest choice by protocol `paper`.
+    """
+    literal = [literal_verdict(one, text) for one, text in zip(asked, free, strict=True)]
+    chosen, empty = (sum(one is not None and (one.choice is not None) == c for one in literal) for c in (True, False))
+    return {"a choice": chosen, "taken for the nearest": len(asked) - chosen - empty, "empty": empty}
+
+
 def judge_facts(asked: Sequence[Asked], judged: Judged) -> dict[str, dict[str, float]]:
     """What the tables say about the judge, per kind of evidence.
 
@@ -203,6 +213,7 @@ def check(settings: Gap) -> None:
 def grade_images(job: Job) -> Graded:
     """Both protocols: what the checkpoint says of the real images, and what the judge makes of all."""
     from hermesflow.evaluation.graders.pretrained import name_of
+    from hermesflow.evaluation.judges.canary import try_judge
     from hermesflow.evaluation.judges.protocol import png_bytes
     from hermesflow.evaluation.worlds import held_out
     from hermesflow.models.backbone import load_model
@@ -215,6 +226,9 @@ def grade_images(job: Job) -> Graded:
     real = {id_: png_bytes(image) for id_, image in zip(split.ids, split.images, strict=True)}
     drawn = {id_: png_bytes(job.images.pixels(i, i + 1)[0]) for i, id_ in enumerate(job.prompts.ids)}
     check_judge(settings.judge, asked, real=real, drawn=drawn)
+    judge = None
+    if isinstance(settings.judge, Endpoint):
+        judge = job.tried(judge_of(settings.judge, device=runtime.device), try_judge)
     model = load_model(job.model, device=runtime.device, precision=runtime.inference_precision)
     free = held_out.ask(config, model, split.seen, split, asked)
     del model  # a local judge needs the room
@@ -222,7 +236,7 @@ def grade_images(job: Job) -> Graded:
     nearest = nearest_choice(
         free, [one.question.choices for one in asked], load_encoder(choices, device=runtime.device)
     )
-    judge = judge_of(settings.judge, device=runtime.device)
+    judge = judge or job.tried(judge_of(settings.judge, device=runtime.device), try_judge)
     scorers = {"nearest choice": name_of(choices.source)}
     captions = split.captions
     graded = grade_gap(judge, asked, captions, free=free, nearest=nearest, real=real, drawn=drawn)
@@ -296,7 +310,11 @@ def grade_gap(
 
     judged = ask(judge, asked, free=free, real=real, drawn=drawn)
     table = gap_table(asked, free=free, nearest=nearest, judged=judged)
-    notes: dict[str, Any] = {"questions": len(asked), "verdicts": judge_facts(asked, judged)}
+    notes: dict[str, Any] = {
+        "questions": len(asked),
+        "own answers": own_answers(asked, free),
+        "verdicts": judge_facts(asked, judged),
+    }
     if isinstance(judge, EndpointJudge):
         notes |= {"models": list(judge.models), "cost": asdict(judge.bill) if judge.bill else {}}
     elif isinstance(judge, LocalJudge):

@@ -20,7 +20,7 @@ from hermesflow.config.sections import Positive, Source, section
 from hermesflow.evaluation.benchmark import ABLATION, GENERATION, Column, Export, ImageBenchmark, Plan
 from hermesflow.evaluation.graders.geneval_objects import COLORS, OBJECTS, Detection
 from hermesflow.evaluation.metrics import GENEVAL_KINDS
-from hermesflow.evaluation.prompts import Prompts, read_json_lines
+from hermesflow.evaluation.prompts import Prompts, json_lines, read_json_lines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,6 +40,7 @@ MOST_OBJECTS = 16
 POSITION_THRESHOLD = 0.1
 """Centres must lie further apart than this share of the two objects' summed extents."""
 TABLE_COLUMNS = ("prompt", "image", "kind", "caption", "accepted", "reason", "detections")
+_CLAUSE_KEYS = {"class", "count", "color", "position"}
 _NO_OFFSET = 1e-3  # pixels
 _DIRECTION = 0.5  # sine or cosine of 30 degrees: how far a relation reaches
 
@@ -103,13 +104,15 @@ def metadata_of(row: Mapping[str, Any]) -> Metadata:
         raise ValueError(f"tag {row['tag']!r} is none of {', '.join(TAGS)}")
     include = tuple(_clause(clause, before) for before, clause in enumerate(row["include"]))
     exclude = tuple(_clause(clause, 0) for clause in row.get("exclude", ()))
-    if not include or not isinstance(row["prompt"], str) or not row["prompt"]:
+    if not include or not isinstance(row["prompt"], str) or not row["prompt"].strip():
         raise ValueError("`include` or `prompt` is empty")
     return Metadata(row["tag"], row["prompt"], include, exclude)
 
 
 def _clause(clause: Mapping[str, Any], before: int) -> Clause:
     count, color, position = clause["count"], clause.get("color"), clause.get("position")
+    if unknown := set(clause) - _CLAUSE_KEYS:
+        raise ValueError(f"{clause} has the keys {sorted(unknown)}, which are none of GenEval's")
     if clause["class"] not in OBJECTS:
         raise ValueError(f"class {clause['class']!r} is none of GenEval's 80 objects")
     if type(count) is not int or count < 1:
@@ -264,13 +267,15 @@ def grade_images(job: Job) -> Graded:
     """GenEval's verdict on every image."""
     import pandas as pd
 
+    from hermesflow.evaluation.graders.canaries import try_clip, try_detector
     from hermesflow.evaluation.graders.geneval_detector import ColorClassifier, Detector
     from hermesflow.evaluation.graders.pretrained import PretrainedClip
     from hermesflow.evaluation.grading import Graded, grade_by_prompt
     from hermesflow.evaluation.worlds.generation import geneval_units
 
-    classifier = ColorClassifier(PretrainedClip(job.settings.clip, device=job.device))
-    detector, prompts = Detector(job.settings.detector, device=job.device), read_metadata(Path(job.settings.prompts))
+    classifier = ColorClassifier(job.tried(PretrainedClip(job.settings.clip, device=job.device), try_clip))
+    detector = job.tried(Detector(job.settings.detector, device=job.device), try_detector)
+    prompts = read_metadata(Path(job.settings.prompts))
 
     def verdicts(number: int, images: list[Image.Image]) -> pd.DataFrame:
         rows = []
@@ -286,7 +291,7 @@ def grade_images(job: Job) -> Graded:
 
 def write_metadata(settings: GenEval, prompts: Prompts, files: Sequence[Sequence[Path]], folder: Path) -> None:
     """Each prompt's line of evaluation_metadata.jsonl beside its folder of images, as evaluate_images.py reads it."""
-    lines = [line for line in Path(settings.prompts).read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line for line in json_lines(Path(settings.prompts)) if line.strip()]
     for line, images in zip(lines, files, strict=True):
         (images[0].parents[1] / "metadata.jsonl").write_text(f"{line}\n", encoding="utf-8")
 

@@ -114,7 +114,7 @@ def print_licence() -> None:
 
 def _prompt(row: Mapping[str, Any]) -> Prompt:
     asked, skills, count = row["vqa_list"], row["skills"], row["atom_count"]
-    if not isinstance(row["prompt"], str) or not row["prompt"] or not asked:
+    if not isinstance(row["prompt"], str) or not row["prompt"].strip() or not asked:
         raise ValueError("`prompt` or `vqa_list` is empty")
     if type(count) is not int or count < 1:
         raise ValueError(f"expected atom_count to be a positive integer, got {count!r}")
@@ -127,6 +127,8 @@ def _prompt(row: Mapping[str, Any]) -> Prompt:
 def _question(text: str, answer: str, skill: str) -> Question:
     if skill not in SKILLS:
         raise ValueError(f"skill {skill!r} is none of {', '.join(SKILLS)}")
+    if not text.strip():
+        raise ValueError("a question is empty")
     right = _NUMBERS if text.startswith(_COUNTING) else ("Yes",)
     if answer not in right:
         raise ValueError(f"the answer to {text!r} is {answer!r}, none of {', '.join(right)}")
@@ -239,9 +241,10 @@ def read_all(settings: GenEval2, layout: Layout) -> Prompts:
 def grade_images(job: Job) -> Graded:
     """GenEval 2's questions about every image."""
     from hermesflow.evaluation.graders.answer_probability import TransformersAnswerProbability
+    from hermesflow.evaluation.graders.canaries import try_answer_probability
     from hermesflow.evaluation.grading import Graded, grade_by_prompt
 
-    judge = TransformersAnswerProbability(job.settings.judge, device=job.device)
+    judge = job.tried(TransformersAnswerProbability(job.settings.judge, device=job.device), try_answer_probability)
     prompts = read_prompts(Path(job.settings.prompts))
     table = grade_by_prompt(job, lambda number, images: grade(number, prompts[number], images, judge))
     protocol = (

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hermesflow.evaluation.benchmark import ABLATION, UNDERSTANDING, Column, LmmsBenchmark, Task
 
@@ -30,6 +30,13 @@ def rows(run: Run, task: str, samples: Sequence[Sample]) -> list[Row]:
     return graded
 
 
+def unread(answer: str, record: Any) -> bool:
+    """Whether lmms-eval reads neither yes nor no in an answer, which is wrong then; needs lmms-eval."""
+    from lmms_eval.tasks.mme.utils import parse_pred_ans
+
+    return bool(parse_pred_ans(answer) == "other")
+
+
 _PERCEPTION = Column("mme", "MME perception", "mme/perception", quoted="mme")
 
 BENCHMARK = LmmsBenchmark(
@@ -38,6 +45,7 @@ BENCHMARK = LmmsBenchmark(
     paper=True,
     tasks={"mme": Task(1_187, 2_374, 16)},
     rows=rows,
+    unread=unread,
     printed={
         "mme/perception": ("mme", "mme_perception_score,none"),
         "mme/cognition": ("mme", "mme_cognition_score,none"),

@@ -5,8 +5,9 @@ Source: Yue et al. 2024 (MMMU).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import random
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from hermesflow.evaluation.benchmark import ABLATION, UNDERSTANDING, Column, LmmsBenchmark, Task
 
@@ -28,6 +29,17 @@ def mmmu_right(samples: Sequence[Sample]) -> dict[str, bool]:
     return {key: verdict == "Correct" for key, verdict in verdicts.items()}
 
 
+def unread(answer: str, record: Mapping[str, Any]) -> bool:
+    """Whether lmms-eval guesses which choice an answer means: it draws a random number then; needs lmms-eval."""
+    from lmms_eval.tasks.mmmu.utils import mmmu_process_results
+
+    state = random.getstate()
+    mmmu_process_results(record, [answer])
+    guessed = random.getstate() != state
+    random.setstate(state)
+    return guessed
+
+
 _MMMU = Column("mmmu", "MMMU val", "mmmu", 100.0, quoted="mmmu")
 
 BENCHMARK = LmmsBenchmark(
@@ -36,6 +48,7 @@ BENCHMARK = LmmsBenchmark(
     paper=True,
     tasks={"mmmu_val": Task(900, 900, 128)},
     rows=rows,
+    unread=unread,
     printed={"mmmu": ("mmmu_val", "mmmu_acc,none")},
     columns={UNDERSTANDING: (_MMMU,), ABLATION: (_MMMU,)},
 )

@@ -9,7 +9,7 @@ Source: Li et al. 2023 (POPE: 500 images, 6 questions each, three settings).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hermesflow.core.errors import ArtifactError
 from hermesflow.evaluation.benchmark import ABLATION, UNDERSTANDING, Column, LmmsBenchmark, Task
@@ -64,6 +64,12 @@ def read_answer(answer: str) -> str:
     return yes_or_no(answer.partition(".")[0])
 
 
+def unread(answer: str, record: Any) -> bool:
+    """Whether the first sentence has neither yes nor no, which POPE takes for yes."""
+    words = answer.partition(".")[0].lower().replace(",", " ").split()
+    return not {"yes", "no", "not"} & set(words)
+
+
 _POPE = Column("pope", "POPE", "pope/accuracy", 100.0, quoted="pope")
 
 BENCHMARK = LmmsBenchmark(
@@ -73,6 +79,7 @@ BENCHMARK = LmmsBenchmark(
     tasks=dict.fromkeys(SPLITS, Task(500, 3_000, 128)),
     rows=rows,
     read_answer=read_answer,
+    unread=unread,
     printed={
         f"pope/{split}/{figure}": (task, f"pope_{name},none")
         for task, split in SPLITS.items()

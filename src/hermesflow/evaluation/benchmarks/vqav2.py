@@ -19,13 +19,28 @@ def rows(run: Run, task: str, samples: Sequence[Sample]) -> list[Row]:
     return [("vqav2", "vqav2", run.image(task, one), float(one["exact_match"]), 1) for one in samples]
 
 
+def normalised(answer: str) -> str:
+    """An answer as VQA's evaluation normalises it, by lmms-eval's copy; needs lmms-eval.
+
+    lmms-eval does so on val alone. The server of the test split compares what it is sent: where all ten people say
+    "yes", "Yes." would count nothing.
+
+    Source: Goyal et al. 2017 (VQAv2), vqaEval.py of the release.
+    """
+    from lmms_eval.tasks._task_utils.vqa_eval_metric import EvalAIAnswerProcessor
+
+    processor = EvalAIAnswerProcessor()
+    plain = answer.replace("\n", " ").replace("\t", " ").strip()
+    return str(processor.process_digit_article(processor.process_punctuation(plain)))
+
+
 BENCHMARK = LmmsBenchmark(
     name="vqav2",
     order=40,
     paper=True,
     tasks={
         "vqav2_val": Task(40_504, 214_354, 16),
-        "vqav2_test": Task(81_434, 447_793, 16, option="vqav2_submission", figures=False),
+        "vqav2_test": Task(81_434, 447_793, 16, option="vqav2_submission", figures=False, read_answer=normalised),
     },
     rows=rows,
     target=lambda _: "",  # samples do not say

@@ -31,6 +31,7 @@ class TransformersAnswerProbability:
 
     def __init__(self, source: str | Source, *, device: str = "cpu") -> None:
         self._model = ChatModel(source, role=_ROLE, device=device)
+        self.image_processor = self._model.processor.image_processor
 
     def probability(self, image: Image.Image, question: str, answers: Sequence[str]) -> float:
         """Probability that the answer begins with the first token of one of some texts.

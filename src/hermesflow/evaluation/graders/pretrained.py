@@ -172,7 +172,7 @@ class PretrainedClip:
 
     def __init__(self, source: str | Source, *, device: str = "cpu") -> None:
         self.model = read_pretrained("CLIPModel", source, role=_CLIP, use_safetensors=True).to(device).eval()
-        self._processor = read_pretrained("AutoImageProcessor", source, role=_CLIP, backend="pil")
+        self.image_processor = read_pretrained("AutoImageProcessor", source, role=_CLIP, backend="pil")
         self._tokenizer = read_pretrained("AutoTokenizer", source, role=_CLIP)
         self.max_tokens = int(self.model.config.text_config.max_position_embeddings)
 
@@ -186,8 +186,12 @@ class PretrainedClip:
         """Unit vectors (N, D) float32 on the CPU of N >= 1 texts."""
         return torch.cat([self._of_texts(texts[i : i + _TOGETHER]) for i in range(0, len(texts), _TOGETHER)])
 
+    def is_cut(self, texts: Sequence[str]) -> list[bool]:
+        """Which texts are longer than the model's context and lose their end."""
+        return [len(ids) > self.max_tokens for ids in self._tokenizer(list(texts))["input_ids"]]
+
     def _of_images(self, images: Sequence[Image.Image]) -> Tensor:
-        pixels = self._processor([image.convert("RGB") for image in images], return_tensors="pt")["pixel_values"]
+        pixels = self.image_processor([image.convert("RGB") for image in images], return_tensors="pt")["pixel_values"]
         hidden = self.model.vision_model(pixel_values=pixels.to(self.model.device)).pooler_output
         return F.normalize(finite(self.model.visual_projection(hidden), role=_CLIP), dim=-1).float().cpu()
 

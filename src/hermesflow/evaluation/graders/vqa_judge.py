@@ -7,7 +7,7 @@ figures by another judge are not those of the paper, so the judge's name belongs
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
@@ -23,8 +23,14 @@ _ROLE = "the VQA judge"
 class VqaJudge(Protocol):
     """Whatever answers questions about an image."""
 
+    image_processor: Any
+    """What makes the model's numbers of an image."""
+
     def answer(self, image: Image.Image, questions: Sequence[str]) -> Sequence[str]:
         """One short answer per question."""
+
+    def is_cut(self, questions: Sequence[str]) -> list[bool]:
+        """Which questions are longer than the model takes and lose their end."""
 
 
 def vqa_judge(source: str | Source, *, device: str = "cpu") -> VqaJudge:
@@ -55,6 +61,7 @@ class TransformersVqa:
         kind = "AutoModelForVisualQuestionAnswering"
         self._model = read_pretrained(kind, source, role=_ROLE, use_safetensors=True).to(device).eval()
         self._processor = read_pretrained("AutoProcessor", source, role=_ROLE, backend="pil")
+        self.image_processor = self._processor.image_processor
 
     @torch.inference_mode()
     def answer(self, image: Image.Image, questions: Sequence[str]) -> list[str]:
@@ -73,6 +80,11 @@ class TransformersVqa:
                 for place, one in zip(some, said, strict=True):
                     answers[place] = one
         return answers
+
+    def is_cut(self, questions: Sequence[str]) -> list[bool]:
+        """Which questions are longer than the model takes and lose their end."""
+        tokenizer = self._processor.tokenizer
+        return [len(ids) > tokenizer.model_max_length for ids in tokenizer(list(questions))["input_ids"]]
 
     def _answer(self, image: Image.Image, questions: list[str]) -> list[str]:
         batch = self._processor(
@@ -96,10 +108,15 @@ class ChatVqa:
 
     def __init__(self, source: str | Source, *, device: str = "cpu") -> None:
         self._model = ChatModel(source, role=_ROLE, device=device)
+        self.image_processor = self._model.processor.image_processor
 
     def answer(self, image: Image.Image, questions: Sequence[str]) -> list[str]:
         """The likeliest answer to each question."""
         return [self._answer(image.convert("RGB"), question) for question in questions]
+
+    def is_cut(self, questions: Sequence[str]) -> list[bool]:
+        """None is."""
+        return [False] * len(questions)
 
     def _answer(self, image: Image.Image, question: str) -> str:
         text = f"{question} Answer yes or no."

@@ -83,7 +83,7 @@ def _named(text: str) -> list[object] | None:
     while start >= 0:
         try:
             found, end = decoder.raw_decode(text, start)
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):  # also a number of more digits than Python reads
             end = start + 1
         else:
             named += [value for key, value in found if plain(key) == "choice"]

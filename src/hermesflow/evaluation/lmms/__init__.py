@@ -13,6 +13,8 @@ PROGRESS = "lmms-eval: "
 """How each of the model's lines of progress begins."""
 IMAGES = "images.parquet"
 """File that says which picture each record of a task shows."""
+COUNTS = "counts.json"
+"""File with what did not go through as it came: what it was -> task -> how often."""
 LOCAL = "_local"
 """What the name of a task's local copy has behind that of the shipped one."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from lmms_eval.api.model import lmms
 from PIL import Image, ImageFile
 
 from hermesflow.core.errors import ConfigError, DataError
-from hermesflow.core.files import write_table
+from hermesflow.core.files import write_json, write_table
 from hermesflow.core.progress import Progress
-from hermesflow.evaluation.lmms import PROGRESS
+from hermesflow.evaluation.lmms import COUNTS, PROGRESS
 from hermesflow.evaluation.lmms.answering import Pictures, Stopping, answers, by_picture
+from hermesflow.evaluation.lmms.run import shipped
 from hermesflow.evaluation.registry import benchmark_of
 from hermesflow.models.backbone import load_codec, load_model
 from hermesflow.models.loading import DTYPES
@@ -66,6 +67,8 @@ class HermesFlow(lmms):
         self._pictures = Pictures(load_codec(Path(tokenizer), device=place))
         self._batch_size, self._images = int(batch_size), None if images is None else Path(images)
         self._shown: dict[tuple[str, int], str] = {}
+        self._counts: dict[str, Counter[str]] = defaultdict(Counter)
+        self._several: set[tuple[str, int]] = set()
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """A greedy answer per request; as its benchmark has it read."""
@@ -78,8 +81,12 @@ class HermesFlow(lmms):
                 questions = [requests[i].args[0] for i in rows]
                 said = answers(self._model, self._pictures.seen, [shown[i] for i in rows], questions, stop)
                 for i, text in zip(rows, said, strict=True):
-                    texts[i] = _as_read(requests[i].args[4], text)
+                    texts[i] = self._as_read(requests[i], text)
                 progress.advance(len(rows))
+        several = Counter(shipped(task) for task, _ in self._several)
+        counts = {**self._counts, **({"questions of whose pictures the first is seen": several} if several else {})}
+        if self._images is not None:
+            write_json(self._images.with_name(COUNTS), counts)
         return texts
 
     def loglikelihood(self, requests: list[Instance]) -> Any:
@@ -127,6 +134,7 @@ class HermesFlow(lmms):
                 ImageFile.LOAD_TRUNCATED_IMAGES = True
                 picture = self._first(request)
                 print(f"{PROGRESS}{record}: {error}; what is missing is grey.", file=sys.stderr, flush=True)
+                self._counts["truncated pictures, grey where they end"][shipped(task)] += 1
         except (OSError, SyntaxError, ValueError, AttributeError, Image.DecompressionBombError) as error:
             raise DataError(
                 f"{record}: its picture is missing or broken ({error}). Delete the data set from the cache (HF_HOME) "
@@ -139,6 +147,8 @@ class HermesFlow(lmms):
     def _first(self, request: Instance) -> Image.Image | None:
         _, _, visuals_of, doc_id, task, split = request.args
         visuals = visuals_of(self.task_dict[task][split][doc_id])
+        if visuals and len(visuals) > 1:
+            self._several.add((task, doc_id))
         return visuals[0].convert("RGB") if visuals and isinstance(visuals[0], Image.Image) else None
 
     def _by_settings(self, requests: Sequence[Instance]) -> dict[Stopping, list[int]]:
@@ -149,7 +159,12 @@ class HermesFlow(lmms):
             found[Stopping.of(settings, otherwise=OTHERWISE)].append(place)
         return found
 
-
-def _as_read(task: str, answer: str) -> str:
-    benchmark = benchmark_of(task)
-    return benchmark.read_answer(answer) if benchmark else answer
+    def _as_read(self, request: Instance, answer: str) -> str:
+        """What lmms-eval is given of an answer; one that it cannot read is counted."""
+        _, _, _, doc_id, task, split = request.args
+        if (benchmark := benchmark_of(task)) is None:
+            return answer
+        if benchmark.unread:
+            unread = benchmark.unread(answer, self.task_dict[task][split][doc_id])
+            self._counts["answers that cannot be read"][shipped(task)] += int(unread)
+        return (benchmark.tasks[shipped(task)].read_answer or benchmark.read_answer)(answer)

@@ -14,9 +14,10 @@ from pathlib import Path
 import pandas as pd
 
 from hermesflow.core.errors import HermesflowError
-from hermesflow.core.files import write_json, write_table
+from hermesflow.core.files import read_json, write_json, write_table
 from hermesflow.evaluation.benchmark import task_target
 from hermesflow.evaluation.evaluated import UNITS
+from hermesflow.evaluation.lmms import COUNTS
 from hermesflow.evaluation.lmms.results import run_units
 from hermesflow.evaluation.lmms.run import Run, read_run
 from hermesflow.evaluation.registry import benchmark_of
@@ -55,6 +56,10 @@ def summarise(run: Run, folder: Path) -> None:
         "items": int(units["id"].nunique()),
         "questions": rows.groupby("task").size().to_dict(),
     }
+    counts = read_json(run.folder / COUNTS) if (run.folder / COUNTS).is_file() else {}
+    for what, by_task in counts.items():
+        if own := {task: count for task, count in by_task.items() if task in run.samples}:
+            facts[what] = own
     write_json(folder / "facts.json", facts)
 
 

@@ -17,7 +17,7 @@ from hermesflow.data.microworld.questions import Question
 from hermesflow.data.pairs import images_of, read_pairs
 from hermesflow.evaluation.worlds.gap import Asked
 from hermesflow.models.backbone import UnifiedModel
-from hermesflow.selfplay.scoring import free_answers
+from hermesflow.selfplay.scoring import asked_texts, free_answers
 from hermesflow.selfplay.sharding import check_ids
 
 
@@ -69,7 +69,8 @@ def ask(config: Config, model: UnifiedModel, seen: Tensor, split: Split, asked: 
     """The model's free answers about images in the order of a split: (N, *seen), Q questions to Q texts."""
     place = {key: i for i, key in enumerate(split.ids)}
     owners = torch.tensor([place[one.id] for one in asked], dtype=torch.long)
-    return answer(config, model, seen, owners, [one.question.question for one in asked])
+    texts = asked_texts([one.question for one in asked], config.scoring.vqa_prompt)
+    return answer(config, model, seen, owners, texts)
 
 
 def answer(config: Config, model: UnifiedModel, seen: Tensor, owners: Tensor, questions: Sequence[str]) -> list[str]:

@@ -153,6 +153,10 @@ class ShowO(UnifiedModel):
         """One image per prompt by MaskGIT, (B, T) int64 codes on the CPU; see `generation.generate_images`."""
         return generation.generate_images(self, prompts, settings=settings, generators=generators)
 
+    def is_cut(self, prompts: Sequence[str]) -> list[bool]:
+        """Which prompts are longer than `max_text_tokens`, both boundary tokens counted (`generation_prompts`)."""
+        return [len(ids) + 2 > self.shape.max_text_tokens for ids in self.tokenizer.encode(prompts)]
+
     def noise(self, names: Sequence[NoiseName], settings: Training) -> Tensor:
         """The masks of B pairs, (B, T) bool; see `masking.pair_mask`."""
         tokens, schedule = self.num_image_tokens, settings.mask_schedule
