@@ -86,7 +86,7 @@ def _plain(image: Image.Image, ground: str) -> tuple[Image.Image, list[str]]:
         raise DataError(f"the image has pixels of type {image.mode}, of which nothing says how bright they are.")
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        if image.getextrema()[3][0] < 255:  # the least opaque pixel
+        if np.asarray(image)[..., 3].min() < 255:
             image = Image.alpha_composite(Image.new("RGBA", image.size, ground), image)
             changes.append(f"transparent pixels put on {ground}")
     return image.convert("RGB"), changes

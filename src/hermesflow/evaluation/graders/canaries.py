@@ -7,6 +7,7 @@ colours a picture has. The portrait comes with matplotlib: Grace Hopper, by the 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -30,10 +31,9 @@ ImageNet's; hundreds where nothing divides by 255, and next to nothing where two
 
 def photograph() -> Image.Image:
     """A portrait, 512 x 600."""
-    from matplotlib.cbook import get_sample_data
+    import matplotlib
 
-    with get_sample_data("grace_hopper.jpg") as file:
-        return Image.open(file).convert("RGB")
+    return Image.open(Path(matplotlib.get_data_path(), "sample_data", "grace_hopper.jpg")).convert("RGB")
 
 
 def plain(color: str) -> Image.Image:
@@ -53,7 +53,7 @@ def try_detector(detector: Detector) -> None:
     picture = Image.new("RGB", (2 * photo.width, photo.height), "gray")
     picture.paste(photo, (photo.width, 0))
     detections = detector.detect(picture)
-    score, box = max(((one.score, one.box) for one in detections.get("person", ())), default=(0.0, ()))
+    score, box = max(((one.score, one.box) for one in detections.get("person", ())), default=(0.0, (0.0, 0.0, 0.0, 0.0)))
     if score < 0.5 or not 0.9 * photo.width < box[0] < box[2]:
         surest = sorted(((one.score, name) for name, some in detections.items() for one in some), reverse=True)[:3]
         others = ", ".join(f"{name} {chance:.2f}" for chance, name in surest) or "nothing"
