@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from bench.files import SNAKEMAKE
 
+from bench.files import SNAKEMAKE
 from hermesflow.core.files import save_manifest
 
 RULES = Path(__file__).parents[2] / "workflow" / "rules"

@@ -18,8 +18,6 @@ rule prefer:
         f"{NODE}/preferences/manifest.json",
     log:
         f"{ROOT}/logs/prefer-seed{{seed}}-{{checkpoint}}.log",
-    benchmark:
-        f"{ROOT}/benchmarks/prefer-seed{{seed}}-{{checkpoint}}.tsv"
     priority: urgency
     group:
         lambda w: f"choose-seed{w.seed}-{CONFIG.checkpoints[w.checkpoint].parent}"
@@ -52,8 +50,6 @@ rule reference:
         LAYOUT.reference("{seed}", "{checkpoint}", "{candidates}", "{steps}"),
     log:
         f"{ROOT}/logs/reference-seed{{seed}}-{{checkpoint}}-{{candidates}}-{{steps}}.log",
-    benchmark:
-        f"{ROOT}/benchmarks/reference-seed{{seed}}-{{checkpoint}}-{{candidates}}-{{steps}}.tsv"
     wildcard_constraints:
         candidates=r"all|\d+",
         steps=r"\d+",
