@@ -74,16 +74,16 @@ def measure(source: Path, folder: Path, config_file: Path, scale: float) -> dict
     record_digests(folder, sizes)
     found: dict[str, Any] = {"files": len(sizes), "bytes": sum(sizes.values()), "scale": scale}
     print(f"{found['files']:,} files of {found['bytes'] / 1e9:,.1f} GB", flush=True)
-    own = ("--configfile", str(config_file), "--cores", "64")
-    for name, options in (
-        ("all said to be current", ("--touch", "--forceall", "--quiet", "all")),
-        ("dry run", ("--dry-run",)),
-        ("dry run after a checkout", ("--dry-run",)),
-        ("run after a checkout", ()),
-    ):
+    questions: dict[str, list[str]] = {
+        "all said to be current": ["--touch", "--forceall", "--quiet", "all"],
+        "dry run": ["--dry-run"],
+        "dry run after a checkout": ["--dry-run"],
+        "run after a checkout": [],
+    }
+    for name, options in questions.items():
         if name == "dry run after a checkout":
             new_times(folder, list(sizes))
-        found[name] = asked(folder, [*own, *options])
+        found[name] = asked(folder, ["--configfile", str(config_file), "--cores", "64", *options])
         print(f"{name:26}{found[name]['seconds']:8.1f} s{found[name]['bytes'] / 1e6:12,.0f} MB read", flush=True)
     return found
 
@@ -112,7 +112,8 @@ def jobs(folder: Path, config_file: Path) -> list[dict[str, Any]]:
 def sizes_of(listed: Sequence[dict[str, Any]], config_file: Path, scale: float) -> dict[str, int]:
     """Bytes of every file that stays, by name; shards go when they are gathered."""
     config = load_config(config_file)
-    decoder, lengths, sizes = costs_of(config).Decoder.of(config), Lengths.of(config), {}
+    decoder, lengths = costs_of(config).Decoder.of(config), Lengths.of(config)
+    sizes: dict[str, int] = {}
     for job in listed:
         rule, wildcards, outputs = job["rule"], job["wildcards"], job["output"]
         if rule in ("all", "sample", "draw"):

@@ -45,7 +45,7 @@ def finished(tmp_path_factory):
             (clone.root / path).parent.mkdir(parents=True, exist_ok=True)
             (clone.root / path).touch()
     clone.snakemake("--touch", "--forceall", "--quiet", "all")
-    for shards in clone.results.rglob("candidates/shards"):
+    for shards in list(clone.results.rglob("candidates/shards")):
         shutil.rmtree(shards)
     assert "Nothing to be done" in clone.snakemake("--dry-run")
     return clone, *mirror(clone)
