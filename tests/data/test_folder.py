@@ -12,6 +12,12 @@ import datasets
 import pandas as pd
 import pytest
 from huggingface_hub import constants
+
+from hermesflow.config.load import load_config
+from hermesflow.core.errors import ConfigError, DataError, FetchError
+from hermesflow.data.pairs import read_pairs
+from hermesflow.data.sources.drawing import Candidate, Rejected
+from hermesflow.data.sources.folder import ImageSource, TableSource, TarSource, open_source
 from tests.support.folder_world import (
     ENOUGH,
     FORMS,
@@ -28,12 +34,6 @@ from tests.support.folder_world import (
 )
 from tests.support.hub_server import HubServer
 from tests.support.journeydb_world import SIZES, TOTAL, jpeg, write_config
-
-from hermesflow.config.load import load_config
-from hermesflow.core.errors import ConfigError, DataError, FetchError
-from hermesflow.data.pairs import read_pairs
-from hermesflow.data.sources.drawing import Candidate, Rejected
-from hermesflow.data.sources.folder import ImageSource, TableSource, TarSource, open_source
 
 
 @pytest.mark.parametrize("form", FORMS)

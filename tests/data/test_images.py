@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.support.folder_world import run, with_metadata
-from tests.support.journeydb_world import TOTAL, jpeg
 
 from hermesflow.core.errors import DataError
 from hermesflow.data.images import fit_image, open_image
 from hermesflow.data.pairs import images_of, read_pairs
+from tests.support.folder_world import run, with_metadata
+from tests.support.journeydb_world import TOTAL, jpeg
 
 CASES = Path(__file__).parent / "cases"
 RED_ABOVE_BLUE = np.array([[(200, 30, 30)] * 24] * 16 + [[(30, 90, 200)] * 24] * 16, dtype=np.uint8)

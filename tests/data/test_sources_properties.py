@@ -16,13 +16,13 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from tests.support.journeydb_world import ANNOTATIONS, record
 
 from hermesflow.config.data import Folder, JourneyDb
 from hermesflow.core.errors import DataError
 from hermesflow.data.sources.drawing import Candidate, Rejected, readable
 from hermesflow.data.sources.folder import open_source
 from hermesflow.data.sources.journeydb import JourneyDbSource
+from tests.support.journeydb_world import ANNOTATIONS, record
 
 SIZES = {"seed": 7, "image_size": 24, "base_pairs": 0, "pairs": 1, "gap_pairs": 1}
 MANY = settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])

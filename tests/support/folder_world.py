@@ -8,12 +8,12 @@ import tarfile
 from pathlib import Path
 
 import datasets
-from tests.support.journeydb_world import SIZES, TOTAL, jpeg, write_config
-from tests.support.pair_rows import read_rows
 
 from hermesflow.config.load import load_config
 from hermesflow.core.files import Layout
 from hermesflow.stages import data as stage
+from tests.support.journeydb_world import SIZES, TOTAL, jpeg, write_config
+from tests.support.pair_rows import read_rows
 
 ENOUGH = TOTAL + 3
 QUESTIONS = [{"question": "What is it?", "choices": ["a cat", "a dog"], "answer": "a cat"}]
