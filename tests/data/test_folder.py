@@ -163,7 +163,7 @@ def reason_of(folder: Path, content: bytes, name: str = "metadata.csv") -> str:
 
 SAVED = {
     "utf-8-sig": 'file_name,caption\r\n1.jpg,"Größe, 5 €"\r\n',
-    "utf-8": "file_name;caption\n1.jpg;Größe, 5 €\n",
+    "utf-8": "file_name;caption;;\n1.jpg;Größe, 5 €;;\n",
     "utf-16": "file_name\tcaption\r\n1.jpg\tGröße, 5 €\r\n",
     "utf-16-le": '\ufefffile_name,caption\r1.jpg,"Größe, 5 €"\r',
 }
@@ -254,6 +254,8 @@ def test_a_quote_that_is_not_closed_does_not_swallow_the_rest(tmp_path):
         ('{"file_name": ".", "caption": "a"}', "no file_name: its keys are file_name, caption"),
         ('{"file_name": "1.jpg", "caption": 3}', "a caption that is no text"),
         ('{"file_name": "1.jpg", "caption": ["a", 3]}', "a caption that is no text"),
+        ('{"file_name": "1.jpg", "caption": "[\'a\', \'b\']"}', "a list of captions that is not JSON"),
+        ('{"file_name": "1.jpg", "caption": "[\'a\' \'b\']"}', "a list of captions that is not JSON"),
     ],
 )
 def test_lines_that_are_no_records_are_set_aside(line, reason, tmp_path):
