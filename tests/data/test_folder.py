@@ -328,6 +328,19 @@ def test_two_images_of_one_name_are_two_images(tmp_path):
     assert everything(layout) == everything(run(tmp_path / "own", tmp_path / "b", base_pairs=2))
 
 
+def test_a_table_that_was_mended_gives_each_row_its_own_image(tmp_path):
+    """A run that had too few pairs keeps the images it took; then a row is put before all others."""
+    own = tmp_path / "own"
+    own.mkdir()
+    full = table(rows()).remove_columns("id")
+    full.select(range(2, ENOUGH)).to_parquet(str(own / "0.parquet"))
+    with pytest.raises(DataError, match="only 16 of the 17"):
+        run(own, tmp_path / "a", base_pairs=2)
+    full.to_parquet(str(own / "0.parquet"))
+    found = [everything(run(own, tmp_path / name, base_pairs=2)) for name in ("a", "b")]
+    assert found[0] == found[1] and len(found[0]) == 17
+
+
 def test_a_table_whose_images_are_names_is_refused(tmp_path):
     pd.DataFrame({"image": ["1.jpg"], "caption": ["A cat."]}).to_parquet(tmp_path / "0.parquet")
     with pytest.raises(DataError, match=r"column `image` holds .*string.*, not images"):
