@@ -29,6 +29,7 @@ FILES = (
     "judging_local",
     "judging_processes",
     "launching",
+    "sources_properties",
     "stage_evaluate",
     "stage_grade",
     "stage_grade_kept",

@@ -163,7 +163,7 @@ def reason_of(folder: Path, content: bytes, name: str = "metadata.csv") -> str:
 
 SAVED = {
     "utf-8-sig": 'file_name,caption\r\n1.jpg,"Größe, 5 €"\r\n',
-    "utf-8": "file_name;caption\n1.jpg;Größe, 5 €\n",
+    "utf-8": "file_name;caption;;\n1.jpg;Größe, 5 €;;\n",
     "utf-16": "file_name\tcaption\r\n1.jpg\tGröße, 5 €\r\n",
     "utf-16-le": '\ufefffile_name,caption\r1.jpg,"Größe, 5 €"\r',
 }
@@ -254,6 +254,8 @@ def test_a_quote_that_is_not_closed_does_not_swallow_the_rest(tmp_path):
         ('{"file_name": ".", "caption": "a"}', "no file_name: its keys are file_name, caption"),
         ('{"file_name": "1.jpg", "caption": 3}', "a caption that is no text"),
         ('{"file_name": "1.jpg", "caption": ["a", 3]}', "a caption that is no text"),
+        ('{"file_name": "1.jpg", "caption": "[\'a\', \'b\']"}', "a list of captions that is not JSON"),
+        ('{"file_name": "1.jpg", "caption": "[\'a\' \'b\']"}', "a list of captions that is not JSON"),
     ],
 )
 def test_lines_that_are_no_records_are_set_aside(line, reason, tmp_path):
@@ -324,6 +326,19 @@ def test_two_images_of_one_name_are_two_images(tmp_path):
     layout = run(tmp_path / "own", tmp_path / "a", base_pairs=2)
     (tmp_path / "own" / "metadata.jsonl").write_text("\n".join(lines[:-1]))
     assert everything(layout) == everything(run(tmp_path / "own", tmp_path / "b", base_pairs=2))
+
+
+def test_a_table_that_was_mended_gives_each_row_its_own_image(tmp_path):
+    """A run that had too few pairs keeps the images it took; then a row is put before all others."""
+    own = tmp_path / "own"
+    own.mkdir()
+    full = table(rows()).remove_columns("id")
+    full.select(range(2, ENOUGH)).to_parquet(str(own / "0.parquet"))
+    with pytest.raises(DataError, match="only 16 of the 17"):
+        run(own, tmp_path / "a", base_pairs=2)
+    full.to_parquet(str(own / "0.parquet"))
+    found = [everything(run(own, tmp_path / name, base_pairs=2)) for name in ("a", "b")]
+    assert found[0] == found[1] and len(found[0]) == 17
 
 
 def test_a_table_whose_images_are_names_is_refused(tmp_path):

@@ -354,7 +354,7 @@ def test_a_missing_pin_a_wrong_revision_and_a_wrong_shard_are_said(tmp_path, hub
 
 def test_pin_prints_the_commit_of_the_data(tmp_path, hub, monkeypatch, capfd):
     point_to(hub.endpoint, monkeypatch)
-    file = write_config(tmp_path / "config.yaml", path=HUB_ID)
+    file = write_config(tmp_path / "config.yaml", path=HUB_ID, base_pairs=1)
     assert main(["fetch", "--pin", "--config", str(file)]) == 0
     assert capfd.readouterr().out == f"data:\n  revision: {commit_of(hub)}\n"
 

@@ -15,7 +15,6 @@ from PIL import Image
 SMOKE = Path(__file__).parents[2] / "config" / "smoke.yaml"
 ANNOTATIONS = "data/train/train_anno_realease_repath.jsonl"
 SIZES = {"pairs": 4, "gap": 2, "understanding": 2, "prompts": 7, "base": 0}
-MODELS = ("language_model", "image_tokenizer")
 TOTAL = sum(SIZES.values())
 
 
@@ -90,17 +89,18 @@ def write_files(folder: Path, files: dict[str, bytes]) -> Path:
 
 
 def write_config(file: Path, *, name: str = "real", **data: Any) -> Path:
-    """smoke.yaml with another section `data`, the sizes of `SIZES`, and models from elsewhere."""
+    """smoke.yaml with another section `data` and the sizes of `SIZES`; weights are from elsewhere, or of base pairs."""
     plain = yaml.safe_load(SMOKE.read_text())
     sizes = {"pairs": SIZES["pairs"], "gap_pairs": SIZES["gap"], "base_pairs": SIZES["base"]}
     plain["name"] = name
     plain["data"] = {"source": "journeydb", "seed": 7, "image_size": 24, **sizes, **data}
-    if data.get("source") != "microworld":
-        weights = {name: {"folder": "weights", "files": {f"{name}.safetensors": None}} for name in MODELS}
-        plain["weights"] = weights
+    plain["scoring"]["agreement_pairs"] = 0
+    plain["language_model"]["text_tokenizer"] = "trained"
+    if not plain["data"]["base_pairs"]:
         del plain["base_training"], plain["tokenizer_training"]
         plain["language_model"]["text_tokenizer"] = "weights/phi"
-        plain["scoring"]["agreement_pairs"] = 0
+        models = ("language_model", "image_tokenizer")
+        plain["weights"] = {name: {"folder": "weights", "files": {f"{name}.bin": None}} for name in models}
     plain["evaluation"].update(understanding_images=SIZES["understanding"], geneval_prompts=1, dense_prompts=1)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(yaml.safe_dump(plain))

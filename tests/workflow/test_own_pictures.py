@@ -87,6 +87,8 @@ def test_equal_captions_are_in_one_split_and_every_record_is_told(walked):
 def test_the_report_says_what_became_of_pictures_texts_and_questions(walked):
     note = (walked.results / "report" / "tables" / "table_rejected.md").read_text()
     told = read_json(walked.results / "data" / "selection.json")
+    rejected = pd.read_csv(walked.results / "data" / "rejected.csv", dtype=str, keep_default_na=False)
+    assert all(f"| {id_} " in note for id_ in rejected["id"]) and rejected["id"].str.startswith("0").any()
     assert f"Of 422 records 363 were drawn and {told['records']['not needed']} not needed." in note
     for change, count in told["changes"].items():
         assert f"{count} {change}" in note

@@ -80,7 +80,9 @@ def write_tables(
         name: {seed: read_json(layout.checkpoint(seed, name) / "preferences" / "counts.json") for seed in seeds}
         for name in config.checkpoints
     }
-    rejected = read_table(layout.root / "data" / "rejected.csv", ["id", "record", "reason"])
+    path = layout.root / "data" / "rejected.csv"
+    read_table(path, ["id", "record", "reason"])  # whole, or an error
+    rejected = pd.read_csv(path, dtype=str, keep_default_na=False)  # `007` is an id
     for table in (
         audit.agreement_table(agreement),
         audit.judge_table(read_json(layout.judge)),

@@ -44,8 +44,8 @@ class Candidate:
 
     @property
     def image(self) -> str:
-        """Name of its image in the whole source."""
-        return f"{self.shard}\n{self.member}"
+        """Name of its image; with its texts, for rows of a table that was mended may have other numbers."""
+        return "\n".join((self.id, self.shard, self.member, self.caption))
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ Fit = Callable[[bytes], Fitted]
 def readable(records: Iterable[Candidate | Rejected]) -> Iterator[Candidate | Rejected]:
     """Records; those with text that no file can hold are set aside."""
     for record in records:
-        if isinstance(record, Candidate) and not is_unicode(record.id + record.caption + record.image):
+        if isinstance(record, Candidate) and not is_unicode(record.image):
             record = Rejected(record.id, record.file, record.record, "text that is not UTF-8")
         yield record
 

@@ -185,10 +185,11 @@ def _candidate(
 ) -> Candidate | Rejected:
     own = id_ if id_ is not None else PurePosixPath(member).with_suffix("").as_posix()
     value = next((row[name] for name in CAPTION_NAMES if row.get(name) is not None), "")
-    if isinstance(value, str) and value.lstrip().startswith("["):  # a list, in a table that is text alone
-        with suppress(ValueError, RecursionError):
-            listed = json.loads(value)
-            value = listed if all(isinstance(caption, str) for caption in listed) else value
+    if isinstance(value, str) and value.lstrip().startswith(('["', "['")):  # in a table that is text alone
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return Rejected(own, file, record, "a list of captions that is not JSON")
     captions = value if isinstance(value, list) else [value]
     if not all(isinstance(caption, str) for caption in captions):
         return Rejected(own, file, record, "a caption that is no text")
@@ -282,7 +283,8 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
         reader = csv.DictReader(file, delimiter=max(",;\t", key=names.count), strict=True)
         columns = [name.strip() for name in reader.fieldnames or ()]
         reader.fieldnames = columns
-        if "file_name" not in columns or len(set(columns)) < len(columns) or not set(columns) & set(CAPTION_NAMES):
+        named = [name for name in columns if name]  # spreadsheets may write empty columns behind the last
+        if "file_name" not in named or len(set(named)) < len(named) or not set(named) & set(CAPTION_NAMES):
             raise DataError(
                 f"{path}: its columns are {columns}; one must be called file_name and one {CAPTION_NAMES[0]} (or "
                 f"{', '.join(CAPTION_NAMES[1:])}), each once. Rename them in the first line (docs/data.md)."
