@@ -86,7 +86,7 @@ def _columns(path: Path, row: Mapping[Any, Any]) -> dict[str, str]:
     columns: dict[str, str] = {}
     for key, others in KEYS.items():
         known = [[name for name in names if name.strip().lower() == one] for one in (key, *others)]
-        candidates = known[0] or [name for some in known[1:] for name in some]
+        candidates = known[0] or sum(known[1:], [])
         if len(candidates) != 1:
             what = f"{' and '.join(candidates)} may each be" if candidates else "no column is"
             raise DataError(
