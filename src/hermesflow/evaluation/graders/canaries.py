@@ -32,8 +32,8 @@ def photograph() -> Image.Image:
     """A portrait, 512 x 600."""
     from matplotlib.cbook import get_sample_data
 
-    with get_sample_data("grace_hopper.jpg") as file:
-        return Image.open(file).convert("RGB")
+    with Image.open(str(get_sample_data("grace_hopper.jpg", asfileobj=False))) as image:
+        return image.convert("RGB")
 
 
 def plain(color: str) -> Image.Image:
@@ -53,7 +53,8 @@ def try_detector(detector: Detector) -> None:
     picture = Image.new("RGB", (2 * photo.width, photo.height), "gray")
     picture.paste(photo, (photo.width, 0))
     detections = detector.detect(picture)
-    score, box = max(((one.score, one.box) for one in detections.get("person", ())), default=(0.0, ()))
+    nobody = (0.0, (0.0, 0.0, 0.0, 0.0))
+    score, box = max(((one.score, one.box) for one in detections.get("person", ())), default=nobody)
     if score < 0.5 or not 0.9 * photo.width < box[0] < box[2]:
         scores = sorted(((one.score, name) for name, objects in detections.items() for one in objects), reverse=True)
         others = ", ".join(f"{name} {chance:.2f}" for chance, name in scores[:3]) or "nothing"
