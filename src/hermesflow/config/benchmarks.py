@@ -87,7 +87,7 @@ class Benchmarks:
 
     understanding: Understanding | None = None
     """Table 1. See its own table below."""
-    untried: str | None = None
+    untried: Annotated[str, Field(pattern=r"\S")] | None = None
     """Why the models that grade are not shown pictures whose verdict is known before they grade; the reason stands
     under the tables. None shows them, and stops where a model does not see what is there."""
 

@@ -6,6 +6,7 @@ A killed job goes on from its last whole batch: each lies in a folder named afte
 from __future__ import annotations
 
 import shutil
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -59,10 +60,8 @@ def run(
         progress.advance(len(batch) * prompts.images)
     empty = model.generated.empty(0, prompts.images)
     batch_ids = [id_ for batch in batches for id_ in batch]
-    cut = {id_ for id_, is_cut in zip(prompts.ids, model.is_cut(prompts.texts), strict=True) if is_cut}
-    write_images(
-        out / "images.npy", batch_ids, np.concatenate([empty, *images]), model.generated, cut=cut & set(batch_ids)
-    )
+    cut = set(compress(prompts.ids, model.is_cut(prompts.texts))) & set(batch_ids)
+    write_images(out / "images.npy", batch_ids, np.concatenate([empty, *images]), model.generated, cut=cut)
     for old in out.glob("parts-*"):
         shutil.rmtree(old)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -56,11 +57,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shard: in
     write_table(out / "captions.parquet", pd.DataFrame(records, columns=list(CAPTION_TYPES)).astype(CAPTION_TYPES))
     empty = model.generated.empty(0, config.sampling.images.n)
     batch_ids = [id_ for batch in batches for id_ in batch]
-    cut = {
-        id_
-        for id_, is_cut in zip(batch_ids, model.is_cut([caption_of[id_] for id_ in batch_ids]), strict=True)
-        if is_cut
-    }
+    cut = set(compress(batch_ids, model.is_cut([caption_of[id_] for id_ in batch_ids])))
     write_images(out / "images.npy", batch_ids, np.concatenate([empty, *images]), model.generated, cut=cut)
 
 

@@ -85,8 +85,8 @@ def _columns(path: Path, row: Mapping[Any, Any]) -> dict[str, str]:
     names = [name for name in row if isinstance(name, str)]
     columns: dict[str, str] = {}
     for key, others in KEYS.items():
-        known = [[name for name in names if name.strip().lower() == one] for one in (key, *others)]
-        candidates = known[0] or [name for some in known[1:] for name in some]
+        candidates = [name for name in names if name.strip().lower() == key]
+        candidates = candidates or [name for name in names if name.strip().lower() in others]
         if len(candidates) != 1:
             what = f"{' and '.join(candidates)} may each be" if candidates else "no column is"
             raise DataError(

@@ -7,7 +7,6 @@ colours a picture has. The portrait comes with matplotlib: Grace Hopper, by the 
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 COLORS = ("red", "green", "blue")
 _SIDE = 256
-_THERE, _NOT_THERE = "Is there a person in the picture?", "Is there an elephant in the picture?"
+_PRESENT, _ABSENT = "Is there a person in the picture?", "Is there an elephant in the picture?"
 _CONTRAST = (0.9, 6.0)
 """What white exceeds black by for a model: 1 without normalisation, 2 with means of 0.5, 3.7 for CLIP's, 4.4 for
 ImageNet's; hundreds where nothing divides by 255, and next to nothing where two do."""
@@ -31,9 +30,10 @@ ImageNet's; hundreds where nothing divides by 255, and next to nothing where two
 
 def photograph() -> Image.Image:
     """A portrait, 512 x 600."""
-    import matplotlib
+    from matplotlib.cbook import get_sample_data
 
-    return Image.open(Path(matplotlib.get_data_path(), "sample_data", "grace_hopper.jpg")).convert("RGB")
+    with Image.open(str(get_sample_data("grace_hopper.jpg", asfileobj=False))) as image:
+        return image.convert("RGB")
 
 
 def plain(color: str) -> Image.Image:
@@ -53,10 +53,11 @@ def try_detector(detector: Detector) -> None:
     picture = Image.new("RGB", (2 * photo.width, photo.height), "gray")
     picture.paste(photo, (photo.width, 0))
     detections = detector.detect(picture)
-    score, box = max(((one.score, one.box) for one in detections.get("person", ())), default=(0.0, (0.0, 0.0, 0.0, 0.0)))
+    nobody = (0.0, (0.0, 0.0, 0.0, 0.0))
+    score, box = max(((one.score, one.box) for one in detections.get("person", ())), default=nobody)
     if score < 0.5 or not 0.9 * photo.width < box[0] < box[2]:
-        surest = sorted(((one.score, name) for name, some in detections.items() for one in some), reverse=True)[:3]
-        others = ", ".join(f"{name} {chance:.2f}" for chance, name in surest) or "nothing"
+        scores = sorted(((one.score, name) for name, objects in detections.items() for one in objects), reverse=True)
+        others = ", ".join(f"{name} {chance:.2f}" for chance, name in scores[:3]) or "nothing"
         stop(role, f"a person right of x = {photo.width}", f"one of score {score:.2f} at {box}; surest are {others}")
 
 
@@ -84,9 +85,9 @@ def try_vqa(judge: VqaJudge) -> None:
     """
     role = "the VQA judge (benchmarks.dpg.judge)"
     _try_processor(role, judge.image_processor)
-    answers = [answer.strip().lower() for answer in judge.answer(photograph(), [_THERE, _NOT_THERE])]
+    answers = [answer.strip().lower() for answer in judge.answer(photograph(), [_PRESENT, _ABSENT])]
     if [answer.startswith("yes") for answer in answers] != [True, False]:
-        stop(role, f"yes to {_THERE!r} and no to {_NOT_THERE!r} of a portrait", " and ".join(map(repr, answers)))
+        stop(role, f"yes to {_PRESENT!r} and no to {_ABSENT!r} of a portrait", " and ".join(map(repr, answers)))
 
 
 def try_answer_probability(judge: TransformersAnswerProbability) -> None:
@@ -98,10 +99,10 @@ def try_answer_probability(judge: TransformersAnswerProbability) -> None:
     role = "the VQA model (benchmarks.geneval2.judge)"
     _try_processor(role, judge.image_processor)
     forms, photo = ("Yes", "yes", " Yes", " yes"), photograph()
-    there, other = (judge.probability(photo, f"{one} Answer in one word.", forms) for one in (_THERE, _NOT_THERE))
-    if not other < 0.5 < there:
-        asked = f"yes above one half to {_THERE!r} and below to {_NOT_THERE!r} of a portrait"
-        stop(role, asked, f"{there:.3f} and {other:.3f}")
+    present, absent = (judge.probability(photo, f"{text} Answer in one word.", forms) for text in (_PRESENT, _ABSENT))
+    if not absent < 0.5 < present:
+        asked = f"yes above one half to {_PRESENT!r} and below to {_ABSENT!r} of a portrait"
+        stop(role, asked, f"{present:.3f} and {absent:.3f}")
 
 
 def _try_processor(role: str, processor: Any) -> None:
@@ -112,8 +113,8 @@ def _try_processor(role: str, processor: Any) -> None:
     )
     contrast = float(np.median(white - black))
     if not _CONTRAST[0] <= contrast <= _CONTRAST[1]:
-        told = f"{contrast:.3g} (do_rescale, rescale_factor, do_normalize, image_std in preprocessor_config.json)"
-        stop(role, "between {} and {} as what white exceeds black by".format(*_CONTRAST), told)
+        given = f"{contrast:.3g} (do_rescale, rescale_factor, do_normalize, image_std in preprocessor_config.json)"
+        stop(role, "between {} and {} as what white exceeds black by".format(*_CONTRAST), given)
 
 
 def stop(role: str, wanted: str, given: str) -> NoReturn:

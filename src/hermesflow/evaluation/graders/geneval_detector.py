@@ -55,7 +55,9 @@ class Detector:
         kind = "Mask2FormerForUniversalSegmentation"
         self._model = read_pretrained(kind, source, role=_ROLE, use_safetensors=True).to(device).eval()
         size = {"shortest_edge": SHORTER_SIDE, "longest_edge": LONGER_SIDE}
-        self.image_processor = read_pretrained("AutoImageProcessor", source, role=_ROLE, backend="pil", size=size)
+        self._processor = self.image_processor = read_pretrained(
+            "AutoImageProcessor", source, role=_ROLE, backend="pil", size=size
+        )
         self.names = object_names(self._model.config.id2label)
 
     @torch.inference_mode()
@@ -65,7 +67,7 @@ class Detector:
         Raises:
             ConfigError: the network gives values that are no numbers.
         """
-        batch = self.image_processor(image.convert("RGB"), return_tensors="pt").to(self._model.device)
+        batch = self._processor(image.convert("RGB"), return_tensors="pt").to(self._model.device)
         seen = self._model(pixel_values=batch["pixel_values"], pixel_mask=batch["pixel_mask"])
         classes, masks = (
             finite(one.float(), role=_ROLE) for one in (seen.class_queries_logits, seen.masks_queries_logits)

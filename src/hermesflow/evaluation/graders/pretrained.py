@@ -172,7 +172,9 @@ class PretrainedClip:
 
     def __init__(self, source: str | Source, *, device: str = "cpu") -> None:
         self.model = read_pretrained("CLIPModel", source, role=_CLIP, use_safetensors=True).to(device).eval()
-        self.image_processor = read_pretrained("AutoImageProcessor", source, role=_CLIP, backend="pil")
+        self._processor = self.image_processor = read_pretrained(
+            "AutoImageProcessor", source, role=_CLIP, backend="pil"
+        )
         self._tokenizer = read_pretrained("AutoTokenizer", source, role=_CLIP)
         self.max_tokens = int(self.model.config.text_config.max_position_embeddings)
 
@@ -191,7 +193,7 @@ class PretrainedClip:
         return [len(ids) > self.max_tokens for ids in self._tokenizer(list(texts))["input_ids"]]
 
     def _of_images(self, images: Sequence[Image.Image]) -> Tensor:
-        pixels = self.image_processor([image.convert("RGB") for image in images], return_tensors="pt")["pixel_values"]
+        pixels = self._processor([image.convert("RGB") for image in images], return_tensors="pt")["pixel_values"]
         hidden = self.model.vision_model(pixel_values=pixels.to(self.model.device)).pooler_output
         return F.normalize(finite(self.model.visual_projection(hidden), role=_CLIP), dim=-1).float().cpu()
 

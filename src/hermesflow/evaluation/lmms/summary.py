@@ -58,8 +58,8 @@ def summarise(run: Run, folder: Path) -> None:
     }
     counts = read_json(run.folder / COUNTS) if (run.folder / COUNTS).is_file() else {}
     for what, by_task in counts.items():
-        if own := {task: count for task, count in by_task.items() if task in run.samples}:
-            facts[what] = own
+        if counted := {task: count for task, count in by_task.items() if task in run.samples}:
+            facts[what] = counted
     write_json(folder / "facts.json", facts)
 
 
