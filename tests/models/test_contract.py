@@ -7,15 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from tests.support.plain_paths import PLAIN
 
 from hermesflow.config.load import load_config
 from hermesflow.config.sections import Decoding
+from hermesflow.core.errors import ArtifactError, NotFiniteError
 from hermesflow.core.images import as_tensor, write_images
+from hermesflow.data.microworld.questions import Question
 from hermesflow.data.microworld.world import make_pairs
 from hermesflow.data.pairs import write_pairs
+from hermesflow.evaluation.worlds import generation
+from hermesflow.evaluation.worlds.generation import Request
 from hermesflow.models import backbone
 from hermesflow.selfplay.sampling import sample_texts
+from hermesflow.selfplay.scoring import vqa_likelihood, vqa_probability
 from hermesflow.stages import gather_candidates, gather_scores, sample, score
 from hermesflow.training.distributed import new_accelerator
 from hermesflow.training.logps import Logps, ReferenceTable, reference_logps
@@ -170,6 +176,43 @@ def test_rows_do_not_depend_on_their_neighbours(config, model):
         )
         for value, batched in zip(single, logps, strict=True):
             torch.testing.assert_close(value[0], batched[k], rtol=1e-4, atol=1e-4)
+
+
+def test_logits_that_are_not_finite_are_refused_wherever_the_model_writes_draws_or_ranks(config, model, tmp_path):
+    model.save(tmp_path)
+    model = backbone.load_model(tmp_path, device="cpu")
+    list(model.parameters())[-1].data[:] = math.nan  # of the output layer; what is in the file is whole
+    seen = as_tensor(random_images(config, model.seen, 2))
+    greedy, hot = Decoding(top_k=1, temperature=1.0), Decoding(top_k=3, temperature=0.7)
+    question = Question("is there a circle ?", ("no", "yes"), "yes", "existence")
+    for decoding in (greedy, hot):
+        with pytest.raises(NotFiniteError, match=rf"{tmp_path.name} in precision no: .*`is there`.* about image 1"):
+            sample_texts(
+                model,
+                seen,
+                torch.tensor([1]),
+                ["is there"],
+                decodings=[decoding],
+                max_new_tokens=3,
+                generators=seeded(1),
+            )
+    for method in (vqa_likelihood, vqa_probability):
+        with pytest.raises(NotFiniteError, match=r"answer `(no|yes)` to `is there a circle \?` about image 1"):
+            method(model, seen, torch.tensor([1]), [question])
+    with pytest.raises(NotFiniteError, match="in precision no.*prompt `a red circle`|in precision no.*row 0"):
+        generation.draw(model, [Request("a", 0, "a red circle")], settings=config.sampling.images, seed=0)
+
+
+def test_weights_that_are_not_finite_in_the_asked_precision_are_refused(config, model, tmp_path):
+    name = list(model.state_dict())[-1]
+    model.state_dict()[name].view(-1)[0] = 1e6
+    model.save(tmp_path)
+    backbone.load_model(tmp_path, device="cpu")
+    weights = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    weights[name].view(-1)[0] = math.inf
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(ArtifactError, match=rf"{tmp_path.name}: tensor `{name}` holds 1 values"):
+        backbone.load_model(tmp_path, device="cpu")
 
 
 def test_one_generator_a_row(config, model):

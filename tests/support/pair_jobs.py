@@ -1,7 +1,8 @@
 """Jobs for several processes of one test: `accelerate launch ... pair_jobs.py FOLDER JOBS`, JOBS being a JSON list.
 
 Each job runs stages reference and train in `FOLDER/{name}` with its own settings; `stop_at` has one process alone sent
-a SIGTERM after that step, `stages` leaves the reference out.
+a SIGTERM after that step, `stages` leaves the reference out, `poison` puts a nan into the gradient of that forward pass
+of the last process.
 """
 
 import json
@@ -16,9 +17,10 @@ from unittest.mock import patch
 
 from accelerate import Accelerator, DistributedType, PartialState
 from tests.support.pair_world import small_config
+from tests.support.poison import poisoned_gradient
 
 from hermesflow.config.sections import Lora
-from hermesflow.core.errors import Interrupted
+from hermesflow.core.errors import Interrupted, NotFiniteError
 from hermesflow.core.files import Layout
 from hermesflow.stages import reference, train
 from hermesflow.tracking import runs
@@ -36,6 +38,7 @@ def run_job(
     runtime: dict | None = None,
     stop_at: int = 0,
     stages: tuple[str, ...] = (),
+    poison: int = 0,
 ) -> None:
     def log(metrics: dict[str, float], *, step: int) -> None:
         if step == stop_at:
@@ -47,9 +50,10 @@ def run_job(
     for stage in (reference, train):
         if not stages or stage.__name__.rpartition(".")[2] in stages:
             try:
-                with patch.object(runs, "open_run", return_value=run):  # tests share this process
+                last = str(PartialState().num_processes - 1)
+                with patch.object(runs, "open_run", return_value=run), poisoned_gradient(poison, rank=last):
                     stage.run(config, Layout(folder / name), seed=0, checkpoint=CHECKPOINT)
-            except Interrupted as stopped:
+            except (Interrupted, NotFiniteError) as stopped:
                 print(f"{name}: {stopped}", flush=True)
 
 

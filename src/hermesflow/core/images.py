@@ -59,13 +59,24 @@ def write_images(path: Path, ids: Sequence[str], images: np.ndarray, form: Image
         form: of one image.
 
     Raises:
-        ArtifactError: an id is there twice, or the arrays are not of this form.
+        ArtifactError: an id is there twice, the arrays are not of this form, or a value does not survive it or is not
+            finite.
     """
     if len(ids) != len(images) or len(set(ids)) != len(ids):
         raise ArtifactError(f"{path}: {len(ids)} ids ({len(set(ids))} different) for {len(images)} rows of images.")
-    stored = np.ascontiguousarray(images, dtype=form.dtype)
+    with np.errstate(all="ignore"):  # what does not survive is refused below
+        stored = np.ascontiguousarray(images, dtype=form.dtype)
     if stored.shape[2:] != form.shape:
         raise ArtifactError(f"{path}: images of shape {stored.shape[2:]} instead of {form.shape} ({form.kind}).")
+    floats = np.issubdtype(stored.dtype, np.floating)
+    good = np.isfinite(stored) if floats else stored == images
+    if not good.all():
+        row = int((~good.reshape(len(ids), -1).all(axis=1)).argmax())
+        value = images[row][~good[row]][0]
+        raise ArtifactError(
+            f"{path}: image `{ids[row]}` holds {value}, which is no {form.dtype} ({(~good).sum():,} such values). "
+            "Nothing was written: the model that made it is damaged, or its form (models/backbone.py) is too narrow."
+        )
     with atomic(path) as temporary:
         np.save(temporary, stored)
         digest = sha256(temporary)

@@ -17,6 +17,7 @@ import importlib
 import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -30,8 +31,9 @@ from torch.utils.checkpoint import checkpoint
 
 from hermesflow.config.experiment import Config
 from hermesflow.config.sections import ImageSampling, Precision, Training
-from hermesflow.core.errors import ArtifactError, ConfigError
+from hermesflow.core.errors import ArtifactError, ConfigError, naming
 from hermesflow.core.files import atomic, read_json, write_json, write_weights
+from hermesflow.core.finite import check_weights
 from hermesflow.core.images import ImageForm
 from hermesflow.models.text_tokenizers import Tokenizer as TextTokenizer
 
@@ -62,6 +64,8 @@ class UnifiedModel(nn.Module, ABC):
     `frozen` names.
     """
 
+    origin: str = "a model that was not loaded"
+    """Its folder and precision, for errors."""
     family: str
     """What `language_model.family` says of it."""
     tokenizer: TextTokenizer
@@ -78,6 +82,14 @@ class UnifiedModel(nn.Module, ABC):
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device
+
+    def naming(self) -> AbstractContextManager[None]:
+        """Add this model and how to mend it to a `NotFiniteError` raised in the block."""
+        return naming(
+            self.origin,
+            "Nothing was written. Set runtime.inference_precision to `no` (float32); if it is, the weights are "
+            "damaged: delete the folder of the model and run snakemake again.",
+        )
 
     @property
     @abstractmethod
@@ -270,9 +282,16 @@ def load_model(folder: Path, *, device: torch.device | str, precision: Precision
         precision: of the weights, and so of all that is computed, where nothing is trained; `no` is float32.
 
     Raises:
-        ArtifactError: a file is missing, truncated or of another model.
+        ArtifactError: a file is missing, truncated or of another model, or a weight is not finite in that precision.
     """
     model: UnifiedModel = part(_family(folder), "model").load_model(folder, device=device, precision=precision)
+    check_weights(
+        model.state_dict().items(),
+        str(folder),
+        "If precision is fp16, they may have been too large for it: set runtime.inference_precision to `bf16` or `no`. "
+        "Otherwise the file is damaged: delete the folder and run snakemake again.",
+    )
+    model.origin = f"{folder} in precision {precision}"
     return model
 
 
@@ -294,9 +313,11 @@ def load_codec(folder: Path, *, device: torch.device | str) -> ImageCodec:
     """Read what `ImageCodec.save` wrote.
 
     Raises:
-        ArtifactError: a file is missing or truncated, or the weights do not fit.
+        ArtifactError: a file is missing or truncated, or the weights do not fit or are not finite.
     """
     codec: ImageCodec = part(_family(folder), "codec").load_codec(folder, device=device)
+    mend = "The file is damaged: delete the folder and run snakemake again."
+    check_weights(codec.network.state_dict().items(), str(folder), mend)
     return codec
 
 

@@ -111,7 +111,7 @@ def gathered_table(
     tables = []
     for shard in range(shards):
         path = shard_folder(folder, shard=shard, shards=shards) / name
-        tables.append(read_table(path, list(types)))
+        tables.append(read_table(path, list(types), numbers=[name for name in ("score", "right") if name in types]))
         check_candidates(path, tables[-1], shard_ids(ids, batch=batch, shard=shard, shards=shards), n=n)
     return sorted_candidates(tables, ids, types)
 

@@ -12,7 +12,7 @@ from hermesflow.config.experiment import BASE, Config
 from hermesflow.config.reads import params_of
 from hermesflow.config.sections import Source
 from hermesflow.core import seeding
-from hermesflow.core.errors import ArtifactError
+from hermesflow.core.errors import ArtifactError, naming
 from hermesflow.core.files import Layout, new_manifest, write_json, write_manifest, write_table
 from hermesflow.core.images import ImageForm, as_tensor, read_images
 from hermesflow.core.progress import Progress
@@ -24,6 +24,7 @@ from hermesflow.tracking import runs
 from hermesflow.training.pretraining import Example, batches, optimiser_of, train_step
 
 LOG_EVERY = 20  # steps between rows of history.csv
+MEND = "Lower base_training.learning_rate or max_grad_norm; training starts anew, for a base model keeps no states."
 
 
 def run(config: Config, layout: Layout, *, seed: int) -> None:
@@ -31,6 +32,7 @@ def run(config: Config, layout: Layout, *, seed: int) -> None:
 
     Raises:
         ArtifactError: the image tokens are not those of the pairs, or the weights not those of the model.
+        NotFiniteError: a gradient is not.
     """
     torch.set_num_threads(config.runtime.train_threads)
     if config.weights.language_model is not None:
@@ -62,7 +64,8 @@ def run(config: Config, layout: Layout, *, seed: int) -> None:
     progress = Progress(settings.steps, f"base model, seed {seed}", "step")
     with runs.open_run(layout, seed, BASE, manifest) as tracked:
         for step in range(1, settings.steps + 1):
-            metrics = train_step(model, next(stream), optimiser, schedule, settings)
+            with naming(f"base model, seed {seed}, step {step}", MEND):
+                metrics = train_step(model, next(stream), optimiser, schedule, settings)
             if step % LOG_EVERY == 0 or step == settings.steps:
                 history.append({"step": step, **metrics})
                 tracked.log(metrics, step=step)

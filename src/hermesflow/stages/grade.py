@@ -52,7 +52,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, benchmark
     scorers = {key.partition(".")[0]: name_of(source) for key, source in one.model_sources(settings).items()}
     facts = {"protocol": graded.protocol, "items": len(prompts.ids), "images": prompts.images, **graded.notes}
     write_table(folder / "rows.parquet", graded.rows)
-    write_table(folder / UNITS, graded.units)
+    write_table(folder / UNITS, graded.units, numbers=("numerator", "denominator"))
     write_json(folder / "values.json", {metric: asdict(whole) for metric, whole in graded.values.items()})
     write_json(folder / "facts.json", {**facts, "scorers": {**scorers, **graded.scorers}})
     inputs = [folder / "images.npy", model / "model.safetensors", layout.tokenizer / "model.safetensors"]

@@ -71,9 +71,12 @@ def _previous(folder: Path) -> dict[str, dict[str, Pair]]:
     """The pairs of captions and of images that the parent was trained on."""
     ids, images = read_images(folder / "images.npy")
     return {
-        "captions": caption_pairs(read_table(folder / "captions.parquet", CAPTION_COLUMNS)),
+        "captions": caption_pairs(
+            read_table(folder / "captions.parquet", CAPTION_COLUMNS, numbers=CAPTION_COLUMNS[3:])
+        ),
         "images": image_pairs(
-            read_table(folder / "images.parquet", IMAGE_COLUMNS), dict(zip(ids, images, strict=True))
+            read_table(folder / "images.parquet", IMAGE_COLUMNS, numbers=IMAGE_COLUMNS[1:]),
+            dict(zip(ids, images, strict=True)),
         ),
     }
 
@@ -99,7 +102,7 @@ def _scored_images(folder: Path) -> pd.DataFrame:
 
 
 def _with_scores(candidates: pd.DataFrame, path: Path) -> pd.DataFrame:
-    scores = read_table(path, ["id", "candidate", "score"])[["id", "candidate", "score"]]
+    scores = read_table(path, ["id", "candidate", "score"], numbers=["score"])[["id", "candidate", "score"]]
     try:
         joined = candidates.merge(scores, on=["id", "candidate"], how="left", validate="one_to_one")
     except pd.errors.MergeError as error:

@@ -25,6 +25,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
     Raises:
         ArtifactError: preferences, captions, image tokens or the parent's weights are missing or broken.
         ConfigError: training settings that cannot be meant.
+        NotFiniteError: a log-prob is not.
     """
     torch.set_num_threads(config.runtime.train_threads)
     training = training_of(config, checkpoint)

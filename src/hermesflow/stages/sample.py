@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hermesflow.config.experiment import Config
 from hermesflow.config.sections import Sampling
+from hermesflow.core.errors import naming
 from hermesflow.core.files import Layout, write_table
 from hermesflow.core.images import as_tensor, read_images, write_images
 from hermesflow.core.progress import Progress
@@ -27,6 +28,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shard: in
 
     Raises:
         ArtifactError: the image tokens are not those of the pairs.
+        NotFiniteError: a logit is not.
     """
     torch.set_num_threads(config.runtime.shard_threads)
     pairs = read_pairs(layout.data("pairs"))
@@ -43,7 +45,8 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shard: in
     records: list[dict[str, Any]] = []
     images: list[np.ndarray] = []
     for batch in batches:
-        texts = sample_captions(model, batch, seen_by_id, settings=config.sampling, stream=(seed, checkpoint))
+        with naming(f"sample {checkpoint}, seed {seed}, images of pairs {batch}"):
+            texts = sample_captions(model, batch, seen_by_id, settings=config.sampling, stream=(seed, checkpoint))
         records += [
             {"id": id_, "candidate": k, "caption": text}
             for id_, row in zip(batch, texts, strict=True)
@@ -111,9 +114,10 @@ def sample_candidates(
     Source: HermesFlow section 3.2.
     """
     n = settings.images.n
-    images = model.generate_images(
-        [caption_of[id_] for id_ in ids for _ in range(n)],
-        settings=settings.images,
-        generators=[generator(*stream, "image", id_, k) for id_ in ids for k in range(n)],
-    )
+    with model.naming():
+        images = model.generate_images(
+            [caption_of[id_] for id_ in ids for _ in range(n)],
+            settings=settings.images,
+            generators=[generator(*stream, "image", id_, k) for id_ in ids for k in range(n)],
+        )
     return images.unflatten(0, (len(ids), n))

@@ -72,7 +72,8 @@ class LoadedCheckpoint:
 
     def _generate(self, prompts: Sequence[str], seed: int) -> list[bytes]:
         generators = [generator(seed, "generate", i) for i in range(len(prompts))]
-        generated = self.model.generate_images(prompts, settings=self.sampling, generators=generators)
+        with self.model.naming():
+            generated = self.model.generate_images(prompts, settings=self.sampling, generators=generators)
         files = []
         for pixels in self.codec.to_pixels(generated):
             file = io.BytesIO()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from hermesflow.config.sections import BaseTraining
+from hermesflow.core.finite import clip_gradients
 from hermesflow.models.backbone import Noise, UnifiedModel
 
 
@@ -126,7 +127,11 @@ def train_step(
     schedule: torch.optim.lr_scheduler.LRScheduler,
     settings: BaseTraining,
 ) -> dict[str, float]:
-    """One optimiser step; returns losses in nats per token, the gradient norm and the learning rate."""
+    """One optimiser step; returns losses in nats per token, the gradient norm and the learning rate.
+
+    Raises:
+        NotFiniteError: a gradient is not; no weight was changed.
+    """
     loss = mmu = model.text_loss(batch.mmu_seen, batch.mmu_owners, batch.mmu_prompts, batch.mmu_completions)
     metrics = {"loss/mmu": mmu.item()}
     if batch.t2i_captions:
@@ -135,11 +140,11 @@ def train_step(
         metrics["loss/t2i"] = t2i.item()
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+    norm = clip_gradients(model, settings.max_grad_norm)
     rate = schedule.get_last_lr()[0]
     optimiser.step()
     schedule.step()
-    return {**metrics, "grad_norm": norm.item(), "lr": float(rate)}
+    return {**metrics, "grad_norm": norm, "lr": float(rate)}
 
 
 def _endless_order(size: int, generator: torch.Generator) -> Iterator[int]:

@@ -58,7 +58,8 @@ def draw(
     for start in range(0, len(requests), _ROWS):
         some = requests[start : start + _ROWS]
         generators = [generator(seed, "evaluate", r.id, r.image) for r in some]
-        parts.append(model.generate_images([r.caption for r in some], settings=settings, generators=generators))
+        with model.naming():
+            parts.append(model.generate_images([r.caption for r in some], settings=settings, generators=generators))
         progress(len(some))
     return torch.cat(parts) if parts else as_tensor(model.generated.empty(0))
 
