@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -49,6 +49,19 @@ def as_tensor(images: np.ndarray) -> Tensor:
     return torch.from_numpy(images.astype(np.int64 if images.dtype == np.uint16 else images.dtype, order="C"))
 
 
+def as_stored(images: Tensor, form: ImageForm) -> Tensor:
+    """Images as they come back from a file: latents are rounded to the numbers of their form, codes stay.
+
+    Args:
+        images: (N, ..., *form.shape) on the CPU.
+        form: of one image.
+
+    Raises:
+        ArtifactError: a value does not survive its form or is not finite.
+    """
+    return as_tensor(_stored(images.numpy(), form, "image {}".format))
+
+
 def write_images(path: Path, ids: Sequence[str], images: np.ndarray, form: ImageForm) -> None:
     """Store arrays of images.
 
@@ -64,24 +77,29 @@ def write_images(path: Path, ids: Sequence[str], images: np.ndarray, form: Image
     """
     if len(ids) != len(images) or len(set(ids)) != len(ids):
         raise ArtifactError(f"{path}: {len(ids)} ids ({len(set(ids))} different) for {len(images)} rows of images.")
-    with np.errstate(all="ignore"):  # what does not survive is refused below
-        stored = np.ascontiguousarray(images, dtype=form.dtype)
-    if stored.shape[2:] != form.shape:
-        raise ArtifactError(f"{path}: images of shape {stored.shape[2:]} instead of {form.shape} ({form.kind}).")
-    floats = np.issubdtype(stored.dtype, np.floating)
-    good = np.isfinite(stored) if floats else stored == images
-    if not good.all():
-        row = int((~good.reshape(len(ids), -1).all(axis=1)).argmax())
-        value = images[row][~good[row]][0]
-        raise ArtifactError(
-            f"{path}: image `{ids[row]}` holds {value}, which is no {form.dtype} ({(~good).sum():,} such values). "
-            "Nothing was written: the model that made it is damaged, or its form (models/backbone.py) is too narrow."
-        )
+    if images.shape[2:] != form.shape:
+        raise ArtifactError(f"{path}: images of shape {images.shape[2:]} instead of {form.shape} ({form.kind}).")
+    stored = _stored(images, form, lambda row: f"{path}: image `{ids[row]}`")
     with atomic(path) as temporary:
         np.save(temporary, stored)
         digest = sha256(temporary)
     index = {"ids": list(ids), "shape": list(stored.shape), "sha256": digest, "form": asdict(form)}
     write_json(path.with_suffix(".json"), index)
+
+
+def _stored(images: np.ndarray, form: ImageForm, what: Callable[[int], str]) -> np.ndarray:
+    """Images in the numbers of their form; `what` names one of them for the error."""
+    with np.errstate(all="ignore"):  # what does not survive is refused below
+        stored = np.ascontiguousarray(images, dtype=form.dtype)
+    good = np.isfinite(stored) if np.issubdtype(stored.dtype, np.floating) else stored == images
+    if not good.all():
+        row = int((~good.reshape(len(images), -1).all(axis=1)).argmax())
+        value = images[row][~good[row]][0]
+        raise ArtifactError(
+            f"{what(row)} holds {value}, which is no {form.dtype} ({(~good).sum():,} such values). Nothing was written: "
+            "the model that made it is damaged, or its form (models/backbone.py) is too narrow."
+        )
+    return stored
 
 
 def read_images(path: Path, form: ImageForm | None = None) -> tuple[list[str], np.ndarray]:

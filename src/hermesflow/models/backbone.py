@@ -37,6 +37,8 @@ from hermesflow.core.finite import check_weights
 from hermesflow.core.images import ImageForm
 from hermesflow.models.text_tokenizers import Tokenizer as TextTokenizer
 
+Completion: TypeAlias = str | Sequence[int]
+"""A text, or the token ids that it was sampled as: they end in the end token, unless the text was cut."""
 Noise: TypeAlias = Any
 """What images are scored under: a mask, noise and time of a flow, or nothing. Only the model that made it reads it."""
 NoiseName: TypeAlias = tuple[int, int, str, int]
@@ -147,9 +149,12 @@ class UnifiedModel(nn.Module, ABC):
 
     @abstractmethod
     def text_logps(
-        self, seen: Tensor, prompts: Sequence[str], completions: Sequence[str], *, owners: Tensor | None = None
+        self, seen: Tensor, prompts: Sequence[str], completions: Sequence[Completion], *, owners: Tensor | None = None
     ) -> Tensor:
-        """Log-probability of each completion and its end, given image seen[owners[i]] and prompt, (B,) float32 nats."""
+        """Log-probability of each completion, given image seen[owners[i]] and prompt, (B,) float32 nats.
+
+        Its tokens are those of `completion_tokens`: the end of a text is scored too, unless it was cut.
+        """
 
     @abstractmethod
     def text_session(self, seen: Tensor, owners: Tensor, prompts: Sequence[str]) -> TextSession:
@@ -160,8 +165,21 @@ class UnifiedModel(nn.Module, ABC):
         return self.tokenizer.encode(texts)
 
     def detokenize(self, ids: Sequence[int]) -> str:
-        """Text of sampled token ids; ids that are not text are left out."""
-        return self.tokenizer.decode([i for i in ids if i < self.tokenizer.size])
+        """Text of sampled token ids; the end token and ids that are not text are left out."""
+        return self.tokenizer.decode([i for i in ids if i < self.tokenizer.size and i != self.end_token])
+
+    def completion_tokens(self, completions: Sequence[Completion]) -> list[list[int]]:
+        """Token ids of completions: of texts with their end token, of sampled ones as they were sampled."""
+        # the space keeps byte-pair tokens at the seam as they are when prompt and completion are one text
+        told = iter(self.tokenizer.encode([f" {text}" for text in completions if isinstance(text, str)]))
+        return [[*next(told), self.end_token] if isinstance(one, str) else list(one) for one in completions]
+
+    def room(self, prompt: str) -> int | None:
+        """Tokens of a completion, its end token included, that there is room for behind a prompt; None is any number.
+
+        A longer one is cut, and then has no end.
+        """
+        return None
 
     @abstractmethod
     def image_loss(self, prompts: Sequence[str], images: Tensor, noise: Noise) -> Tensor:

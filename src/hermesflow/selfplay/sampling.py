@@ -18,7 +18,6 @@ from hermesflow.models.backbone import UnifiedModel
 from hermesflow.models.draws import KEEP_BELOW, inverse_cdf, sessions, uniforms_per_row
 
 
-@torch.inference_mode()
 def sample_texts(
     model: UnifiedModel,
     seen: Tensor,
@@ -29,6 +28,22 @@ def sample_texts(
     max_new_tokens: int,
     generators: Sequence[torch.Generator],
 ) -> list[str]:
+    """The texts of `sample_tokens`, whose arguments these are."""
+    settings = {"decodings": decodings, "max_new_tokens": max_new_tokens, "generators": generators}
+    return [model.detokenize(row) for row in sample_tokens(model, seen, owners, prompts, **settings)]  # type: ignore[arg-type]
+
+
+@torch.inference_mode()
+def sample_tokens(
+    model: UnifiedModel,
+    seen: Tensor,
+    owners: Tensor,
+    prompts: Sequence[str],
+    *,
+    decodings: Sequence[Decoding],
+    max_new_tokens: int,
+    generators: Sequence[torch.Generator],
+) -> list[list[int]]:
     """Write one text per row, until its end token or `max_new_tokens`.
 
     Args:
@@ -41,7 +56,7 @@ def sample_texts(
         generators: N CPU generators, one per row; advanced. Greedy rows read theirs too.
 
     Returns:
-        N texts.
+        N lists of token ids; the last one is the end token, unless the text was cut at `max_new_tokens`.
 
     Raises:
         ValueError: not one prompt, decoding and generator per row.
@@ -56,7 +71,7 @@ def sample_texts(
         images, owner_index = of_session(seen, owners, rows)
         with model.naming():
             written += _write(model, images, owner_index, prompts[rows], decodings[rows], uniforms[rows], owners[rows])
-    return [model.detokenize(_until(row, model.end_token)) for row in written]
+    return [_until(row, model.end_token) for row in written]
 
 
 def _write(
@@ -116,4 +131,4 @@ def _draw_top_k(
 
 
 def _until(row: list[int], end: int) -> list[int]:
-    return row[: row.index(end)] if end in row else row
+    return row[: row.index(end) + 1] if end in row else row

@@ -21,7 +21,7 @@ from hermesflow.data.pairs import read_pairs
 from hermesflow.models.backbone import meta_model, new_model
 from hermesflow.models.conversion import converted, place
 from hermesflow.tracking import runs
-from hermesflow.training.pretraining import Example, batches, optimiser_of, train_step
+from hermesflow.training.pretraining import Example, batches, cut_texts, optimiser_of, train_step
 
 LOG_EVERY = 20  # steps between rows of history.csv
 MEND = "Lower base_training.learning_rate or max_grad_norm; training starts anew, for a base model keeps no states."
@@ -61,6 +61,9 @@ def run(config: Config, layout: Layout, *, seed: int) -> None:
     history = []
     inputs = [layout.data("base"), layout.seen("base"), layout.generated]
     manifest = new_manifest(config=params_of(config, "base", BASE), inputs=inputs, seed=seed)
+    if cut := cut_texts(examples, model):
+        manifest["cut_texts"] = cut
+        print(f"{cut:,} different texts are longer than max_text_tokens: they are cut, and their ends not trained.")
     progress = Progress(settings.steps, f"base model, seed {seed}", "step")
     with runs.open_run(layout, seed, BASE, manifest) as tracked:
         for step in range(1, settings.steps + 1):

@@ -26,6 +26,7 @@ from hermesflow.selfplay.preferences import (
     images_table,
     select,
 )
+from hermesflow.selfplay.sharding import CAPTION_TYPES, SAMPLED
 
 
 def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
@@ -82,9 +83,11 @@ def _previous(folder: Path) -> dict[str, dict[str, Pair]]:
 
 
 def _scored_captions(folder: Path) -> pd.DataFrame:
-    """Candidates of captions with their scores: id, candidate, caption, score."""
-    captions = read_table(folder / "candidates" / "captions.parquet", ["id", "candidate", "caption"])
-    return _with_scores(captions[["id", "candidate", "caption"]], folder / "scores" / "captions.parquet")
+    """Candidates of captions with their scores: id, candidate, caption, score, and `SAMPLED` where it is there."""
+    captions = read_table(folder / "candidates" / "captions.parquet", list(CAPTION_TYPES))
+    return _with_scores(
+        captions[[c for c in (*CAPTION_TYPES, *SAMPLED) if c in captions]], folder / "scores" / "captions.parquet"
+    )
 
 
 def _scored_images(folder: Path) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,8 @@ from hermesflow.core.progress import Progress
 from hermesflow.core.seeding import generator
 from hermesflow.data.pairs import read_pairs
 from hermesflow.models.backbone import UnifiedModel, load_model
-from hermesflow.selfplay.sampling import sample_texts
-from hermesflow.selfplay.sharding import CAPTION_TYPES, check_ids, shard_batches, shard_folder
+from hermesflow.selfplay.sampling import sample_tokens
+from hermesflow.selfplay.sharding import CAPTION_TYPES, SAMPLED, check_ids, shard_batches, shard_folder
 
 
 def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shard: int = 0, shards: int = 1) -> None:
@@ -48,7 +49,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shard: in
         with naming(f"sample {checkpoint}, seed {seed}, images of pairs {batch}"):
             texts = sample_captions(model, batch, seen_by_id, settings=config.sampling, stream=(seed, checkpoint))
         records += [
-            {"id": id_, "candidate": k, "caption": text}
+            {"id": id_, "candidate": k, **asdict(text)}
             for id_, row in zip(batch, texts, strict=True)
             for k, text in enumerate(row)
         ]
@@ -56,10 +57,22 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shard: in
         images.append(generated.numpy())
         progress.advance(len(batch))
     out = shard_folder(folder / "candidates", shard=shard, shards=shards)
-    write_table(out / "captions.parquet", pd.DataFrame(records, columns=list(CAPTION_TYPES)).astype(CAPTION_TYPES))
+    table = pd.DataFrame(records, columns=[*CAPTION_TYPES, *SAMPLED]).astype(CAPTION_TYPES)
+    write_table(out / "captions.parquet", table if table["tokens"].notna().any() else table[list(CAPTION_TYPES)])
     empty = model.generated.empty(0, config.sampling.images.n)
     batch_ids = [id_ for batch in batches for id_ in batch]
     write_images(out / "images.npy", batch_ids, np.concatenate([empty, *images]), model.generated)
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A caption candidate."""
+
+    caption: str
+    tokens: list[int] | None
+    """What was sampled, where the text alone does not give it: it was cut, or is tokenised otherwise."""
+    cut: bool
+    """Whether it ended at the limit of tokens instead of its end token."""
 
 
 def sample_captions(
@@ -69,7 +82,7 @@ def sample_captions(
     *,
     settings: Sampling,
     stream: tuple[int, str],
-) -> list[list[str]]:
+) -> list[list[Sampled]]:
     """Understanding candidates of one batch: one caption per decoding and image.
 
     Args:
@@ -86,7 +99,7 @@ def sample_captions(
     """
     decodings = settings.captions.decodings
     n = len(decodings)
-    texts = sample_texts(
+    sampled = sample_tokens(
         model,
         as_tensor(np.stack([seen_by_id[id_] for id_ in ids])).to(model.device),
         torch.arange(len(ids)).repeat_interleave(n),
@@ -95,7 +108,13 @@ def sample_captions(
         max_new_tokens=settings.captions.max_new_tokens,
         generators=[generator(*stream, "caption", id_, k) for id_ in ids for k in range(n)],
     )
-    return [texts[i * n : (i + 1) * n] for i in range(len(ids))]
+    sampled = [row[: model.room(model.caption_prompt)] for row in sampled]  # no longer than training can score
+    texts = [model.detokenize(row) for row in sampled]
+    captions = [
+        Sampled(text, None if row == told else row, cut=row[-1] != model.end_token)
+        for text, row, told in zip(texts, sampled, model.completion_tokens(texts), strict=True)
+    ]
+    return [captions[i * n : (i + 1) * n] for i in range(len(ids))]
 
 
 def sample_candidates(

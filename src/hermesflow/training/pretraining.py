@@ -147,6 +147,16 @@ def train_step(
     return {**metrics, "grad_norm": norm, "lr": float(rate)}
 
 
+def cut_texts(examples: Sequence[Example], model: UnifiedModel) -> int:
+    """Number of different captions and answers that there is no room for, so that they are cut and have no end."""
+    texts = {(model.caption_prompt, one.caption) for one in examples} | {
+        (model.question_template.format(question), answer) for one in examples for question, answer in one.questions
+    }
+    room = {prompt: model.room(prompt) for prompt, _ in texts}
+    tokens = model.completion_tokens([text for _, text in texts])
+    return sum(len(row) > most for (prompt, _), row in zip(texts, tokens, strict=True) if (most := room[prompt]))
+
+
 def _endless_order(size: int, generator: torch.Generator) -> Iterator[int]:
     while True:
         yield from torch.randperm(size, generator=generator).tolist()
