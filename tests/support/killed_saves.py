@@ -1,9 +1,9 @@
 """Trainings killed, or out of disk, at every file boundary of the saves of their states: `killed_saves.py FOLDER`.
 
-A first run records the boundaries: every file and folder that is opened for writing, renamed, synced or removed while a
-state is saved or dropped, and the middle of every file that is written. Then one run fails at each of them, and the same
-command goes on. All runs are forks of this process, which has everything in memory. Prints, as JSON, for 1 and 2
-processes the number of boundaries of each kind and the runs that did not end in the very weights of a run without faults.
+A first run records the boundaries: every file and folder that is opened for writing, renamed, synced or removed while
+a state is saved or dropped, and the middle of every file that is written. Then one run fails at each of them, and the
+same command goes on. All runs are forks of this process, which has everything in memory. Prints, as JSON, for 1 and 2
+processes the number of boundaries of each kind, and the runs that did not end in the very weights of one without faults.
 """
 
 import errno
@@ -105,7 +105,7 @@ class Faults:
         return call
 
     def writing(self, function, error, *, path_at):
-        """Of libraries that write without Python: before the file is there, when half of it is, and when all of it is."""
+        """Of libraries that write without Python: before the file is there, and when half of it is."""
 
         @wraps(function)
         def call(*arguments, **options):

@@ -220,7 +220,8 @@ def test_a_killed_training_resumes_to_the_same_weights(world, tmp_path, monkeypa
 
 def start_training(layout: Layout, config: dict) -> subprocess.Popen:
     script = (
-        "from pathlib import Path; from tests.support.pair_world import small_config; from hermesflow.tracking import runs\n"
+        "from pathlib import Path; from tests.support.pair_world import small_config\n"
+        "from hermesflow.tracking import runs\n"
         "from hermesflow.core.files import Layout; from hermesflow.stages import train\n"
         "from contextlib import nullcontext; runs.open_run = lambda *a, **k: nullcontext()\n"
         f"train.run(small_config(**{config}), Layout(Path({str(layout.root)!r})), seed=0, checkpoint='{CHECKPOINT}')\n"

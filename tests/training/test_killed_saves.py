@@ -5,13 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from tests.support.pair_world import environment
 
 KINDS = {f"kill at {event}" for event in ("open", "torn", "os.mkdir", "os.rename", "os.remove", "os.rmdir")}
 
 
-@pytest.mark.slow
 def test_every_boundary_of_a_save_leaves_a_whole_state(tmp_path):
     script = Path(__file__).parents[1] / "support" / "killed_saves.py"
     done = subprocess.run([sys.executable, script, tmp_path], env=environment(), capture_output=True, text=True)

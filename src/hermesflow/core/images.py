@@ -96,8 +96,8 @@ def _stored(images: np.ndarray, form: ImageForm, what: Callable[[int], str]) -> 
         row = int((~good.reshape(len(images), -1).all(axis=1)).argmax())
         value = images[row][~good[row]][0]
         raise ArtifactError(
-            f"{what(row)} holds {value}, which is no {form.dtype} ({(~good).sum():,} such values). Nothing was written: "
-            "the model that made it is damaged, or its form (models/backbone.py) is too narrow."
+            f"{what(row)} holds {value}, which is no {form.dtype} ({(~good).sum():,} such values). Nothing was "
+            "written: the model that made it is damaged, or its form (models/backbone.py) is too narrow."
         )
     return stored
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hermesflow.config.sections import Encoder, Scoring, Source
 from hermesflow.core import hub
-from hermesflow.core.errors import ArtifactError, ConfigError
+from hermesflow.core.errors import ArtifactError, ConfigError, naming
 from hermesflow.core.files import sha256
 from hermesflow.core.finite import check_finite
 from hermesflow.core.pretrained import read_model
@@ -52,7 +52,8 @@ class SentenceEncoder:
         if not parts:
             return torch.zeros(0, self.model.config.hidden_size)
         vectors = torch.cat(parts)
-        check_finite(vectors, lambda place: f"the sentence encoder's vector of `{unique[place]}`")
+        with naming("sentence encoder", "Its weights are damaged: fetch them again (scoring.encoder)."):
+            check_finite(vectors, lambda place: f"the vector of `{unique[place]}`")
         return vectors[[row[text] for text in texts]]
 
     def _encode(self, texts: list[str]) -> Tensor:

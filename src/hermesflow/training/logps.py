@@ -98,7 +98,8 @@ def reference_logps(
             if accelerator.is_main_process:
                 progress.advance()
     logps = torch.cat(batches)
-    with naming(f"{what}, precision {accelerator.mixed_precision}", "Set runtime.precision to `no`."):
+    mend = "Set runtime.precision to `no`; if it is, the parent's weights are damaged: make its model anew."
+    with naming(f"{what}, precision {accelerator.mixed_precision}", mend):
         check_finite(logps, lambda row: "a log-prob of pair `{}` in pass {}".format(*rows[row]))
     index = pd.DataFrame(rows, columns=["id", "pass"])
     return index.join(pd.DataFrame(logps.numpy(), columns=list(Logps._fields)))

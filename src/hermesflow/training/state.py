@@ -12,7 +12,6 @@ from accelerate import Accelerator, DistributedType
 from hermesflow.core.errors import ConfigError
 from hermesflow.core.files import read_json, write_json
 
-
 _UNFINISHED = "unfinished-"
 """States under such names are being written or removed."""
 

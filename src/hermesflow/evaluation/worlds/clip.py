@@ -219,5 +219,6 @@ def _pixels(images: Tensor) -> Tensor:
 def _in_parts(vectors_of: Callable[[slice], Tensor], count: int, width: int) -> np.ndarray:
     parts = [vectors_of(slice(i, i + _ROWS)).cpu().numpy() for i in range(0, count, _ROWS)]
     vectors = np.concatenate(parts) if parts else np.zeros((0, width), dtype=np.float32)
-    check_finite(torch.from_numpy(vectors), "the image-text extractor's vector {}".format)
+    with naming("image-text extractor", "Delete the folder clip/ and run snakemake again."):
+        check_finite(torch.from_numpy(vectors), "vector {}".format)
     return vectors
