@@ -186,7 +186,7 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
     from hermesflow.core.finite import check_weights
 
-    check_weights(tensors.items(), f"{path}: was not written", REDO)
+    check_weights(tensors.items(), f"{path} was not written", "Run the same command again.")
     with atomic(path) as temporary:
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary)
 
