@@ -54,9 +54,9 @@ def test_rows_are_named_by_the_first_and_counted():
     values = torch.zeros(4, 2)
     check_finite(values, "row {}".format)
     values[2, 1], values[3, 0] = math.nan, -math.inf
-    with pytest.raises(NotFiniteError, match=r"step 3: row 2 is nan or infinite \(2 of 4 such\)\. Mend it\."):
-        with naming("step 3", "Mend it."):
-            check_finite(values, "row {}".format)
+    text = r"step 3: row 2 is nan or infinite \(2 of 4 such\)\. Mend it\."
+    with pytest.raises(NotFiniteError, match=text), naming("step 3", "Mend it."):
+        check_finite(values, "row {}".format)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

@@ -8,9 +8,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.phi_tokenizer import phi_tokenizer, write_tokenizer
-from tests.support.selfplay_world import make_world, sample_all, score_all, tiny_config
-from tests.support.showo_golden import TINY
 
 from hermesflow.core.files import read_json, read_table
 from hermesflow.core.images import ImageForm, as_stored, as_tensor, read_images, write_images
@@ -23,6 +20,9 @@ from hermesflow.report import audit
 from hermesflow.selfplay.sampling import sample_tokens
 from hermesflow.stages import prefer
 from hermesflow.stages.reference import load_pairs
+from tests.support.phi_tokenizer import phi_tokenizer, write_tokenizer
+from tests.support.selfplay_world import make_world, sample_all, score_all, tiny_config
+from tests.support.showo_golden import TINY
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 A first run records the boundaries: every file and folder that is opened for writing, renamed, synced or removed while
 a state is saved or dropped, and the middle of every file that is written. Then one run fails at each of them, and the
 same command goes on. All runs are forks of this process, which has everything in memory. Prints, as JSON, for 1 and 2
-processes the number of boundaries of each kind, and the runs that did not end in the very weights of one without faults.
+processes the number of boundaries of each kind, and the runs that did not end in the weights of one without faults.
 """
 
 import errno
@@ -25,7 +25,6 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from tests.support.tiny_backbone import Tiny
 
 from hermesflow.config.load import load_config
 from hermesflow.models import backbone
@@ -35,6 +34,7 @@ from hermesflow.training.logps import ReferenceTable, reference_logps
 from hermesflow.training.pair_dpo import train_policy
 from hermesflow.training.pairs import HomologousPairs
 from hermesflow.training.state import StateFolder
+from tests.support.tiny_backbone import Tiny
 
 CAPTIONS = ["a red circle", "two blue squares", "a green cross", "a red square and a blue circle", "three circles"]
 WRITES = ("open", "os.mkdir", "os.rename", "os.fsync", "torn")

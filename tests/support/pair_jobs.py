@@ -16,14 +16,14 @@ from types import SimpleNamespace
 from unittest.mock import patch
 
 from accelerate import Accelerator, DistributedType, PartialState
-from tests.support.pair_world import small_config
-from tests.support.poison import poisoned_gradient
 
 from hermesflow.config.sections import Lora
 from hermesflow.core.errors import Interrupted, NotFiniteError
 from hermesflow.core.files import Layout
 from hermesflow.stages import reference, train
 from hermesflow.tracking import runs
+from tests.support.pair_world import small_config
+from tests.support.poison import poisoned_gradient
 
 CHECKPOINT = "pair-1"
 LORA = Lora(rank=4, alpha=8.0, targets=("q_proj", "fc1"))
