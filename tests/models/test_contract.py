@@ -149,6 +149,18 @@ def test_logps_in_bfloat16_are_near_those_in_float32(config, model):
 
 
 @torch.inference_mode()
+def test_completions_may_be_the_ids_they_were_sampled_as(config, model):
+    """Then they are scored as they are: without an end where they were cut."""
+    seen, prompts = as_tensor(random_images(config, model.seen, 2)), [model.caption_prompt] * 2
+    ids = model.completion_tokens(CAPTIONS[:2])
+    assert [row[-1] for row in ids] == [model.end_token] * 2
+    texts, sampled = (model.text_logps(seen, prompts, one) for one in (CAPTIONS[:2], ids))
+    torch.testing.assert_close(sampled, texts, rtol=0, atol=0)
+    cut = model.text_logps(seen, prompts, [ids[0][:-1], CAPTIONS[1]])
+    assert cut[0] > texts[0] and torch.equal(cut[1], texts[1])
+
+
+@torch.inference_mode()
 def test_a_session_gives_the_logps_of_its_texts_token_by_token(config, model):
     seen = as_tensor(random_images(config, model.seen, 2))
     prompts, owners = [model.caption_prompt, "is there a circle", model.caption_prompt], torch.tensor([1, 0, 0])
@@ -213,7 +225,7 @@ def test_rows_do_not_depend_on_their_neighbours(config, model):
 
 def test_logits_that_are_not_finite_are_refused_wherever_the_model_writes_draws_or_ranks(config, model, tmp_path):
     model.save(tmp_path)
-    model = backbone.load_model(tmp_path, device="cpu")
+    model = backbone.load_model(tmp_path, device=DEVICE)
     list(model.parameters())[-1].data[:] = math.nan  # of the output layer; what is in the file is whole
     seen = as_tensor(random_images(config, model.seen, 2))
     greedy, hot = Decoding(top_k=1, temperature=1.0), Decoding(top_k=3, temperature=0.7)
@@ -240,12 +252,12 @@ def test_weights_that_are_not_finite_in_the_asked_precision_are_refused(config, 
     name = list(model.state_dict())[-1]
     model.state_dict()[name].view(-1)[0] = 1e6
     model.save(tmp_path)
-    backbone.load_model(tmp_path, device="cpu")
+    backbone.load_model(tmp_path, device=DEVICE)
     weights = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     weights[name].view(-1)[0] = math.inf
     save_file(weights, tmp_path / "model.safetensors")
     with pytest.raises(ArtifactError, match=rf"{tmp_path.name}: tensor `{name}` holds 1 values"):
-        backbone.load_model(tmp_path, device="cpu")
+        backbone.load_model(tmp_path, device=DEVICE)
 
 
 def test_one_generator_a_row(config, model):
