@@ -50,7 +50,7 @@ def run_job(
     for stage in (reference, train):
         if not stages or stage.__name__.rpartition(".")[2] in stages:
             try:
-                last = str(PartialState().num_processes - 1)
+                last = str(int(os.environ.get("WORLD_SIZE", "1")) - 1)
                 with patch.object(runs, "open_run", return_value=run), poisoned_gradient(poison, rank=last):
                     stage.run(config, Layout(folder / name), seed=0, checkpoint=CHECKPOINT)
             except (Interrupted, NotFiniteError) as stopped:

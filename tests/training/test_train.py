@@ -245,7 +245,7 @@ def test_a_loss_scale_that_overflows_is_lowered_and_the_step_made_again(layout, 
     def scaled(settings, *, device, precision):
         accelerator = new_accelerator(settings, device=device, precision=precision)
         accelerator.state._mixed_precision, accelerator.native_amp = "fp16", True
-        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
         scalers.append(accelerator.scaler)
         return accelerator
 
@@ -255,7 +255,7 @@ def test_a_loss_scale_that_overflows_is_lowered_and_the_step_made_again(layout, 
     monkeypatch.setattr(train, "new_accelerator", scaled)
     train.run(config, layout, seed=0, checkpoint=CHECKPOINT)
     history = pd.read_csv(model_folder(layout) / "history.csv")
-    assert scalers[0].get_scale() < 2.0**127
+    assert scalers[0].get_scale() < 2.0**40
     assert history["step"].tolist() == plain["step"].tolist()
     assert history["grad_norm"].notna().all()
     assert history["loss"].iloc[-1] == pytest.approx(plain["loss"].iloc[-1], rel=0.05)
