@@ -28,6 +28,7 @@ FILES = (
     "judging_chat",
     "judging_local",
     "judging_processes",
+    "killed_saves",
     "launching",
     "sources_properties",
     "stage_evaluate",

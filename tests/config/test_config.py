@@ -168,6 +168,19 @@ def test_a_whole_number_fills_a_float(write):
     assert load_config(write("training.learning_rate", 1)).training.learning_rate == 1.0
 
 
+@pytest.mark.parametrize("section", ["training", "base_training"])
+def test_null_clips_no_gradient_and_infinity_is_no_number(write, section):
+    import jsonschema
+
+    file = write(f"{section}.max_grad_norm", float("inf"))
+    with pytest.raises(ConfigError, match=rf"{section}\.max_grad_norm.*finite number"):
+        load_config(file)
+    file.write_text(file.read_text().replace("max_grad_norm: .inf", "max_grad_norm: null"))
+    config = load_config(file)
+    assert getattr(config, section).max_grad_norm is None
+    jsonschema.validate(yaml.safe_load(file.read_text()), config_schema())
+
+
 def test_checkpoints_override_training_for_themselves_alone(write):
     config = load_config(write("checkpoints.pair-2.beta", 0.7))
     assert training_of(config, "pair-2").beta == 0.7

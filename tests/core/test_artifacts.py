@@ -33,6 +33,50 @@ def test_json_is_the_same_bytes_for_the_same_content(tmp_path):
         files.write_json(tmp_path / "c.json", float("nan"))
 
 
+def test_a_number_that_json_cannot_hold_is_named(tmp_path):
+    with pytest.raises(ArtifactError, match=r"a\.json: `value/rows/1/fid` is nan or infinite"):
+        files.write_json(tmp_path / "a.json", {"rows": [{"fid": 1.0}, {"fid": float("inf")}]})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), None])
+def test_columns_of_numbers_are_refused_with_the_record_when_written_and_when_read(tmp_path, wrong):
+    table = pd.DataFrame({"id": ["p1", "p2"], "score": [0.5, wrong]})
+    message = r"t\.parquet: `score` is nan, infinite or missing in 1 of 2 records, first in \{'id': 'p2'"
+    with pytest.raises(ArtifactError, match=message):
+        files.write_table(tmp_path / "t.parquet", table, numbers=["score"])
+    assert not (tmp_path / "t.parquet").exists()
+    files.write_table(tmp_path / "t.parquet", table)
+    assert len(files.read_table(tmp_path / "t.parquet", ["score"])) == 2
+    with pytest.raises(ArtifactError, match=message):
+        files.read_table(tmp_path / "t.parquet", ["id"], numbers=["score"])
+
+
+def test_weights_that_are_not_finite_are_not_written(tmp_path):
+    with pytest.raises(ArtifactError, match=r"w\.safetensors.* tensor `b` holds 1 values"):
+        files.write_weights(tmp_path / "w.safetensors", {"a": torch.ones(2), "b": torch.tensor([0.0, float("nan")])})
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "value"),
+    [
+        ("codes", "uint16", 65536),
+        ("codes", "uint16", -1),
+        ("pixels", "uint8", 0.5),
+        ("latents", "float16", 1e6),
+        ("latents", "float16", float("nan")),
+        ("latents", "float32", float("-inf")),
+    ],
+)
+def test_images_whose_values_do_not_survive_their_form_are_named(tmp_path, kind, dtype, value):
+    images = np.zeros((3, 1, 2), dtype=np.int64 if kind == "codes" else np.float64)
+    images[1, 0, 1] = value
+    with pytest.raises(ArtifactError, match=rf"image `p1` holds {value}.*, which is no {dtype}"):
+        write_images(tmp_path / "i.npy", ["p0", "p1", "p2"], images, ImageForm(kind, (2,), dtype))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])
 def test_tables_come_back_and_columns_are_checked(tmp_path, suffix):
     path = tmp_path / f"t{suffix}"

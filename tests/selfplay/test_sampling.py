@@ -1,4 +1,5 @@
 import math
+from contextlib import nullcontext
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -46,7 +47,7 @@ class OfficialDraws:
         """In the uniform numbers' stead, (B, 1, 2, T): where each code is among all."""
         return torch.arange(math.prod(self.shape)).view(self.shape)[:, None, None].expand(-1, -1, 2, -1)
 
-    def categorical(self, probabilities, places):
+    def categorical(self, probabilities, places, what):
         everywhere = probabilities.new_ones(math.prod(self.shape), probabilities.shape[1])
         everywhere[places] = probabilities
         return torch.multinomial(everywhere, 1, generator=self.generator)[places, 0]
@@ -145,7 +146,7 @@ def test_greedy_text_does_not_read_chance(small):
 class Script:
     """A model that says fixed texts: row i ends after i + 1 tokens; counts the rows it is asked for."""
 
-    end_token, text_rows = 0, 1000
+    end_token, text_rows, naming = 0, 1000, nullcontext
 
     def __init__(self):
         self.batches = []

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from hermesflow.config.experiment import Config
 from hermesflow.config.load import load_config
+from hermesflow.core.errors import ArtifactError, NotFiniteError
 from hermesflow.core.files import Layout
+from hermesflow.core.finite import check_finite
 from hermesflow.core.images import ImageForm, read_images
 from hermesflow.data.microworld.world import make_pairs
 from hermesflow.data.pairs import read_pairs, write_pairs
@@ -61,3 +66,38 @@ def test_images_are_stored_as_seen_and_those_of_base_as_generated(layout):
     ids, generated = read_images(layout.generated, Codec.generated)
     assert ids == read_images(layout.seen("base"))[0]
     assert np.array_equal(generated, np.full((5, 1, 2, 3, 3), 0.5))
+
+
+class Blind(Codec):
+    """Its network overflows where an image is bright."""
+
+    def see(self, images: np.ndarray) -> torch.Tensor:
+        check_finite(torch.tensor([np.nan if image.max() > 250 else 0.0 for image in images]), "image {}".format)
+        return super().see(images)
+
+    def encode(self, images: np.ndarray) -> torch.Tensor:
+        return torch.full((len(images), *self.generated.shape), 1e5)  # no float16
+
+
+def test_the_image_whose_latents_are_not_finite_is_named_and_nothing_is_written(layout, monkeypatch):
+    config = load_config("config/smoke.yaml")
+    write_splits(config, layout, base=3)
+    rows = list(make_pairs("base", 3, config=config.data))
+    file = io.BytesIO()
+    Image.new("RGB", (config.data.image_size,) * 2, (255, 255, 255)).save(file, format="PNG")
+    rows[1] = {**rows[1], "image": {"bytes": file.getvalue(), "path": None}}
+    write_pairs(layout.data("base"), rows)
+    monkeypatch.setattr(encode, "load_codec", lambda folder, *, device: Blind())
+    with pytest.raises(NotFiniteError, match=rf"base\.parquet, pair `{rows[1]['id']}`: image 0 is nan"):
+        encode.run(config, layout)
+    assert not layout.seen("base").exists()
+
+
+def test_latents_that_their_form_cannot_hold_are_named(layout, monkeypatch):
+    config = load_config("config/smoke.yaml")
+    write_splits(config, layout, base=3)
+    monkeypatch.setattr(Codec, "encode", Blind.encode)
+    first = read_pairs(layout.data("base"))["id"][0]
+    with pytest.raises(ArtifactError, match=rf"image `{first}` holds 100000\.0, which is no float16"):
+        encode.run(config, layout)
+    assert not layout.generated.exists()

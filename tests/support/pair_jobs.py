@@ -1,7 +1,8 @@
 """Jobs for several processes of one test: `accelerate launch ... pair_jobs.py FOLDER JOBS`, JOBS being a JSON list.
 
 Each job runs stages reference and train in `FOLDER/{name}` with its own settings; `stop_at` has one process alone sent
-a SIGTERM after that step, `stages` leaves the reference out.
+a SIGTERM after that step, `stages` leaves the reference out, `poison` puts a nan into the gradient of that forward pass
+of the last process.
 """
 
 import json
@@ -17,11 +18,12 @@ from unittest.mock import patch
 from accelerate import Accelerator, DistributedType, PartialState
 
 from hermesflow.config.sections import Lora
-from hermesflow.core.errors import Interrupted
+from hermesflow.core.errors import Interrupted, NotFiniteError
 from hermesflow.core.files import Layout
 from hermesflow.stages import train
 from hermesflow.tracking import runs
 from tests.support.pair_world import score_reference, small_config
+from tests.support.poison import poisoned_gradient
 
 CHECKPOINT = "pair-1"
 LORA = Lora(rank=4, alpha=8.0, targets=("q_proj", "fc1"))
@@ -36,6 +38,7 @@ def run_job(
     runtime: dict | None = None,
     stop_at: int = 0,
     stages: tuple[str, ...] = (),
+    poison: int = 0,
 ) -> None:
     def log(metrics: dict[str, float], *, step: int) -> None:
         if step == stop_at:
@@ -47,10 +50,11 @@ def run_job(
     layout = Layout(folder / name)
     if not stages:
         score_reference(config, layout, CHECKPOINT)
+    last = str(int(os.environ.get("WORLD_SIZE", "1")) - 1)
     try:
-        with patch.object(runs, "open_run", return_value=run):  # tests share this process
+        with patch.object(runs, "open_run", return_value=run), poisoned_gradient(poison, rank=last):  # for this process
             train.run(config, layout, seed=0, checkpoint=CHECKPOINT)
-    except Interrupted as stopped:
+    except (Interrupted, NotFiniteError) as stopped:
         print(f"{name}: {stopped}", flush=True)
 
 

@@ -63,7 +63,7 @@ class Tiny(UnifiedModel):
 
     def of_texts(self, seen, prompts, completions, owners=None):
         image = self.look_at(seen, torch.arange(len(prompts)) if owners is None else owners)
-        return self.completed(self.prompts(prompts), [c[1:] for c in self.prompts(completions)], 0, self.words, image)
+        return self.completed(self.prompts(prompts), self.completion_tokens(completions), 0, self.words, image)
 
     def image_logps(self, prompts, images, noise, *, owners=None):
         return torch.stack([row.sum() for row in self.of_images(prompts, images, owners)])

@@ -9,12 +9,13 @@ import time
 from pathlib import Path
 from unittest.mock import Mock
 
+import pandas as pd
 import pytest
 
 from hermesflow.cli import main
 from hermesflow.config.experiment import as_plain
 from hermesflow.core.errors import Interrupted
-from hermesflow.core.files import Layout, write_json
+from hermesflow.core.files import Layout, write_json, write_table
 from hermesflow.tracking import runs, store
 from hermesflow.tracking.results import flat
 from hermesflow.tracking.store import Store
@@ -195,6 +196,25 @@ def test_steps_are_logged_as_they_happen_and_once(home, client, impatient):
     make_evaluation(layout, CONFIG, "pair-1")
     runs.log_results(layout, seed=0, checkpoint="pair-1")
     assert runs_of(client)["pair-1, seed 0"].data.metrics["gap/paper/gap"] == 0.25
+
+
+def test_values_that_are_not_finite_are_left_out_and_tagged(home, client, impatient):
+    """MLflow keeps infinity as 1.8e308, which looks like a number."""
+    layout, tracked = live(home)
+    with tracked:
+        tracked.log({**row("pair-1", 1), "grad_norm": float("inf")}, step=1)
+        tracked.log({**row("pair-1", 2), "loss": float("nan")}, step=2)
+    run = runs_of(client)["pair-1, seed 0"]
+    assert [entry.step for entry in client.get_metric_history(run.info.run_id, "loss")] == [1]
+    assert "grad_norm" not in run.data.metrics
+    assert run.data.tags[store.NOT_FINITE] == "grad_norm at step 1, loss at step 2"
+    make_weights(layout, CONFIG, "pair-1")
+    path = layout.checkpoint(0, "pair-1") / "model" / "history.csv"
+    write_table(path, pd.read_csv(path).assign(lr=[1e-4, float("inf"), 1e-4, 1e-4, 1e-4, 1e-4]))
+    runs.log_results(layout, seed=0, checkpoint="pair-1")
+    run = runs_of(client)["pair-1, seed 0"]
+    assert [entry.step for entry in client.get_metric_history(run.info.run_id, "lr")] == [1, 2, 3, 4, 5, 6]
+    assert "lr at step 2" in run.data.tags[store.NOT_FINITE]
 
 
 STOPS = [(ValueError("nan"), "FAILED"), (Interrupted("Slurm"), "KILLED"), (KeyboardInterrupt(), "KILLED")]

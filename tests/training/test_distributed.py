@@ -29,11 +29,13 @@ SHARED = [
     {"name": "micro-2", "training": MICRO},
     {"name": "from-1-to-2", "training": MICRO, "stages": ["train"]},
     {"name": "from-2-to-1", "training": MICRO, "stop_at": 3},
+    {"name": "poisoned-2", "training": MICRO, "poison": 4},
 ]
 SHARDED = [
     {"name": "sharded-2", "training": STEPS_20},
     {"name": "sharded-adapters-2", "training": {}, "lora": True, "runtime": {"activation_checkpointing": True}},
     {"name": "sharded-from-2-to-1", "training": MICRO, "stop_at": 3},
+    {"name": "sharded-poisoned-2", "training": MICRO, "poison": 4},
 ]
 
 
@@ -48,8 +50,10 @@ def folder(tmp_path_factory) -> Path:
     for job in ALONE:
         run_job(folder, **job)
     assert not model_of(folder, "from-1-to-2").exists()
-    launch(folder, SHARED, processes=2, config="ddp.yaml")
-    assert not model_of(folder, "from-2-to-1").exists()
+    refusal = "step 4: the norm of the gradients is nan: that of parameter `showo."
+    assert launch(folder, SHARED, processes=2, config="ddp.yaml").count(refusal) == 2
+    assert not model_of(folder, "from-2-to-1").exists() and not model_of(folder, "poisoned-2").exists()
+    launch(folder, [{"name": "poisoned-2", "training": MICRO, "stages": ["train"]}], processes=2, config="ddp.yaml")
     run_job(folder, name="from-2-to-1", training=MICRO, stages=("train",))
     return folder
 
@@ -57,20 +61,25 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def sharded(folder) -> Path:
     """The folder, with jobs on sharded weights too."""
-    launch(folder, SHARDED, processes=2, config="fsdp.yaml")
+    refusal = "step 4: the norm of the gradients is nan: that of parameter `showo."
+    assert launch(folder, SHARDED, processes=2, config="fsdp.yaml").count(refusal) == 2
+    assert not model_of(folder, "sharded-poisoned-2").exists()
     (state,) = (model_of(folder, "sharded-from-2-to-1").parent / "state").iterdir()
     assert len(list((state / "pytorch_model_fsdp_0").glob("*.distcp"))) == 2, "the state is not sharded"
-    again = {"name": "sharded-from-2-to-1", "training": MICRO, "stages": ["train"]}
-    launch(folder, [again], processes=1, config="fsdp.yaml")
+    again = [
+        {"name": name, "training": MICRO, "stages": ["train"]} for name in ("sharded-from-2-to-1", "sharded-poisoned-2")
+    ]
+    launch(folder, again, processes=1, config="fsdp.yaml")
     return folder
 
 
-def launch(folder: Path, jobs: list[dict], *, processes: int, config: str) -> None:
+def launch(folder: Path, jobs: list[dict], *, processes: int, config: str) -> str:
     command = [sys.executable, "-m", "accelerate.commands.launch", f"--config_file={CONFIGS / config}"]
     command += [f"--num_processes={processes}", "--main_process_port=0"]
     command += [str(Path(__file__).parents[1] / "support" / "pair_jobs.py"), str(folder), json.dumps(jobs)]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
 
 
 def model_of(folder: Path, name: str) -> Path:
@@ -91,16 +100,24 @@ def test_losses_of_20_steps_agree(folder):
 
 
 @pytest.mark.parametrize("file", ["model/model.safetensors", "model/history.csv", "../base/reference/all-6.parquet"])
-@pytest.mark.parametrize("name", ["micro-2", "from-1-to-2", "from-2-to-1"])
+@pytest.mark.parametrize("name", ["micro-2", "from-1-to-2", "from-2-to-1", "poisoned-2"])
 def test_two_micro_batches_are_the_same_to_the_last_bit(folder, name, file):
-    """Adding two of them is the same in either order and place; halving is exact."""
+    """Adding two of them is the same in either order and place; halving is exact.
+
+    Where a gradient of one process was nan at step 4, both stopped before it and went on from the state of step 2.
+    """
     one, other = (model_of(folder, n).parent / file for n in ("micro-1", name))
     assert one.read_bytes() == other.read_bytes()
 
 
 @pytest.mark.parametrize(
     ("alone", "other"),
-    [("whole-1", "sharded-2"), ("adapters-1", "sharded-adapters-2"), ("micro-1", "sharded-from-2-to-1")],
+    [
+        ("whole-1", "sharded-2"),
+        ("adapters-1", "sharded-adapters-2"),
+        ("micro-1", "sharded-from-2-to-1"),
+        ("micro-1", "sharded-poisoned-2"),
+    ],
 )
 def test_sharded_weights_learn_the_same_and_are_gathered_at_the_end(sharded, alone, other):
     one, two = history_of(sharded, alone), history_of(sharded, other)

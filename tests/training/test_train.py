@@ -12,8 +12,8 @@ from accelerate.state import AcceleratorState, GradientState
 
 from hermesflow.config.experiment import Config
 from hermesflow.config.tree import reference_of
-from hermesflow.core.errors import ArtifactError, ConfigError, DataError, HermesflowError
-from hermesflow.core.files import Layout, read_json, read_weights, write_json
+from hermesflow.core.errors import ArtifactError, ConfigError, DataError, NotFiniteError
+from hermesflow.core.files import Layout, read_json, read_weights, write_json, write_weights
 from hermesflow.models.backbone import load_model
 from hermesflow.stages import prefer, train
 from hermesflow.tracking import runs
@@ -23,6 +23,7 @@ from hermesflow.training.pair_dpo import learning_rate, step_loss
 from hermesflow.training.pairs import HomologousPairs
 from hermesflow.training.state import StateFolder
 from tests.support.pair_world import make_world, pairs_of, score_reference, small_config, training
+from tests.support.poison import poisoned_gradient
 
 LN2 = math.log(2)
 CHECKPOINT = "pair-1"
@@ -152,12 +153,114 @@ def test_missing_inputs_are_named(layout):
         train.run(small_config(), layout, seed=0, checkpoint=CHECKPOINT)
 
 
-def test_a_loss_that_is_no_number_stops_the_training(layout):
+def test_a_reference_that_is_no_number_is_refused_with_its_row(layout):
     score_reference(small_config(), layout, CHECKPOINT)
     path = layout.reference(0, *reference_of(small_config(), CHECKPOINT))
-    pd.read_parquet(path).assign(chosen_image=float("nan")).to_parquet(path)
-    with pytest.raises(HermesflowError, match=r"at step 1\. Lower learning_rate"):
+    table = pd.read_parquet(path)
+    table.loc[3, "chosen_image"] = float("nan")
+    table.to_parquet(path)
+    with pytest.raises(ArtifactError, match=rf"all-6\.parquet: `chosen_image` is nan.*'{table['id'][3]}'"):
         train.run(small_config(), layout, seed=0, checkpoint=CHECKPOINT)
+
+
+def broken_parent(layout: Layout) -> None:
+    """Weights that are numbers, and logits that are not."""
+    folder = layout.checkpoint(0, "base") / "model"
+    weights = read_weights(folder / "model.safetensors")
+    weights["showo.lm_head.weight"] *= 1e38
+    write_weights(folder / "model.safetensors", weights)
+
+
+def test_log_probs_of_the_reference_that_are_no_numbers_are_named_and_not_written(layout):
+    broken_parent(layout)
+    with pytest.raises(NotFiniteError, match=r"reference base, seed 0, precision no: a log-prob of pair `pairs-\d` in"):
+        score_reference(small_config(), layout, CHECKPOINT)
+    assert not layout.reference(0, *reference_of(small_config(), CHECKPOINT)).exists()
+
+
+@pytest.mark.parametrize("checkpoint", ["pair-1", "gen-1"])
+def test_a_loss_or_a_reward_that_is_no_number_stops_before_the_step(layout, checkpoint):
+    """gen-1 does not train captions: their metrics alone would be no numbers."""
+    config = small_config()
+    score_reference(config, layout, checkpoint)
+    broken_parent(layout)
+    with pytest.raises(
+        NotFiniteError, match=rf"train {checkpoint}, seed 0, step 1: .* of pair `pairs-\d` in pass 0 is"
+    ):
+        train.run(config, layout, seed=0, checkpoint=checkpoint)
+    assert not model_folder(layout, checkpoint).exists()
+
+
+PLAIN = {"micro_batch_size": None, "max_grad_norm": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("settings", "precision", "wrong", "forward"),
+    [
+        (PLAIN, "no", math.nan, 5),
+        (PLAIN, "bf16", math.inf, 5),
+        ({**PLAIN, "max_grad_norm": None}, "no", math.inf, 5),
+        ({**PLAIN, "micro_batch_size": 2}, "no", math.nan, 9),
+        ({**PLAIN, "micro_batch_size": 2}, "no", -math.inf, 10),
+    ],
+)
+def test_a_gradient_that_is_no_number_stops_before_the_step_and_the_same_command_goes_on(
+    layout, tmp_path, fresh_accelerate, settings, precision, wrong, forward
+):
+    """The loss of such a batch is finite. The step made every weight nan, and the state that was saved with them."""
+    config = small_config(**settings)
+    config = replace(config, runtime=replace(config.runtime, precision=precision))
+    trained(config, layout)
+    model_folder(layout).rename(tmp_path / "straight")
+    with poisoned_gradient(forward, wrong=wrong), pytest.raises(NotFiniteError) as caught:
+        train.run(config, layout, seed=0, checkpoint=CHECKPOINT)
+    text = str(caught.value)
+    assert "train pair-1, seed 0, step 5: the norm of the gradients is" in text
+    assert "parameter `showo." in text and f"precision is `{precision}`" in text and "same command goes on" in text
+    assert [p.name for p in (layout.checkpoint(0, CHECKPOINT) / "state").iterdir()] == ["step-00000004"]
+    assert not model_folder(layout).exists()
+    train.run(config, layout, seed=0, checkpoint=CHECKPOINT)
+    for file in ("model.safetensors", "history.csv"):
+        assert (model_folder(layout) / file).read_bytes() == (tmp_path / "straight" / file).read_bytes(), file
+
+
+def test_without_max_grad_norm_nothing_is_clipped(layout):
+    """The released configuration has none; gradients larger than 1 make the difference."""
+    free = trained(small_config(max_grad_norm=None, weight_decay=0.0), layout)
+    wide = trained(small_config(max_grad_norm=1e9, weight_decay=0.0), layout)
+    tight = trained(small_config(max_grad_norm=1e-3, weight_decay=0.0), layout)
+    pd.testing.assert_frame_equal(free, wide, rtol=0, atol=0)
+    assert free["grad_norm"].iloc[0] == tight["grad_norm"].iloc[0] > 1e-3
+    assert not free["grad_norm"].iloc[1:].equals(tight["grad_norm"].iloc[1:])
+
+
+def test_a_loss_scale_that_overflows_is_lowered_and_the_step_made_again(layout, fresh_accelerate, monkeypatch):
+    """fp16 starts with a scale that may be too large: the gradient overflows, and that is no fault.
+
+    accelerate has fp16 on GPUs alone; its scaler is torch's, which has a CPU too.
+    """
+
+    def scaled(settings, *, device, precision):
+        accelerator = new_accelerator(settings, device=device, precision=precision)
+        accelerator.state._mixed_precision, accelerator.native_amp = "fp16", True
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
+        scalers.append(accelerator.scaler)
+        return accelerator
+
+    scalers: list = []
+    config = small_config()
+    plain = trained(config, layout)
+    monkeypatch.setattr(train, "new_accelerator", scaled)
+    train.run(config, layout, seed=0, checkpoint=CHECKPOINT)
+    history = pd.read_csv(model_folder(layout) / "history.csv")
+    assert scalers[0].get_scale() < 2.0**40
+    assert history["step"].tolist() == plain["step"].tolist()
+    assert history["grad_norm"].notna().all()
+    assert history["loss"].iloc[-1] == pytest.approx(plain["loss"].iloc[-1], rel=0.05)
+    fresh_accelerate()
+    with poisoned_gradient(1), pytest.raises(NotFiniteError, match="precision is `fp16`"):
+        monkeypatch.setattr(torch.amp.GradScaler, "get_scale", lambda self: 1.0)  # nothing left to lower
+        train.run(config, layout, seed=0, checkpoint=CHECKPOINT)
 
 
 def test_order_is_a_new_permutation_in_every_pass_and_wraps_inside_a_batch(layout):
@@ -274,7 +377,7 @@ def fresh_accelerate():
         GradientState._reset_state()
 
     forget()
-    yield
+    yield forget
     forget()
 
 

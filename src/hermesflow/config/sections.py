@@ -22,8 +22,8 @@ def _check_prompt(prompt: str) -> str:
 
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
-Rate = Annotated[float, Field(gt=0)]
-Weight = Annotated[float, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Objective = Literal["pair", "product", "understanding", "generation"]
 MaskSchedule = Literal["cosine", "linear", "square_root"]
@@ -170,8 +170,8 @@ class BaseTraining:
     """Share of the steps in which the rate rises."""
     weight_decay: Weight
     """Weight decay of AdamW."""
-    max_grad_norm: Rate
-    """Gradients are clipped to this norm."""
+    max_grad_norm: Rate | None
+    """Gradients are clipped to this norm; null clips nothing."""
     beta2: Share
     """Second-moment decay of AdamW."""
     prompt_dropout: Share
@@ -301,8 +301,8 @@ class Training:
     """Weight decay of AdamW."""
     warmup_steps: Count
     """Steps in which the rate rises."""
-    max_grad_norm: Rate
-    """Gradients are clipped to this norm."""
+    max_grad_norm: Rate | None
+    """Gradients are clipped to this norm; null clips nothing, as the released configuration."""
     beta: Rate
     """Strength of the pull towards the reference."""
     caption_weight: Weight = 1.0
@@ -351,8 +351,8 @@ class Evaluation:
     """Images per prompt (GenEval: 4)."""
     dense_prompts: Positive
     """Prompts of the DPG-like benchmark."""
-    fid_images: Positive
-    """Images on each side of the Frechet distance."""
+    fid_images: Annotated[int, Field(gt=1)]
+    """Images on each side of the Frechet distance, which one image does not have."""
     bootstrap: Positive
     """Bootstrap resamples behind every interval."""
     confidence: Share

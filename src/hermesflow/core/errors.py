@@ -3,6 +3,8 @@
 import errno
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class HermesflowError(ValueError):
@@ -32,10 +34,23 @@ class ArtifactError(HermesflowError):
     """An artifact of an earlier step is missing, truncated or of another kind."""
 
 
+class NotFiniteError(HermesflowError):
+    """A value that was computed is nan or infinite; nothing was changed by it."""
+
+
 class Interrupted(HermesflowError):
     """A signal stopped the work after its state was saved: the same command goes on with it."""
 
     status = os.EX_TEMPFAIL  # 75: put it in the queue again
+
+
+@contextmanager
+def naming(what: str, mend: str = "") -> Iterator[None]:
+    """Prefix a `NotFiniteError` raised in the block with what was being done, and append how to mend it."""
+    try:
+        yield
+    except NotFiniteError as error:
+        raise NotFiniteError(f"{what}: {error} {mend}".rstrip()) from error
 
 
 _DISK_FULL = re.compile(

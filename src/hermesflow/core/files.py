@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from hermesflow.core.errors import ArtifactError
@@ -105,9 +106,27 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically, keys sorted, one trailing newline."""
+    """Write JSON atomically, keys sorted, one trailing newline.
+
+    Raises:
+        ArtifactError: a number in it is not finite; JSON has none such.
+    """
+    try:
+        text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise ArtifactError(
+            f"{path}: {_not_finite(value)} is nan or infinite ({error}), so it was not written."
+        ) from error
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+        temporary.write_text(text)
+
+
+def _not_finite(value: Any, name: str = "value") -> str:
+    """The names of the numbers in plain data that are not finite."""
+    if isinstance(value, Mapping | list | tuple):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        return ", ".join(filter(None, (_not_finite(part, f"{name}/{key}") for key, part in items)))
+    return f"`{name}`" if isinstance(value, float) and not np.isfinite(value) else ""
 
 
 def read_json(path: Path) -> Any:
@@ -122,8 +141,13 @@ def read_json(path: Path) -> Any:
         raise ArtifactError(f"{path}: not a readable JSON artifact ({error}). {REDO}") from error
 
 
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write records atomically as parquet (`.parquet`) or CSV (`.csv`), without an index."""
+def write_table(path: Path, table: pd.DataFrame, *, numbers: Sequence[str] = ()) -> None:
+    """Write records atomically as parquet (`.parquet`) or CSV (`.csv`), without an index.
+
+    Raises:
+        ArtifactError: a column of `numbers` holds a value that is not finite.
+    """
+    _check_numbers(path, table, numbers)
     with atomic(path) as temporary:
         if path.suffix == ".csv":
             table.to_csv(temporary, index=False, lineterminator="\n")
@@ -131,11 +155,11 @@ def write_table(path: Path, table: pd.DataFrame) -> None:
             table.to_parquet(temporary, index=False)
 
 
-def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+def read_table(path: Path, columns: Sequence[str], *, numbers: Sequence[str] = ()) -> pd.DataFrame:
     """Read records and check that the named columns are there.
 
     Raises:
-        ArtifactError: missing, truncated, or a column is lacking.
+        ArtifactError: missing, truncated, a column is lacking, or one of `numbers` holds a value that is not finite.
     """
     try:
         table = pd.read_csv(path) if Path(path).suffix == ".csv" else pd.read_parquet(path)
@@ -144,13 +168,32 @@ def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     missing = [c for c in columns if c not in table.columns]
     if missing:
         raise ArtifactError(f"{path}: columns {missing} are missing (found {list(table.columns)}). {REDO}")
+    _check_numbers(path, table, numbers)
     return table
 
 
+def _check_numbers(path: Path, table: pd.DataFrame, columns: Sequence[str]) -> None:
+    for column in columns:
+        wrong = ~np.isfinite(table[column].to_numpy(np.float64, na_value=np.nan))
+        if wrong.any():
+            record = table[wrong].iloc[0].to_dict()
+            raise ArtifactError(
+                f"{path}: `{column}` is nan, infinite or missing in {wrong.sum():,} of {len(table):,} records, first "
+                f"in {record}. {REDO}"
+            )
+
+
 def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors atomically as safetensors."""
+    """Write tensors atomically as safetensors.
+
+    Raises:
+        ArtifactError: a tensor holds a value that is not finite.
+    """
     from safetensors.torch import save_file
 
+    from hermesflow.core.finite import check_weights
+
+    check_weights(tensors.items(), f"{path} was not written", "Run the same command again.")
     with atomic(path) as temporary:
         save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary)
 

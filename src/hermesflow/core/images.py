@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -49,6 +49,19 @@ def as_tensor(images: np.ndarray) -> Tensor:
     return torch.from_numpy(images.astype(np.int64 if images.dtype == np.uint16 else images.dtype, order="C"))
 
 
+def as_stored(images: Tensor, form: ImageForm) -> Tensor:
+    """Images as they come back from a file: latents are rounded to the numbers of their form, codes stay.
+
+    Args:
+        images: (N, ..., *form.shape) on the CPU.
+        form: of one image.
+
+    Raises:
+        ArtifactError: a value does not survive its form or is not finite.
+    """
+    return as_tensor(_stored(images.numpy(), form, "image {}".format))
+
+
 def write_images(
     path: Path, ids: Sequence[str], images: np.ndarray, form: ImageForm, *, cut: Collection[str] = ()
 ) -> None:
@@ -62,13 +75,14 @@ def write_images(
         cut: ids whose prompts were longer than the model takes; they go to `*.json`, where there are any.
 
     Raises:
-        ArtifactError: an id is there twice, or the arrays are not of this form.
+        ArtifactError: an id is there twice, the arrays are not of this form, or a value does not survive it or is not
+            finite.
     """
     if len(ids) != len(images) or len(set(ids)) != len(ids):
         raise ArtifactError(f"{path}: {len(ids)} ids ({len(set(ids))} different) for {len(images)} rows of images.")
-    stored = np.ascontiguousarray(images, dtype=form.dtype)
-    if stored.shape[2:] != form.shape:
-        raise ArtifactError(f"{path}: images of shape {stored.shape[2:]} instead of {form.shape} ({form.kind}).")
+    if images.shape[2:] != form.shape:
+        raise ArtifactError(f"{path}: images of shape {images.shape[2:]} instead of {form.shape} ({form.kind}).")
+    stored = _stored(images, form, lambda row: f"{path}: image `{ids[row]}`")
     with atomic(path) as temporary:
         np.save(temporary, stored)
         digest = sha256(temporary)
@@ -79,6 +93,21 @@ def write_images(
 def read_cut(path: Path) -> list[str]:
     """Ids of images whose prompts the model cut, as `write_images` left them."""
     return list(read_json(path.with_suffix(".json")).get("cut", ()))
+
+
+def _stored(images: np.ndarray, form: ImageForm, what: Callable[[int], str]) -> np.ndarray:
+    """Images in the numbers of their form; `what` names one of them for the error."""
+    with np.errstate(all="ignore"):  # what does not survive is refused below
+        stored = np.ascontiguousarray(images, dtype=form.dtype)
+    good = np.isfinite(stored) if np.issubdtype(stored.dtype, np.floating) else stored == images
+    if not good.all():
+        row = int((~good.reshape(len(images), -1).all(axis=1)).argmax())
+        value = images[row][~good[row]][0]
+        raise ArtifactError(
+            f"{what(row)} holds {value}, which is no {form.dtype} ({(~good).sum():,} such values). Nothing was "
+            "written: the model that made it is damaged, or its form (models/backbone.py) is too narrow."
+        )
+    return stored
 
 
 def read_images(path: Path, form: ImageForm | None = None) -> tuple[list[str], np.ndarray]:

@@ -33,9 +33,12 @@ def read_model(reader: Any, folder: Path | str, *, role: str, unused: str = "", 
         options: passed on.
 
     Raises:
-        ConfigError: some of its tensors are not there. Whatever transformers raises passes through.
+        ConfigError: some of its tensors are not there.
+        ArtifactError: some hold values that are not finite. Whatever transformers raises passes through.
     """
     more = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
+    from hermesflow.core.finite import check_weights
+
     model, told = reader.from_pretrained(folder, **options, **more)
     if absent := _absent(model, told["missing_keys"], unused):
         raise ConfigError(
@@ -43,6 +46,7 @@ def read_model(reader: Any, folder: Path | str, *, role: str, unused: str = "", 
             f"there, the first is {absent[0]}, and would have been random numbers. Take the released weights of just "
             "this model anew."
         )
+    check_weights(model.named_parameters(), str(folder), "Take the released weights anew, or another precision.")
     return model
 
 

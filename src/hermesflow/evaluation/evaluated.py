@@ -54,16 +54,17 @@ def read_evaluated(folder: Path, benchmarks: Sequence[Path] = ()) -> Evaluated:
         benchmarks: folders of real benchmarks; they hold units and values, and no features.
 
     Raises:
-        ArtifactError: a file is missing, truncated or of another form, or two folders measure the same metric.
+        ArtifactError: a file is missing, truncated, of another form or with values that are not finite, or two folders
+            measure the same metric.
     """
-    units = [read_table(folder / UNITS, UNIT_COLUMNS)]
+    units = [read_table(folder / UNITS, UNIT_COLUMNS, numbers=UNIT_COLUMNS[3:])]
     features = read_weights(folder / FEATURES)
     if not {"generated", "real"} <= features.keys():
         raise ArtifactError(f"{folder / FEATURES}: has {sorted(features)}, not `generated` and `real`. Evaluate again.")
     values: dict[str, Whole] = {}
     measured = set(units[0]["metric"])
     for benchmark in benchmarks:
-        units.append(read_table(benchmark / UNITS, UNIT_COLUMNS)[list(UNIT_COLUMNS)])
+        units.append(read_table(benchmark / UNITS, UNIT_COLUMNS, numbers=UNIT_COLUMNS[3:])[list(UNIT_COLUMNS)])
         found = read_values(benchmark / VALUES)
         own = {*units[-1]["metric"], *found}
         if twice := sorted(measured & own):
@@ -72,6 +73,9 @@ def read_evaluated(folder: Path, benchmarks: Sequence[Path] = ()) -> Evaluated:
             )
         measured |= own
         values |= found
+    from hermesflow.core.finite import check_weights  # imports torch, as reading features does
+
+    check_weights(features.items(), str(folder / FEATURES), "Evaluate again.")
     generated, real = (features[name].double().numpy() for name in ("generated", "real"))
     return Evaluated(pd.concat(units, ignore_index=True), generated, real, values)
 

@@ -17,6 +17,7 @@ import importlib
 import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -30,11 +31,14 @@ from torch.utils.checkpoint import checkpoint
 
 from hermesflow.config.experiment import Config
 from hermesflow.config.sections import ImageSampling, Precision, Training
-from hermesflow.core.errors import ArtifactError, ConfigError
+from hermesflow.core.errors import ArtifactError, ConfigError, naming
 from hermesflow.core.files import atomic, read_json, write_json, write_weights
+from hermesflow.core.finite import check_weights
 from hermesflow.core.images import ImageForm
 from hermesflow.models.text_tokenizers import Tokenizer as TextTokenizer
 
+Completion: TypeAlias = str | Sequence[int]
+"""A text, or the token ids that it was sampled as: they end in the end token, unless the text was cut."""
 Noise: TypeAlias = Any
 """What images are scored under: a mask, noise and time of a flow, or nothing. Only the model that made it reads it."""
 NoiseName: TypeAlias = tuple[int, int, str, int]
@@ -62,6 +66,8 @@ class UnifiedModel(nn.Module, ABC):
     `frozen` names.
     """
 
+    origin: str = "a model that was not loaded"
+    """Its folder and precision, for errors."""
     family: str
     """What `language_model.family` says of it."""
     tokenizer: TextTokenizer
@@ -78,6 +84,14 @@ class UnifiedModel(nn.Module, ABC):
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.parameters()).device
+
+    def naming(self) -> AbstractContextManager[None]:
+        """Add this model and how to mend it to a `NotFiniteError` raised in the block."""
+        return naming(
+            self.origin,
+            "Nothing was written. Set runtime.inference_precision to `no` (float32); if it is, the weights are "
+            "damaged: delete the folder of the model and run snakemake again.",
+        )
 
     @property
     @abstractmethod
@@ -139,9 +153,12 @@ class UnifiedModel(nn.Module, ABC):
 
     @abstractmethod
     def text_logps(
-        self, seen: Tensor, prompts: Sequence[str], completions: Sequence[str], *, owners: Tensor | None = None
+        self, seen: Tensor, prompts: Sequence[str], completions: Sequence[Completion], *, owners: Tensor | None = None
     ) -> Tensor:
-        """Log-probability of each completion and its end, given image seen[owners[i]] and prompt, (B,) float32 nats."""
+        """Log-probability of each completion, given image seen[owners[i]] and prompt, (B,) float32 nats.
+
+        Its tokens are those of `completion_tokens`: the end of a text is scored too, unless it was cut.
+        """
 
     @abstractmethod
     def text_session(self, seen: Tensor, owners: Tensor, prompts: Sequence[str]) -> TextSession:
@@ -152,8 +169,21 @@ class UnifiedModel(nn.Module, ABC):
         return self.tokenizer.encode(texts)
 
     def detokenize(self, ids: Sequence[int]) -> str:
-        """Text of sampled token ids; ids that are not text are left out."""
-        return self.tokenizer.decode([i for i in ids if i < self.tokenizer.size])
+        """Text of sampled token ids; the end token and ids that are not text are left out."""
+        return self.tokenizer.decode([i for i in ids if i < self.tokenizer.size and i != self.end_token])
+
+    def completion_tokens(self, completions: Sequence[Completion]) -> list[list[int]]:
+        """Token ids of completions: of texts with their end token, of sampled ones as they were sampled."""
+        # the space keeps byte-pair tokens at the seam as they are when prompt and completion are one text
+        told = iter(self.tokenizer.encode([f" {text}" for text in completions if isinstance(text, str)]))
+        return [[*next(told), self.end_token] if isinstance(one, str) else list(one) for one in completions]
+
+    def room(self, prompt: str) -> int | None:
+        """Tokens of a completion, its end token included, that there is room for behind a prompt; None is any number.
+
+        A longer one is cut, and then has no end.
+        """
+        return None
 
     @abstractmethod
     def image_loss(self, prompts: Sequence[str], images: Tensor, noise: Noise) -> Tensor:
@@ -274,9 +304,16 @@ def load_model(folder: Path, *, device: torch.device | str, precision: Precision
         precision: of the weights, and so of all that is computed, where nothing is trained; `no` is float32.
 
     Raises:
-        ArtifactError: a file is missing, truncated or of another model.
+        ArtifactError: a file is missing, truncated or of another model, or a weight is not finite in that precision.
     """
     model: UnifiedModel = part(_family(folder), "model").load_model(folder, device=device, precision=precision)
+    check_weights(
+        model.state_dict().items(),
+        str(folder),
+        "If precision is fp16, they may have been too large for it: set runtime.inference_precision to `bf16` or `no`. "
+        "Otherwise the file is damaged: delete the folder and run snakemake again.",
+    )
+    model.origin = f"{folder} in precision {precision}"
     return model
 
 
@@ -298,9 +335,11 @@ def load_codec(folder: Path, *, device: torch.device | str) -> ImageCodec:
     """Read what `ImageCodec.save` wrote.
 
     Raises:
-        ArtifactError: a file is missing or truncated, or the weights do not fit.
+        ArtifactError: a file is missing or truncated, or the weights do not fit or are not finite.
     """
     codec: ImageCodec = part(_family(folder), "codec").load_codec(folder, device=device)
+    mend = "The file is damaged: delete the folder and run snakemake again."
+    check_weights(codec.network.state_dict().items(), str(folder), mend)
     return codec
 
 

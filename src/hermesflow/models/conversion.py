@@ -6,16 +6,18 @@ import pickle
 import re
 import shutil
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from hermesflow.config.sections import Source
 from hermesflow.core import hub
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import atomic, digest_of, read_weights, sha256, write_weights
+from hermesflow.core.finite import check_weights
 
 SAFE = ".safetensors"
 Shapes = Mapping[str, tuple[int, ...]]
@@ -34,13 +36,15 @@ def converted(source: Source, model: nn.Module, *, cache: Path) -> Path:
 
     Raises:
         FetchError: the files cannot be had.
-        ArtifactError: they are damaged, hold more than tensors, or do not fit.
+        ArtifactError: they are damaged, hold more than tensors or values that are not finite, or do not fit.
     """
     folder = hub.fetch(source)
     paths = [folder / name for name in source.files]
     needed = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     if len(paths) == 1 and paths[0].suffix == SAFE:
         check_fit(_shapes_in(paths[0]), needed, paths)
+        with safe_open(paths[0], "pt") as file:
+            _check_values(file.get_tensor, model, paths)
         return paths[0]
     sums = [pin or sha256(path) for path, pin in zip(paths, source.files.values(), strict=True)]
     target = cache / f"{digest_of(sorted(sums))}{SAFE}"
@@ -54,6 +58,7 @@ def converted(source: Source, model: nn.Module, *, cache: Path) -> Path:
             raise ArtifactError(f"{path}: `{twice[0]}` is in an earlier file too. List every file of the weights once.")
         tensors |= part
     check_fit({name: tuple(tensor.shape) for name, tensor in tensors.items()}, needed, paths)
+    _check_values(tensors.__getitem__, model, paths)
     write_weights(target, tensors)
     return target
 
@@ -116,10 +121,15 @@ def check_fit(found: Shapes, needed: Shapes, paths: Sequence[Path]) -> None:
         )
 
 
+def _check_values(read: Callable[[str], Tensor], model: nn.Module, paths: Sequence[Path]) -> None:
+    """Refuse weights that are not finite in the number types of the model; one tensor is read after the other."""
+    values = ((name, read(name).to(tensor.dtype)) for name, tensor in model.state_dict().items())
+    mend = "The file is damaged, or of wider numbers than the model: fetch it again, or name other weights."
+    check_weights(values, ", ".join(map(str, paths)), mend)
+
+
 def _shapes_in(path: Path) -> Shapes:
     """Names and shapes in a safetensors file, from its header alone."""
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(path, "pt") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118

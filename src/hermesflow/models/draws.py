@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+
+from hermesflow.core.finite import check_finite
 
 KEEP_BELOW = 0.75
 """Rows of texts that ended are dropped when fewer than this share are left."""
@@ -25,22 +27,28 @@ def uniforms_per_row(generators: Sequence[torch.Generator], shape: tuple[int, ..
     return torch.stack(values) if values else torch.empty(0, *shape)
 
 
-def inverse_cdf(weights: Tensor, uniforms: Tensor) -> Tensor:
+def inverse_cdf(weights: Tensor, uniforms: Tensor, what: Callable[[int], str] = "row {}".format) -> Tensor:
     """Categorical draws from one uniform each.
 
     Args:
         weights: (..., C) float, not negative, not all zero; need not add up to one.
         uniforms: (...) float in [0, 1).
+        what: names a row of weights, counted over all leading dimensions, for the error.
 
     Returns:
         (...) int64 in [0, C); never an entry of weight 0.
+
+    Raises:
+        NotFiniteError: the weights of a row add up to no number, as those of a soft-max do where logits are nan or inf.
     """
     if weights.shape[-1] % _BLOCK:
         cumulative = weights.cumsum(dim=-1)
+        check_finite(cumulative[..., -1].flatten(), lambda row: f"a logit of {what(row)}")
         return _place_of(cumulative, uniforms * cumulative[..., -1])
     # a block first, then an entry of it: running sums are slow
     blocks = weights.unflatten(-1, (-1, _BLOCK))
     cumulative = blocks.sum(dim=-1).cumsum(dim=-1)
+    check_finite(cumulative[..., -1].flatten(), lambda row: f"a logit of {what(row)}")
     target = uniforms * cumulative[..., -1]
     block = _place_of(cumulative, target)
     before = torch.nn.functional.pad(cumulative, (1, 0)).gather(-1, block[..., None])[..., 0]

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from hermesflow.config.sections import Encoder, Scoring, Source
 from hermesflow.core import hub
-from hermesflow.core.errors import ArtifactError, ConfigError
+from hermesflow.core.errors import ArtifactError, ConfigError, naming
 from hermesflow.core.files import sha256
+from hermesflow.core.finite import check_finite
 from hermesflow.core.pretrained import read_model
 from hermesflow.models.kernels import quicken
 
@@ -41,13 +42,19 @@ class SentenceEncoder:
 
         Returns:
             (N, D) float32 on the CPU, rows of length 1.
+
+        Raises:
+            NotFiniteError: a vector is not.
         """
         unique = sorted(set(texts), key=lambda text: (len(text), text))
         row = {text: i for i, text in enumerate(unique)}
         parts = [self._encode(unique[i : i + _ROWS]) for i in range(0, len(unique), _ROWS)]
         if not parts:
             return torch.zeros(0, self.model.config.hidden_size)
-        return torch.cat(parts)[[row[text] for text in texts]]
+        vectors = torch.cat(parts)
+        with naming("sentence encoder", "Its weights are damaged: fetch them again (scoring.encoder)."):
+            check_finite(vectors, lambda place: f"the vector of `{unique[place]}`")
+        return vectors[[row[text] for text in texts]]
 
     def _encode(self, texts: list[str]) -> Tensor:
         batch = self.tokenizer(texts, padding=True, truncation=True, max_length=_TOKENS, return_tensors="pt")

@@ -48,6 +48,7 @@ class TextTokenizer:
             raise DataError(
                 f"The text tokenizer has no token {boundary_token!r}. Expected a tokenizer with a known end token."
             )
+        backend.encode_special_tokens = True  # a text that spells out the end token does not end there
         self._backend = backend
         self.boundary_token = boundary_token
         self.boundary: int = boundary

@@ -80,15 +80,16 @@ def preferences_table(counts: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> 
             for side in ("captions", "images"):
                 counted = tree[side]
                 dropped = {f"dropped: {reason}": n for reason, n in {**counted["dropped"], **incomplete[side]}.items()}
+                cut = {f"cut at the limit: {what}": n for what, n in counted.get("cut", {}).items()}
                 rows.append(
                     {
                         **{"checkpoint": checkpoint, "seed": seed, "side": side},
                         **{k: counted[k] for k in ("ids", "candidates", "updated", "kept")},
-                        **{"trained on": tree["homologous"]["kept"], **dropped},
+                        **{"trained on": tree["homologous"]["kept"], **dropped, **cut},
                     }
                 )
     values = pd.DataFrame(rows)
-    reasons = sorted(c for c in values.columns if c.startswith("dropped: "))
+    reasons = sorted(c for c in values.columns if c.startswith(("dropped: ", "cut at the limit: ")))
     values = values[[c for c in values.columns if c not in reasons] + reasons]
     values[reasons] = values[reasons].fillna(0).astype(int)
     return _table(
@@ -96,7 +97,9 @@ def preferences_table(counts: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> 
         "Preference pairs: kept, dropped and why",
         values,
         "ids: homologous pairs sampled for; updated: made from the parent's pair by Eq. 10; trained on: ids with a "
-        "pair of captions and a pair of images (`other side missing` counts those that had only one).",
+        "pair of captions and a pair of images (`other side missing` counts those that had only one)."
+        + " Captions cut at the limit of tokens are trained without an end."
+        * any(c.startswith("cut") for c in reasons),
     )
 
 

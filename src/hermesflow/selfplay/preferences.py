@@ -28,6 +28,10 @@ class Candidate:
     content: str | bytes
     """A caption, or the bytes of an image's array."""
     score: float
+    tokens: tuple[int, ...] | None = None
+    """Token ids of a caption, where its text alone does not give them: it was cut, or is tokenised otherwise."""
+    cut: bool = False
+    """Whether a caption ended at the limit of tokens instead of its end token, so that its end is not trained."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,8 @@ class Selection:
     pairs: dict[str, Pair]
     """By pair id, in the order of the candidates."""
     counts: dict[str, Any]
-    """ids, candidates, updated (from a previous pair), kept, dropped (by reason)."""
+    """ids, candidates, updated (from a previous pair), kept, dropped (by reason); and only where there are any, `cut`:
+    candidates and kept pairs that were cut at the limit of tokens."""
 
 
 def select(candidates: Mapping[str, list[Candidate]], previous: Mapping[str, Pair], threshold: Threshold) -> Selection:
@@ -120,6 +125,11 @@ def select(candidates: Mapping[str, list[Candidate]], previous: Mapping[str, Pai
         "kept": len(pairs),
         "dropped": dict(sorted(dropped.items())),
     }
+    if cut := sum(candidate.cut for group in candidates.values() for candidate in group):
+        counts["cut"] = {
+            "candidates": cut,
+            "kept": sum(pair.chosen.cut or pair.rejected.cut for pair in pairs.values()),
+        }
     return Selection(pairs, counts)
 
 
@@ -166,22 +176,38 @@ def group_candidates(table: pd.DataFrame, *, content: str, first: int | None) ->
             )
         if not np.isfinite(group["score"]).all():
             raise DataError(f"pair `{pair_id}` has a {content} whose score is not a number; score again.")
-        contents = zip(group[content], group["score"], strict=True)
-        grouped[str(pair_id)] = [Candidate(what, float(score)) for what, score in contents][:first]
+        contents = zip(group[content], group["score"], *_sampled(group, "tokens", "cut"), strict=True)
+        grouped[str(pair_id)] = [Candidate(what, float(score), tokens, cut) for what, score, tokens, cut in contents][
+            :first
+        ]
     return grouped
 
 
+def _sampled(table: pd.DataFrame, tokens: str, cut: str) -> tuple[list[tuple[int, ...] | None], list[bool]]:
+    """Columns of token ids and of what was cut; they are only there where a caption needs them."""
+    if tokens not in table:
+        return [None] * len(table), [False] * len(table)
+    return [None if ids is None else tuple(map(int, ids)) for ids in table[tokens]], table[cut].astype(bool).to_list()
+
+
+SAMPLED_COLUMNS = ("chosen_tokens", "rejected_tokens", "chosen_cut", "rejected_cut")
+"""Of tables of captions in which the tokens of some are not those of their text."""
 CAPTION_COLUMNS = ("id", "chosen_caption", "rejected_caption", "chosen_caption_score", "rejected_caption_score")
 IMAGE_COLUMNS = ("id", "chosen_image_score", "rejected_image_score")
 
 
 def captions_table(pairs: Mapping[str, Pair]) -> pd.DataFrame:
-    """Pairs of captions as a table of `CAPTION_COLUMNS`."""
+    """Pairs of captions as a table of `CAPTION_COLUMNS`, and of `SAMPLED_COLUMNS` where they are needed."""
     rows = [
-        (pair_id, pair.chosen.content, pair.rejected.content, pair.chosen.score, pair.rejected.score)
+        (
+            *(pair_id, pair.chosen.content, pair.rejected.content, pair.chosen.score, pair.rejected.score),
+            *(pair.chosen.tokens, pair.rejected.tokens, pair.chosen.cut, pair.rejected.cut),
+        )
         for pair_id, pair in pairs.items()
     ]
-    return pd.DataFrame(rows, columns=list(CAPTION_COLUMNS))
+    table = pd.DataFrame(rows, columns=[*CAPTION_COLUMNS, *SAMPLED_COLUMNS])
+    needed = any(side.tokens is not None for pair in pairs.values() for side in (pair.chosen, pair.rejected))
+    return table if needed else table[list(CAPTION_COLUMNS)]
 
 
 def images_table(pairs: Mapping[str, Pair]) -> pd.DataFrame:
@@ -201,10 +227,14 @@ def image_arrays(pairs: Mapping[str, Pair], form: ImageForm) -> np.ndarray:
 
 
 def caption_pairs(table: pd.DataFrame) -> dict[str, Pair]:
-    """Read a table of `CAPTION_COLUMNS` back."""
+    """Read what `captions_table` made back."""
+    sampled = [_sampled(table, f"{side}_tokens", f"{side}_cut") for side in ("chosen", "rejected")]
+    rows = table[list(CAPTION_COLUMNS)].itertuples(index=False)
     return {
-        pair_id: Pair(Candidate(chosen, float(best)), Candidate(rejected, float(worst)))
-        for pair_id, chosen, rejected, best, worst in table[list(CAPTION_COLUMNS)].itertuples(index=False)
+        pair_id: Pair(Candidate(chosen, float(best), *own), Candidate(rejected, float(worst), *other))
+        for (pair_id, chosen, rejected, best, worst), own, other in zip(
+            rows, *(zip(*columns, strict=True) for columns in sampled), strict=True
+        )
     }
 
 

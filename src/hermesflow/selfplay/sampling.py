@@ -8,7 +8,7 @@ Source: HermesFlow section 3.2.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -18,7 +18,6 @@ from hermesflow.models.backbone import UnifiedModel
 from hermesflow.models.draws import KEEP_BELOW, inverse_cdf, sessions, uniforms_per_row
 
 
-@torch.inference_mode()
 def sample_texts(
     model: UnifiedModel,
     seen: Tensor,
@@ -29,6 +28,22 @@ def sample_texts(
     max_new_tokens: int,
     generators: Sequence[torch.Generator],
 ) -> list[str]:
+    """The texts of `sample_tokens`, whose arguments these are."""
+    settings = {"decodings": decodings, "max_new_tokens": max_new_tokens, "generators": generators}
+    return [model.detokenize(row) for row in sample_tokens(model, seen, owners, prompts, **settings)]  # type: ignore[arg-type]
+
+
+@torch.inference_mode()
+def sample_tokens(
+    model: UnifiedModel,
+    seen: Tensor,
+    owners: Tensor,
+    prompts: Sequence[str],
+    *,
+    decodings: Sequence[Decoding],
+    max_new_tokens: int,
+    generators: Sequence[torch.Generator],
+) -> list[list[int]]:
     """Write one text per row, until its end token or `max_new_tokens`.
 
     Args:
@@ -41,10 +56,11 @@ def sample_texts(
         generators: N CPU generators, one per row; advanced. Greedy rows read theirs too.
 
     Returns:
-        N texts.
+        N lists of token ids; the last one is the end token, unless the text was cut at `max_new_tokens`.
 
     Raises:
         ValueError: not one prompt, decoding and generator per row.
+        NotFiniteError: a logit is not.
     """
     size = len(owners)
     if not len(prompts) == len(decodings) == size:
@@ -53,8 +69,9 @@ def sample_texts(
     written: list[list[int]] = []
     for rows in sessions(size, model.text_rows):
         images, owner_index = of_session(seen, owners, rows)
-        written += _write(model, images, owner_index, prompts[rows], decodings[rows], uniforms[rows])
-    return [model.detokenize(_until(row, model.end_token)) for row in written]
+        with model.naming():
+            written += _write(model, images, owner_index, prompts[rows], decodings[rows], uniforms[rows], owners[rows])
+    return [_until(row, model.end_token) for row in written]
 
 
 def _write(
@@ -64,7 +81,9 @@ def _write(
     prompts: Sequence[str],
     decodings: Sequence[Decoding],
     uniforms: Tensor,
+    images: Tensor,
 ) -> list[list[int]]:
+    """Token ids of each text; `images` are the images of the rows in the caller's count, for errors."""
     size, max_new_tokens = uniforms.shape
     top_k = torch.tensor([d.top_k for d in decodings])
     heat = torch.tensor([d.temperature for d in decodings])
@@ -73,7 +92,13 @@ def _write(
     rows, alive = torch.arange(size), torch.ones(size, dtype=torch.bool)
     logits = session.logits
     for step in range(max_new_tokens):
-        tokens = _draw_top_k(logits, top_k[rows], heat[rows], uniforms[rows, step])
+        tokens = _draw_top_k(
+            logits,
+            top_k[rows],
+            heat[rows],
+            uniforms[rows, step],
+            lambda row, rows=rows: f"prompt `{prompts[rows[row]]}` about image {images[rows[row]]}",  # type: ignore[misc]
+        )
         written[rows[alive], step] = tokens[alive]
         alive &= tokens != model.end_token
         if step + 1 == max_new_tokens or not alive.any():
@@ -94,14 +119,16 @@ def of_session(seen: Tensor, owners: Tensor, rows: slice) -> tuple[Tensor, Tenso
     return seen[images.to(seen.device)], owner_index
 
 
-def _draw_top_k(logits: Tensor, top_k: Tensor, temperature: Tensor, uniforms: Tensor) -> Tensor:
+def _draw_top_k(
+    logits: Tensor, top_k: Tensor, temperature: Tensor, uniforms: Tensor, what: Callable[[int], str] = "row {}".format
+) -> Tensor:
     """One token per row, (N,), of logits (N, V) cut to each row's `top_k` and divided by its temperature."""
     most = min(int(top_k.max()), logits.shape[1])
     values, tokens = (part.cpu() for part in logits.float().topk(most, dim=1))  # the few that count
     cut = torch.arange(most) >= top_k[:, None]
     weights = (values / temperature[:, None]).masked_fill(cut, -math.inf).softmax(dim=1)
-    return tokens.gather(1, inverse_cdf(weights, uniforms)[:, None])[:, 0]
+    return tokens.gather(1, inverse_cdf(weights, uniforms, what)[:, None])[:, 0]
 
 
 def _until(row: list[int], end: int) -> list[int]:
-    return row[: row.index(end)] if end in row else row
+    return row[: row.index(end) + 1] if end in row else row

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hermesflow.config.sections import CaptionMeasure, Decoding, Scoring, VqaMethod
+from hermesflow.core.finite import check_finite
 from hermesflow.data.microworld.questions import Question
 from hermesflow.models.backbone import UnifiedModel
 from hermesflow.models.sentence_encoder import SentenceEncoder
@@ -209,6 +210,13 @@ def _answer_logps(model: UnifiedModel, seen: Tensor, owners: Tensor, keys: Seque
     rows, images, first, inverse = _unique_rows(seen, owners, keys)
     prompts = [model.question_template.format(keys[i][0]) for i in rows]
     logps = model.text_logps(seen[images], prompts, [keys[i][1] for i in rows], owners=first)
+    with model.naming():
+        check_finite(
+            logps,
+            lambda row: (
+                "the log-prob of answer `{1}` to `{0}`".format(*keys[rows[row]]) + f" about image {owners[rows[row]]}"
+            ),
+        )
     return logps.double().cpu()[inverse]
 
 

@@ -15,6 +15,8 @@ from hermesflow.core.files import read_table
 from hermesflow.core.images import read_cut, read_form, read_images, write_images
 
 CAPTION_TYPES = {"id": "str", "candidate": "int64", "caption": "str"}
+SAMPLED = ("tokens", "cut")
+"""More columns of captions, where some are not what their text is tokenised to: token ids or None, and cut or not."""
 SCORE_TYPES = {"id": "str", "candidate": "int64", "score": "float64"}
 IMAGE_TYPES = {**SCORE_TYPES, "right": "float64", "questions": "int64"}
 
@@ -111,14 +113,17 @@ def gathered_table(
     tables = []
     for shard in range(shards):
         path = shard_folder(folder, shard=shard, shards=shards) / name
-        tables.append(read_table(path, list(types)))
+        tables.append(read_table(path, list(types), numbers=[name for name in ("score", "right") if name in types]))
         check_candidates(path, tables[-1], shard_ids(ids, batch=batch, shard=shard, shards=shards), n=n)
     return sorted_candidates(tables, ids, types)
 
 
 def sorted_candidates(tables: Sequence[pd.DataFrame], ids: Sequence[str], types: Mapping[str, str]) -> pd.DataFrame:
-    """All rows of some tables, with the columns of `types`, in the order of the ids, then of the candidates."""
-    table = pd.concat([t[list(types)].astype(dict(types)) for t in tables])
+    """All rows of some tables, columns of `types` and `SAMPLED`, in the order of the ids, then of the candidates."""
+    more = [column for column in SAMPLED if any(column in t for t in tables)]
+    table = pd.concat([t.reindex(columns=[*types, *more]).astype(dict(types)) for t in tables])
+    if more:
+        table["cut"] = table["cut"].eq(True)  # not in shards without such captions
     place = {id_: i for i, id_ in enumerate(ids)}
     order = np.lexsort((table["candidate"], table["id"].map(place)))
     return table.iloc[order].reset_index(drop=True)

@@ -125,7 +125,11 @@ def vqa_scores(
 ) -> dict[str, pd.DataFrame]:
     """Self-VQA scores by every method: the configured one as stage `score` left it, the others made here."""
     folder = layout.checkpoint(seed, BASE)
-    tables = {config.scoring.vqa_method: read_table(folder / "scores" / "images.parquet", list(IMAGE_TYPES))}
+    tables = {
+        config.scoring.vqa_method: read_table(
+            folder / "scores" / "images.parquet", list(IMAGE_TYPES), numbers=["score"]
+        )
+    }
     runtime = config.runtime
     model = load_model(folder / "model", device=runtime.device, precision=runtime.inference_precision)
     codec = cache(partial(load_codec, layout.tokenizer, device=runtime.device))  # read once, and only if asked for

@@ -16,7 +16,7 @@ from hermesflow.config.experiment import BASE, Config
 from hermesflow.config.reads import params_of
 from hermesflow.config.sections import Source
 from hermesflow.core import seeding
-from hermesflow.core.errors import ArtifactError
+from hermesflow.core.errors import ArtifactError, naming
 from hermesflow.core.files import Layout, new_manifest, save_manifest, write_manifest, write_table
 from hermesflow.core.images import ImageForm, as_tensor, read_images
 from hermesflow.core.progress import Progress
@@ -26,9 +26,10 @@ from hermesflow.models.backbone import UnifiedModel, meta_model, new_model
 from hermesflow.models.conversion import converted, place
 from hermesflow.models.text_tokenizers import TRAINED, train_tokenizer
 from hermesflow.tracking import runs
-from hermesflow.training.pretraining import Example, batches, optimiser_of, train_step
+from hermesflow.training.pretraining import Example, batches, cut_texts, optimiser_of, train_step
 
 LOG_EVERY = 20  # steps between rows of history.csv
+MEND = "Lower base_training.learning_rate or max_grad_norm; training starts anew, for a base model keeps no states."
 
 
 def run(config: Config, layout: Layout, *, seed: int) -> None:
@@ -36,6 +37,7 @@ def run(config: Config, layout: Layout, *, seed: int) -> None:
 
     Raises:
         ArtifactError: the image tokens are not those of the pairs, or the weights not those of the model.
+        NotFiniteError: a gradient is not.
     """
     torch.set_num_threads(config.runtime.train_threads)
     if config.weights.language_model is not None:
@@ -64,10 +66,14 @@ def run(config: Config, layout: Layout, *, seed: int) -> None:
     history = []
     inputs = [layout.data("base"), layout.seen("base"), layout.generated]
     manifest = new_manifest(config=params_of(config, "base", BASE), inputs=inputs, seed=seed)
+    if cut := cut_texts(examples, model):
+        manifest["cut_texts"] = cut
+        print(f"{cut:,} different texts are longer than max_text_tokens: they are cut, and their ends not trained.")
     progress = Progress(settings.steps, f"base model, seed {seed}", "step")
     with runs.open_run(layout, seed, BASE, manifest) as tracked:
         for step in range(1, settings.steps + 1):
-            metrics = train_step(model, next(stream), optimiser, schedule, settings)
+            with naming(f"base model, seed {seed}, step {step}", MEND):
+                metrics = train_step(model, next(stream), optimiser, schedule, settings)
             if step % LOG_EVERY == 0 or step == settings.steps:
                 history.append({"step": step, **metrics})
                 tracked.log(metrics, step=step)

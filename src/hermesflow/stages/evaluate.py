@@ -270,7 +270,7 @@ def _describe(config: Config, model: UnifiedModel, seen: Tensor) -> list[str]:
 
 
 def _write_summary(out: Path, units: pd.DataFrame, features: dict[str, Tensor]) -> None:
-    write_table(out / UNITS, units)
+    write_table(out / UNITS, units, numbers=("numerator", "denominator"))
     write_weights(out / FEATURES, features)
     write_json(out / "metrics.json", bootstrap.point_values(read_evaluated(out)))
 

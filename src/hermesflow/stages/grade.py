@@ -57,7 +57,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, benchmark
     if cut := read_cut(folder / "images.npy"):
         facts["prompts that the model cut"] = len(cut)
     write_table(folder / "rows.parquet", graded.rows)
-    write_table(folder / UNITS, graded.units)
+    write_table(folder / UNITS, graded.units, numbers=("numerator", "denominator"))
     write_json(folder / "values.json", {metric: asdict(whole) for metric, whole in graded.values.items()})
     write_json(folder / "facts.json", {**facts, "scorers": {**scorers, **graded.scorers}})
     inputs = [folder / "images.npy", model / "model.safetensors", layout.tokenizer / "model.safetensors"]

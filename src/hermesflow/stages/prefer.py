@@ -27,6 +27,7 @@ from hermesflow.selfplay.preferences import (
     images_table,
     select,
 )
+from hermesflow.selfplay.sharding import CAPTION_TYPES, SAMPLED
 
 
 def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
@@ -92,17 +93,22 @@ def _previous(folder: Path) -> dict[str, dict[str, Pair]]:
     """The pairs of captions and of images that the parent was trained on."""
     ids, images = read_images(folder / "images.npy")
     return {
-        "captions": caption_pairs(read_table(folder / "captions.parquet", CAPTION_COLUMNS)),
+        "captions": caption_pairs(
+            read_table(folder / "captions.parquet", CAPTION_COLUMNS, numbers=CAPTION_COLUMNS[3:])
+        ),
         "images": image_pairs(
-            read_table(folder / "images.parquet", IMAGE_COLUMNS), dict(zip(ids, images, strict=True))
+            read_table(folder / "images.parquet", IMAGE_COLUMNS, numbers=IMAGE_COLUMNS[1:]),
+            dict(zip(ids, images, strict=True)),
         ),
     }
 
 
 def _scored_captions(folder: Path) -> pd.DataFrame:
-    """Candidates of captions with their scores: id, candidate, caption, score."""
-    captions = read_table(folder / "candidates" / "captions.parquet", ["id", "candidate", "caption"])
-    return _with_scores(captions[["id", "candidate", "caption"]], folder / "scores" / "captions.parquet")
+    """Candidates of captions with their scores: id, candidate, caption, score, and `SAMPLED` where it is there."""
+    captions = read_table(folder / "candidates" / "captions.parquet", list(CAPTION_TYPES))
+    return _with_scores(
+        captions[[c for c in (*CAPTION_TYPES, *SAMPLED) if c in captions]], folder / "scores" / "captions.parquet"
+    )
 
 
 def _scored_images(folder: Path) -> pd.DataFrame:
@@ -120,7 +126,7 @@ def _scored_images(folder: Path) -> pd.DataFrame:
 
 
 def _with_scores(candidates: pd.DataFrame, path: Path) -> pd.DataFrame:
-    scores = read_table(path, ["id", "candidate", "score"])[["id", "candidate", "score"]]
+    scores = read_table(path, ["id", "candidate", "score"], numbers=["score"])[["id", "candidate", "score"]]
     try:
         joined = candidates.merge(scores, on=["id", "candidate"], how="left", validate="one_to_one")
     except pd.errors.MergeError as error:

@@ -41,6 +41,7 @@ def run(
     Raises:
         ArtifactError: candidates, scores, captions, image tokens or the weights are missing or broken.
         ConfigError: training settings that cannot be meant.
+        NotFiniteError: a log-prob is not.
     """
     torch.set_num_threads(config.runtime.train_threads)
     training = replace(config.training, steps=steps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import compress
 from typing import Any
 
@@ -13,14 +14,15 @@ from torch import Tensor
 
 from hermesflow.config.experiment import Config
 from hermesflow.config.sections import Sampling
+from hermesflow.core.errors import naming
 from hermesflow.core.files import Layout, write_table
 from hermesflow.core.images import as_tensor, read_images, write_images
 from hermesflow.core.progress import Progress
 from hermesflow.core.seeding import generator
 from hermesflow.data.pairs import read_pairs
 from hermesflow.models.backbone import UnifiedModel, load_model
-from hermesflow.selfplay.sampling import sample_texts
-from hermesflow.selfplay.sharding import CAPTION_TYPES, check_ids, shard_batches, shard_folder
+from hermesflow.selfplay.sampling import sample_tokens
+from hermesflow.selfplay.sharding import CAPTION_TYPES, SAMPLED, check_ids, shard_batches, shard_folder
 
 
 def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shard: int = 0, shards: int = 1) -> None:
@@ -28,6 +30,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shard: in
 
     Raises:
         ArtifactError: the image tokens are not those of the pairs.
+        NotFiniteError: a logit is not.
     """
     torch.set_num_threads(config.runtime.shard_threads)
     pairs = read_pairs(layout.data("pairs"))
@@ -44,9 +47,10 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shard: in
     records: list[dict[str, Any]] = []
     images: list[np.ndarray] = []
     for batch in batches:
-        texts = sample_captions(model, batch, seen_by_id, settings=config.sampling, stream=(seed, checkpoint))
+        with naming(f"sample {checkpoint}, seed {seed}, images of pairs {batch}"):
+            texts = sample_captions(model, batch, seen_by_id, settings=config.sampling, stream=(seed, checkpoint))
         records += [
-            {"id": id_, "candidate": k, "caption": text}
+            {"id": id_, "candidate": k, **asdict(text)}
             for id_, row in zip(batch, texts, strict=True)
             for k, text in enumerate(row)
         ]
@@ -54,11 +58,23 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shard: in
         images.append(generated.numpy())
         progress.advance(len(batch))
     out = shard_folder(folder / "candidates", shard=shard, shards=shards)
-    write_table(out / "captions.parquet", pd.DataFrame(records, columns=list(CAPTION_TYPES)).astype(CAPTION_TYPES))
+    table = pd.DataFrame(records, columns=[*CAPTION_TYPES, *SAMPLED]).astype(CAPTION_TYPES)
+    write_table(out / "captions.parquet", table if table["tokens"].notna().any() else table[list(CAPTION_TYPES)])
     empty = model.generated.empty(0, config.sampling.images.n)
     batch_ids = [id_ for batch in batches for id_ in batch]
     cut = set(compress(batch_ids, model.is_cut([caption_of[id_] for id_ in batch_ids])))
     write_images(out / "images.npy", batch_ids, np.concatenate([empty, *images]), model.generated, cut=cut)
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A caption candidate."""
+
+    caption: str
+    tokens: list[int] | None
+    """What was sampled, where the text alone does not give it: it was cut, or is tokenised otherwise."""
+    cut: bool
+    """Whether it ended at the limit of tokens instead of its end token."""
 
 
 def sample_captions(
@@ -68,7 +84,7 @@ def sample_captions(
     *,
     settings: Sampling,
     stream: tuple[int, str],
-) -> list[list[str]]:
+) -> list[list[Sampled]]:
     """Understanding candidates of one batch: one caption per decoding and image.
 
     Args:
@@ -85,7 +101,7 @@ def sample_captions(
     """
     decodings = settings.captions.decodings
     n = len(decodings)
-    texts = sample_texts(
+    sampled = sample_tokens(
         model,
         as_tensor(np.stack([seen_by_id[id_] for id_ in ids])).to(model.device),
         torch.arange(len(ids)).repeat_interleave(n),
@@ -94,7 +110,13 @@ def sample_captions(
         max_new_tokens=settings.captions.max_new_tokens,
         generators=[generator(*stream, "caption", id_, k) for id_ in ids for k in range(n)],
     )
-    return [texts[i * n : (i + 1) * n] for i in range(len(ids))]
+    sampled = [row[: model.room(model.caption_prompt)] for row in sampled]  # no longer than training can score
+    texts = [model.detokenize(row) for row in sampled]
+    captions = [
+        Sampled(text, None if row == told else row, cut=row[-1] != model.end_token)
+        for text, row, told in zip(texts, sampled, model.completion_tokens(texts), strict=True)
+    ]
+    return [captions[i * n : (i + 1) * n] for i in range(len(ids))]
 
 
 def sample_candidates(
@@ -113,9 +135,10 @@ def sample_candidates(
     Source: HermesFlow section 3.2.
     """
     n = settings.images.n
-    images = model.generate_images(
-        [caption_of[id_] for id_ in ids for _ in range(n)],
-        settings=settings.images,
-        generators=[generator(*stream, "image", id_, k) for id_ in ids for k in range(n)],
-    )
+    with model.naming():
+        images = model.generate_images(
+            [caption_of[id_] for id_ in ids for _ in range(n)],
+            settings=settings.images,
+            generators=[generator(*stream, "image", id_, k) for id_ in ids for k in range(n)],
+        )
     return images.unflatten(0, (len(ids), n))

@@ -13,6 +13,7 @@ import torch
 
 from hermesflow.config.experiment import Config
 from hermesflow.config.sections import CaptionMeasure, Scoring, VqaMethod
+from hermesflow.core.errors import naming
 from hermesflow.core.files import Layout, read_table, write_table
 from hermesflow.core.images import as_tensor, read_images
 from hermesflow.core.progress import Progress
@@ -38,6 +39,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shard: in
     Raises:
         ArtifactError: candidates are missing, truncated or lack a pair.
         ConfigError: the sentence encoder is not to be found.
+        NotFiniteError: a logit, a log-prob, a vector or a score is not.
     """
     torch.set_num_threads(config.runtime.shard_threads)
     pairs = read_pairs(layout.data("pairs")).remove_columns("image")
@@ -58,16 +60,17 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, shard: in
         table = pd.concat([captions_of[id_] for id_ in batch])
         tables["captions"].append(score_captions(table, references, measure=measure, encoder=encoder))
         questions = {id_: questions_of_row(row_of[id_]) for id_ in batch}
-        tables["images"].append(
-            score_images(
-                *(model, codec, images_by_id, questions), method=method, settings=config.scoring, encoder=choices
+        with naming(f"score {checkpoint}, seed {seed}, candidates of pairs {batch}"):
+            tables["images"].append(
+                score_images(
+                    *(model, codec, images_by_id, questions), method=method, settings=config.scoring, encoder=choices
+                )
             )
-        )
         progress.advance(len(batch))
     out = shard_folder(folder / "scores", shard=shard, shards=shards)
     for kind, types in (("captions", SCORE_TYPES), ("images", IMAGE_TYPES)):
         table = pd.concat([pd.DataFrame(columns=list(types)).astype(types), *tables[kind]])
-        write_table(out / f"{kind}.parquet", table[list(types)].astype(types))
+        write_table(out / f"{kind}.parquet", table[list(types)].astype(types), numbers=["score"])
 
 
 def read_candidates(folder: Path, ids: Sequence[str]) -> tuple[dict[str, pd.DataFrame], dict[str, np.ndarray]]:

@@ -30,7 +30,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
     Raises:
         ArtifactError: preferences, reference log-probs or the parent's weights are missing or broken.
         ConfigError: training settings that cannot be meant.
-        HermesflowError: the loss is no longer a number.
+        NotFiniteError: a loss, another metric or a gradient is not; the last saved state stays.
         Interrupted: a signal asked to stop; the state is saved.
     """
     with Interruption() as interruption:
@@ -52,7 +52,7 @@ def _train(config: Config, layout: Layout, *, seed: int, checkpoint: str, interr
     if training.lora:
         adapted = add_adapters(model, training.lora, seed=seed_of(seed, iteration(config, checkpoint), "adapters"))
     pairs = load_pairs(config, layout, model, seed=seed, checkpoint=checkpoint)
-    reference = ReferenceTable(read_table(reference_path, ["id", "pass", *Logps._fields]))
+    reference = ReferenceTable(read_table(reference_path, ["id", "pass", *Logps._fields], numbers=Logps._fields))
 
     inputs = [
         layout.seen("pairs"),

@@ -23,6 +23,7 @@ from PIL import Image
 from hermesflow.config.sections import Decoding, ImageSampling
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import read_json
+from hermesflow.core.images import as_stored
 from hermesflow.core.seeding import generator
 from hermesflow.data.images import fit_image
 from hermesflow.models.backbone import ImageCodec, UnifiedModel, load_codec, load_model
@@ -62,7 +63,7 @@ class LoadedCheckpoint:
         pixels = np.stack([np.asarray(Image.open(file)) for file in fitted])
         return sample_texts(
             self.model,
-            self.codec.see(pixels).to(self.model.device),
+            as_stored(self.codec.see(pixels), self.model.seen).to(self.model.device),
             torch.arange(len(files)),
             [self.model.caption_prompt] * len(files),
             decodings=[Decoding(top_k=1, temperature=1.0)] * len(files),
@@ -72,7 +73,9 @@ class LoadedCheckpoint:
 
     def _generate(self, prompts: Sequence[str], seed: int) -> list[bytes]:
         generators = [generator(seed, "generate", i) for i in range(len(prompts))]
-        generated = self.model.generate_images(prompts, settings=self.sampling, generators=generators)
+        with self.model.naming():
+            generated = self.model.generate_images(prompts, settings=self.sampling, generators=generators)
+        generated = as_stored(generated, self.model.generated)
         files = []
         for pixels in self.codec.to_pixels(generated):
             file = io.BytesIO()

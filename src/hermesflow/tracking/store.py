@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
+import math
 import os
 import re
 import sys
@@ -17,6 +18,8 @@ from typing import Any, TypeAlias
 Point: TypeAlias = tuple[str, float, int, int]
 """A metric's key and value, a time in milliseconds since 1970, and a step."""
 
+NOT_FINITE = "hermesflow.not_finite"
+"""Tag of a run: metrics and steps whose values were nan or infinite, and are therefore left out."""
 PAUSE = 30.0
 """Seconds until a store that failed is called again."""
 SHARE = 20
@@ -53,7 +56,7 @@ _SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
-_PARAMS, _POINTS = 100, 1000  # MLflow's limits of one call
+_PARAMS, _POINTS, _TAG = 100, 1000, 5000  # MLflow's limits of one call
 
 
 class Store:
@@ -177,10 +180,17 @@ class Store:
             self.client.log_batch(run_id, params=entries[start : start + _PARAMS])
 
     def log_points(self, run_id: str, points: Iterable[Point], model_id: str | None = None) -> None:
-        """Log metrics, of the run and of its model if one is given."""
+        """Log metrics, of the run and of its model if one is given.
+
+        Values that are not finite are left out (MLflow would show infinity as 1.8e308), and tagged `NOT_FINITE`.
+        """
         from mlflow.entities import Metric
 
-        entries = [Metric(*point, model_id=model_id, run_id=run_id) for point in points]
+        points = list(points)
+        if wrong := {f"{key} at step {step}" for key, value, _, step in points if not math.isfinite(value)}:
+            known = self.client.get_run(run_id).data.tags.get(NOT_FINITE, "").split(", ")
+            self.client.set_tag(run_id, NOT_FINITE, ", ".join(sorted({*filter(None, known), *wrong}))[:_TAG])
+        entries = [Metric(*point, model_id=model_id, run_id=run_id) for point in points if math.isfinite(point[1])]
         for start in range(0, len(entries), _POINTS):
             self.client.log_batch(run_id, metrics=entries[start : start + _POINTS])
 

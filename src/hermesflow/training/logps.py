@@ -14,7 +14,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from hermesflow.config.sections import Objective, Training
-from hermesflow.core.errors import DataError
+from hermesflow.core.errors import DataError, naming
+from hermesflow.core.finite import check_finite
 from hermesflow.core.progress import Progress
 from hermesflow.models.backbone import UnifiedModel
 from hermesflow.training.distributed import micro_batches
@@ -81,6 +82,9 @@ def reference_logps(
 
     Returns:
         Columns id, pass and those of `Logps`; one row per row of training, in its order.
+
+    Raises:
+        NotFiniteError: names the pair and the pass.
     """
     scorer = accelerator.prepare_model(PairLogps(model, "pair").eval(), evaluation_mode=True)
     rows = pairs.rows(training.steps * training.batch_size)
@@ -93,8 +97,12 @@ def reference_logps(
                 batches.append(accelerator.gather(logps.T.contiguous()).cpu())
             if accelerator.is_main_process:
                 progress.advance()
+    logps = torch.cat(batches)
+    mend = "Set runtime.precision to `no`; if it is, the parent's weights are damaged: make its model anew."
+    with naming(f"{what}, precision {accelerator.mixed_precision}", mend):
+        check_finite(logps, lambda row: "a log-prob of pair `{}` in pass {}".format(*rows[row]))
     index = pd.DataFrame(rows, columns=["id", "pass"])
-    return index.join(pd.DataFrame(torch.cat(batches).numpy(), columns=list(Logps._fields)))
+    return index.join(pd.DataFrame(logps.numpy(), columns=list(Logps._fields)))
 
 
 class ReferenceTable:

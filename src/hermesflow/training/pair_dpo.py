@@ -7,23 +7,31 @@ Source: HermesFlow (arXiv 2502.12148) section 3.3.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from hermesflow.config.sections import Objective, Training
-from hermesflow.core.errors import HermesflowError, Interrupted
+from hermesflow.core.errors import Interrupted, NotFiniteError, naming
+from hermesflow.core.finite import clip_gradients
 from hermesflow.core.progress import Progress
 from hermesflow.models.backbone import UnifiedModel
 from hermesflow.training.distributed import micro_batches
 from hermesflow.training.interruption import Interruption
 from hermesflow.training.logps import Logps, PairLogps, ReferenceTable
 from hermesflow.training.losses import chosen_nll, dpo_logratios, implicit_rewards, pair_dpo_loss
-from hermesflow.training.pairs import HomologousPairs
+from hermesflow.training.pairs import HomologousPairs, Row
 from hermesflow.training.state import StateFolder
+
+MEND = (
+    "The last saved state stays, and the same command goes on from it. If it stops there again (precision is "
+    "`{}`), set runtime.precision to `no`, which goes on from it too, or lower training.learning_rate "
+    "or beta, which start the training anew."
+)
 
 
 def step_loss(
@@ -96,41 +104,40 @@ def train_policy(
         History: one row per step with step, loss, loss/*, rewards/*, lr and grad_norm.
 
     Raises:
-        HermesflowError: the loss is no longer a number.
+        NotFiniteError: a loss, another metric or a gradient is not; the optimizer has not made the step.
         Interrupted: a signal asked to stop; the state is saved.
     """
     scorer = PairLogps(model, objective).eval()
     policy, optimizer = accelerator.prepare(scorer, new_optimizer(scorer, training))
     rows = pairs.rows(training.steps * training.batch_size)
     history: list[dict[str, float]] = state.resume(accelerator)
+    mend = MEND.format(accelerator.mixed_precision)
     progress = Progress(training.steps - len(history), what, "step")
 
     for step in range(len(history) + 1, training.steps + 1):
         lr = learning_rate(step, training)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        micro_metrics = []
-        for batch_rows in micro_batches(rows, step, training, accelerator):
-            with accelerator.accumulate(policy):
-                logps = policy(pairs.batch(batch_rows, device=accelerator.device))
-                loss, metrics = step_loss(
-                    logps,
-                    reference.of(batch_rows, accelerator.device),
-                    objective=objective,
-                    training=training,
-                )
-                accelerator.backward(loss.mean())
-                if accelerator.sync_gradients:
-                    grad_norm = accelerator.clip_grad_norm_(policy.parameters(), training.max_grad_norm)
-                optimizer.step()
-                optimizer.zero_grad()
-            micro_metrics.append(torch.stack([values.mean() for values in metrics.values()]))
-        means = accelerator.reduce(torch.stack(micro_metrics).mean(dim=0), reduction="mean").tolist()
-        history.append(
-            {"step": step, **dict(zip(metrics, means, strict=True)), "lr": lr, "grad_norm": float(grad_norm)}
-        )
-        if not math.isfinite(history[-1]["loss"]):
-            raise HermesflowError(f"{what}: the loss is nan or infinite at step {step}. Lower learning_rate or beta.")
+        grad_norm = math.nan
+        while not math.isfinite(grad_norm):  # fp16: again where gradients overflowed, with the loss scaled less
+            parts: list[tuple[Sequence[Row], dict[str, Tensor]]] = []
+            for batch_rows in micro_batches(rows, step, training, accelerator):
+                with accelerator.accumulate(policy), naming(f"{what}, step {step}", mend):
+                    logps = policy(pairs.batch(batch_rows, device=accelerator.device))
+                    loss, metrics = step_loss(
+                        logps,
+                        reference.of(batch_rows, accelerator.device),
+                        objective=objective,
+                        training=training,
+                    )
+                    accelerator.backward(loss.mean())
+                    parts.append((batch_rows, metrics))
+                    if accelerator.sync_gradients:
+                        means = _finite_means(parts, accelerator)
+                        grad_norm = _clipped_norm(policy, training, accelerator)
+                    optimizer.step()
+                    optimizer.zero_grad()
+        history.append({"step": step, **means, "lr": lr, "grad_norm": grad_norm})
         if accelerator.is_main_process:
             log({name: value for name, value in history[-1].items() if name != "step"}, step)
             progress.what = f"{what}, loss {history[-1]['loss']:.4f}"
@@ -142,6 +149,44 @@ def train_policy(
             if stop:
                 raise Interrupted(f"{what}: stopped after step {step} of {training.steps}; the same command goes on.")
     return pd.DataFrame(history).astype({"step": int})
+
+
+def _finite_means(
+    parts: Sequence[tuple[Sequence[Row], dict[str, Tensor]]], accelerator: Accelerator
+) -> dict[str, float]:
+    """Means over the pairs of a step, of all processes.
+
+    Raises:
+        NotFiniteError: names the pair.
+    """
+    means = torch.stack([torch.stack([values.mean() for values in metrics.values()]) for _, metrics in parts])
+    values = accelerator.reduce(means.mean(dim=0), reduction="mean").tolist()
+    if not all(map(math.isfinite, values)):
+        mine = [
+            f"{name} of pair `{row[0]}` in pass {row[1]} is {value}"
+            for rows, metrics in parts
+            for name, column in metrics.items()
+            for row, value in zip(rows, column.tolist(), strict=True)
+            if not math.isfinite(value)
+        ]
+        wrong = gather_object(mine) or ["the sum of finite values is infinite"]
+        raise NotFiniteError(f"{wrong[0]} ({len(wrong)} such values in the step). No weight was changed.")
+    return dict(zip(parts[0][1], values, strict=True))
+
+
+def _clipped_norm(policy: nn.Module, training: Training, accelerator: Accelerator) -> float:
+    """Clip the gradients of a step; the norm, nan where the optimizer will skip the step and scale the loss less.
+
+    Raises:
+        NotFiniteError: names the parameter.
+    """
+    accelerator.unscale_gradients()
+    try:
+        return clip_gradients(policy, training.max_grad_norm)
+    except NotFiniteError:
+        if accelerator.scaler is None or accelerator.scaler.get_scale() <= 1:
+            raise
+        return math.nan
 
 
 def learning_rate(step: int, training: Training) -> float:

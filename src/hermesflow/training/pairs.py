@@ -19,8 +19,8 @@ from torch import Tensor
 from hermesflow.core.errors import DataError
 from hermesflow.core.images import as_tensor
 from hermesflow.core.seeding import seed_of
-from hermesflow.models.backbone import Noise, NoiseName
-from hermesflow.selfplay.preferences import CAPTION_COLUMNS
+from hermesflow.models.backbone import Completion, Noise, NoiseName
+from hermesflow.selfplay.preferences import Candidate, caption_pairs
 
 Row = tuple[str, int]
 """A pair id and the pass (from 0) in which it is met."""
@@ -35,8 +35,8 @@ class PairBatch:
     """y, which images are generated from."""
     seen: Tensor
     """(B, *seen): x, which captions are about."""
-    chosen_captions: list[str]
-    rejected_captions: list[str]
+    chosen_captions: list[Completion]
+    rejected_captions: list[Completion]
     chosen_images: Tensor
     """(B, *generated)."""
     rejected_images: Tensor
@@ -79,9 +79,9 @@ class HomologousPairs:
                 "image or caption; run stages encode and prefer again on the same data."
             )
         self.seed, self.iteration = seed, iteration
-        self._pairs = preferences[[*CAPTION_COLUMNS]].set_index("id")
+        self._pairs = caption_pairs(preferences)
         self._images, self._captions, self._seen, self._noise = images, captions, seen, noise
-        if not self._pairs.index.is_unique:
+        if len(self._pairs) < len(preferences):
             raise DataError("preferences.parquet holds an id twice; run stage prefer again.")
 
     def __len__(self) -> int:
@@ -89,7 +89,7 @@ class HomologousPairs:
 
     def pass_order(self, pass_: int) -> list[str]:
         """All ids, shuffled anew in every pass; the order of the table plays no part."""
-        return sorted(self._pairs.index, key=lambda i: seed_of(self.seed, self.iteration, "order", pass_, i))
+        return sorted(self._pairs, key=lambda i: seed_of(self.seed, self.iteration, "order", pass_, i))
 
     def rows(self, total: int) -> list[Row]:
         """The first `total` rows of training, pass after pass; a pass may end inside a batch."""
@@ -99,17 +99,23 @@ class HomologousPairs:
     def batch(self, rows: Sequence[Row], *, device: torch.device | str) -> PairBatch:
         """Put rows together; both skills of row k come from the same id."""
         ids = [pair_id for pair_id, _ in rows]
-        pairs = self._pairs.loc[ids]
+        pairs = [self._pairs[i] for i in ids]
         return PairBatch(
             rows=list(rows),
             captions=[self._captions[i] for i in ids],
             seen=_stacked((self._seen[i] for i in ids), device),
-            chosen_captions=pairs["chosen_caption"].to_list(),
-            rejected_captions=pairs["rejected_caption"].to_list(),
+            chosen_captions=[_completion(pair.chosen) for pair in pairs],
+            rejected_captions=[_completion(pair.rejected) for pair in pairs],
             chosen_images=_stacked((self._images[i][0] for i in ids), device),
             rejected_images=_stacked((self._images[i][1] for i in ids), device),
             noise=self._noise([(self.seed, self.iteration, *row) for row in rows]),
         )
+
+
+def _completion(caption: Candidate) -> Completion:
+    """What a caption was sampled as: its tokens where its text alone does not give them."""
+    assert isinstance(caption.content, str)
+    return caption.content if caption.tokens is None else caption.tokens
 
 
 def _stacked(images: Iterable[np.ndarray], device: torch.device | str) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from hermesflow.config.sections import BaseTraining
+from hermesflow.core.finite import clip_gradients
 from hermesflow.models.backbone import Noise, UnifiedModel
 
 
@@ -126,7 +127,11 @@ def train_step(
     schedule: torch.optim.lr_scheduler.LRScheduler,
     settings: BaseTraining,
 ) -> dict[str, float]:
-    """One optimiser step; returns losses in nats per token, the gradient norm and the learning rate."""
+    """One optimiser step; returns losses in nats per token, the gradient norm and the learning rate.
+
+    Raises:
+        NotFiniteError: a gradient is not; no weight was changed.
+    """
     loss = mmu = model.text_loss(batch.mmu_seen, batch.mmu_owners, batch.mmu_prompts, batch.mmu_completions)
     metrics = {"loss/mmu": mmu.item()}
     if batch.t2i_captions:
@@ -135,11 +140,21 @@ def train_step(
         metrics["loss/t2i"] = t2i.item()
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+    norm = clip_gradients(model, settings.max_grad_norm)
     rate = schedule.get_last_lr()[0]
     optimiser.step()
     schedule.step()
-    return {**metrics, "grad_norm": norm.item(), "lr": float(rate)}
+    return {**metrics, "grad_norm": norm, "lr": float(rate)}
+
+
+def cut_texts(examples: Sequence[Example], model: UnifiedModel) -> int:
+    """Number of different captions and answers that there is no room for, so that they are cut and have no end."""
+    texts = {(model.caption_prompt, one.caption) for one in examples} | {
+        (model.question_template.format(question), answer) for one in examples for question, answer in one.questions
+    }
+    room = {prompt: model.room(prompt) for prompt, _ in texts}
+    tokens = model.completion_tokens([text for _, text in texts])
+    return sum(len(row) > most for (prompt, _), row in zip(texts, tokens, strict=True) if (most := room[prompt]))
 
 
 def _endless_order(size: int, generator: torch.Generator) -> Iterator[int]:

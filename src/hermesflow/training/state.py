@@ -12,6 +12,9 @@ from accelerate import Accelerator, DistributedType
 from hermesflow.core.errors import ConfigError
 from hermesflow.core.files import read_json, write_json
 
+_UNFINISHED = "unfinished-"
+"""States under such names are being written or removed."""
+
 
 @dataclass(frozen=True)
 class StateFolder:
@@ -26,23 +29,28 @@ class StateFolder:
     """Digest of everything the training is made from; the state of another task is not resumed."""
 
     def save(self, accelerator: Accelerator, history: list[dict[str, float]]) -> None:
-        """Write the state after the last step of `history`; then drop older ones."""
+        """Write the state after the last step of `history`; then drop older ones.
+
+        Killed or out of disk anywhere in here, the last whole state is there, under its name, and is resumed.
+        """
         final = self.folder / f"step-{len(history):08}"
-        temporary = self.folder / f"unfinished-{len(history):08}"
+        temporary = self.folder / f"{_UNFINISHED}{len(history):08}"
         if accelerator.is_main_process:
-            for left in (temporary, final):  # by a kill, by another task
-                shutil.rmtree(left, ignore_errors=True)
+            self._drop(final)  # of another task
         accelerator.wait_for_everyone()
-        accelerator.save_state(str(temporary))
-        accelerator.wait_for_everyone()
+        try:
+            accelerator.save_state(str(temporary))
+            accelerator.wait_for_everyone()
+            if accelerator.is_main_process:
+                columns, rows = list(history[0]), [list(row.values()) for row in history]
+                progress = {"task": self.task, "sharded": _sharded(accelerator), "columns": columns, "rows": rows}
+                write_json(temporary / "progress.json", progress)
+                temporary.rename(final)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)  # the disk may be full of it
+            raise
         if accelerator.is_main_process:
-            columns, rows = list(history[0]), [list(row.values()) for row in history]
-            progress = {"task": self.task, "sharded": _sharded(accelerator), "columns": columns, "rows": rows}
-            write_json(temporary / "progress.json", progress)
-            temporary.rename(final)
-            for old in self.folder.iterdir():
-                if old != final:
-                    shutil.rmtree(old)
+            self._drop(*(path for path in self.folder.glob("step-*") if path != final))
         accelerator.wait_for_everyone()
 
     def resume(self, accelerator: Accelerator) -> list[dict[str, Any]]:
@@ -68,7 +76,16 @@ class StateFolder:
 
     def remove(self) -> None:
         """Forget all states: training has ended well."""
+        self._drop(*self.folder.glob("step-*"))
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _drop(self, *states: Path) -> None:
+        """Remove states, and what a kill left of others; none that is removed in part has the name of a whole one."""
+        for left in self.folder.glob(f"{_UNFINISHED}*"):
+            shutil.rmtree(left)
+        for state in states:
+            if state.exists():
+                shutil.rmtree(state.rename(state.with_name(f"{_UNFINISHED}{state.name}")))
 
 
 def _sharded(accelerator: Accelerator) -> bool:

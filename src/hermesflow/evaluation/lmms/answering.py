@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hermesflow.config.sections import Decoding
 from hermesflow.core.errors import DataError
-from hermesflow.core.images import PIXELS_TOGETHER, as_tensor
+from hermesflow.core.images import PIXELS_TOGETHER, as_stored, as_tensor
 from hermesflow.data.images import fit_image
 from hermesflow.models.backbone import ImageCodec, UnifiedModel
 from hermesflow.selfplay.sampling import sample_texts
@@ -90,7 +90,7 @@ class Pictures:
 
     def _encode(self, images: Mapping[str, Image.Image]) -> None:
         rows = np.stack([square(image, self.codec.image_size) for image in images.values()])
-        seen = self.codec.see(rows).numpy().astype(self.codec.seen.dtype)
+        seen = as_stored(self.codec.see(rows), self.codec.seen).numpy().astype(self.codec.seen.dtype)
         self.seen.update(zip(images, seen, strict=True))
 
 

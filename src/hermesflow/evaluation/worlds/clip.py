@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hermesflow.core.errors import naming
 from hermesflow.core.files import read_json, read_weights, write_json, write_weights
+from hermesflow.core.finite import check_finite, check_weights, clip_gradients
 from hermesflow.core.seeding import generator, seed_of
 
 WEIGHTS = "model.safetensors"
@@ -130,7 +132,7 @@ def train_clip(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=max(steps, 2))
     draws = generator(seed, "clip", "batches")
     losses = []
-    for _ in range(steps):
+    for step in range(1, steps + 1):
         drawn = torch.randint(len(captions), (BATCH,), generator=draws).tolist()
         rows = list({captions[i]: i for i in drawn}.values())
         pixels = to_tensor(images[rows]).to(device)
@@ -139,7 +141,11 @@ def train_clip(
         )
         optimiser.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        with naming(
+            f"image-text extractor, step {step}",
+            "Run the same command again; if it stops there again, lower evaluation.clip_steps below that step.",
+        ):
+            clip_gradients(model, 1.0)
         optimiser.step()
         schedule.step()
         losses.append(loss.item())
@@ -184,11 +190,13 @@ def load_clip(folder: Path, *, device: str = "cpu") -> Clip:
     """Read a model written by `save_clip`, in eval mode.
 
     Raises:
-        ArtifactError: a file is missing, truncated or a pickle.
+        ArtifactError: a file is missing, truncated, a pickle or holds values that are not finite.
     """
     settings: dict[str, Any] = read_json(folder / SETTINGS)
     model = Clip(settings["words"], image_size=settings["image_size"], max_words=settings["max_words"])
-    model.clip.load_state_dict(read_weights(folder / WEIGHTS))
+    weights = read_weights(folder / WEIGHTS)
+    check_weights(weights.items(), str(folder / WEIGHTS), "Delete the folder and run snakemake again.")
+    model.clip.load_state_dict(weights)
     return model.to(device).eval()
 
 
@@ -210,4 +218,7 @@ def _pixels(images: Tensor) -> Tensor:
 
 def _in_parts(vectors_of: Callable[[slice], Tensor], count: int, width: int) -> np.ndarray:
     parts = [vectors_of(slice(i, i + _ROWS)).cpu().numpy() for i in range(0, count, _ROWS)]
-    return np.concatenate(parts) if parts else np.zeros((0, width), dtype=np.float32)
+    vectors = np.concatenate(parts) if parts else np.zeros((0, width), dtype=np.float32)
+    with naming("image-text extractor", "Delete the folder clip/ and run snakemake again."):
+        check_finite(torch.from_numpy(vectors), "vector {}".format)
+    return vectors

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hermesflow.config.sections import ImageSampling
-from hermesflow.core.images import as_tensor
+from hermesflow.core.images import as_stored, as_tensor
 from hermesflow.core.seeding import generator
 from hermesflow.data.microworld.captions import Mention, parse_caption, phrase, relation_of
 from hermesflow.data.microworld.scenes import CELLS, Scene
@@ -52,13 +52,15 @@ def draw(
     """Draw images; each has its own random numbers, the same for every checkpoint of a seed.
 
     Returns:
-        (N, *generated) on the CPU.
+        (N, *generated) on the CPU, as they are stored.
     """
     parts = []
     for start in range(0, len(requests), _ROWS):
         some = requests[start : start + _ROWS]
         generators = [generator(seed, "evaluate", r.id, r.image) for r in some]
-        parts.append(model.generate_images([r.caption for r in some], settings=settings, generators=generators))
+        with model.naming():
+            images = model.generate_images([r.caption for r in some], settings=settings, generators=generators)
+        parts.append(as_stored(images, model.generated))
         progress(len(some))
     return torch.cat(parts) if parts else as_tensor(model.generated.empty(0))
 

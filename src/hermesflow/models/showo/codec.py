@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hermesflow.config.experiment import Config, as_plain
 from hermesflow.config.sections import ImageTokenizer
-from hermesflow.core.errors import ArtifactError
+from hermesflow.core.errors import ArtifactError, naming
 from hermesflow.core.files import read_json, read_weights, write_json, write_weights
 from hermesflow.core.images import PIXELS_TOGETHER
 from hermesflow.models.loading import fill, moved, without_weights
@@ -60,7 +60,8 @@ class ShowOCodec:
         """(N, H, W, 3) uint8 of (N, T) codes."""
         together = max(PIXELS_TOGETHER // (images.shape[1] * self.network.token_size**2), 1)
         parts = images.long().split(together)
-        return np.concatenate([to_images(self.network.decode(part.to(self._device)).cpu()) for part in parts])
+        with naming("image tokenizer", "Delete the folder tokenizer/ and run snakemake again."):
+            return np.concatenate([to_images(self.network.decode(part.to(self._device)).cpu()) for part in parts])
 
     def save(self, folder: Path) -> None:
         """Write `model.safetensors` and `config.json`."""

@@ -16,6 +16,8 @@ from torch.nn import functional as F
 from hermesflow.config.experiment import Config
 from hermesflow.config.sections import TokenizerTraining
 from hermesflow.core import seeding
+from hermesflow.core.errors import naming
+from hermesflow.core.finite import clip_gradients
 from hermesflow.core.progress import Progress
 from hermesflow.models.showo.codec import ShowOCodec
 from hermesflow.models.showo.magvit import MagVitV2, Reconstruction, to_pixels
@@ -63,6 +65,9 @@ def train(model: MagVitV2, tiles: np.ndarray, settings: TokenizerTraining) -> pd
 
     Returns:
         One row per LOG_EVERY steps: step, loss and its terms, share of the batch's tiles with a code of their own.
+
+    Raises:
+        NotFiniteError: a gradient is not.
     """
     device = next(model.parameters()).device
     pixels, weights = to_pixels(tiles).to(device), _pixel_weights(tiles, settings.foreground_weight).to(device)
@@ -86,7 +91,8 @@ def train(model: MagVitV2, tiles: np.ndarray, settings: TokenizerTraining) -> pd
         )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        with naming(f"image tokenizer, step {step}", "Lower tokenizer_training.learning_rate."):
+            clip_gradients(model, 1.0)
         optimiser.step()
         schedule.step()
         if step % LOG_EVERY == 0 or step == settings.steps:

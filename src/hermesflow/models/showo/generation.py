@@ -68,6 +68,7 @@ def generate_images(
 
     Raises:
         ValueError: not one generator per caption.
+        NotFiniteError: a logit is not.
     """
     uniforms = uniforms_per_row(generators, (settings.steps, 2, model.num_image_tokens), len(captions))
     parts = [
@@ -86,7 +87,11 @@ def _decode(model: MaskedModel, captions: Sequence[str], settings: ImageSampling
     temperatures = _temperatures(settings.temperature, settings.steps, settings.temperature_schedule)
     for step, temperature in enumerate(temperatures):
         probabilities = session.logits(codes, masked).float().softmax(dim=-1).to(device)
-        sampled = inverse_cdf(probabilities, uniforms[:, step, 0][masked])
+        sampled = inverse_cdf(
+            probabilities,
+            uniforms[:, step, 0][masked],
+            lambda row, masked=masked: f"the image of prompt `{captions[masked.nonzero()[row, 0]]}`",  # type: ignore[misc]
+        )
         codes[masked] = sampled
         chosen = probabilities.gather(-1, sampled[:, None])[:, 0].clamp_min(1e-20).log()
         confidence = temperature * _gumbel(uniforms[:, step, 1])

@@ -97,7 +97,7 @@ def said(
         codes: (I, T) int64 images.
         owners: (B,) int64, the image of each text.
         prompts: B texts.
-        completions: B texts; these and their end tokens are scored.
+        completions: B texts, each with its end token unless it was cut; all their tokens are scored.
         max_text_tokens: longest prompt with its completion.
         together: tokens that run together.
     """

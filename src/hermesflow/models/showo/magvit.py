@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hermesflow.config.sections import ImageTokenizer
+from hermesflow.core.finite import check_finite
 from hermesflow.models.showo.magvit_blocks import Decoder, Encoder
 
 
@@ -41,8 +42,12 @@ def to_images(pixels: Tensor) -> np.ndarray:
 
     Returns:
         (N, H, W, 3) uint8.
+
+    Raises:
+        NotFiniteError: a pixel is not.
     """
     scaled = pixels.detach().float().clamp(-1.0, 1.0).add(1.0).mul(127.5).round()
+    check_finite(scaled.sum(dim=(1, 2, 3)), "image {} made of codes".format)
     return scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
@@ -80,9 +85,13 @@ class MagVitV2(nn.Module):
 
         Raises:
             ValueError: the tiles do not fill the image.
+            NotFiniteError: a latent is not.
         """
         grid = self._grid_of(pixels)
-        codes = self.quantize.codes_of(self.encoder(_cut(pixels, self.config.tile_size)))
+        latents = self.encoder(_cut(pixels, self.config.tile_size))
+        # or else each comparison with 0 is false, and its bit too
+        check_finite(latents, lambda tile: f"a latent of image {tile * len(pixels) // len(latents)}")
+        codes = self.quantize.codes_of(latents)
         return _join(codes.unsqueeze(1), grid).flatten(1)
 
     def decode(self, codes: Tensor, *, grid: tuple[int, int] | None = None) -> Tensor:

@@ -23,7 +23,7 @@ from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import read_json, read_weights
 from hermesflow.core.images import ImageForm
 from hermesflow.models import capacity
-from hermesflow.models.backbone import NoiseName, UnifiedModel
+from hermesflow.models.backbone import Completion, NoiseName, UnifiedModel
 from hermesflow.models.kernels import Layout, linear, quicken
 from hermesflow.models.loading import DTYPES, fill, moved, without_weights
 from hermesflow.models.logps import row_sums, token_logps
@@ -193,14 +193,14 @@ class ShowO(UnifiedModel):
         return _in_order(found)
 
     def text_logps(
-        self, seen: Tensor, prompts: Sequence[str], completions: Sequence[str], *, owners: Tensor | None = None
+        self, seen: Tensor, prompts: Sequence[str], completions: Sequence[Completion], *, owners: Tensor | None = None
     ) -> Tensor:
-        """Sum of log p over the tokens of each completion and its end token, (B,) float32 nats.
+        """Sum of log p over the tokens of each completion and its end token, (B,) float32 nats; none after a cut.
 
         Args:
             seen: (I, T) codes of images; each is run once, and so is each different prompt about it.
             prompts: B prompts, templates applied.
-            completions: B completions.
+            completions: B texts, or token ids as they were sampled.
             owners: (B,) int64, the image of each row; None is one image per row.
         """
         owners = torch.arange(len(seen)) if owners is None else owners
@@ -269,6 +269,10 @@ class ShowO(UnifiedModel):
             together=self._together,
         )
 
+    def room(self, prompt: str) -> int:
+        """Tokens that are left of `max_text_tokens` behind the start token and a prompt."""
+        return self.shape.max_text_tokens - 1 - len(self.tokenizer.encode([prompt])[0])
+
     def settings(self) -> dict[str, Any]:
         """Sizes and prompts."""
         return {
@@ -293,7 +297,7 @@ class ShowO(UnifiedModel):
         )
 
     def _said(
-        self, codes: Tensor, owners: Tensor, prompts: Sequence[str], completions: Sequence[str]
+        self, codes: Tensor, owners: Tensor, prompts: Sequence[str], completions: Sequence[Completion]
     ) -> Iterator[grouping.Said]:
         return grouping.said(
             self.hidden,
@@ -301,8 +305,7 @@ class ShowO(UnifiedModel):
             codes.to(self.device).long(),
             owners,
             self.tokenizer.encode(prompts),
-            # the space keeps byte-pair tokens at the seam as they are when prompt and completion are one text
-            self.tokenizer.encode([f" {completion}" for completion in completions]),
+            self.completion_tokens(completions),
             max_text_tokens=self.shape.max_text_tokens,
             together=self._together,
         )

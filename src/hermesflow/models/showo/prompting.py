@@ -145,7 +145,7 @@ class Completed(NamedTuple):
     places: list[list[int]]
     """Of each text, the places in its image's tree whose outputs predict its tokens."""
     targets: list[list[int]]
-    """Those tokens, the end token last."""
+    """Those tokens, the end token last unless the completion was cut."""
 
 
 def understanding_prompts(
@@ -180,17 +180,17 @@ def understanding_texts(
     images: int,
     max_text_tokens: int,
 ) -> Completed:
-    """`sot prompt completion eot`, the completions of a prompt behind one copy of it.
+    """`sot prompt completion`, the completions of a prompt behind one copy of it.
 
-    The end token is scored, but not run: nothing follows it.
+    The last token is scored, but not run: nothing follows it.
 
     Args:
         ids: the vocabulary.
         prompts: B prompts as token ids without boundary tokens.
-        completions: B completions likewise.
+        completions: B completions likewise, each with its end token unless it was cut.
         owners: the image of each text.
         images: I, number of images.
-        max_text_tokens: longest text; what is longer is cut and ends in eot all the same.
+        max_text_tokens: longest text; what is longer is cut, and its end is not scored.
 
     Raises:
         DataError: a prompt leaves no room for its completion.
@@ -205,10 +205,10 @@ def understanding_texts(
                 "shorten the question or raise language_model.max_text_tokens."
             )
         owner, index = starts[row]
-        said, tree = list(completion[:room]), trees[owner]
-        own = tree.grow(said, start=1 + len(prompt), prompt=index, branch=row)
+        said, tree = list(completion[: room + 1]), trees[owner]
+        own = tree.grow(said[:-1], start=1 + len(prompt), prompt=index, branch=row)
         places.append([tree.ends[index], *own])
-        targets.append([*said, ids.boundary])
+        targets.append(said)
     return Completed(trees, places, targets)
 
 
