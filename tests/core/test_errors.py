@@ -26,7 +26,7 @@ def small_disk(tmp_path):
 
 def fill_store(path):
     with open_store(path, made_from="", retry=False) as store:
-        store.add_images([Taken("a", "", "", bytes(100_000))])
+        store.add_images([Taken("a", "", "", (), bytes(100_000))])
 
 
 WRITERS = {

@@ -74,11 +74,23 @@ def test_parts_that_are_shared_are_not_missed(tmp_path):
         assert TransformersVqa(str(save(tmp_path / name))).answer(Image.new("RGB", (32, 32)), ["is there a cat?"])
 
 
+def damaged(folder, name, value):
+    change(folder, lambda tensors: {k: torch.full_like(v, value) if name in k else v for k, v in tensors.items()})
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path):
+    damaged(save_detector(tmp_path / "a"), "class_predictor", torch.nan)
+    damaged(save_clip(tmp_path / "b"), "projection", torch.inf)
+    for grader, folder in ((Detector, "a"), (PretrainedClip, "b")):
+        with pytest.raises(ConfigError, match=r"tensor `.*` holds [\d,]+ values that are nan or infinite"):
+            grader(str(tmp_path / folder))
+
+
 def test_weights_that_give_no_numbers_are_refused(tmp_path):
     """No score of such a detector exceeds a threshold, and the first colour would be every object's."""
     image = Image.new("RGB", (32, 32))
     for folder, name in ((save_detector(tmp_path / "a"), "class_predictor"), (save_clip(tmp_path / "b"), "projection")):
-        change(folder, lambda tensors, name=name: {k: v * (torch.nan if name in k else 1) for k, v in tensors.items()})
+        damaged(folder, name, 3e38)
     with pytest.raises(ConfigError, match="the object detector returned values that are infinite or NaN"):
         Detector(str(tmp_path / "a")).detect(image)
     clip = PretrainedClip(str(tmp_path / "b"))

@@ -131,7 +131,7 @@ def test_codes_are_of_the_picture_as_all_others_are_prepared(pictures):
 
     file = io.BytesIO()
     noise(5).save(file, format="PNG")
-    with Image.open(io.BytesIO(fit_image(file.getvalue(), 24))) as fitted:
+    with Image.open(io.BytesIO(fit_image(file.getvalue(), 24).png)) as fitted:
         pixels = torch.frombuffer(bytearray(fitted.tobytes()), dtype=torch.uint8).view(1, 24, 24, 3)
     (digest,) = pictures.add([noise(5)])
     assert pictures.seen[digest].tolist() == pictures.codec.network.encode(to_pixels(pixels.numpy()))[0].tolist()

@@ -1,8 +1,11 @@
+from contextlib import nullcontext
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from hermesflow.core.images import ImageForm
 from hermesflow.data.microworld.captions import caption_of
 from hermesflow.data.microworld.scenes import Scene, SceneObject
 from hermesflow.evaluation.bootstrap import point_values
@@ -111,6 +114,9 @@ def test_image_text_score_is_the_mean():
 
 class Drawer:
     """Stands in for a model: draws what its generator says."""
+
+    naming = nullcontext
+    generated = ImageForm("codes", (3,), "uint16")
 
     def generate_images(self, prompts, *, settings, generators):
         return torch.stack([torch.randint(1000, (3,), generator=g) for g in generators])

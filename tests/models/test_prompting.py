@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from hermesflow.core.errors import ArtifactError, DataError
+from hermesflow.core.errors import ArtifactError, ConfigError, DataError
 from hermesflow.models.showo import prompting
 from hermesflow.models.showo.prompting import TokenIds
 from hermesflow.models.text_tokenizers import load_text_tokenizer, pretrained_tokenizer, word_tokenizer
@@ -190,11 +190,12 @@ def test_text_of_the_released_tokenizer_is_as_with_transformers(phi):
 
 
 def test_a_folder_without_a_usable_tokenizer_is_named(phi, tmp_path):
-    with pytest.raises(ArtifactError, match=r"tokenizer_config\.json"):
+    with pytest.raises(ConfigError, match=r"no tokenizer\.json and no tokenizer_config\.json"):
         pretrained_tokenizer(str(tmp_path))
+    (tmp_path / "tokenizer.json").write_text("no tokenizer")
     (tmp_path / "tokenizer_config.json").write_text("{}")
     with pytest.raises(DataError, match="eos_token"):
         pretrained_tokenizer(str(tmp_path))
     (tmp_path / "tokenizer_config.json").write_text('{"eos_token": {"content": "<|endoftext|>"}}')
-    with pytest.raises(ArtifactError, match=r"tokenizer\.json"):
+    with pytest.raises(ArtifactError, match=r"tokenizer\.json: not a readable tokenizer"):
         pretrained_tokenizer(str(tmp_path))

@@ -170,7 +170,7 @@ class Script:
         return session
 
     def detokenize(self, ids):
-        return " ".join(map(str, ids))
+        return " ".join(str(i) for i in ids if i != self.end_token)
 
 
 def test_rows_end_at_their_end_token_and_leave():

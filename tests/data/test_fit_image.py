@@ -18,8 +18,8 @@ def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
     return file.getvalue()
 
 
-def decoded(content: bytes) -> Image.Image:
-    return Image.open(io.BytesIO(content))
+def fitted(image: Image.Image) -> Image.Image:
+    return Image.open(io.BytesIO(fit_image(encoded(image), 32).png))
 
 
 def ramp(width: int, height: int) -> Image.Image:
@@ -29,7 +29,7 @@ def ramp(width: int, height: int) -> Image.Image:
 
 @pytest.mark.parametrize("size", [(64, 64), (100, 64), (64, 101), (20, 30), (17, 300)])
 def test_the_result_is_a_square_of_the_middle(size):
-    image = decoded(fit_image(encoded(ramp(*size)), 32))
+    image = fitted(ramp(*size))
     assert image.size == (32, 32) and image.mode == "RGB" and image.format == "PNG"
     red, green, _ = np.asarray(image).astype(int).transpose(2, 0, 1)
     assert abs(red.mean() - 127) < 8 and abs(green.mean() - 127) < 8
@@ -38,17 +38,17 @@ def test_the_result_is_a_square_of_the_middle(size):
 def test_the_shorter_side_is_resized_bicubically_and_the_middle_cut_out():
     image = ramp(100, 64)
     by_hand = image.resize((50, 32), Image.Resampling.BICUBIC).crop((9, 0, 41, 32))
-    np.testing.assert_array_equal(np.asarray(decoded(fit_image(encoded(image), 32))), np.asarray(by_hand))
+    np.testing.assert_array_equal(np.asarray(fitted(image)), np.asarray(by_hand))
 
 
 def test_an_image_of_the_right_size_keeps_its_pixels():
     image = ramp(32, 32)
-    np.testing.assert_array_equal(np.asarray(decoded(fit_image(encoded(image), 32))), np.asarray(image))
+    np.testing.assert_array_equal(np.asarray(fitted(image)), np.asarray(image))
 
 
 def test_grey_and_transparent_images_become_rgb():
     for mode in ("L", "RGBA", "P"):
-        assert decoded(fit_image(encoded(ramp(40, 40).convert(mode)), 32)).mode == "RGB"
+        assert fitted(ramp(40, 40).convert(mode)).mode == "RGB"
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", encoded(ramp(64, 64), "JPEG")[:200]])
