@@ -1,4 +1,4 @@
-"""Which tests are slow, the order of the tests, hypothesis' settings, and no collector that goes through all of torch."""
+"""Which tests are slow, their order, hypothesis' settings, and no collector that goes through all of torch."""
 
 import gc
 
@@ -9,18 +9,42 @@ from hypothesis import settings
 settings.register_profile("hermesflow", derandomize=True, deadline=None, max_examples=40)
 settings.load_profile("hermesflow")
 
-FOLDERS = ("bench", "budget", "lmms", "workflow")
+COSTS = ("bench", "budget")
+"""Folders of what `make test-costs` tests: what things are said to cost, against what they cost."""
+FOLDERS = (*COSTS, "lmms", "workflow")
 FILES = (
-    "asking benchmark_seam benchmarks_exporting benchmarks_to_tables conversion defects digests distributed hub imports"
-    " interruption journeydb judging_chat judging_local judging_processes launching stage_evaluate stage_grade"
-    " stage_grade_kept stage_report stage_score tracking train"
-).split()
+    "asking",
+    "benchmark_seam",
+    "benchmarks_exporting",
+    "benchmarks_to_tables",
+    "conversion",
+    "defects",
+    "digests",
+    "distributed",
+    "hub",
+    "imports",
+    "interruption",
+    "journeydb",
+    "judging_chat",
+    "judging_local",
+    "judging_processes",
+    "launching",
+    "stage_evaluate",
+    "stage_grade",
+    "stage_grade_kept",
+    "stage_report",
+    "stage_score",
+    "tracking",
+    "train",
+)
 """Test files of five seconds and more: with the folders, what `make test-fast` leaves out."""
 
 
 def pytest_collection_modifyitems(items):
     """Slow files first, so that two workers end together (`make test` keeps this order)."""
     for item in items:
+        if item.path.parent.name in COSTS:
+            item.add_marker(pytest.mark.costs)
         if item.path.parent.name in FOLDERS or item.path.stem.removeprefix("test_") in FILES:
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: ("workflow" not in item.path.parts, item.get_closest_marker("slow") is None))

@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from tests.support.benchmark_models import save_clip
 
 from hermesflow.core.errors import DataError
 from hermesflow.evaluation.benchmarks.coco import fidelity_units, read_captions, read_list
@@ -28,6 +27,7 @@ from hermesflow.evaluation.graders.fidelity import (
     write_reference,
 )
 from hermesflow.evaluation.graders.pretrained import PretrainedClip
+from tests.support.benchmark_models import save_clip
 
 LISTS = Path(__file__).parent / "cases" / "coco-30k-lists"
 

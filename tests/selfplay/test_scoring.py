@@ -3,7 +3,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.support.selfplay_world import tiny_config
 
 from hermesflow.config.sections import Encoder
 from hermesflow.data.microworld.questions import Question
@@ -21,6 +20,7 @@ from hermesflow.selfplay.scoring import (
     vqa_likelihood,
     vqa_probability,
 )
+from tests.support.selfplay_world import tiny_config
 
 
 @pytest.fixture(scope="module")
