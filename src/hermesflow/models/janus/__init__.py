@@ -1,0 +1,1 @@
+"""Janus on transformers' JanusForConditionalGeneration: reads pixels through SigLIP, writes VQ codes one by one."""
