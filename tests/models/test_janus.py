@@ -1,17 +1,27 @@
 """Janus against the numbers of its official classes (tests/goldens/README.md)."""
 
+import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from tests.support.janus_golden import IDS, VQ, golden_model, official_weights, reference, text_of
 from torch.nn.functional import logsigmoid
+from transformers import JanusForConditionalGeneration
 
-from hermesflow.config.sections import ImageSampling
+from hermesflow.config.load import load_config
+from hermesflow.config.sections import ImageSampling, Source, VisionTower
+from hermesflow.core.errors import ArtifactError, ConfigError
+from hermesflow.models import backbone
+from hermesflow.models.conversion import converted
 from hermesflow.models.janus.generation import draw
+from hermesflow.models.janus.released import model_names
 from hermesflow.models.janus.vq import ImageVQ
 
+SMOKE = load_config(Path(__file__).parents[2] / "config" / "smoke.yaml")
 SETTINGS = ImageSampling(n=1, steps=1, guidance=4.0, temperature=0.0, temperature_schedule="linear")
 PROMPTS = {"A": "gen.promptA", "B": "gen.promptB"}
 
@@ -233,3 +243,132 @@ def test_pair_dpo(tensors):
     norm, _ = norms(model, loss, {})
     assert norm == pytest.approx(facts["grad_norm"], rel=1e-5)
     assert math.isclose(deltas[0].item(), facts["delta_und"], abs_tol=1e-4)
+
+
+# files
+
+
+def sized(**keys):
+    """A config with the sizes of a model: by default the recorded one."""
+    language = {"hidden_size": 96, "layers": 3, "heads": 4, "intermediate_size": 192, "vocabulary": 160, **keys}
+    vision = VisionTower(hidden_size=64, layers=3, heads=4, intermediate_size=256)
+    return replace(
+        SMOKE,
+        data=replace(SMOKE.data, image_size=64),
+        image_tokenizer=VQ,
+        language_model=replace(SMOKE.language_model, family="janus", **{"vision": vision, **language}),
+    )
+
+
+@pytest.mark.parametrize("kind", ["bin", "safetensors", "transformers"])
+def test_released_weights_are_taken_under_either_name(tmp_path, kind):
+    weights = official_weights()
+    if kind == "bin":
+        torch.save(weights, tmp_path / "weights.bin")
+    else:
+        save_file(model_names(weights) if kind == "transformers" else weights, tmp_path / "weights.safetensors")
+    [path] = tmp_path.iterdir()
+    source, cache = Source(folder=str(tmp_path), files={path.name: None}), tmp_path / "converted"
+    config = sized()
+    model = backbone.meta_model(config)
+    taken = converted(source, model, cache=cache)
+    assert (taken == path) == (kind == "transformers")
+    tokens = tmp_path / "model"
+    model.describe(tokens)
+    (tokens / "model.safetensors").hardlink_to(taken)
+    loaded = backbone.load_model(tokens, device="cpu")
+    expected = model_names(weights)
+    assert loaded.state_dict().keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.state_dict().items())
+    codec = backbone.meta_codec(config)
+    codec.describe(tmp_path / "codec")
+    (tmp_path / "codec" / "model.safetensors").hardlink_to(converted(source, codec.network, cache=cache))
+    pixels = reference()[0]["und.pixel_values"]
+    with torch.inference_mode():
+        codes = backbone.load_codec(tmp_path / "codec", device="cpu").network.encode(pixels)
+    assert torch.equal(codes, reference()[0]["vq.codes"])
+
+
+def test_weights_of_another_size_are_refused(tmp_path):
+    save_file(official_weights(), tmp_path / "weights.safetensors")
+    source = Source(folder=str(tmp_path), files={"weights.safetensors": None})
+    with pytest.raises(ArtifactError, match=r"language_model\.embed_tokens"):
+        converted(source, backbone.meta_model(sized(vocabulary=161)), cache=tmp_path / "converted")
+
+
+def test_names_and_shapes_at_released_size():
+    released = reference()[1]["released_1b"]
+    sizes = released["config"]
+    config = sized(
+        hidden_size=sizes["hidden_size"],
+        layers=sizes["num_hidden_layers"],
+        heads=sizes["num_attention_heads"],
+        intermediate_size=sizes["intermediate_size"],
+        vocabulary=sizes["vocab_size"],
+        vision=VisionTower(hidden_size=1024, layers=24, heads=16, intermediate_size=4096),
+    )
+    tokenizer = replace(VQ, channels=128, codebook_bits=14, latent_channels=256)
+    config = replace(config, image_tokenizer=tokenizer, data=replace(config.data, image_size=384))
+    model = backbone.meta_model(config)
+    with torch.device("meta"):
+        expected = model_names({name: torch.empty(shape) for name, shape in released["state_dict"].items()})
+    found = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    assert found == {name: tensor.shape for name, tensor in expected.items()}
+    assert len(found) == 964 and model.num_image_tokens == 576
+    network = backbone.meta_codec(config).network
+    own = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    assert own == {name.removeprefix("model.vqmodel."): s for name, s in found.items() if ".vqmodel." in name}
+
+
+def test_from_pretrained_reads_what_is_saved(tmp_path):
+    model = backbone.new_model(sized(), seed=1)
+    model.save(tmp_path)
+    whole = JanusForConditionalGeneration.from_pretrained(tmp_path)
+    state = whole.state_dict()
+    assert state.keys() == model.state_dict().keys()
+    assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
+    assert not whole.config.tie_word_embeddings
+
+
+def test_a_damaged_description_is_refused(tmp_path):
+    model = backbone.new_model(sized(), seed=1)
+    model.save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["text_config"]["num_hidden_layers"] = 2
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ArtifactError, match="same checkpoint"):
+        backbone.load_model(tmp_path, device="cpu")
+
+
+def test_sizes_that_the_codebook_tokenizer_does_not_have_are_refused():
+    for keys in ({"channels": 48}, {"encoder_blocks": (1, 2, 2, 2, 2)}, {"decoder_multipliers": (1, 1, 1, 2, 4)}):
+        with pytest.raises(ConfigError, match="image_tokenizer"):
+            ImageVQ(replace(VQ, **keys))
+
+
+def test_tiles_are_coded_one_by_one():
+    network = ImageVQ(replace(SMOKE.image_tokenizer, code_width=4, latent_channels=32)).eval()
+    pixels = torch.rand(2, 3, 48, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    codes = network.encode(pixels)
+    assert codes.shape == (2, 16)
+    tile = pixels[1:, :, 12:24, 36:48]  # second row, last column
+    assert torch.equal(network.encode(tile), codes[1:, 7:8])
+    torch.testing.assert_close(
+        network.decode(codes)[1:, :, 12:24, 36:48], network.decode(codes[1:, 7:8]), atol=1e-5, rtol=0
+    )
+
+
+# training
+
+
+def test_the_tower_is_trained_from_scratch_and_frozen_once_loaded(tmp_path):
+    model = backbone.new_model(sized(), seed=1)
+    assert model.frozen == [model.model.vqmodel]
+    model.save(tmp_path)
+    loaded = backbone.load_model(tmp_path, device="cpu").train()
+    assert loaded.frozen == [loaded.model.vqmodel, loaded.model.vision_model]
+    assert not any(module.training for part in loaded.frozen for module in part.modules())
+    seen = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    loaded.text_logps(seen, [loaded.caption_prompt], ["a red circle"]).sum().backward()
+    assert all(p.grad is None for part in loaded.frozen for p in part.parameters())
+    assert loaded.model.aligner.fc1.weight.grad is not None

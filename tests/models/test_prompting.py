@@ -8,6 +8,7 @@ from hermesflow.core.errors import ArtifactError, DataError
 from hermesflow.models.showo import prompting
 from hermesflow.models.showo.prompting import TokenIds
 from hermesflow.models.text_tokenizers import load_text_tokenizer, pretrained_tokenizer, word_tokenizer
+from hermesflow.models.trees import tree_mask
 
 IDS = TokenIds(text_vocab_size=512, codebook_size=256, boundary=0)
 
@@ -81,7 +82,7 @@ def test_texts_about_one_image_share_their_prompt_and_do_not_see_each_other():
     assert tree.positions == [0, 1, 2, 0, 1, 3, 2, 3, 4]
     assert places == [[2, 5], [4, 6], [2, 7, 8]]
     assert targets == [[4, 0], [5, 0], [6, 7, 0]]
-    seen = [[j for j in range(9) if row[j]] for row in trees_of.tree_mask([tree])[0, 0].tolist()]
+    seen = [[j for j in range(9) if row[j]] for row in tree_mask([tree])[0, 0].tolist()]
     assert seen == [
         [0], [0, 1], [0, 1, 2], [3], [3, 4], [0, 1, 2, 5], [3, 4, 6], [0, 1, 2, 7], [0, 1, 2, 7, 8]
     ]  # fmt: skip
@@ -89,7 +90,7 @@ def test_texts_about_one_image_share_their_prompt_and_do_not_see_each_other():
 
 def test_a_tree_that_is_padded_sees_what_it_saw():
     trees, _, _ = prompting.understanding_texts(IDS, [[1], [2]], [[3], [4, 5]], [0, 1], images=2, max_text_tokens=10)
-    mask = trees_of.tree_mask(trees)
+    mask = tree_mask(trees)
     assert mask.shape == (2, 1, 4, 4)
     assert torch.equal(mask[0, 0, :3, :3], torch.ones(3, 3).tril().bool())
     assert mask[0, 0, 3].tolist() == [

@@ -53,8 +53,11 @@ class Data:
 
 @section
 class ImageTokenizer:
-    """Image tokenizer of the backbone: lookup-free as MAGVITv2's (official: ch 128, codebook_bits 13, patch_size 1), or
-    a codebook of unit-length vectors as LlamaGen's (official: ch 128, 1,1,2,2,4, 2 blocks, codebook_bits 14)."""
+    """Image tokenizer: MAGVITv2-style lookup-free (official: ch 128, codebook_bits 13, patch_size 1), or a codebook.
+
+    Which one it is follows from the backbone. Official with a codebook (LlamaGen's VQ-16): ch 128, multipliers
+    1,1,2,2,4 of both sides, encoder_blocks 2,2,2,2,2, codebook_bits 14, patch_size 1.
+    """
 
     channels: Positive
     """Channels of the first level."""
@@ -155,7 +158,7 @@ class LanguageModel:
     question_template: str
     """How a question is put; `{}` stands for it (official "USER: \\n{} ASSISTANT:")."""
     text_before_image: str | None = None
-    """What stands before the image in questions and captions, where a backbone reads anything there; None is nothing."""
+    """What stands before the image in questions and captions, where a backbone reads text there; None is nothing."""
     image_template: str | None = None
     """How an image is asked for; `{}` stands for the caption; None is the caption alone."""
     vocabulary: Positive | None = None
@@ -227,10 +230,10 @@ class ImageSampling:
     guidance: Weight
     """Classifier-free guidance w in (1 + w) * conditional - w * unconditional; 0 is off."""
     temperature: Weight
-    """Scale of the Gumbel noise that chooses which tokens stay masked; divisor of the logits where codes are written one
-    after the other, and 0 takes the likeliest there."""
+    """Scale of the Gumbel noise that chooses which tokens stay masked. Where codes are written one after the other, the
+    divisor of the logits; 0 takes the likeliest."""
     temperature_schedule: Literal["linear", "official"]
-    """`linear`: temperature * (1 - ratio). `official`: the released code's cumulative product. Of masked tokens alone."""
+    """`linear`: temperature * (1 - ratio). `official`: the released code's cumulative product. Read with MaskGIT."""
     top_k: Positive | None = None
     """Codes to choose from where they are written one after the other; None is all."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None

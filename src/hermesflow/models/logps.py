@@ -93,9 +93,7 @@ def _softmax(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tenso
     """Probabilities (S, V), and the log-probabilities of the targets (S,)."""
     vocabulary = len(weight)
     room = hidden.new_empty(len(hidden), math.ceil(vocabulary / _ALIGNED) * _ALIGNED)[:, :vocabulary]
-    logits = (
-        torch.mm(hidden, weight.T, out=room) if bias is None else torch.addmm(bias, hidden, weight.T, out=room)
-    )
+    logits = torch.mm(hidden, weight.T, out=room) if bias is None else torch.addmm(bias, hidden, weight.T, out=room)
     logits -= logits.amax(dim=1, keepdim=True)
     chosen = logits.gather(1, targets[:, None])[:, 0]
     total = logits.exp_().sum(dim=1)

@@ -66,13 +66,9 @@ class CachedTextSession:
     ) -> None:
         self._forward, self._head, self._device = forward, head, device
         with torch.inference_mode():
-            self._prefill(
-                prefill, asked, prefix=image_length, together=together, max_text_tokens=max_text_tokens
-            )
+            self._prefill(prefill, asked, prefix=image_length, together=together, max_text_tokens=max_text_tokens)
 
-    def _prefill(
-        self, prefill: Prefill, asked: Prompted, *, prefix: int, together: int, max_text_tokens: int
-    ) -> None:
+    def _prefill(self, prefill: Prefill, asked: Prompted, *, prefix: int, together: int, max_text_tokens: int) -> None:
         trees, size, count = asked.trees, len(asked.places), len(asked.trees)
         owners = torch.tensor([image for image, _ in asked.places])
         ends = torch.tensor([trees[image].ends[prompt] for image, prompt in asked.places])

@@ -64,9 +64,7 @@ class Completed(NamedTuple):
     """Those tokens, the end token last."""
 
 
-def prompted(
-    prompts: Sequence[Sequence[int]], owners: Sequence[int], *, images: int, start: int
-) -> Prompted:
+def prompted(prompts: Sequence[Sequence[int]], owners: Sequence[int], *, images: int, start: int) -> Prompted:
     """`start prompt`, each different one of an image once.
 
     Args:

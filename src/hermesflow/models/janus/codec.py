@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hermesflow.config.experiment import Config
 from hermesflow.core.images import ImageForm
-from hermesflow.models.janus.model import FAMILY
+from hermesflow.models.janus import FAMILY
 from hermesflow.models.janus.vq import ImageVQ
 from hermesflow.models.showo.codec import ShowOCodec, read_codec
 

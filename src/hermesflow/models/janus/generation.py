@@ -61,12 +61,11 @@ def generate_images(
     images = torch.zeros(uniforms.shape, dtype=torch.int64)
     for rows in sessions(len(prompts), model.image_rows) if prompts else ():
         session = model.image_session(prompts[rows], guidance=settings.guidance)
-        logits = session.logits
         for place in range(model.num_image_tokens):
-            if place:
-                logits = session.step(codes)
-            codes = draw(logits, uniforms[rows, place].to(logits.device), settings)
+            codes = draw(session.logits, uniforms[rows, place].to(session.logits.device), settings)
             images[rows, place] = codes.cpu()
+            if place + 1 < model.num_image_tokens:
+                session.step(codes)
     return images
 
 

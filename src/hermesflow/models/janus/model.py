@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, JanusConfig, JanusForConditionalGeneration, JanusVisionConfig, LlamaConfig
 
 from hermesflow.config.experiment import Config
-from hermesflow.config.sections import ImageSampling, Precision, Training, VisionTower
+from hermesflow.config.sections import ImageSampling, LanguageModel, Precision, Training, VisionTower
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import read_json, read_weights
 from hermesflow.core.images import ImageForm
 from hermesflow.models import capacity, grouping, packing
 from hermesflow.models.backbone import NoiseName, UnifiedModel
-from hermesflow.models.janus import generation
+from hermesflow.models.janus import FAMILY, generation
 from hermesflow.models.janus.prompting import TokenIds
 from hermesflow.models.janus.released import model_names
 from hermesflow.models.janus.sessions import JanusImageSession
@@ -36,7 +36,6 @@ from hermesflow.models.text_session import CachedTextSession, unique_rows
 from hermesflow.models.text_tokenizers import Tokenizer, load_text_tokenizer, text_tokenizer
 from hermesflow.models.trees import TextTree, completed, prompted
 
-FAMILY = "janus"
 ATTENTION = "hermesflow"
 AttentionInterface.register(ATTENTION, packing.attention)
 
@@ -98,7 +97,7 @@ class Janus(UnifiedModel):
         return capacity.text_rows(
             layers=own.num_hidden_layers,
             hidden_size=own.hidden_size,
-            num_image_tokens=self._image_length,
+            num_image_tokens=self.num_image_tokens,
             max_text_tokens=self.wording.max_text_tokens,
             element_size=self.lm_head.weight.element_size(),
         )
@@ -275,7 +274,7 @@ class Janus(UnifiedModel):
         )
 
     def settings(self) -> dict[str, Any]:
-        """transformers' config, and beside it what this package needs."""
+        """The config of transformers, and beside it what this package needs."""
         own = {
             "ids": asdict(self.ids),
             "wording": asdict(self.wording),
@@ -408,12 +407,16 @@ def _build(config: Config) -> Janus:
     return Janus(janus_config(config, ids), tokenizer, ids, wording)
 
 
-def janus_config(config: Config, ids: TokenIds) -> JanusConfig:
-    """Sizes as transformers has them. An image has as many patches as codes."""
-    own, tokenizer = config.language_model, config.image_tokenizer
-    tower = own.vision or VisionTower(
+def tower_of(own: LanguageModel) -> VisionTower:
+    """Sizes of the tower: its own, or those of the decoder."""
+    return own.vision or VisionTower(
         hidden_size=own.hidden_size, layers=own.layers, heads=own.heads, intermediate_size=own.intermediate_size
     )
+
+
+def janus_config(config: Config, ids: TokenIds) -> JanusConfig:
+    """Sizes as transformers has them. An image has as many patches as codes."""
+    own, tokenizer, tower = config.language_model, config.image_tokenizer, tower_of(config.language_model)
     text = LlamaConfig(
         vocab_size=ids.vocabulary,
         hidden_size=own.hidden_size,

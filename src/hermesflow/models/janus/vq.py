@@ -43,8 +43,8 @@ def vq_config(config: ImageTokenizer, **of_model: int) -> JanusVQVAEConfig:
         or any(config.channels * multiplier % GROUPS for multiplier in config.encoder_multipliers)
     ):
         raise ConfigError(
-            "image_tokenizer: with a codebook, encoder and decoder have the same multipliers, all levels as many blocks, "
-            f"and channels are a multiple of {GROUPS}."
+            "image_tokenizer: with a codebook, encoder and decoder have the same multipliers, all levels have as many "
+            f"blocks, and channels are a multiple of {GROUPS}; change these keys."
         )
     return JanusVQVAEConfig(
         embed_dim=config.code_width or 8,

@@ -18,6 +18,7 @@ from hermesflow.models.showo.prompting import TokenIds
 from hermesflow.models.text_session import CachedTextSession, unique_rows
 from hermesflow.models.trees import TextTree
 
+
 class _Prompts:
     """Keys and values of the different prompts of one side (conditional or unconditional)."""
 
