@@ -61,11 +61,11 @@ def generate_images(
     images = torch.zeros(uniforms.shape, dtype=torch.int64)
     for rows in sessions(len(prompts), model.image_rows) if prompts else ():
         session = model.image_session(prompts[rows], guidance=settings.guidance)
-        for place in range(model.num_image_tokens):
-            codes = draw(session.logits, uniforms[rows, place].to(session.logits.device), settings)
-            images[rows, place] = codes.cpu()
-            if place + 1 < model.num_image_tokens:
-                session.step(codes)
+        codes: list[Tensor] = []
+        for numbers in uniforms[rows].to(session.logits.device).unbind(dim=1):
+            logits = session.step(codes[-1]) if codes else session.logits
+            codes.append(draw(logits, numbers, settings))
+        images[rows] = torch.stack(codes, dim=1).cpu()
     return images
 
 
