@@ -81,7 +81,7 @@ class ImageTokenizer:
     """Kernel of the convolutions that keep the resolution (official 3); 1 with a large patch_size is much cheaper. With
     a codebook it is 3."""
     norm_groups: Positive = 32
-    """Groups of each group normalisation (official 32), fewer where the width asks for it. With a codebook it is 32."""
+    """Groups of each group normalisation (official 32), fewer where the width asks for it."""
     tile_size: Count = 0
     """Side of square tiles in pixels, each coded as an image of its own, so that a code says the same wherever it
     stands; 0 codes the whole image at once (official)."""

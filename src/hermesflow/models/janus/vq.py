@@ -3,6 +3,7 @@
 Encoder, decoder and tensor names are those of transformers' JanusVQVAE; the look-up is the official one, which takes
 the direction of vectors alone (JanusVQVAE.encode does not, and finds other codes). `patch_size` moves blocks of pixels
 into channels before the first convolution, `tile_size` codes square tiles one by one; the released model does neither.
+A tile of few pixels needs fewer groups (`norm_groups`): the norm of two numbers is their order and nothing else.
 Source: LlamaGen (Sun et al. 2024, arXiv 2406.06525) section 2.1; Janus (arXiv 2410.13848).
 """
 
@@ -69,6 +70,9 @@ class ImageVQ(nn.Module):
         self.encoder, self.quant_conv = parts.encoder, parts.quant_conv
         self.decoder, self.post_quant_conv = parts.decoder, parts.post_quant_conv
         self.quantize = Codebook(2**config.codebook_bits, config.code_width or 8)
+        for module in self.modules():
+            if isinstance(module, nn.GroupNorm):
+                module.num_groups = config.norm_groups
 
     @staticmethod
     def from_released(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
