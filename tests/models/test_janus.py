@@ -13,13 +13,14 @@ from torch.nn.functional import logsigmoid
 from transformers import JanusForConditionalGeneration
 
 from hermesflow.config.load import load_config
-from hermesflow.config.sections import ImageSampling, Source, VisionTower
+from hermesflow.config.sections import ImageSampling, Lora, Source, VisionTower
 from hermesflow.core.errors import ArtifactError, ConfigError
 from hermesflow.models import backbone
 from hermesflow.models.conversion import converted
 from hermesflow.models.janus.generation import draw
 from hermesflow.models.janus.released import model_names
 from hermesflow.models.janus.vq import ImageVQ
+from hermesflow.training.lora import add_adapters
 
 SMOKE = load_config(Path(__file__).parents[2] / "config" / "smoke.yaml")
 SETTINGS = ImageSampling(n=1, steps=1, guidance=4.0, temperature=0.0, temperature_schedule="linear")
@@ -372,3 +373,39 @@ def test_the_tower_is_trained_from_scratch_and_frozen_once_loaded(tmp_path):
     loaded.text_logps(seen, [loaded.caption_prompt], ["a red circle"]).sum().backward()
     assert all(p.grad is None for part in loaded.frozen for p in part.parameters())
     assert loaded.model.aligner.fc1.weight.grad is not None
+
+
+def test_adapters_alone_are_trained_where_there_are_any():
+    model = backbone.new_model(sized(), seed=1)
+    add_adapters(model, Lora(rank=2, alpha=4.0, targets=("q_proj", "down_proj")), seed=0)
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert trained and all(".lora_" in name and ".language_model." in name for name in trained)
+    model.image_logps(["a red circle"], torch.zeros(1, 16, dtype=torch.int64), None).sum().backward()
+    assert model.model.generation_embeddings.weight.grad is None
+
+
+def test_recomputed_activations_give_the_same_gradients():
+    model = backbone.new_model(sized(), seed=1)
+    codes = torch.arange(32).reshape(2, 16)
+
+    def gradients():
+        model.zero_grad()
+        model.image_logps(["a red circle"], codes, None, owners=torch.zeros(2, dtype=torch.int64)).sum().backward()
+        return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    kept = gradients()
+    backbone.recompute_activations(model)
+    assert all(torch.equal(*pair) for pair in zip(kept, gradients(), strict=True))
+
+
+def test_weights_of_half_the_size_keep_the_answers(tmp_path):
+    backbone.new_model(sized(), seed=1).save(tmp_path)
+    seen = torch.randint(256, (1, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    logps = []
+    for precision in ("no", "bf16"):
+        model = backbone.load_model(tmp_path, device="cpu", precision=precision)
+        with torch.inference_mode():
+            image = model.generate_images(["a circle"], settings=SETTINGS, generators=[torch.Generator()])
+            logps.append(model.text_logps(seen, [model.caption_prompt], ["a red circle"]))
+        assert image.shape == (1, 16) and logps[-1].dtype == torch.float32
+    torch.testing.assert_close(logps[0], logps[1], rtol=0.02, atol=0)
