@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.support.janus_golden import IDS, VQ, golden_model, official_weights, reference, text_of
 from torch.nn.functional import logsigmoid
 from transformers import JanusForConditionalGeneration
 
@@ -21,6 +20,7 @@ from hermesflow.models.janus.generation import draw
 from hermesflow.models.janus.released import model_names
 from hermesflow.models.janus.vq import ImageVQ
 from hermesflow.training.lora import add_adapters
+from tests.support.janus_golden import IDS, VQ, golden_model, official_weights, reference, text_of
 
 SMOKE = load_config(Path(__file__).parents[2] / "config" / "smoke.yaml")
 SETTINGS = ImageSampling(n=1, steps=1, guidance=4.0, temperature=0.0, temperature_schedule="linear")
