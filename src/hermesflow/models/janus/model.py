@@ -430,6 +430,7 @@ def janus_config(config: Config, ids: TokenIds) -> JanusConfig:
         bos_token_id=ids.bos,
         eos_token_id=ids.eos,
         tie_word_embeddings=False,
+        initializer_range=own.hidden_size**-0.5,  # .02 at the released width, and as much as a small model needs
     )
     vision = JanusVisionConfig(
         hidden_size=tower.hidden_size,
@@ -440,6 +441,7 @@ def janus_config(config: Config, ids: TokenIds) -> JanusConfig:
         patch_size=tokenizer.patch_size * 2 ** (len(tokenizer.encoder_multipliers) - 1),
         num_image_tokens=config.num_image_tokens,
         projection_dim=own.hidden_size,
+        initializer_range=tower.hidden_size**-0.5,
     )
     return JanusConfig(
         text_config=text,
