@@ -21,7 +21,7 @@ GROWTH = 16  # columns that room is made for when there is none left
 class Prefill(Protocol):
     """Runs the texts about some images."""
 
-    def __call__(self, images: list[int], trees: list[TextTree], *, kept: Layers) -> Tensor:
+    def __call__(self, images: list[int], trees: list[TextTree], /, *, kept: Layers) -> Tensor:
         """Hidden states of the texts, tree after tree, (N, D); adds keys and values, images before texts, to `kept`."""
 
 

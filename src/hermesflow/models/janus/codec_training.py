@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import torch
@@ -19,6 +21,6 @@ def train_codec(config: Config, images: np.ndarray) -> tuple[JanusCodec, pd.Data
     settings = config.tokenizer_training
     tiles = different_tiles(images, config.image_tokenizer.tile_size)
     torch.manual_seed(seeding.seed_of(settings.seed, "tokenizer", "init"))
-    network = ImageVQ(config.image_tokenizer).to(config.runtime.device).train()
+    network: Any = ImageVQ(config.image_tokenizer).to(config.runtime.device).train()  # has what `train` needs
     history = train(network, tiles, settings)
     return JanusCodec(network.eval(), config.data.image_size), history

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -204,15 +204,15 @@ class Batches(batches.Batches):
             image_scoring(sizes, **self._drawn(pairs), scored=sizes.image_tokens),
         )
 
-    def scored(self, work: decoder.Scored | ScoredTexts, *, size: int = FLOAT) -> Pass:
+    def scored(self, work: Any, *, size: int = FLOAT) -> Pass:
         """A batch without gradients."""
         return self._with_tower(super().scored(work, size=size), work, 1)
 
-    def trained(self, work: decoder.Scored | ScoredTexts, *, dpo: bool = False) -> Pass:
+    def trained(self, work: Any, *, dpo: bool = False) -> Pass:
         """A batch with gradients; in Pair-DPO the tower has none."""
         return self._with_tower(super().trained(work, dpo=dpo), work, 1 if dpo else 3)
 
-    def _with_tower(self, one: Pass, work: decoder.Scored | ScoredTexts, times: int) -> Pass:
+    def _with_tower(self, one: Pass, work: Any, times: int) -> Pass:
         images = work.images if isinstance(work, ScoredTexts) else 0
         return replace(one, flops=one.flops + times * images * self.decoder.tower_flops / work.calls)
 
@@ -295,7 +295,7 @@ def expected_masked(schedule: MaskSchedule, *, tokens: int) -> float:
 def directions(settings: ImageTokenizer, image_size: int) -> tuple[pixels.Pixels, pixels.Pixels]:
     """Encoder and decoder of the image tokenizer, read from the convolutions that one tile runs through."""
     size = settings.tile_size or image_size
-    tiles, found = (image_size // size) ** 2, []
+    tiles, found = (image_size // size) ** 2, list[pixels.Pixels]()
     with torch.device("meta"):
         network, tile = ImageVQ(settings), torch.empty(1, 3, size, size)
         side = size // network.token_size
@@ -308,9 +308,7 @@ def directions(settings: ImageTokenizer, image_size: int) -> tuple[pixels.Pixels
         modules = [module for part in parts for module in part.modules()]
         convs: list[pixels.Conv] = []
         hooks = [
-            module.register_forward_hook(lambda conv, _, out, convs=convs: convs.append(_conv(conv, out.shape[-1])))
-            for module in modules
-            if isinstance(module, nn.Conv2d)
+            module.register_forward_hook(partial(_add, convs)) for module in modules if isinstance(module, nn.Conv2d)
         ]
         run(inputs)
         for hook in hooks:
@@ -328,5 +326,5 @@ def saved_bytes(settings: ImageTokenizer, image_size: int) -> int:
         return FLOAT * sum(p.numel() for p in ImageVQ(settings).parameters())
 
 
-def _conv(conv: nn.Conv2d, side: int) -> pixels.Conv:
-    return pixels.Conv(conv.in_channels, conv.out_channels, conv.kernel_size[0], side)
+def _add(convs: list[pixels.Conv], conv: Any, _: object, output: torch.Tensor) -> None:
+    convs.append(pixels.Conv(conv.in_channels, conv.out_channels, conv.kernel_size[0], output.shape[-1]))

@@ -66,14 +66,15 @@ class Janus(UnifiedModel):
 
     def __init__(self, config: JanusConfig, tokenizer: Tokenizer, ids: TokenIds, wording: Wording) -> None:
         super().__init__()
-        self.config, self.tokenizer, self.ids, self.wording = config, tokenizer, ids, wording
+        self.config: Any = config  # its parts may be dictionaries, as transformers declares them
+        self.tokenizer, self.ids, self.wording = tokenizer, ids, wording
         self.caption_prompt, self.question_template = wording.caption_prompt, wording.question_template
         self.end_token = ids.eos
-        side = config.vision_config.image_size
-        self.num_image_tokens = (side // config.vision_config.patch_size) ** 2
+        side = self.config.vision_config.image_size
+        self.num_image_tokens = (side // self.config.vision_config.patch_size) ** 2
         self.seen = ImageForm("pixels", (3, side, side), "uint8")
         self.generated = ImageForm("codes", (self.num_image_tokens,), "uint16")
-        config.text_config._attn_implementation = ATTENTION
+        self.config.text_config._attn_implementation = ATTENTION
         whole = JanusForConditionalGeneration(config)
         self.model, self.lm_head = whole.model, whole.lm_head
         self.model.vqmodel.requires_grad_(False)
