@@ -2,7 +2,7 @@
 
 torch.compile   of the decoder's layers, in a step of Pair-DPO
 CUDA graphs     of the step that appends one token to every text: a session of a fixed size, recorded once
-FlexAttention   of a packed sequence under a block mask, against the parts that `models/showo/packing.py` makes of it
+FlexAttention   of a packed sequence under a block mask, against the parts that `models/packing.py` makes of it
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from hermesflow.models.showo import packing
+from hermesflow.models import packing
+from hermesflow.models.packing import Layers, Ragged
 from hermesflow.models.showo.model import ShowO
-from hermesflow.models.showo.packing import Layers, Ragged
 from hermesflow.models.showo.sessions import ShowOTextSession
 
 WINS = 1.1
@@ -28,9 +28,16 @@ class FlexTexts:
     """`packing.TextsBehindImages` as one call of FlexAttention over the whole sequence; the same arguments."""
 
     def __init__(
-        self, images: int, image_length: int, texts: Ragged, mask: Tensor, *, kept: Layers | None = None
+        self,
+        images: int,
+        image_length: int,
+        texts: Ragged,
+        mask: Tensor,
+        *,
+        causal: bool = False,
+        kept: Layers | None = None,
     ) -> None:
-        assert kept is None
+        assert kept is None and not causal
         device, length = texts.device, images * image_length + int(texts.lengths.sum())
         # the image and the column of every place of the sequence; columns of texts are counted behind their image
         before = torch.arange(image_length).repeat(images)

@@ -6,6 +6,7 @@ from hermesflow.core.errors import ArtifactError, ConfigError, DataError
 from hermesflow.models.showo import prompting
 from hermesflow.models.showo.prompting import TokenIds
 from hermesflow.models.text_tokenizers import load_text_tokenizer, pretrained_tokenizer, word_tokenizer
+from hermesflow.models.trees import tree_mask
 from tests.support.phi_tokenizer import END, phi_tokenizer, write_tokenizer
 from tests.support.showo_golden import reference
 
@@ -81,7 +82,7 @@ def test_texts_about_one_image_share_their_prompt_and_do_not_see_each_other():
     assert tree.positions == [0, 1, 2, 0, 1, 3, 2, 3, 4]
     assert places == [[2, 5], [4, 6], [2, 7, 8]]
     assert targets == [[4, 0], [5, 0], [6, 7, 0]]
-    seen = [[j for j in range(9) if row[j]] for row in prompting.tree_mask([tree])[0, 0].tolist()]
+    seen = [[j for j in range(9) if row[j]] for row in tree_mask([tree])[0, 0].tolist()]
     assert seen == [
         [0], [0, 1], [0, 1, 2], [3], [3, 4], [0, 1, 2, 5], [3, 4, 6], [0, 1, 2, 7], [0, 1, 2, 7, 8]
     ]  # fmt: skip
@@ -91,7 +92,7 @@ def test_a_tree_that_is_padded_sees_what_it_saw():
     trees, _, _ = prompting.understanding_texts(
         IDS, [[1], [2]], [[3, 0], [4, 5, 0]], [0, 1], images=2, max_text_tokens=10
     )
-    mask = prompting.tree_mask(trees)
+    mask = tree_mask(trees)
     assert mask.shape == (2, 1, 4, 4)
     assert torch.equal(mask[0, 0, :3, :3], torch.ones(3, 3).tril().bool())
     assert mask[0, 0, 3].tolist() == [

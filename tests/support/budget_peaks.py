@@ -16,8 +16,8 @@ import torch
 from hermesflow.config.experiment import Config
 from hermesflow.config.load import load_config
 from hermesflow.config.sections import Decoding, ImageSampling
+from hermesflow.models import text_session
 from hermesflow.models.backbone import new_model, recompute_activations
-from hermesflow.models.showo import sessions
 from hermesflow.models.showo.costs.decoder import Decoder
 from hermesflow.models.showo.costs.memory import Call, image_calls, text_calls
 from hermesflow.models.showo.generation import generate_images
@@ -95,7 +95,7 @@ def answer(model: ShowO, config: Config, size: Size) -> None:
 
     Room for keys and values is written to at once: on the CPU it would take no memory before.
     """
-    sessions._room = lambda like, *shape: tuple(x.new_ones(shape) for x in like)  # type: ignore[attr-defined]
+    text_session.room = lambda like, *shape: tuple(x.new_ones(shape) for x in like)
     codes = torch.arange(2 * config.num_image_tokens).reshape(2, -1) % config.codebook_size
     rows = 4 * size.rows
     model.end_token = -1  # no text ends early

@@ -1,6 +1,6 @@
 """Omni-attention masks of Show-o: text is causal, an image block is seen whole.
 
-What the packed attention of `hermesflow.models.showo.packing` must come to, row by row. All masks are boolean, True =
+What the packed attention of `hermesflow.models.packing` must come to, row by row. All masks are boolean, True =
 may attend, for scaled_dot_product_attention.
 Source: Show-o (arXiv 2408.12528) section 3.2, figure 3.
 """

@@ -2,6 +2,7 @@
 
 import torch
 from torch.nn.functional import log_softmax
+from transformers import JanusConfig, JanusForConditionalGeneration
 
 from bench import plain
 from hermesflow.models.draws import inverse_cdf
@@ -71,4 +72,66 @@ class TinyPlain:
         return torch.tensor(image)
 
 
-PLAIN = {"showo": ShowOPlain, Tiny.family: TinyPlain}
+class JanusPlain:
+    """By transformers' own JanusForConditionalGeneration with the same weights, whole rows, nothing cached."""
+
+    @staticmethod
+    def whole(model):
+        config = JanusConfig.from_dict(model.config.to_dict())
+        with torch.random.fork_rng(devices=[]):
+            whole = JanusForConditionalGeneration(config).eval()
+        whole.model.load_state_dict(model.model.state_dict())
+        # the same parameters, so that gradients reach the model
+        for name, parameter in model.model.named_parameters():
+            owner, _, last = name.rpartition(".")
+            setattr(whole.model.get_submodule(owner), last, parameter)
+        whole.lm_head.weight = model.lm_head.weight
+        return whole
+
+    @staticmethod
+    def states(whole, states):
+        return whole.model.language_model(inputs_embeds=states[None], use_cache=False).last_hidden_state[0]
+
+    @classmethod
+    def image_logps(cls, model, prompts, images, noise):
+        whole, values = cls.whole(model), []
+        for prompt, image in zip(prompts, images, strict=True):
+            logits = cls.code_logits(model, whole, model.tokenize([prompt])[0], image[:-1])
+            values.append(log_softmax(logits, dim=1)[torch.arange(len(image)), image].sum())
+        return torch.stack(values)
+
+    @classmethod
+    def code_logits(cls, model, whole, text, codes):
+        """Of the codes and the one behind them, (n + 1, C)."""
+        start = torch.tensor([model.ids.bos, *text, model.ids.boi])
+        words, drawn = whole.get_input_embeddings()(start), whole.prepare_embeddings_for_image_generation(codes)
+        return whole.model.generation_head(cls.states(whole, torch.cat([words, drawn]))[len(start) - 1 :])
+
+    @classmethod
+    def text_logps(cls, model, seen, prompts, completions):
+        whole, values, ids = cls.whole(model), [], model.ids
+        for pixels, prompt, completion in zip(seen, prompts, completions, strict=True):
+            [asked], [said] = model.tokenize([prompt]), model.tokenize([completion])
+            image = [ids.image] * model.num_image_tokens
+            row = torch.tensor([[ids.bos, ids.boi, *image, ids.eoi, *asked, *said, ids.eos]])
+            logits = whole(input_ids=row, pixel_values=pixels[None].float() / 127.5 - 1).logits[0, :-1]
+            logps = log_softmax(logits, dim=1)[torch.arange(row.shape[1] - 1), row[0, 1:]]
+            values.append(logps[-len(said) - 1 :].sum())
+        return torch.stack(values)
+
+    @classmethod
+    @torch.inference_mode()
+    def generate(cls, model, prompt, settings, generator):
+        whole, codes = cls.whole(model), torch.zeros(0, dtype=torch.int64)
+        [text] = model.tokenize([prompt])
+        for uniform in torch.rand(model.num_image_tokens, generator=generator):
+            given, empty = (
+                cls.code_logits(model, whole, words, codes)[-1] for words in (text, [model.ids.pad] * len(text))
+            )
+            logits = (1 + settings.guidance) * given - settings.guidance * empty
+            code = inverse_cdf((logits / settings.temperature).softmax(dim=0), uniform)
+            codes = torch.cat([codes, code[None]])
+        return codes
+
+
+PLAIN = {"showo": ShowOPlain, "janus": JanusPlain, Tiny.family: TinyPlain}

@@ -37,9 +37,9 @@ class Weights:
     """Released weights to start from instead of training here."""
 
     language_model: Source | None = None
-    """Show-o weights under their official names (`.bin` or `.safetensors`); None trains `base` from scratch."""
+    """Weights under their official names (`.bin` or `.safetensors`); None trains `base` from scratch."""
     image_tokenizer: Source | None = None
-    """MAGVITv2 weights likewise; None trains the image tokenizer from scratch."""
+    """Weights likewise; None trains the image tokenizer from scratch."""
 
 
 @section
@@ -62,7 +62,11 @@ class Data:
 
 @section
 class ImageTokenizer:
-    """MAGVITv2-style lookup-free tokenizer; official: ch 128, codebook_bits 13, patch_size 1."""
+    """Image tokenizer: MAGVITv2-style lookup-free (official: ch 128, codebook_bits 13, patch_size 1), or a codebook.
+
+    Which one it is follows from the backbone. Official with a codebook (LlamaGen's VQ-16): ch 128, multipliers
+    1,1,2,2,4 of both sides, encoder_blocks 2,2,2,2,2, codebook_bits 14, patch_size 1.
+    """
 
     channels: Positive
     """Channels of the first level."""
@@ -73,13 +77,18 @@ class ImageTokenizer:
     decoder_multipliers: tuple[int, ...]
     """Channel multiplier per decoder level (official 1,1,2,2,4)."""
     decoder_blocks: tuple[int, ...]
-    """Residual blocks per decoder level (official 4,4,3,4,3)."""
+    """Residual blocks per decoder level (official 4,4,3,4,3); with a codebook always one more than the encoder has."""
     codebook_bits: Positive
-    """z channels; the codebook has 2 ** codebook_bits codes."""
+    """The codebook has 2 ** codebook_bits codes; lookup-free, these are the z channels."""
+    code_width: Positive | None = None
+    """Length of a vector of the codebook, where there is one (official, and None: 8)."""
+    latent_channels: Positive | None = None
+    """z channels before they are made as narrow as a vector of the codebook (official, and None: 256)."""
     patch_size: Positive
     """Space-to-depth factor before the first convolution; 1 is the official model."""
     kernel_size: Literal[1, 3] = 3
-    """Kernel of the convolutions that keep the resolution (official 3); 1 with a large patch_size is much cheaper."""
+    """Kernel of the convolutions that keep the resolution (official 3); 1 with a large patch_size is much cheaper. With
+    a codebook it is 3."""
     norm_groups: Positive = 32
     """Groups of each group normalisation (official 32), fewer where the width asks for it."""
     tile_size: Count = 0
@@ -114,8 +123,22 @@ class TokenizerTraining:
 
 
 @section
+class VisionTower:
+    """Transformer over patches of pixels (SigLIP large: hidden 1024, 24 layers, 16 heads, intermediate 4096)."""
+
+    hidden_size: Positive
+    """Width of the tower."""
+    layers: Positive
+    """Its layers."""
+    heads: Positive
+    """Attention heads."""
+    intermediate_size: Positive
+    """Width of the MLP, a multiple of hidden_size."""
+
+
+@section
 class LanguageModel:
-    """Phi decoder of Show-o; official 1.3B: hidden 2048, 24 layers, 32 heads, intermediate 8192."""
+    """Decoder of the backbone; official Show-o 1.3B: hidden 2048, 24 layers, 32 heads, intermediate 8192."""
 
     family: str = "showo"
     """The backbone: a folder of hermesflow/models (`showo`), or the dotted path of a module of your own that holds one
@@ -129,7 +152,7 @@ class LanguageModel:
     intermediate_size: Positive
     """Width of the MLP."""
     partial_rotary_factor: Annotated[float, Field(gt=0, le=1)]
-    """Share of each head that is rotated by position."""
+    """Share of each head that is rotated by position; decoders of the Llama kind rotate all of it."""
     rope_theta: Rate
     """Base of the rotary frequencies."""
     layer_norm_eps: Rate
@@ -144,6 +167,14 @@ class LanguageModel:
     """What the model is asked for a caption (official "Give a caption for this image.")."""
     question_template: str
     """How a question is put; `{}` stands for it (official "USER: \\n{} ASSISTANT:")."""
+    text_before_image: str | None = None
+    """What stands before the image in questions and captions, where a backbone reads text there; None is nothing."""
+    image_template: str | None = None
+    """How an image is asked for; `{}` stands for the caption; None is the caption alone."""
+    vocabulary: Positive | None = None
+    """Rows of the word embedding where they are more than the text tokenizer has tokens; None is as many."""
+    vision: VisionTower | None = None
+    """Tower that reads pixels, of backbones that have one; None has the sizes of the decoder."""
 
 
 @section
@@ -206,13 +237,18 @@ class ImageSampling:
     n: Positive
     """Images per pair."""
     steps: Positive
-    """MaskGIT steps per image."""
+    """MaskGIT steps per image; not read where codes are written one after the other."""
     guidance: Weight
     """Classifier-free guidance w in (1 + w) * conditional - w * unconditional; 0 is off."""
     temperature: Weight
-    """Scale of the Gumbel noise that chooses which tokens stay masked."""
+    """Scale of the Gumbel noise that chooses which tokens stay masked. Where codes are written one after the other, the
+    divisor of the logits; 0 takes the likeliest."""
     temperature_schedule: Literal["linear", "official"]
-    """`linear`: temperature * (1 - ratio). `official`: the released code's cumulative product."""
+    """`linear`: temperature * (1 - ratio). `official`: the released code's cumulative product. Read with MaskGIT."""
+    top_k: Positive | None = None
+    """Codes to choose from where they are written one after the other; None is all."""
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Likewise, the fewest codes that are so probable together; None is all."""
 
 
 @section
@@ -282,7 +318,8 @@ class Lora:
     alpha: Rate
     """Adapters are scaled by alpha / rank."""
     targets: Annotated[tuple[str, ...], AnyOrder]
-    """Linear layers that get one: q_proj, k_proj, v_proj, dense, fc1, fc2."""
+    """Linear layers of the decoder that get one, as transformers names them (Phi: q_proj, k_proj, v_proj, dense, fc1,
+    fc2)."""
 
 
 @section

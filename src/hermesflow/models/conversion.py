@@ -28,7 +28,8 @@ def converted(source: Source, model: nn.Module, *, cache: Path) -> Path:
 
     Args:
         source: one or more files, `.safetensors` or PyTorch pickles; together they hold every tensor once.
-        model: what the weights are for; its parameters may be on the meta device.
+        model: what the weights are for; its parameters may be on the meta device. Where it has a function
+            `from_released`, this gives the tensors under the model's names, of those under the released ones.
         cache: folder of converted files, named by the checksums of what they were made from.
 
     Returns:
@@ -41,13 +42,15 @@ def converted(source: Source, model: nn.Module, *, cache: Path) -> Path:
     folder = hub.fetch(source)
     paths = [folder / name for name in source.files]
     needed = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    if len(paths) == 1 and paths[0].suffix == SAFE:
+    rename = getattr(model, "from_released", None)
+    if len(paths) == 1 and paths[0].suffix == SAFE and (rename is None or _shapes_in(paths[0]) == needed):
         check_fit(_shapes_in(paths[0]), needed, paths)
         with safe_open(paths[0], "pt") as file:
             _check_values(file.get_tensor, model, paths)
         return paths[0]
     sums = [pin or sha256(path) for path, pin in zip(paths, source.files.values(), strict=True)]
-    target = cache / f"{digest_of(sorted(sums))}{SAFE}"
+    made_from = sorted(sums) if rename is None else [type(model).__name__, *sorted(sums)]
+    target = cache / f"{digest_of(made_from)}{SAFE}"
     if target.exists():
         check_fit(_shapes_in(target), needed, paths)
         return target
@@ -57,6 +60,7 @@ def converted(source: Source, model: nn.Module, *, cache: Path) -> Path:
         if twice := sorted(part.keys() & tensors.keys()):
             raise ArtifactError(f"{path}: `{twice[0]}` is in an earlier file too. List every file of the weights once.")
         tensors |= part
+    tensors = rename(tensors) if rename else tensors
     check_fit({name: tuple(tensor.shape) for name, tensor in tensors.items()}, needed, paths)
     _check_values(tensors.__getitem__, model, paths)
     write_weights(target, tensors)

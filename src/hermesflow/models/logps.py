@@ -59,7 +59,7 @@ class _Logps(torch.autograd.Function):
     """`_plain` with one copy of the logits instead of three: the soft-max, and then the gradient, take their place."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor, size: int) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, size: int) -> Tensor:
         found, kept = [], None
         for states, places in zip(hidden.split(size), targets.split(size), strict=True):
             kept, logps = _softmax(states, weight, bias, places)
@@ -82,19 +82,18 @@ class _Logps(torch.autograd.Function):
             likely.mul_(-gradient[:, None])
             likely[torch.arange(len(places), device=places.device), places] += gradient
             torch.mm(likely, weight, out=found)
-            if trained and to_weight is None:
-                to_weight, to_bias = torch.mm(likely.T, states), likely.sum(dim=0)
-            elif to_weight is not None and to_bias is not None:
-                to_weight.addmm_(likely.T, states)
-                to_bias += likely.sum(dim=0)
+            if trained:
+                to_weight = torch.mm(likely.T, states) if to_weight is None else to_weight.addmm_(likely.T, states)
+            if trained and bias is not None:
+                to_bias = likely.sum(dim=0) if to_bias is None else to_bias.add_(likely.sum(dim=0))
         return to_hidden, to_weight, to_bias, None, None
 
 
-def _softmax(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def _softmax(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Probabilities (S, V), and the log-probabilities of the targets (S,)."""
-    vocabulary = len(bias)
-    room = hidden.new_empty(len(hidden), math.ceil(vocabulary / _ALIGNED) * _ALIGNED)
-    logits = torch.addmm(bias, hidden, weight.T, out=room[:, :vocabulary])
+    vocabulary = len(weight)
+    room = hidden.new_empty(len(hidden), math.ceil(vocabulary / _ALIGNED) * _ALIGNED)[:, :vocabulary]
+    logits = torch.mm(hidden, weight.T, out=room) if bias is None else torch.addmm(bias, hidden, weight.T, out=room)
     logits -= logits.amax(dim=1, keepdim=True)
     chosen = logits.gather(1, targets[:, None])[:, 0]
     total = logits.exp_().sum(dim=1)

@@ -32,6 +32,9 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids."""
 
+    def id_of(self, token: str) -> int | None:
+        """Id of a token; None where there is no such token."""
+
     def save(self, path: Path) -> None:
         """Write what `load_text_tokenizer` reads."""
 
@@ -61,6 +64,11 @@ class TextTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of token ids; special tokens are left out."""
         return self._backend.decode(list(ids), skip_special_tokens=True).strip()
+
+    def id_of(self, token: str) -> int | None:
+        """Id of a token; None where there is no such token."""
+        found: int | None = self._backend.token_to_id(token)
+        return found
 
     def save(self, path: Path) -> None:
         """Write the tokenizer as JSON."""

@@ -27,6 +27,7 @@ def add_adapters(model: UnifiedModel, lora: Lora, *, seed: int) -> PeftModel:
         ConfigError: no layer has one of the names.
     """
     config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets))  # type: ignore[arg-type]
+    model.requires_grad_(False)  # what is outside the decoder, too
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

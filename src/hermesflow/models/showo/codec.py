@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -28,8 +28,10 @@ class ShowOCodec:
     """
 
     family = FAMILY
+    network_class: Any = MagVitV2
+    """Makes the image tokenizer from the sizes of one."""
 
-    def __init__(self, network: MagVitV2, image_size: int) -> None:
+    def __init__(self, network: Any, image_size: int) -> None:
         self.network, self.image_size = network, image_size
         self.seen = self.generated = image_form(image_size, network.config)
 
@@ -70,8 +72,12 @@ class ShowOCodec:
 
     def describe(self, folder: Path) -> None:
         """Write `config.json`."""
-        plain = {"family": self.family, "image_size": self.image_size, "image_tokenizer": as_plain(self.network.config)}
+        sizes = {key: value for key, value in as_plain(self.network.config).items() if value is not None}
+        plain = {"family": self.family, "image_size": self.image_size, "image_tokenizer": sizes}
         write_json(folder / "config.json", plain)
+
+
+Codec = TypeVar("Codec", bound=ShowOCodec)
 
 
 def meta_codec(config: Config) -> ShowOCodec:
@@ -81,7 +87,12 @@ def meta_codec(config: Config) -> ShowOCodec:
 
 
 def load_codec(folder: Path, *, device: torch.device | str) -> ShowOCodec:
-    """Read what `ShowOCodec.save` wrote.
+    """Read what `ShowOCodec.save` wrote; see `read_codec`."""
+    return read_codec(ShowOCodec, folder, device=device)
+
+
+def read_codec(kind: type[Codec], folder: Path, *, device: torch.device | str) -> Codec:
+    """Read what `save` of a codec of this kind wrote.
 
     Raises:
         ArtifactError: a file is missing or truncated, the weights are a pickle, or do not fit `config.json`.
@@ -93,7 +104,7 @@ def load_codec(folder: Path, *, device: torch.device | str) -> ShowOCodec:
         sizes = plain["image_tokenizer"]
         lists: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in sizes.items()}
         with without_weights():
-            network = MagVitV2(ImageTokenizer(**lists))
+            network = kind.network_class(ImageTokenizer(**lists))
         fill(network, weights)
         image_size = int(plain["image_size"])
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -101,4 +112,4 @@ def load_codec(folder: Path, *, device: torch.device | str) -> ShowOCodec:
             f"{folder}: model.safetensors does not fit config.json ({error}). Give both files of one tokenizer, "
             "or delete the folder and run snakemake again."
         ) from error
-    return ShowOCodec(moved(network, device), image_size)
+    return kind(moved(network, device), image_size)

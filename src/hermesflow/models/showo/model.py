@@ -22,12 +22,12 @@ from hermesflow.config.sections import ImageSampling, LanguageModel, Precision, 
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import read_json, read_weights
 from hermesflow.core.images import ImageForm
-from hermesflow.models import capacity
+from hermesflow.models import capacity, grouping, packing
 from hermesflow.models.backbone import Completion, NoiseName, UnifiedModel
 from hermesflow.models.kernels import Layout, linear, quicken
 from hermesflow.models.loading import DTYPES, fill, moved, without_weights
 from hermesflow.models.logps import row_sums, token_logps
-from hermesflow.models.showo import generation, grouping, packing
+from hermesflow.models.showo import generation, prompting
 from hermesflow.models.showo.forms import FAMILY, image_form
 from hermesflow.models.showo.masking import draw_mask, pair_mask
 from hermesflow.models.showo.prompting import TokenIds
@@ -185,12 +185,12 @@ class ShowO(UnifiedModel):
         masked = (noise if owners is None else noise[owners]).to(self.device)
         targets = codes + self.ids.first_code
         found = []
-        for group in self._drawn(prompts, codes, masked, owners):
-            scored = masked[group.rows]
-            values = self._logps(group.blocks[:, 1:-1][scored], targets[group.rows][scored])
+        for rows, blocks in self._drawn(prompts, codes, masked, owners):
+            scored = masked[rows]
+            values = self._logps(blocks[:, 1:-1][scored], targets[rows][scored])
             # columns of the boundaries, where nothing is scored, decide the order of the sum and so its rounding
-            found.append((group.rows, row_sums(values, F.pad(scored, (1, 1)))))
-        return _in_order(found)
+            found.append((rows, row_sums(values, F.pad(scored, (1, 1)))))
+        return grouping.in_order(found)
 
     def text_logps(
         self, seen: Tensor, prompts: Sequence[str], completions: Sequence[Completion], *, owners: Tensor | None = None
@@ -207,7 +207,7 @@ class ShowO(UnifiedModel):
         found = []
         for some in self._said(seen, owners, prompts, completions):
             found.append((some.rows, row_sums(self._logps(some.hidden, some.targets), some.scored)))
-        return _in_order(found)
+        return grouping.in_order(found)
 
     def image_loss(self, prompts: Sequence[str], images: Tensor, noise: Tensor) -> Tensor:
         """Pre-training loss of generation: mean cross-entropy of masked image tokens, nats per token.
@@ -219,10 +219,10 @@ class ShowO(UnifiedModel):
         """
         codes, masked = images.to(self.device).long(), noise.to(self.device)
         found = []
-        for group in self._drawn(prompts, codes, masked, None):
-            scored = masked[group.rows]
-            targets = codes[group.rows][scored] + self.ids.first_code
-            found.append(self._logps(group.blocks[:, 1:-1][scored], targets).sum())
+        for rows, blocks in self._drawn(prompts, codes, masked, None):
+            scored = masked[rows]
+            targets = codes[rows][scored] + self.ids.first_code
+            found.append(self._logps(blocks[:, 1:-1][scored], targets).sum())
         return -torch.stack(found).sum() / masked.sum()
 
     def text_loss(self, seen: Tensor, owners: Tensor, prompts: Sequence[str], completions: Sequence[str]) -> Tensor:
@@ -284,30 +284,43 @@ class ShowO(UnifiedModel):
 
     def _drawn(
         self, captions: Sequence[str], codes: Tensor, masked: Tensor, owners: Tensor | None
-    ) -> Iterator[grouping.Drawn]:
-        return grouping.drawn(
-            self.hidden,
-            self.ids,
-            self.tokenizer.encode(captions),
-            codes,
-            masked,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Some rows (R,), and last hidden states of their image blocks, boundaries included, (R, T + 2, D)."""
+        texts, longest, length = self.tokenizer.encode(captions), self.shape.max_text_tokens, codes.shape[1] + 2
+        for group, rows_of in grouping.drawn(
+            [len(text) for text in texts],
             owners,
-            max_text_tokens=self.shape.max_text_tokens,
+            image_length=length,
+            max_text_tokens=longest,
             together=self._together,
-        )
+        ):
+            prompts = prompting.generation_prompts(self.ids, [texts[i] for i in group], max_text_tokens=longest)
+            rows = rows_of.to(codes.device).flatten()
+            blocks = prompting.image_block(self.ids, codes[rows], masked[rows]).unflatten(0, rows_of.shape)
+            yield rows, packing.images_behind_prompts(self.hidden, prompts, blocks).flatten(0, 1)
 
     def _said(
         self, codes: Tensor, owners: Tensor, prompts: Sequence[str], completions: Sequence[Completion]
     ) -> Iterator[grouping.Said]:
-        return grouping.said(
-            self.hidden,
+        images = codes.to(self.device).long()
+        texts = prompting.understanding_texts(
             self.ids,
-            codes.to(self.device).long(),
-            owners,
             self.tokenizer.encode(prompts),
             self.completion_tokens(completions),
+            owners.tolist(),
+            images=len(images),
+            max_text_tokens=self.shape.max_text_tokens,
+        )
+        return grouping.said(
+            lambda some, trees: packing.texts_behind_images(
+                self.hidden, prompting.understanding_images(self.ids, images[some]), trees
+            ),
+            texts,
+            owners,
+            image_length=codes.shape[1] + 3,
             max_text_tokens=self.shape.max_text_tokens,
             together=self._together,
+            device=images.device,
         )
 
     def _logps(self, hidden: Tensor, targets: Tensor) -> Tensor:
@@ -387,11 +400,3 @@ def _phi_config(shape: Shape, ids: TokenIds) -> PhiConfig:
         eos_token_id=ids.boundary,
         attn_implementation=ATTENTION,  # type: ignore[call-arg]
     )
-
-
-def _in_order(found: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """Values by row, of parts (rows, values)."""
-    if not found:
-        return torch.zeros(0)
-    rows, values = (torch.cat(part) for part in zip(*found, strict=True))
-    return values[rows.argsort()]

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from hermesflow.core.errors import DataError
+from hermesflow.models.trees import Completed, Prompted, completed, prompted
 
 SPECIAL_TOKENS = ("soi", "eoi", "sov", "eov", "t2i", "mmu", "t2v", "v2v", "lvg")
 
@@ -94,81 +94,11 @@ def understanding_images(ids: TokenIds, codes: Tensor) -> Tensor:
     return torch.cat([task, image_block(ids, codes, torch.zeros_like(codes, dtype=torch.bool))], dim=1)
 
 
-@dataclass
-class TextTree:
-    """All texts about one image in one sequence: each different prompt once, behind it what may follow it.
-
-    A token sees the tokens of its prompt and of its own completion that stand before it, and none of the others.
-    """
-
-    tokens: list[int]
-    positions: list[int]
-    """Column that the token would have in a row of its own, counted from the start of the text."""
-    prompts: list[int]
-    """Which of the image's prompts the token belongs to."""
-    branches: list[int]
-    """Which completion it belongs to; `TRUNK` for a prompt."""
-    ends: list[int]
-    """Place of the last token of each prompt, in the order in which they came."""
-
-    @staticmethod
-    def empty() -> TextTree:
-        """Of an image that nothing is said about yet."""
-        return TextTree([], [], [], [], [])
-
-    def grow(self, tokens: Sequence[int], *, start: int, prompt: int, branch: int) -> range:
-        """Append tokens whose first has column `start`; returns their places."""
-        first = len(self.tokens)
-        self.tokens += tokens
-        self.positions += range(start, start + len(tokens))
-        self.prompts += [prompt] * len(tokens)
-        self.branches += [branch] * len(tokens)
-        return range(first, len(self.tokens))
-
-
-TRUNK = -1
-_NOBODY = -2
-
-
-class Prompted(NamedTuple):
-    """Texts of I images that only have a beginning so far."""
-
-    trees: list[TextTree]
-    places: list[tuple[int, int]]
-    """Image of each text, and which of the image's prompts it starts with."""
-
-
-class Completed(NamedTuple):
-    """Texts of I images, and where their completions are scored."""
-
-    trees: list[TextTree]
-    places: list[list[int]]
-    """Of each text, the places in its image's tree whose outputs predict its tokens."""
-    targets: list[list[int]]
-    """Those tokens, the end token last unless the completion was cut."""
-
-
 def understanding_prompts(
     ids: TokenIds, prompts: Sequence[Sequence[int]], owners: Sequence[int], *, images: int
 ) -> Prompted:
-    """`sot prompt`, each different one of an image once.
-
-    Args:
-        ids: the vocabulary.
-        prompts: B prompts as token ids without boundary tokens.
-        owners: the image of each.
-        images: I, number of images.
-    """
-    trees = [TextTree.empty() for _ in range(images)]
-    known: dict[tuple[int, tuple[int, ...]], int] = {}
-    places = []
-    for owner, prompt in zip(owners, prompts, strict=True):
-        tree, key = trees[owner], (owner, tuple(prompt))
-        if key not in known:
-            known[key] = len(tree.ends)
-            tree.ends.append(tree.grow([ids.boundary, *prompt], start=0, prompt=known[key], branch=TRUNK)[-1])
-        places.append((owner, known[key]))
-    return Prompted(trees, places)
+    """`sot prompt`, each different one of an image once; see `trees.prompted`."""
+    return prompted(prompts, owners, images=images, start=ids.boundary)
 
 
 def understanding_texts(
@@ -180,9 +110,7 @@ def understanding_texts(
     images: int,
     max_text_tokens: int,
 ) -> Completed:
-    """`sot prompt completion`, the completions of a prompt behind one copy of it.
-
-    The last token is scored, but not run: nothing follows it.
+    """`sot prompt completion`, the completions of a prompt behind one copy of it; see `trees.completed`.
 
     Args:
         ids: the vocabulary.
@@ -195,35 +123,13 @@ def understanding_texts(
     Raises:
         DataError: a prompt leaves no room for its completion.
     """
-    trees, starts = understanding_prompts(ids, prompts, owners, images=images)
-    places, targets = [], []
-    for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
+    fitting = []
+    for prompt, completion in zip(prompts, completions, strict=True):
         room = max_text_tokens - len(prompt) - 2
         if room < 0:
             raise DataError(
                 f"A prompt of {len(prompt)} tokens leaves no room for a completion within {max_text_tokens} tokens; "
                 "shorten the question or raise language_model.max_text_tokens."
             )
-        owner, index = starts[row]
-        said, tree = list(completion[: room + 1]), trees[owner]
-        own = tree.grow(said[:-1], start=1 + len(prompt), prompt=index, branch=row)
-        places.append([tree.ends[index], *own])
-        targets.append(said)
-    return Completed(trees, places, targets)
-
-
-def tree_mask(trees: Sequence[TextTree]) -> Tensor:
-    """What the tokens of some trees, padded at the right, see of each other: (I, 1, n, n) bool, True = may attend."""
-    prompts = pad_right([tree.prompts for tree in trees], _NOBODY)
-    branches = pad_right([tree.branches for tree in trees], TRUNK)
-    own, trunk = branches[:, :, None] == branches[:, None, :], branches[:, None, :] == TRUNK
-    mask = (own | trunk) & (prompts[:, :, None] == prompts[:, None, :])
-    return mask.tril()[:, None]
-
-
-def pad_right(rows: Sequence[list[int]], pad: int) -> Tensor:
-    """Rows of one length, (N, L) int64."""
-    length = max(map(len, rows), default=0)
-    return torch.tensor([row + [pad] * (length - len(row)) for row in rows], dtype=torch.int64).reshape(
-        len(rows), length
-    )
+        fitting.append(completion[: room + 1])
+    return completed(prompts, fitting, owners, images=images, start=ids.boundary)

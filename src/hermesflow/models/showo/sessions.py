@@ -11,22 +11,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from hermesflow.models.showo import grouping, packing, prompting
-from hermesflow.models.showo.packing import BlocksBehindPrompts, Forward, Layers, RowsBehindImages
+from hermesflow.models import packing
+from hermesflow.models.packing import BlocksBehindPrompts, Forward, Layers
+from hermesflow.models.showo import prompting
 from hermesflow.models.showo.prompting import TokenIds
-
-GROWTH = 16  # columns that room is made for when there is none left
-
-
-def unique_rows(keys: Sequence[object]) -> tuple[list[int], list[int]]:
-    """Index of the first of each different key, and for every key the index among those."""
-    first: dict[object, int] = {}
-    places: list[int] = []
-    for i, key in enumerate(keys):
-        if key not in first:
-            first[key] = len(places)
-            places.append(i)
-    return places, [first[key] for key in keys]
+from hermesflow.models.text_session import CachedTextSession, unique_rows
+from hermesflow.models.trees import TextTree
 
 
 class _Prompts:
@@ -125,8 +115,8 @@ class ShowOImageSession:
         return torch.cat(parts)
 
 
-class ShowOTextSession:
-    """Writes N texts; implements `backbone.TextSession`.
+class ShowOTextSession(CachedTextSession):
+    """Writes N texts.
 
     Args:
         forward: the decoder.
@@ -138,8 +128,6 @@ class ShowOTextSession:
         max_text_tokens: longest prompt, that sequences are grouped by.
         together: tokens that run together.
     """
-
-    logits: Tensor
 
     def __init__(
         self,
@@ -153,75 +141,20 @@ class ShowOTextSession:
         max_text_tokens: int,
         together: int,
     ) -> None:
-        self._forward, self._head = forward, head
         different, places = unique_rows(owners)
-        self._device, images = codes.device, codes[torch.tensor([owners[i] for i in different], device=codes.device)]
-        asked = prompting.understanding_prompts(ids, prompts, places, images=len(images))
-        with torch.inference_mode():
-            self._prefill(ids, images, asked, together=together, max_text_tokens=max_text_tokens)
+        images = codes[torch.tensor([owners[i] for i in different], device=codes.device)]
 
-    def _prefill(
-        self, ids: TokenIds, codes: Tensor, asked: prompting.Prompted, *, together: int, max_text_tokens: int
-    ) -> None:
-        trees, size, prefix = asked.trees, len(asked.places), codes.shape[1] + 3
-        owners = torch.tensor([image for image, _ in asked.places])
-        ends = torch.tensor([trees[image].ends[prompt] for image, prompt in asked.places])
-        lengths = 1 + torch.tensor([trees[i].positions[end] for i, end in zip(owners, ends.tolist(), strict=True)])
-        longest = int(lengths.max())
-        columns = ends[:, None] - torch.arange(longest - 1, -1, -1)  # of its tree; padded at the left
-        images: Layers = []
-        own: Layers = []
-        last: Tensor | None = None
-        for group in grouping.text_groups(
-            [len(tree.tokens) for tree in trees],
-            rows=size / len(codes),
-            image_tokens=codes.shape[1],
+        def prefill(group: list[int], trees: list[TextTree], *, kept: Layers) -> Tensor:
+            blocks = prompting.understanding_images(ids, images[torch.tensor(group, device=codes.device)])
+            return packing.texts_behind_images(forward, blocks, trees, kept=kept)
+
+        super().__init__(
+            forward,
+            head,
+            prefill,
+            prompting.understanding_prompts(ids, prompts, places, images=len(images)),
+            image_length=codes.shape[1] + 3,
             max_text_tokens=max_text_tokens,
             together=together,
-        ):
-            kept: Layers = []
-            some = [trees[i] for i in group.tolist()]
-            hidden = packing.texts_behind_images(self._forward, ids, codes[group.to(self._device)], some, kept=kept)
-            starts = torch.zeros(len(codes), dtype=torch.int64)
-            starts[group] = torch.tensor(grouping.starts(some))
-            rows = torch.isin(owners, group).nonzero()[:, 0]
-            place = starts[owners[rows]]
-            text = (place[:, None] + columns[rows]).clamp_min(0).to(self._device)
-            if last is None:
-                last = hidden.new_empty(size, hidden.shape[1])
-                for pair in kept:
-                    heads, width = pair[0].shape[1], pair[0].shape[3]
-                    images.append(_room(pair, len(codes), heads, prefix, width))
-                    own.append(_room(pair, size, heads, longest + GROWTH, width))
-            last[rows.to(self._device)] = hidden[(place + ends[rows]).to(self._device)]
-            split = len(group) * prefix
-            for layer, pair in enumerate(kept):
-                for x, image, said in zip(pair, images[layer], own[layer], strict=True):
-                    image[group.to(self._device)] = x[0, :, :split].unflatten(1, (len(group), prefix)).transpose(0, 1)
-                    said[rows.to(self._device), :, :longest] = x[0, :, split:][:, text].transpose(0, 1)
-        assert last is not None
-        self.logits = self._head(last)
-        self._positions = (prefix + lengths - 1)[:, None].to(self._device)
-        padding = (torch.arange(longest) < (longest - lengths)[:, None]).to(self._device)
-        self._attend = RowsBehindImages(images, own, owners, padding, length=longest)
-
-    @torch.inference_mode()
-    def step(self, tokens: Tensor) -> Tensor:
-        """Append one token per row, (N,) int64; returns the next logits (N, V)."""
-        self._attend.make_room(GROWTH)
-        self._positions = self._positions + 1
-        hidden = self._forward(tokens.to(self._device)[:, None], positions=self._positions, attend=self._attend)
-        self._attend.length += 1
-        self.logits = self._head(hidden[:, -1])
-        return self.logits
-
-    @torch.inference_mode()
-    def keep(self, rows: Tensor) -> None:
-        """Go on with these rows only, (K,) int64."""
-        self._attend = self._attend.of(rows.cpu())
-        rows = rows.to(self._device)
-        self._positions, self.logits = self._positions[rows], self.logits[rows]
-
-
-def _room(like: tuple[Tensor, Tensor], *shape: int) -> tuple[Tensor, Tensor]:
-    return like[0].new_empty(shape), like[1].new_empty(shape)
+            device=codes.device,
+        )

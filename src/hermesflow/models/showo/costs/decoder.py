@@ -76,6 +76,15 @@ class Decoder:
         return self.vocabulary * (2 * self.hidden_size + 1) + layers + 2 * self.hidden_size
 
     @property
+    def working_states(self) -> int:
+        """Elements of the MLP on its way, of a token: before and after its activation."""
+        return 2 * self.intermediate_size
+
+    def kept_states(self, *, again: bool) -> int:
+        """Elements that the MLP keeps of a token for its gradient; what can be may be computed `again` instead."""
+        return (1 if again else 2) * self.intermediate_size
+
+    @property
     def image_prefix(self) -> int:
         """Columns before a text: task token, boundaries, image."""
         return self.image_tokens + 3

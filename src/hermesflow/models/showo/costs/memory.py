@@ -17,7 +17,7 @@ from hermesflow.models.logps import LOGITS
 from hermesflow.models.machines import FLOAT
 from hermesflow.models.showo.costs.decoder import UNCONDITIONAL, Decoder
 from hermesflow.models.showo.costs.masked import masked_counts
-from hermesflow.models.showo.sessions import GROWTH
+from hermesflow.models.text_session import GROWTH
 
 _KERNELS = 6 * 2**20
 """Bytes of what oneDNN compiles for the shapes that it meets in training; measured."""
@@ -243,11 +243,11 @@ def _kept(decoder: Decoder, call: Call, precision: str, again: bool) -> float:
     slope) and after its activation (2 I), which may be computed `again` instead (I). Keys and values are kept where
     they are joined. Under autocast norms are float32, and the normalised input is cast once for each of four products.
     """
-    hidden, inner = decoder.hidden_size, decoder.intermediate_size
+    hidden = decoder.hidden_size
     if precision == "no":
-        per_token, size = FLOAT * (7 * hidden + (1 if again else 2) * inner), FLOAT
+        per_token, size = FLOAT * (7 * hidden + decoder.kept_states(again=again)), FLOAT
     else:
-        per_token, size = 26 * hidden + 4 * inner, 2
+        per_token, size = 26 * hidden + 2 * decoder.kept_states(again=False), 2
     statistics = FLOAT * (2 + 5 * decoder.heads) * call.tokens  # of norms and soft-max
     return per_token * call.tokens + statistics + size * (2 * hidden * call.joined + call.masks)
 
@@ -258,7 +258,7 @@ def _working(decoder: Decoder, tokens: float, size: int) -> float:
     Three states, and the MLP before and after its activation; or in attention its input before and after the norm,
     query and key after theirs, their rotated part, both rotated, value, and output, in two layouts.
     """
-    return size * tokens * max(3 * decoder.hidden_size + 2 * decoder.intermediate_size, 11 * decoder.hidden_size)
+    return size * tokens * max(3 * decoder.hidden_size + decoder.working_states, 11 * decoder.hidden_size)
 
 
 def _together(decoder: Decoder, call: Call) -> float:

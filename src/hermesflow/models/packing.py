@@ -4,8 +4,8 @@
     images from texts:   <prompt> <prompt> .. | image, image, ..
 
 All of it is one sequence without padding. Each part attends to what it may see and to nothing else; padding and masks
-are within attention alone, where texts of different lengths meet. Exact, not an approximation: in Show-o nothing that
-is shared sees what follows it.
+are within attention alone, where texts of different lengths meet. Exact, not an approximation: nothing that is shared
+sees what follows it. The tokens of an image see all of it, or where it is `causal` those before them alone.
 Source: Show-o (arXiv 2408.12528) section 3.2.
 """
 
@@ -19,20 +19,22 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from hermesflow.models.showo import prompting
-from hermesflow.models.showo.prompting import TextTree, TokenIds
+from hermesflow.models import trees
+from hermesflow.models.trees import TextTree
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """attend(layer, query, key, value), each (B, H, L, d) -> attention's output, (B, L, H, d)."""
 Layers = list[tuple[Tensor, Tensor]]
 """Keys and values of every layer, (B, H, L, d) each."""
+Embed = Callable[[Tensor], Tensor]
+"""Input states (N, D) of token ids (N,)."""
 
 
 class Forward(Protocol):
     """Runs a decoder."""
 
     def __call__(self, tokens: Tensor, *, positions: Tensor, attend: Attend) -> Tensor:
-        """Hidden states (B, L, D) of tokens (B, L) at rotary positions (B or 1, L)."""
+        """Hidden states (B, L, D) of token ids (B, L), or input states (B, L, D), at positions (B or 1, L)."""
 
 
 def attention(
@@ -109,13 +111,21 @@ class TextsBehindImages:
         image_length: columns of an image.
         texts: the texts about each image.
         mask: (I, 1, n, n) bool, what texts see of texts.
+        causal: whether tokens of an image see those before them alone.
         kept: keys and values of all layers are added to it where one is given.
     """
 
     def __init__(
-        self, images: int, image_length: int, texts: Ragged, mask: Tensor, *, kept: Layers | None = None
+        self,
+        images: int,
+        image_length: int,
+        texts: Ragged,
+        mask: Tensor,
+        *,
+        causal: bool = False,
+        kept: Layers | None = None,
     ) -> None:
-        self._shape, self._texts, self._kept = (images, image_length), texts, kept
+        self._shape, self._texts, self._causal, self._kept = (images, image_length), texts, causal, kept
         self._mask = torch.cat([mask.new_ones(1).expand(*mask.shape[:3], image_length), mask], dim=3)
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -128,7 +138,9 @@ class TextsBehindImages:
         keys, values = (torch.cat(pair, dim=2) for pair in list(zip(images, texts, strict=True))[1:])
         # what is kept for the gradient is kept once: images are seen in the same copies
         length = self._shape[1]
-        of_images = scaled_dot_product_attention(images[0], keys[:, :, :length], values[:, :, :length])
+        of_images = scaled_dot_product_attention(
+            images[0], keys[:, :, :length], values[:, :, :length], is_causal=self._causal
+        )
         of_texts = scaled_dot_product_attention(texts[0], keys, values, attn_mask=self._mask)
         return torch.cat([of_images.transpose(1, 2).flatten(0, 1), self._texts.unpad(of_texts)])[None]
 
@@ -140,12 +152,15 @@ class ImagesBehindPrompts:
         prompts: U prompts.
         images: C, images of each prompt; 0 is prompts alone.
         image_length: columns of an image.
+        causal: whether tokens of an image see those before them alone.
         kept: keys and values of the prompts in all layers, padded, are added to it where one is given.
     """
 
-    def __init__(self, prompts: Ragged, images: int, image_length: int, *, kept: Layers | None = None) -> None:
+    def __init__(
+        self, prompts: Ragged, images: int, image_length: int, *, causal: bool = False, kept: Layers | None = None
+    ) -> None:
         self._prompts, self._shape, self._kept = prompts, (len(prompts.lengths), images, image_length), kept
-        self._mask = block_mask(prompts.lengths, prompts.longest, image_length, device=prompts.device)
+        self._mask = block_mask(prompts.lengths, prompts.longest, image_length, causal=causal, device=prompts.device)
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """See `Attend`."""
@@ -188,7 +203,7 @@ class BlocksBehindPrompts:
 
 
 class RowsBehindImages:
-    """One token per row behind the row's own text and the image it is about, whose keys and values are known.
+    """One token per row behind the row's own tokens and the image (or prompt) it is about, whose keys are known.
 
     The rows of an image meet its keys and values in one product, so these are there once and are read once.
 
@@ -198,11 +213,21 @@ class RowsBehindImages:
         owners: (N,) int64 on the CPU, the image of each row.
         padding: (N, columns) bool, which of the first columns of `own` are padding.
         length: columns of `own` that are filled.
+        beyond: (I, P) bool, which columns of `images` are padding; None is none.
     """
 
-    def __init__(self, images: Layers, own: Layers, owners: Tensor, padding: Tensor, *, length: int) -> None:
+    def __init__(
+        self,
+        images: Layers,
+        own: Layers,
+        owners: Tensor,
+        padding: Tensor,
+        *,
+        length: int,
+        beyond: Tensor | None = None,
+    ) -> None:
         self.length = length
-        self._images, self._own, self._owners, self._padding = images, own, owners, padding
+        self._images, self._own, self._owners, self._padding, self._beyond = images, own, owners, padding, beyond
         counts = owners.bincount(minlength=len(images[0][0]))
         rows, order = torch.arange(len(owners)), owners.argsort(stable=True)
         slot = torch.empty_like(owners)
@@ -217,7 +242,8 @@ class RowsBehindImages:
         left, owners = self._owners[rows].unique(return_inverse=True)
         images = self._images if len(left) == len(self._grid) else _selected(self._images, left)
         padding = self._padding[rows.to(self._padding.device)]
-        return RowsBehindImages(images, _selected(self._own, rows), owners, padding, length=self.length)
+        beyond = None if self._beyond is None else self._beyond[left.to(self._beyond.device)]
+        return RowsBehindImages(images, _selected(self._own, rows), owners, padding, length=self.length, beyond=beyond)
 
     def make_room(self, columns: int) -> None:
         """See to it that there is room for a token; adds so many columns where there is none."""
@@ -231,6 +257,8 @@ class RowsBehindImages:
         end = self.length + 1
         own_keys[:, :, self.length : end], own_values[:, :, self.length : end] = key, value
         image = torch.matmul(self._gathered(query[:, :, 0]), image_keys.transpose(2, 3))  # (I, H, R, P)
+        if self._beyond is not None:
+            image.masked_fill_(self._beyond[:, None, None], -torch.inf)
         own = torch.matmul(query, own_keys[:, :, :end].transpose(2, 3))[:, :, 0]  # (N, H, end)
         own[:, :, : self._padding.shape[1]].masked_fill_(self._padding[:, None], -torch.inf)
         scores = torch.cat([self._scattered(image), own], dim=2) * query.shape[3] ** -0.5
@@ -253,70 +281,88 @@ class RowsBehindImages:
 
 def texts_behind_images(
     forward: Forward,
-    ids: TokenIds,
-    codes: Tensor,
-    trees: Sequence[TextTree],
+    images: Tensor,
+    texts: Sequence[TextTree],
     *,
+    embed: Embed | None = None,
+    causal: bool = False,
     kept: Layers | None = None,
 ) -> Tensor:
     """Hidden states of the texts about some images, one tree after the other, (N, D).
 
     Args:
         forward: the decoder.
-        ids: the vocabulary.
-        codes: (I, T) int64 images.
-        trees: the texts about each.
+        images: (I, P) token ids of the images, or (I, P, D) input states.
+        texts: the texts about each.
+        embed: gives the input states of texts, where those of images are given; None leaves it to the decoder.
+        causal: whether tokens of an image see those before them alone.
         kept: keys and values of all layers are added to it where one is given, images before texts.
     """
-    images, device = prompting.understanding_images(ids, codes), codes.device
-    length = images.shape[1]
-    tokens = torch.tensor([token for tree in trees for token in tree.tokens], device=device)
-    places = torch.tensor([length + place for tree in trees for place in tree.positions], device=device)
-    texts = Ragged([len(tree.tokens) for tree in trees], device=device)
-    attend = TextsBehindImages(len(codes), length, texts, prompting.tree_mask(trees).to(device), kept=kept)
-    before = torch.arange(length, device=device).repeat(len(codes))
+    (count, length), device = images.shape[:2], images.device
+    tokens = torch.tensor([token for tree in texts for token in tree.tokens], device=device)
+    places = torch.tensor([length + place for tree in texts for place in tree.positions], device=device)
+    ragged = Ragged([len(tree.tokens) for tree in texts], device=device)
+    mask = trees.tree_mask(texts).to(device)
+    attend = TextsBehindImages(count, length, ragged, mask, causal=causal, kept=kept)
+    before = torch.arange(length, device=device).repeat(count)
     positions = torch.cat([before, places])[None]
-    return forward(torch.cat([images.flatten(), tokens])[None], positions=positions, attend=attend)[0, images.numel() :]
+    inputs = torch.cat([images.flatten(0, 1), tokens if embed is None else embed(tokens)])[None]
+    return forward(inputs, positions=positions, attend=attend)[0, count * length :]
 
 
 def images_behind_prompts(
-    forward: Forward, prompts: Sequence[Sequence[int]], blocks: Tensor, *, kept: Layers | None = None
+    forward: Forward,
+    prompts: Sequence[Sequence[int]],
+    blocks: Tensor,
+    *,
+    embed: Embed | None = None,
+    causal: bool = False,
+    kept: Layers | None = None,
 ) -> Tensor:
     """Hidden states of the images behind prompts, (U, C, L, D).
 
     Args:
         forward: the decoder.
         prompts: U prompts as token ids.
-        blocks: (U, C, L) int64 token ids, C images for each; C = 0 is prompts alone.
+        blocks: (U, C, L) token ids or (U, C, L, D) input states, C images for each; C = 0 is prompts alone.
+        embed: gives the input states of prompts, where those of images are given; None leaves it to the decoder.
+        causal: whether tokens of an image see those before them alone.
         kept: keys and values of the prompts in all layers, padded, are added to it where one is given.
     """
     device, length = blocks.device, blocks.shape[2]
-    said = Ragged([len(prompt) for prompt in prompts], device=device)
+    ragged = Ragged([len(prompt) for prompt in prompts], device=device)
     tokens = torch.tensor([token for prompt in prompts for token in prompt], device=device)
     before = [torch.arange(len(prompt)) for prompt in prompts]
-    places = (said.lengths[:, None] + torch.arange(length)).repeat_interleave(blocks.shape[1], dim=0)
-    attend = ImagesBehindPrompts(said, blocks.shape[1], length, kept=kept)
+    places = (ragged.lengths[:, None] + torch.arange(length)).repeat_interleave(blocks.shape[1], dim=0)
+    attend = ImagesBehindPrompts(ragged, blocks.shape[1], length, causal=causal, kept=kept)
     positions = torch.cat([*before, places.flatten()]).to(device)[None]
-    hidden = forward(torch.cat([tokens, blocks.flatten()])[None], positions=positions, attend=attend)[0]
-    return hidden[len(tokens) :].unflatten(0, blocks.shape)
+    inputs = torch.cat([tokens if embed is None else embed(tokens), blocks.flatten(0, 2)])[None]
+    hidden = forward(inputs, positions=positions, attend=attend)[0]
+    return hidden[len(tokens) :].unflatten(0, blocks.shape[:3])
 
 
-def block_mask(lengths: Tensor, prompt_length: int, image_length: int, *, device: torch.device) -> Tensor | None:
+def block_mask(
+    lengths: Tensor, prompt_length: int, image_length: int, *, causal: bool = False, device: torch.device
+) -> Tensor | None:
     """What an image sees of its prompt, padded at the right, and of itself.
 
     Args:
         lengths: (B,) int64 on the CPU, of the prompts.
         prompt_length: columns of a prompt, padding included.
         image_length: columns of the image.
+        causal: whether tokens of an image see those before them alone.
         device: where the mask goes.
 
     Returns:
-        (B, 1, 1, P + L) bool, or None (all of it) where no prompt is padded.
+        (B, 1, 1, P + L) bool, (B, 1, L, P + L) where it is causal, or None (all of it) where nothing is hidden.
     """
-    if bool((lengths == prompt_length).all()):
+    if not causal and bool((lengths == prompt_length).all()):
         return None
     place = torch.arange(prompt_length + image_length)
-    return ((place < lengths[:, None]) | (place >= prompt_length))[:, None, None].to(device)
+    mask = ((place < lengths[:, None]) | (place >= prompt_length))[:, None, None]
+    if causal:
+        mask = mask & (place <= place[prompt_length:, None])
+    return mask.to(device)
 
 
 def ends_before(lengths: Sequence[int]) -> list[int]:
