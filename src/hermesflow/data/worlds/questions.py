@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from random import Random
 
 from hermesflow.core.seeding import seed_of
-from hermesflow.data.microworld.captions import (
-    NUMBERS,
-    PLURALS,
-    RELATIONS,
-    Facts,
-    Mention,
-    converse,
-    parse_caption,
-    phrase,
-    relation_of,
-)
-from hermesflow.data.microworld.scenes import CELLS, COLORS, SHAPES, SIZES
+from hermesflow.data.worlds.language import Facts, Lexicon, Mention, article, parse_caption, phrase
+from hermesflow.data.worlds.scenes import CELLS, DIRECTIONS, NUMBERS, RELATIONS, converse, relation_of
 
-QUESTION_KINDS = ("existence", "color", "shape", "size", "count", "relation")
-DIRECTIONS = ("above", "below", "left", "right")
-"""Answers of "where" questions: `RELATIONS` in one word each."""
 MAX_QUESTIONS = 10
 
 
@@ -35,9 +22,10 @@ class Question:
     choices: tuple[str, ...]
     answer: str
     kind: str
+    """`existence`, `color`, `size`, `count`, `relation`, `ground`, or what the world calls its nouns."""
 
 
-def questions_of(caption: str) -> list[Question]:
+def questions_of(caption: str, lexicon: Lexicon) -> list[Question]:
     """5 to 10 questions whose answers follow from the caption; the same caption gives the same questions.
 
     A caption names everything in its image, so what it does not name is not there. How many objects there are, how
@@ -49,10 +37,10 @@ def questions_of(caption: str) -> list[Question]:
     Raises:
         ValueError: the caption is not a sentence of the world.
     """
-    return list(_questions_of(caption))
+    return list(_questions_of(caption, lexicon))
 
 
-def varied_questions_of(caption: str, rng: Random) -> list[Question]:
+def varied_questions_of(caption: str, lexicon: Lexicon, rng: Random) -> list[Question]:
     """Some 20 questions on everything a caption settles, drawn anew on every call: what the base model learns from.
 
     A model that hears the same two yes/no questions about a caption again and again learns them by heart; one that
@@ -62,65 +50,70 @@ def varied_questions_of(caption: str, rng: Random) -> list[Question]:
     Raises:
         ValueError: the caption is not a sentence of the world.
     """
-    facts = _facts_of(caption)
+    facts = _facts_of(caption, lexicon)
     mentions = facts.mentions
-    relations = [question for _ in range(2) for question in _relations(facts, rng)]
+    relations = [question for _ in range(2) for question in _relations(facts, lexicon, rng)]
     rng.shuffle(relations)
-    absent = [_existence_no(mentions, rng, anything=easy) for easy in (False, False, False, True)]
+    absent = [_existence_no(mentions, lexicon, rng, anything=easy) for easy in (False, False, False, True)]
     return [
         *(_existence_yes(rng.choice(mentions)) for _ in absent),
         *absent,
-        *(rng.choice(_traits(mentions, rng, present=present)) for present in (True, True, False, False)),
+        *(rng.choice(_traits(mentions, lexicon, rng, present=present)) for present in (True, True, False, False)),
         *relations[:8],
         _count_of_all(mentions),
         _count_of_all(mentions),
-        *(question for make in (_colors, _shapes, _sizes, _counts) for question in make(mentions, rng)),
+        *(question for make in (_colors, _nouns, _sizes, _counts) for question in make(mentions, lexicon, rng)),
+        *_grounds(facts, lexicon, rng),
     ]
 
 
-def vocabulary() -> list[str]:
+def vocabulary(lexicon: Lexicon) -> list[str]:
     """Every word of captions, questions, answers and the caption prompt, sorted."""
     sentences = (
-        *SHAPES, *PLURALS.values(), *COLORS, *SIZES, *CELLS, *NUMBERS, *RELATIONS, *DIRECTIONS,
+        *lexicon.nouns, *lexicon.plurals.values(), *lexicon.colors, *lexicon.sizes,
+        *CELLS, *NUMBERS, *RELATIONS, *DIRECTIONS,
         "a an and , . ? yes no the object objects",
-        "is there how many what color shape size is are where relative to",
+        f"is there how many what color {lexicon.noun_word} is are where relative to",
         "describe the image",
+        *(["size"] if lexicon.sizes else []),
+        *(["ground", *lexicon.grounds, *lexicon.grounds.values()] if lexicon.grounds else []),
     )  # fmt: skip
     return sorted({word for sentence in sentences for word in sentence.split()})
 
 
 @cache
-def _questions_of(caption: str) -> tuple[Question, ...]:
-    facts = _facts_of(caption)
+def _questions_of(caption: str, lexicon: Lexicon) -> tuple[Question, ...]:
+    facts = _facts_of(caption, lexicon)
     rng = Random(seed_of("questions", caption))
     mentions = facts.mentions
-    relations = _relations(facts, rng)
+    relations = _relations(facts, lexicon, rng)
     rng.shuffle(relations)
     chosen = [
         _count_of_all(mentions),
-        rng.choice(_counts(mentions, rng)),
+        rng.choice(_counts(mentions, lexicon, rng)),
         *map(_existence_yes, rng.sample(mentions, min(2, len(mentions)))),
-        _existence_no(mentions, rng),
-        *_traits(mentions, rng, present=False),
+        _existence_no(mentions, lexicon, rng),
+        *_traits(mentions, lexicon, rng, present=False),
         *relations[: 2 if _says_cells(mentions) else 3],
+        *_grounds(facts, lexicon, rng),
     ]
-    makers: list[Callable[[Sequence[Mention], Random], list[Question]]] = [_colors, _shapes, _sizes]
+    makers: list[Callable[[Sequence[Mention], Lexicon, Random], list[Question]]] = [_colors, _nouns, _sizes]
     rng.shuffle(makers)
     if _says_cells(mentions):
         makers.sort(key=lambda make: make is not _sizes)  # only dense captions say "large": ask there always
     elif rng.random() < 0.5:
         makers.remove(_sizes)  # the others say "small" or nothing: asked always, the answer would be nearly constant
     for make in makers:
-        candidates = make(mentions, rng)
+        candidates = make(mentions, lexicon, rng)
         if candidates and len(chosen) < MAX_QUESTIONS:
             chosen.append(rng.choice(candidates))
     return tuple(dict.fromkeys(chosen))
 
 
-def _facts_of(caption: str) -> Facts:
-    facts = parse_caption(caption)
+def _facts_of(caption: str, lexicon: Lexicon) -> Facts:
+    facts = parse_caption(caption, lexicon)
     if facts is None:
-        raise ValueError(f"{caption!r} is not a caption of the micro world; questions can be made only for those.")
+        raise ValueError(f"{caption!r} is not a caption of the world; questions can be made only for those.")
     return facts
 
 
@@ -143,72 +136,78 @@ def _existence_yes(mention: Mention) -> Question:
     return _yes_no(f"is there {phrase(mention, color=True, size=None)}", True, "existence")
 
 
-def _existence_no(mentions: Sequence[Mention], rng: Random, *, anything: bool = False) -> Question:
+def _existence_no(
+    mentions: Sequence[Mention], lexicon: Lexicon, rng: Random, *, anything: bool = False
+) -> Question:
     mention = rng.choice(mentions)
-    present = {(m.shape, m.color) for m in mentions}
-    same_color: list[tuple[str, str | None]] = [(shape, mention.color) for shape in SHAPES]
-    same_shape: list[tuple[str, str | None]] = [(mention.shape, color) for color in COLORS] if mention.color else []
-    colors: list[str | None] = list(COLORS) if mention.color else [None]
-    kinds = [[(shape, color) for shape in SHAPES for color in colors]] if anything else [same_color, same_shape]
+    present = {(m.noun, m.color) for m in mentions}
+    colors: list[str | None] = list(lexicon.colors) if mention.color else [None]
+    same_color = [(noun, mention.color) for noun in lexicon.alike(mention.noun)]
+    same_noun = [(mention.noun, color) for color in colors if color]
+    kinds = [[(noun, color) for noun in lexicon.nouns for color in colors]] if anything else [same_color, same_noun]
     pools = [[look for look in pool if look not in present] for pool in kinds]
-    shape, color = rng.choice(rng.choice([pool for pool in pools if pool]))
-    return _yes_no(f"is there {phrase(Mention(1, shape, color), color=True, size=None)}", False, "existence")
+    noun, color = rng.choice(rng.choice([pool for pool in pools if pool]))
+    return _yes_no(f"is there {phrase(Mention(1, noun, color), color=True, size=None)}", False, "existence")
 
 
-def _traits(mentions: Sequence[Mention], rng: Random, *, present: bool) -> list[Question]:
-    """Whether there is anything of some shape, and, where the caption says all colours, of some color."""
-    shapes = [shape for shape in SHAPES if (shape in {m.shape for m in mentions}) == present]
+def _traits(mentions: Sequence[Mention], lexicon: Lexicon, rng: Random, *, present: bool) -> list[Question]:
+    """Whether there is anything of some noun, and, where the caption says all colours, of some color."""
+    nouns = [noun for noun in lexicon.nouns if (noun in {m.noun for m in mentions}) == present]
     named = {m.color for m in mentions}
-    colors = [] if None in named else [color for color in COLORS if (color in named) == present]
-    questions = [_yes_no(f"is there a {rng.choice(shapes)}", present, "existence")]
+    colors = [] if None in named else [color for color in lexicon.colors if (color in named) == present]
+    noun = rng.choice(nouns)
+    questions = [_yes_no(f"is there {article(noun)} {noun}", present, "existence")]
     if colors:
         color = rng.choice(colors)
-        article = "an" if color[0] in "aeiou" else "a"
-        questions.append(_yes_no(f"is there {article} {color} object", present, "existence"))
+        questions.append(_yes_no(f"is there {article(color)} {color} object", present, "existence"))
     return questions
 
 
 def _name(mention: Mention) -> str:
-    """What the questions call a mentioned object: colour (if given) and shape; no two mentions share it."""
-    return f"the {mention.color} {mention.shape}" if mention.color else f"the {mention.shape}"
+    """What the questions call a mentioned object: colour (if given) and noun; no two mentions share it."""
+    return f"the {mention.color} {mention.noun}" if mention.color else f"the {mention.noun}"
 
 
-def _subject(mention: Mention, noun: str) -> str:
+def _subject(mention: Mention, name: str, plurals: Mapping[str, str]) -> str:
     """Verb and noun in the right number: "is the circle", "are the circles"."""
-    plurals = {**PLURALS, "object": "objects"}
-    words = noun.split()
-    return f"is the {noun}" if mention.count == 1 else f"are the {' '.join([*words[:-1], plurals[words[-1]]])}"
+    words = name.split()
+    plural = {**plurals, "object": "objects"}[words[-1]]
+    return f"is the {name}" if mention.count == 1 else f"are the {' '.join([*words[:-1], plural])}"
 
 
-def _colors(mentions: Sequence[Mention], rng: Random) -> list[Question]:
-    shapes = [m.shape for m in mentions]
+def _colors(mentions: Sequence[Mention], lexicon: Lexicon, rng: Random) -> list[Question]:
+    nouns = [m.noun for m in mentions]
     return [
-        _choice(f"what color {_subject(m, m.shape)}", m.color, COLORS, "color", rng)
+        _choice(f"what color {_subject(m, m.noun, lexicon.plurals)}", m.color, lexicon.colors, "color", rng)
         for m in mentions
-        if m.color and shapes.count(m.shape) == 1
+        if m.color and nouns.count(m.noun) == 1
     ]
 
 
-def _shapes(mentions: Sequence[Mention], rng: Random) -> list[Question]:
-    if len(mentions) == 1:
-        return [_choice(f"what shape {_subject(mentions[0], 'object')}", mentions[0].shape, SHAPES, "shape", rng)]
-    colors = [m.color for m in mentions]
+def _nouns(mentions: Sequence[Mention], lexicon: Lexicon, rng: Random) -> list[Question]:
+    what, colors = lexicon.noun_word, [m.color for m in mentions]
+    names = [(m, "object") for m in mentions] if len(mentions) == 1 else [
+        (m, f"{m.color} object") for m in mentions if m.color and colors.count(m.color) == 1
+    ]
     return [
-        _choice(f"what shape {_subject(m, f'{m.color} object')}", m.shape, SHAPES, "shape", rng)
-        for m in mentions
-        if m.color and colors.count(m.color) == 1
+        _choice(f"what {what} {_subject(m, name, lexicon.plurals)}", m.noun, lexicon.nouns, what, rng)
+        for m, name in names
     ]
 
 
-def _sizes(mentions: Sequence[Mention], rng: Random) -> list[Question]:
-    return [_choice(f"what size is {_name(m)}", m.size, SIZES, "size", rng) for m in mentions if m.size]
+def _sizes(mentions: Sequence[Mention], lexicon: Lexicon, rng: Random) -> list[Question]:
+    return [_choice(f"what size is {_name(m)}", m.size, lexicon.sizes, "size", rng) for m in mentions if m.size]
 
 
-def _counts(mentions: Sequence[Mention], rng: Random) -> list[Question]:
-    of_shapes = [_count(PLURALS[m.shape], (o for o in mentions if o.shape == m.shape)) for m in mentions]
-    return of_shapes + [
+def _counts(mentions: Sequence[Mention], lexicon: Lexicon, rng: Random) -> list[Question]:
+    of_nouns = [_count(lexicon.plurals[m.noun], (o for o in mentions if o.noun == m.noun)) for m in mentions]
+    return of_nouns + [
         _count(f"{m.color} objects", (o for o in mentions if o.color == m.color)) for m in mentions if m.color
     ]
+
+
+def _grounds(facts: Facts, lexicon: Lexicon, rng: Random) -> list[Question]:
+    return [] if facts.ground is None else [_choice("what is the ground", facts.ground, lexicon.grounds, "ground", rng)]
 
 
 def _count_of_all(mentions: Sequence[Mention]) -> Question:
@@ -220,7 +219,7 @@ def _count(noun: str, matching: Iterable[Mention]) -> Question:
     return Question(f"how many {noun} ?", NUMBERS, NUMBERS[total - 1], "count")
 
 
-def _relations(facts: Facts, rng: Random) -> list[Question]:
+def _relations(facts: Facts, lexicon: Lexicon, rng: Random) -> list[Question]:
     mentions = facts.mentions
     relations = list(facts.relations)
     for a, first in enumerate(mentions):
@@ -232,7 +231,7 @@ def _relations(facts: Facts, rng: Random) -> list[Question]:
     for a, relation, b in relations:
         if rng.random() < 0.5:
             a, relation, b = b, converse(relation), a
-        questions += _pair_questions(mentions[a], relation, mentions[b], rng)
+        questions += _pair_questions(mentions[a], relation, mentions[b], lexicon, rng)
     for mention in mentions:
         if mention.cell is not None:
             cell = mention.cell if rng.random() < 0.5 else rng.choice([c for c in range(4) if c != mention.cell])
@@ -240,7 +239,7 @@ def _relations(facts: Facts, rng: Random) -> list[Question]:
     return questions
 
 
-def _pair_questions(first: Mention, relation: str, second: Mention, rng: Random) -> list[Question]:
+def _pair_questions(first: Mention, relation: str, second: Mention, lexicon: Lexicon, rng: Random) -> list[Question]:
     """Yes/no, where, and compositional questions about `first` lying in `relation` to `second`."""
     true = rng.random() < 0.5
     asked = relation if true else converse(relation)
@@ -250,8 +249,8 @@ def _pair_questions(first: Mention, relation: str, second: Mention, rng: Random)
     questions = [
         _yes_no(f"is {_name(first)} {asked} {_name(second)}", true, "relation"),
         where,
-        _choice(f"what shape {subject}", first.shape, SHAPES, "relation", rng),
+        _choice(f"what {lexicon.noun_word} {subject}", first.noun, lexicon.nouns, "relation", rng),
     ]
     if first.color:
-        questions.append(_choice(f"what color {subject}", first.color, COLORS, "relation", rng))
+        questions.append(_choice(f"what color {subject}", first.color, lexicon.colors, "relation", rng))
     return questions
