@@ -4,7 +4,7 @@ import torch
 from tests.support.selfplay_world import tiny_config
 
 from hermesflow.config.sections import Encoder
-from hermesflow.data.microworld.questions import Question
+from hermesflow.data.worlds.questions import Question
 from hermesflow.models.backbone import new_model
 from hermesflow.models.sentence_encoder import load_encoder
 from hermesflow.selfplay.scoring import (

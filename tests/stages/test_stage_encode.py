@@ -10,7 +10,7 @@ from hermesflow.config.experiment import Config
 from hermesflow.config.load import load_config
 from hermesflow.core.files import Layout
 from hermesflow.core.images import ImageForm, read_images
-from hermesflow.data.microworld.world import make_pairs
+from hermesflow.data.microworld.world import WORLD
 from hermesflow.data.pairs import read_pairs, write_pairs
 from hermesflow.stages import encode
 
@@ -37,7 +37,7 @@ def layout(tmp_path, monkeypatch):
 
 def write_splits(config: Config, layout: Layout, *, base: int) -> None:
     for split in encode.SPLITS:
-        write_pairs(layout.data(split), make_pairs(split, base if split == "base" else 3, config=config.data))
+        write_pairs(layout.data(split), WORLD.make_pairs(split, base if split == "base" else 3, config=config.data))
 
 
 def test_an_empty_base_split_has_no_tokens(layout):

@@ -13,7 +13,7 @@ from hermesflow.budget.benchmarks import drawings, tasks_of
 from hermesflow.budget.family import costs_of
 from hermesflow.config.experiment import Config, has_judge
 from hermesflow.config.tree import training_of
-from hermesflow.data.microworld.captions import GENEVAL_KINDS
+from hermesflow.data.worlds.language import GENEVAL_KINDS
 from hermesflow.evaluation.registry import measured
 from hermesflow.models.lengths import Lengths
 

@@ -10,10 +10,11 @@ from hermesflow.config.sections import Source
 from hermesflow.core import hub
 from hermesflow.core.errors import ArtifactError, DataError
 from hermesflow.core.files import read_json
+from hermesflow.data.worlds.language import WORLDS, lexicon_of
+from hermesflow.data.worlds.questions import vocabulary
 
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN_WORD = "<|unknown|>"
-MICROWORLD = "microworld"
 
 
 class Tokenizer(Protocol):
@@ -117,8 +118,6 @@ def text_tokenizer(source: str | Source) -> TextTokenizer:
         FetchError: a source cannot be had.
         ArtifactError: its folder holds no readable tokenizer.
     """
-    if source == MICROWORLD:
-        from hermesflow.data.microworld.questions import vocabulary  # the one tokenizer that comes with its world
-
-        return word_tokenizer(vocabulary())
+    if isinstance(source, str) and source in WORLDS:  # the tokenizer that comes with a world
+        return word_tokenizer(vocabulary(lexicon_of(source)))
     return pretrained_tokenizer(hub.fetch(source) if isinstance(source, Source) else source)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from hermesflow.core import registry
 from hermesflow.data.worlds.scenes import CELLS, NUMBERS, RELATIONS, SceneObject, converse
 
+WORLDS = ("microworld", "pictures")
+"""Packages of `hermesflow.data` with a `captions.LEXICON` and a `world.WORLD`: values of `data.source`."""
 GENEVAL_KINDS = ("single_object", "two_objects", "counting", "colors", "position", "color_attribution")
 KINDS = (*GENEVAL_KINDS, "dense")
 
@@ -71,6 +74,11 @@ class Facts:
                 a, relation, b = b, converse(relation), a
             related.append((str(self.mentions[a]), relation, str(self.mentions[b])))
         return repr((said, sorted(related), self.ground))
+
+
+def lexicon_of(name: str) -> Lexicon:
+    """The words of one of `WORLDS`."""
+    return registry.load("hermesflow.data", f"{name}.captions", "LEXICON")
 
 
 def article(word: str) -> str:

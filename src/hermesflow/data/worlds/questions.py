@@ -136,9 +136,7 @@ def _existence_yes(mention: Mention) -> Question:
     return _yes_no(f"is there {phrase(mention, color=True, size=None)}", True, "existence")
 
 
-def _existence_no(
-    mentions: Sequence[Mention], lexicon: Lexicon, rng: Random, *, anything: bool = False
-) -> Question:
+def _existence_no(mentions: Sequence[Mention], lexicon: Lexicon, rng: Random, *, anything: bool = False) -> Question:
     mention = rng.choice(mentions)
     present = {(m.noun, m.color) for m in mentions}
     colors: list[str | None] = list(lexicon.colors) if mention.color else [None]
@@ -186,9 +184,11 @@ def _colors(mentions: Sequence[Mention], lexicon: Lexicon, rng: Random) -> list[
 
 def _nouns(mentions: Sequence[Mention], lexicon: Lexicon, rng: Random) -> list[Question]:
     what, colors = lexicon.noun_word, [m.color for m in mentions]
-    names = [(m, "object") for m in mentions] if len(mentions) == 1 else [
-        (m, f"{m.color} object") for m in mentions if m.color and colors.count(m.color) == 1
-    ]
+    names = (
+        [(m, "object") for m in mentions]
+        if len(mentions) == 1
+        else [(m, f"{m.color} object") for m in mentions if m.color and colors.count(m.color) == 1]
+    )
     return [
         _choice(f"what {what} {_subject(m, name, lexicon.plurals)}", m.noun, lexicon.nouns, what, rng)
         for m, name in names

@@ -57,6 +57,7 @@ def caption_facts_f1(candidate: str, reference: Scene | str, lexicon: Lexicon) -
     Args:
         candidate: any text; one that is not a sentence of the world says nothing and scores 0.
         reference: everything visible in a scene, or what another caption says.
+        lexicon: words of the world.
 
     Raises:
         ValueError: the reference caption is not a sentence of the world.

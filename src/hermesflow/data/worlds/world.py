@@ -21,13 +21,10 @@ from hermesflow.config.sections import Data
 from hermesflow.core import registry
 from hermesflow.core.seeding import seed_of
 from hermesflow.data.worlds import questions, verdicts
-from hermesflow.data.worlds.language import KINDS, Facts, Lexicon, parse_caption
+from hermesflow.data.worlds.language import KINDS, WORLDS, Facts, Lexicon, parse_caption
 from hermesflow.data.worlds.questions import Question
 from hermesflow.data.worlds.scenes import Scene
 
-PACKAGE = "hermesflow.data"
-FIRST = "microworld"
-"""The world whose sentences are recognised in pairs from elsewhere."""
 BUCKETS = {"base": "train", "pairs": "train", "gap": "gap", "understanding": "benchmark", "prompts": "benchmark"}
 """Which part of the captions a split draws from."""
 
@@ -142,9 +139,8 @@ class World:
 
 
 def world_of(source: str) -> World:
-    """The world of a config's `data.source`; `FIRST` for real data."""
-    name = source if source in registry.names(PACKAGE) else FIRST
-    return registry.load(PACKAGE, f"{name}.world", "WORLD")
+    """The world of a config's `data.source`; for real data the micro world, whose sentences are recognised in them."""
+    return registry.load("hermesflow.data", f"{source if source in WORLDS else WORLDS[0]}.world", "WORLD")
 
 
 def draw(choices: Sequence[Any], generator: np.random.Generator) -> Any:

@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 from hermesflow.config.experiment import Config
 from hermesflow.config.sections import Lora
-from hermesflow.data.microworld.questions import vocabulary
+from hermesflow.data.worlds.language import WORLDS, lexicon_of
+from hermesflow.data.worlds.questions import vocabulary
 from hermesflow.models import capacity
 from hermesflow.models.logps import LOGITS
 from hermesflow.models.machines import FLOAT, Pass
@@ -22,7 +23,7 @@ from hermesflow.models.showo.costs.masked import masked_counts
 from hermesflow.models.showo.prompting import TokenIds
 
 PHI_WORDS = 50_295
-"""Text vocabulary of the released Show-o (phi-1.5's), taken for every tokenizer but the micro world's."""
+"""Text vocabulary of the released Show-o (phi-1.5's), taken for every tokenizer but those of the small worlds."""
 UNCONDITIONAL = 3
 """Tokens of the empty prompt: t2i, start and end of text."""
 _WORLD_SPECIALS = 2  # of `prompting.word_tokenizer`
@@ -46,7 +47,9 @@ class Decoder:
     def of(config: Config) -> Decoder:
         """The model of a config."""
         own = config.language_model
-        words = len(vocabulary()) + _WORLD_SPECIALS if own.text_tokenizer == "microworld" else PHI_WORDS
+        source, words = own.text_tokenizer, PHI_WORDS
+        if isinstance(source, str) and source in WORLDS:
+            words = len(vocabulary(lexicon_of(source))) + _WORLD_SPECIALS
         return Decoder(
             hidden_size=own.hidden_size,
             layers=own.layers,
