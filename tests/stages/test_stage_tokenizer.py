@@ -55,7 +55,7 @@ def test_training_learns_to_tell_tiles_apart(config):
     tiles[8:, :6] = 240
     torch.manual_seed(0)
     model = MagVitV2(config.image_tokenizer)
-    history = codec_training.train(model, tiles, config.tokenizer_training)
+    history = codec_training.train(model, tiles, np.ones(16, dtype=np.int64), config.tokenizer_training)
     assert history["l1"].iloc[-1] < 0.5 * history["l1"].iloc[0]
     with torch.inference_mode():
         assert len(model.encode(to_pixels(tiles)).unique()) == 16
