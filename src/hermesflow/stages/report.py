@@ -127,10 +127,13 @@ def _write_pictures(config: Config, layout: Layout, checkpoints: Sequence[str], 
         scenes = [world.read_images(row) for row in images]
         accepted = np.array([[world.accepts(s, p) for s in row] for row, p in zip(scenes, prompts, strict=True)])
     figure = grids.sample_figure(prompts, checkpoints, images, accepted)
+    grids.credit(figure, world.credit)
     figures.save(figure, layout.report / "figures" / "fig4_samples.png")
 
     examples = _examples(layout, codec, layout.checkpoint(seed, checkpoints[1]) / "preferences")
-    figures.save(grids.preference_figure(examples), layout.report / "figures" / "preference_examples.png")
+    figure = grids.preference_figure(examples)
+    grids.credit(figure, world.credit)
+    figures.save(figure, layout.report / "figures" / "preference_examples.png")
 
 
 def _examples(layout: Layout, codec: ImageCodec, folder: Path) -> list[Any]:
