@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from hermesflow.config.digests import modules_behind
 from hermesflow.config.load import load_config
 from hermesflow.core.errors import DataError
 from hermesflow.data import geneval
@@ -25,6 +26,8 @@ from hermesflow.data.worlds.language import KINDS, article
 from hermesflow.data.worlds.questions import Question
 from hermesflow.data.worlds.scenes import CELLS, NUMBERS, RELATIONS, Scene, SceneObject, relation_of
 from hermesflow.data.worlds.world import BUCKETS, world_of
+from hermesflow.models.showo import codec_training
+from hermesflow.stages.judge import measure
 
 CONFIG = load_config("config/pictures.yaml").data
 
@@ -248,3 +251,40 @@ def test_render_refuses_a_size_that_the_judge_cannot_read():
 
 def test_articles():
     assert [article(word) for word in ("apple", "orange", "bus")] == ["an", "an", "a"]
+
+
+def test_the_world_in_the_config_is_the_code_behind_a_step():
+    names = {
+        name: {module for module, _ in modules_behind(stage, load_config(f"config/{name}.yaml"))}
+        for name, stage in (("pictures", "judge"), ("smoke", "judge"))
+    }
+    assert {"hermesflow.data.pictures.judge", "hermesflow.data.pictures.sprites"} <= names["pictures"]
+    assert not any(module.startswith("hermesflow.data.microworld") for module in names["pictures"])
+    assert not any(module.startswith("hermesflow.data.pictures") for module in names["smoke"])
+    assert "hermesflow.data.microworld.judge" in names["smoke"]
+
+
+def test_the_judge_s_figures_are_those_of_the_world(many):
+    rows = [
+        {"caption": caption_of(scene, kind), "kind": kind, "questions": []} | {"id": str(i)}
+        for i, (kind, scene) in enumerate(many[:70])
+    ]
+    scenes = [scene for _, scene in many[:70]]
+    nothing = [Scene((), scene.ground) for scene in scenes]
+    found = measure(scenes, nothing, rows, WORLD)["reconstructions"]["all"]
+    assert found["same ground"] == 1.0 and found["same thing"] == found["same color"] == found["same scene"] == 0.0
+    assert "same size" not in found
+
+
+def test_a_pixel_is_background_where_it_is_its_ground():
+    """Most frequent colours of graded and striped grounds are rare."""
+    scenes = [Scene((SceneObject(noun, None, None, 0),), ground) for ground in GROUNDS for noun in PICTURES]
+    images = np.stack([render(scene, image_size=64) for scene in scenes])
+    tiles, counts = codec_training.different_tiles(images, 32)
+    blank = {ground_of(g, 64).round().astype(np.uint8)[y : y + 32, :32].tobytes() for g in GROUNDS for y in (0, 32)}
+    assert len(blank) == 7 == load_config("config/pictures.yaml").tokenizer_training.grounds
+    assert {tiles[i].tobytes() for i in np.argsort(-counts, kind="stable")[:7]} == blank
+    background = codec_training._background(tiles, counts, 7)
+    shares = background.mean((1, 2))
+    assert all((share == 1) == (tile.tobytes() in blank) for tile, share in zip(tiles, shares, strict=True))
+    assert background[:, 0, 0].all() and shares.min() > 0.2 and np.median(shares) < 0.7

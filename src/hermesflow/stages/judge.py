@@ -18,6 +18,8 @@ from hermesflow.models.backbone import ImageCodec, load_codec
 
 SPLIT = "gap"
 """Images neither tokenizer nor base model has been trained on."""
+GONE = "gone"
+"""Stands for the attributes of an object that is not there; natural colours without a name are None."""
 
 
 def run(config: Config, layout: Layout) -> None:
@@ -106,7 +108,7 @@ def agreement(originals: Sequence[Scene], others: Sequence[Scene], lexicon: Lexi
         same = []
         for original, other in pairs:
             there = {thing.cell: getattr(thing, attribute) for thing in other.objects}
-            same += [there.get(thing.cell) == getattr(thing, attribute) for thing in original.objects]
+            same += [there.get(thing.cell, GONE) == getattr(thing, attribute) for thing in original.objects]
         result[f"same {name}"] = _mean(same)
     return result
 
