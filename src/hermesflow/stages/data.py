@@ -57,6 +57,7 @@ def _scenes(config: Config, data: Data, split: str) -> Iterable[dict[str, Any]]:
         return chain(
             world.make_pairs(split, geneval, config=data, kinds=GENEVAL_KINDS),
             world.make_pairs(split, config.evaluation.dense_prompts, config=data, kinds=("dense",)),
+            world.own_prompts(),
         )
     return world.make_pairs(split, _count(config, split), config=data)
 

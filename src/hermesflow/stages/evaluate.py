@@ -28,6 +28,7 @@ from hermesflow.data.worlds.scenes import Scene
 from hermesflow.data.worlds.world import World, world_of
 from hermesflow.evaluation import bootstrap
 from hermesflow.evaluation.evaluated import FEATURES, UNITS, read_evaluated
+from hermesflow.evaluation.metrics import OWN
 from hermesflow.evaluation.worlds import clip, gap, generation, self_judged, understanding
 from hermesflow.evaluation.worlds.generation import DENSE, Request
 from hermesflow.evaluation.worlds.held_out import Split, answer, ask, questions_of, read_split
@@ -274,6 +275,8 @@ def _samples(prompts: Sequence[dict[str, Any]], drawn: Drawn) -> tuple[list[str]
     """A few prompts of each kind and the first images of each, (N, *generated)."""
     kept: dict[str, list[str]] = {}
     for row in prompts:
+        if row["kind"].startswith(OWN):
+            continue
         kept.setdefault(row["kind"], []).append(row["id"])
     ids = [key for keys in kept.values() for key in keys[:SAMPLES_PER_KIND]]
     first = {request.id: i for i, request in enumerate(drawn.requests) if request.image == 0}

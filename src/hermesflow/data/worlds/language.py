@@ -12,6 +12,8 @@ WORLDS = ("microworld", "pictures")
 """Packages of `hermesflow.data` with a `captions.LEXICON` and a `world.WORLD`: values of `data.source`."""
 GENEVAL_KINDS = ("single_object", "two_objects", "counting", "colors", "position", "color_attribution")
 KINDS = (*GENEVAL_KINDS, "dense")
+OWN = "own_"
+"""Before the kind of a prompt that is GenEval's own."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from random import Random
 from typing import Any
@@ -21,7 +21,7 @@ from hermesflow.config.sections import Data
 from hermesflow.core import registry
 from hermesflow.core.seeding import seed_of
 from hermesflow.data.worlds import questions, verdicts
-from hermesflow.data.worlds.language import KINDS, WORLDS, Facts, Lexicon, parse_caption
+from hermesflow.data.worlds.language import KINDS, OWN, WORLDS, Facts, Lexicon, parse_caption
 from hermesflow.data.worlds.questions import Question
 from hermesflow.data.worlds.scenes import Scene
 
@@ -48,7 +48,7 @@ class World:
     bucket_of: Callable[[str], str]
     """The part a caption belongs to: a value of `BUCKETS`, or another that no split draws from."""
     prompts: Callable[[], list[tuple[str, str]]] = list
-    """Prompts of published benchmarks that the world can be asked, (kind, caption); no split holds them."""
+    """GenEval's own prompts that the world can be asked, (kind, caption); no split holds them."""
     credit: str | None = None
     """Licence line that stands wherever its images are shown."""
 
@@ -115,8 +115,14 @@ class World:
                 "image": {"bytes": encode_png(self.render(scene, image_size=config.image_size)), "path": None},
                 "caption": caption,
                 "kind": kind,
-                "questions": [asdict(question) | {"choices": list(question.choices)} for question in asked],
+                "questions": list(map(_as_row, asked)),
             }
+
+    def own_prompts(self) -> Iterator[dict[str, Any]]:
+        """Rows of `pairs.SCHEMA` for `prompts`: without images, of kind `OWN` + the prompt's kind."""
+        for index, (kind, caption) in enumerate(self.prompts()):
+            row = {"id": f"geneval-{index:03d}", "image": None, "caption": caption, "kind": OWN + kind}
+            yield row | {"questions": list(map(_as_row, self.questions_of(caption)))}
 
     def _scene_of(
         self, bucket: str, kind: str, generator: np.random.Generator, seen: set[str] | None
@@ -163,6 +169,10 @@ def encode_png(image: np.ndarray) -> bytes:
     file = io.BytesIO()
     Image.fromarray(image).save(file, format="PNG", compress_level=1)
     return file.getvalue()
+
+
+def _as_row(question: Question) -> dict[str, Any]:
+    return vars(question) | {"choices": list(question.choices)}
 
 
 @cache

@@ -18,7 +18,7 @@ from hermesflow.core.seeding import generator
 from hermesflow.data.worlds.language import Lexicon, Mention, article, parse_caption, phrase
 from hermesflow.data.worlds.scenes import CELLS, Scene, relation_of
 from hermesflow.evaluation.bootstrap import FIDELITY_POOL
-from hermesflow.evaluation.metrics import GENEVAL_KINDS
+from hermesflow.evaluation.metrics import GENEVAL_KINDS, OWN
 from hermesflow.evaluation.worlds.understanding import units_table
 from hermesflow.models.backbone import UnifiedModel
 
@@ -123,7 +123,7 @@ def geneval_units(images: pd.DataFrame) -> pd.DataFrame:
         images: columns kind, caption, accepted; other kinds than GenEval's are left out. Images of one caption are
             one unit, under whatever ids.
     """
-    own = images[images["kind"].isin(GENEVAL_KINDS)]
+    own = images[images["kind"].isin([prefix + kind for prefix in ("", OWN) for kind in GENEVAL_KINDS])]
     sums = own.groupby(["kind", "caption"], sort=True)["accepted"].agg(["sum", "count"])
     return units_table([(f"geneval/{kind}", f"geneval/{kind}", key, *row) for (kind, key), *row in sums.itertuples()])
 
