@@ -12,8 +12,8 @@ settings.load_profile("hermesflow")
 FOLDERS = ("bench", "budget", "lmms", "workflow")
 FILES = (
     "asking benchmark_seam benchmarks_exporting benchmarks_to_tables conversion defects digests distributed hub imports"
-    " interruption journeydb judging_chat judging_local judging_processes launching stage_evaluate stage_grade"
-    " stage_grade_kept stage_report stage_score tracking train"
+    " interruption journeydb judging_chat judging_local judging_processes launching pictures_stages stage_evaluate"
+    " stage_grade stage_grade_kept stage_report stage_score tracking train"
 ).split()
 """Test files of five seconds and more: with the folders, what `make test-fast` leaves out."""
 
