@@ -15,7 +15,7 @@ COMMA := ,
 LMMS ?= .venv-lmms
 LMMS_EVAL = lmms-eval==0.7.3
 
-.PHONY: help setup lmms demo smoke paper report ui test test-fast test-kills test-lmms test-cluster test-faults lint bench full-size dvc restore
+.PHONY: help setup lmms demo smoke paper report ui test test-fast test-kills test-lmms test-cluster test-faults lint bench gpu-check full-size dvc restore
 
 help:
 	@echo "make demo     set up, run the whole paper at micro scale, write results/micro/report.html"
@@ -29,6 +29,7 @@ help:
 	@echo "make test-cluster  the smoke DAG through a real Slurm on this machine; make test-faults with accidents"
 	@echo "make bench    hot paths against their limits  make dvc      regenerate DVC's files, schema, config/README.md"
 	@echo "make full-size  one Pair-DPO step and two drawing steps of 1.3B on the CPU: 22 GiB of memory, some minutes"
+	@echo "make gpu-check  what a GPU does, in eight minutes: docs/results/gpu/; on a machine without one, a tiny size on the CPU"
 	@echo "make restore  results of the current config from DVC's cache"
 
 setup: $(INSTALLED)
@@ -99,6 +100,10 @@ lint: $(VENV)/.installed-dev
 
 bench: setup
 	$(RUN) python -m bench
+
+# A machine with a GPU may have no network: its own Python serves where there is no environment.
+gpu-check:
+	PYTHONPATH="src:$$PYTHONPATH" $(or $(wildcard $(BIN)/python),$(PYTHON)) -m bench.gpu_check
 
 # glibc gives memory back at once only if it is told to.
 full-size: setup

@@ -132,10 +132,10 @@ def random_model(size: str) -> ShowO:
     return ShowO(shape, tokenizer, caption_prompt=words(10), question_template="{}").eval()
 
 
-def one_pair(model: ShowO, caption: str) -> HomologousPairs:
-    """A homologous pair of random images and made-up captions."""
+def one_pair(model: ShowO, caption: str, candidates: tuple[int, int] = CANDIDATE_WORDS) -> HomologousPairs:
+    """A homologous pair of random images and made-up captions of so many words."""
     codes = np.random.default_rng(0).integers(0, model.codebook_size, (3, model.num_image_tokens))
-    chosen, rejected = (words(count) for count in CANDIDATE_WORDS)
+    chosen, rejected = (words(count) for count in candidates)
     preferences = pd.DataFrame([["a", chosen, rejected, 1.0, 0.0]], columns=list(CAPTION_COLUMNS))
     return HomologousPairs(
         preferences,

@@ -39,15 +39,17 @@ class Measured:
 
 def entry(name: str, work: Work, *, repeats: int) -> dict[str, Any]:
     """One entry of the results; FLOPs are counted in a run of their own."""
-    before = Machine.measured()
+    read = min(p.read for p in work.limit)
+    before = Machine.measured(read)
     flops = counted(work.ours.prepare())
     ours, plain = (measured(side, repeats) for side in (work.ours, work.plain))
-    machine = before.best(Machine.measured())
     seconds, plain_seconds = (
         statistics.median(found.seconds) / side.share for found, side in ((ours, work.ours), (plain, work.plain))
     )
-    limit = machine.seconds(work.limit)
     achieved = flops / work.ours.share / seconds
+    # a machine that was disturbed while its peak was measured reaches at least what the work reached
+    machine = before.best(Machine.measured(read)).best(Machine(achieved, 0.0))
+    limit = machine.seconds(work.limit)
     whole = min(work.ours.share, work.plain.share) >= 1
     return {
         "name": name,
@@ -76,7 +78,7 @@ def entry(name: str, work: Work, *, repeats: int) -> dict[str, Any]:
 
 def measured(side: Side, repeats: int) -> Measured:
     """Some runs, fewer of what takes long; the peak is the kernel's word for the process."""
-    _give_back()
+    release_memory()
     before = _status("RssAnon")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     work = side.prepare()
@@ -112,7 +114,7 @@ def _seconds(work: Run) -> float:
     return time.perf_counter() - start
 
 
-def _give_back() -> None:
+def release_memory() -> None:
     """Freed memory goes back to the kernel, which glibc would keep for later."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)

@@ -12,11 +12,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from bench.limits import Decoder
 from hermesflow.config.sections import Decoding, ImageSampling, Training
 from hermesflow.core.images import ImageForm, read_images, write_images
 from hermesflow.core.seeding import generator
 from hermesflow.models.backbone import NoiseName
-from hermesflow.models.showo.costs.decoder import Decoder
 from hermesflow.models.showo.masking import pair_mask
 from hermesflow.models.showo.model import Shape, ShowO
 from hermesflow.models.showo.prompting import TokenIds
@@ -68,13 +68,10 @@ class Size:
         return Decoder(
             hidden_size=shape.hidden_size,
             layers=shape.layers,
-            heads=shape.heads,
             intermediate_size=shape.intermediate_size,
             vocabulary=TokenIds(self.words, shape.codebook_size, 0).vocab_size,
             codes=shape.codebook_size,
             image_tokens=shape.num_image_tokens,
-            max_text_tokens=shape.max_text_tokens,
-            on_cpu=True,
         )
 
 

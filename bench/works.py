@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from bench import limits, plain, sizes
+from bench.limits import Pass
 from bench.sizes import Size
-from hermesflow.models.machines import Pass
 from hermesflow.models.showo.generation import generate_images
 from hermesflow.models.showo.model import ShowO
 from hermesflow.selfplay.sampling import sample_texts

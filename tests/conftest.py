@@ -1,4 +1,4 @@
-"""Which tests are slow, the order of the tests, hypothesis' settings, and no collector that goes through all of torch."""
+"""Which tests are slow, their order, hypothesis' settings, and no collector that goes through all of torch."""
 
 import gc
 
@@ -11,10 +11,31 @@ settings.load_profile("hermesflow")
 
 FOLDERS = ("bench", "budget", "lmms", "workflow")
 FILES = (
-    "asking benchmark_seam benchmarks_exporting benchmarks_to_tables conversion defects digests distributed hub imports"
-    " interruption journeydb judging_chat judging_local judging_processes launching pictures_stages stage_evaluate"
-    " stage_grade stage_grade_kept stage_report stage_score tracking train"
-).split()
+    "asking",
+    "benchmark_seam",
+    "benchmarks_exporting",
+    "benchmarks_to_tables",
+    "conversion",
+    "defects",
+    "digests",
+    "distributed",
+    "hub",
+    "imports",
+    "interruption",
+    "journeydb",
+    "judging_chat",
+    "judging_local",
+    "judging_processes",
+    "launching",
+    "pictures_stages",
+    "stage_evaluate",
+    "stage_grade",
+    "stage_grade_kept",
+    "stage_report",
+    "stage_score",
+    "tracking",
+    "train",
+)
 """Test files of five seconds and more: with the folders, what `make test-fast` leaves out."""
 
 

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.support.imports import imports_of
 
 from hermesflow.config.reads import READS
 from hermesflow.core import provenance
+from tests.support.imports import imports_of
 
 LAYERS = (
     ("core",),

@@ -49,6 +49,7 @@ def test_all_entries_have_finite_figures(found):
     for entry in found["benchmarks"]:
         assert all(math.isfinite(entry[key]) and entry[key] > 0 for key in FIGURES), entry
         assert entry["same"] is True and entry["plain_measured"] == 1
+        assert entry["fraction_of_limit"] <= 1
         assert entry["flops"] >= entry["limit_flops"] * (1 - 1e-9)  # the limit is one
     assert found["machine"]["threads"] == 1 and found["machine"]["flops"] > 1e8
 
@@ -111,13 +112,35 @@ def test_a_step_reads_all_weights_or_multiplies():
     assert machine.seconds(passes) == pytest.approx(limits.flops_of(passes))
     slow = limits.Machine(flops=1e30, bandwidth=1.0)
     weights = 4 * (decoder.layers * decoder.layer_weights + decoder.hidden_size * decoder.vocabulary)
-    assert slow.seconds(passes) == pytest.approx(5 * weights)
+    positions = sum(22 + 2 * written for written in range(5))  # an image of 19 columns and a prompt; both rows' tokens
+    assert slow.seconds(passes) == pytest.approx(5 * weights + positions * 4 * 2 * decoder.hidden_size * decoder.layers)
+
+
+def test_images_described_together_share_the_reading_of_weights_and_no_keys():
+    one, eight = (limits.captioning(TINY.decoder, prompt=3, rows=2, tokens=5, together=n) for n in (1, 8))
+    assert limits.flops_of(one) == pytest.approx(limits.flops_of(eight))
+    weights = 4 * (
+        TINY.decoder.layers * TINY.decoder.layer_weights + TINY.decoder.hidden_size * TINY.decoder.vocabulary
+    )
+    for alone, together in zip(one, eight, strict=True):
+        assert alone.times * (alone.read - weights) == pytest.approx(together.times * (together.read - weights))
 
 
 def test_decoder_of_a_size_is_that_of_its_model():
     model = sizes.random_model(TINY)
-    assert TINY.decoder.parameters == sum(parameter.numel() for parameter in model.parameters())
-    assert TINY.decoder.vocabulary == model.ids.vocab_size
+    layer, decoder = model.decoder_layers[0], TINY.decoder
+    matrices = [parameter.numel() for parameter in layer.parameters() if parameter.ndim == 2]
+    assert decoder.layer_weights == sum(matrices) and decoder.layers == len(model.decoder_layers)
+    assert decoder.vocabulary == model.ids.vocab_size and decoder.image_tokens == model.num_image_tokens
+
+
+def test_no_work_is_said_to_beat_its_limit(monkeypatch):
+    slow = limits.Machine(flops=1.0, bandwidth=1e30)  # as if the peak had been measured on a machine that was busy
+    monkeypatch.setattr(measuring.Machine, "measured", staticmethod(lambda read: slow))
+    entry = measuring.entry(
+        "one", works.works(TINY, sizes.random_model(TINY), full=False)["vqa_likelihood"](), repeats=1
+    )
+    assert 0 < entry["fraction_of_limit"] <= 1
 
 
 def test_a_line_is_fitted_by_least_squares():

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.support import budget_peaks
 
 from hermesflow.models.showo.costs.decoder import Decoder
 from hermesflow.models.showo.costs.memory import image_decoding_peak, text_decoding_peak, training_peak
+from tests.support import budget_peaks
 
 CLOSE = 0.1
 GLIBC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_TOP_PAD_": "0"}

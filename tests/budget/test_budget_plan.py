@@ -6,8 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.support import benchmark_world
-from tests.support.selfplay_world import make_world
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -26,6 +24,8 @@ from hermesflow.models.showo.costs.decoder import Decoder, text_decoding
 from hermesflow.models.showo.costs.masked import expected_masked
 from hermesflow.models.showo.masking import draw_mask
 from hermesflow.stages import gather_candidates, sample, score
+from tests.support import benchmark_world
+from tests.support.selfplay_world import make_world
 
 FOLDER = Path(__file__).parents[2] / "config"
 MICRO = load_config(FOLDER / "micro.yaml")

@@ -22,7 +22,12 @@ def stage(monkeypatch):
     def run(config, layout, **options):
         calls.append((config.name, layout.root, options))
 
-    monkeypatch.setattr(main.importlib, "import_module", lambda name: SimpleNamespace(run=run))
+    import_module = main.importlib.import_module
+
+    def replaced(name, *package, **options):
+        return SimpleNamespace(run=run) if ".stages." in name else import_module(name, *package, **options)
+
+    monkeypatch.setattr(main.importlib, "import_module", replaced)
     return calls
 
 
@@ -65,7 +70,12 @@ def test_a_user_error_is_one_paragraph_without_traceback(monkeypatch, capsys, tm
     def run(config, layout):
         raise ArtifactError("results/x.parquet: broken. Delete it.")
 
-    monkeypatch.setattr(main.importlib, "import_module", lambda name: SimpleNamespace(run=run))
+    import_module = main.importlib.import_module
+
+    def replaced(name, *package, **options):
+        return SimpleNamespace(run=run) if ".stages." in name else import_module(name, *package, **options)
+
+    monkeypatch.setattr(main.importlib, "import_module", replaced)
     assert main.main(["data", "--config", SMOKE, "--results", str(tmp_path)]) == 1
     assert capsys.readouterr().err == "hermesflow data: results/x.parquet: broken. Delete it.\n"
 
@@ -74,7 +84,12 @@ def test_other_errors_keep_their_traceback(monkeypatch, tmp_path):
     def run(config, layout):
         raise KeyError("bug")
 
-    monkeypatch.setattr(main.importlib, "import_module", lambda name: SimpleNamespace(run=run))
+    import_module = main.importlib.import_module
+
+    def replaced(name, *package, **options):
+        return SimpleNamespace(run=run) if ".stages." in name else import_module(name, *package, **options)
+
+    monkeypatch.setattr(main.importlib, "import_module", replaced)
     with pytest.raises(KeyError):
         main.main(["data", "--config", SMOKE, "--results", str(tmp_path)])
 

@@ -13,7 +13,6 @@ import psutil
 import pytest
 import yaml
 from mlflow import MlflowClient
-
 from workflow.conftest import Clone, make_clone
 from workflow.test_real_run import digests, kill_tree
 

@@ -1,7 +1,6 @@
 """Every rule of the smoke DAG through sbatch: arrays of shards, training across both nodes, a local run's tables."""
 
 import pytest
-
 from workflow.conftest import make_clone
 from workflow.test_real_run import digests
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from tests.support.hub_server import HubServer
 
 SMOKE = Path(__file__).parents[2] / "config" / "smoke.yaml"

@@ -15,9 +15,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from safetensors.torch import load_file, save_file
-from tests.support.journeydb_world import SIZES, TOTAL, files_of, good_world, write_config, write_files
-from tests.support.pair_rows import read_rows
-from tests.support.tiny_text_models import TIFA_TEXT, make_llama, make_t5
 
 from hermesflow.config.data import QuestionModels
 from hermesflow.config.load import load_config
@@ -26,6 +23,9 @@ from hermesflow.core.files import Layout
 from hermesflow.data.questions.text_models import Checker, Generator
 from hermesflow.data.sources import real_pairs
 from hermesflow.stages import data as stage
+from tests.support.journeydb_world import SIZES, TOTAL, files_of, good_world, write_config, write_files
+from tests.support.pair_rows import read_rows
+from tests.support.tiny_text_models import TIFA_TEXT, make_llama, make_t5
 
 ROOT = Path(__file__).parents[2]
 FILES = [*(f"{split}.parquet" for split in SIZES), "selection.json", "rejected.csv", "questions.csv"]

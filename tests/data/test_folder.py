@@ -12,15 +12,15 @@ import datasets
 import pandas as pd
 import pytest
 from huggingface_hub import constants
-from tests.support.hub_server import HubServer
-from tests.support.journeydb_world import SIZES, TOTAL, jpeg, write_config
-from tests.support.pair_rows import read_rows
 
 from hermesflow.config.load import load_config
 from hermesflow.core.errors import ConfigError, DataError, FetchError
 from hermesflow.core.files import Layout
 from hermesflow.data.pairs import read_pairs
 from hermesflow.stages import data as stage
+from tests.support.hub_server import HubServer
+from tests.support.journeydb_world import SIZES, TOTAL, jpeg, write_config
+from tests.support.pair_rows import read_rows
 
 ENOUGH = TOTAL + 3
 QUESTIONS = [{"question": "What is it?", "choices": ["a cat", "a dog"], "answer": "a cat"}]

@@ -13,6 +13,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from huggingface_hub import constants
+
+from hermesflow.cli.main import main
+from hermesflow.config.load import load_config
+from hermesflow.core.errors import DataError
+from hermesflow.core.files import Layout, read_json
+from hermesflow.data.pairs import images_of, read_pairs
+from hermesflow.data.sources.journeydb import JourneyDbSource
+from hermesflow.stages import data as stage
 from tests.support.hub_server import HubServer
 from tests.support.journeydb_world import (
     ANNOTATIONS,
@@ -28,14 +36,6 @@ from tests.support.journeydb_world import (
     write_files,
 )
 from tests.support.pair_rows import read_rows
-
-from hermesflow.cli.main import main
-from hermesflow.config.load import load_config
-from hermesflow.core.errors import DataError
-from hermesflow.core.files import Layout, read_json
-from hermesflow.data.pairs import images_of, read_pairs
-from hermesflow.data.sources.journeydb import JourneyDbSource
-from hermesflow.stages import data as stage
 
 ROOT = Path(__file__).parents[2]
 HUB_ID = "JourneyDB/JourneyDB"

@@ -10,7 +10,6 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from tests.support.pair_rows import read_rows
 
 from hermesflow.config.load import load_config
 from hermesflow.config.sections import Data
@@ -18,6 +17,7 @@ from hermesflow.core.errors import DataError
 from hermesflow.data import pairs
 from hermesflow.data.microworld.world import WORLD
 from hermesflow.data.pairs import SCHEMA, images_of, read_pairs, write_pairs
+from tests.support.pair_rows import read_rows
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ from pathlib import Path
 from shutil import copytree
 
 import pytest
-from tests.support.journeydb_world import SIZES, TOTAL, jpeg, write_config
 
 from hermesflow.config.digests import code_digests, modules_behind, step_digests
 from hermesflow.config.load import load_config
 from hermesflow.core import provenance
+from tests.support.journeydb_world import SIZES, TOTAL, jpeg, write_config
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = [str(ROOT / "config" / f"{name}.yaml") for name in ("showo", "smoke")]

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.support.imports import imports_of
 
 from hermesflow.config import reads
 from hermesflow.config.benchmarks import BENCHMARKS, PACKAGE
@@ -18,6 +17,7 @@ from hermesflow.config.load import load_config
 from hermesflow.core import provenance, registry
 from hermesflow.evaluation.benchmark import ImageBenchmark
 from hermesflow.report.columns import columns_of
+from tests.support.imports import imports_of
 
 ROOT = Path(__file__).parents[2]
 EXTRAS = [name for name, one in BENCHMARKS.items() if not one.paper]

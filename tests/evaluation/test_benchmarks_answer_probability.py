@@ -5,13 +5,13 @@ import pytest
 import torch
 import transformers
 from PIL import Image
-from tests.support.benchmark_models import save_qwen3_vl
 from transformers.utils import is_torchvision_available
 
 from hermesflow.config.sections import Source
 from hermesflow.core.errors import ConfigError, FetchError
 from hermesflow.evaluation.graders.answer_probability import TransformersAnswerProbability, first_tokens
 from hermesflow.evaluation.graders.pretrained import read_processor
+from tests.support.benchmark_models import save_qwen3_vl
 
 ASKED = "How many cats are in the image? Answer in one word."
 FORMS = ("two", " two", "Two", " Two", "2", " 2")

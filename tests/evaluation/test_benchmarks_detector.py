@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.support.benchmark_models import ITS_OWN_NAMES, save_clip, save_detector
 from torch.nn import functional as F
 
 from hermesflow.core.errors import ConfigError
 from hermesflow.evaluation.benchmarks.geneval import COLORS, OBJECTS, Detection
 from hermesflow.evaluation.graders.geneval_detector import ColorClassifier, Detector, crop, instances, object_names
 from hermesflow.evaluation.graders.pretrained import PretrainedClip
+from tests.support.benchmark_models import ITS_OWN_NAMES, save_clip, save_detector
 
 
 @pytest.fixture(scope="module")

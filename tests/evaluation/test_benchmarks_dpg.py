@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from tests.support.benchmark_models import save_blip, save_clip, save_qwen3_vl, save_vilt
 
 from hermesflow.core.errors import ConfigError, DataError
 from hermesflow.evaluation.benchmarks.dpg import (
@@ -20,6 +19,7 @@ from hermesflow.evaluation.benchmarks.dpg import (
 from hermesflow.evaluation.bootstrap import point_values
 from hermesflow.evaluation.evaluated import Evaluated
 from hermesflow.evaluation.graders.vqa_judge import TransformersVqa, vqa_judge
+from tests.support.benchmark_models import save_blip, save_clip, save_qwen3_vl, save_vilt
 
 CAT, PHOTO = ("partiprompts1", "A red cat, asleep.", "cat"), ("posescript7", "A photo", "")
 ROWS = [

@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 import yaml
 from PIL import Image
-from tests.support.benchmark_world import GENEVAL, draw_all, make_world
 
 from hermesflow.cli import main
 from hermesflow.config.experiment import as_plain
@@ -22,6 +21,7 @@ from hermesflow.evaluation.graders.geneval_detector import ColorClassifier, Dete
 from hermesflow.evaluation.graders.pretrained import PretrainedClip
 from hermesflow.models.backbone import load_codec
 from hermesflow.stages import grade
+from tests.support.benchmark_world import GENEVAL, draw_all, make_world
 
 
 @pytest.fixture(scope="module")

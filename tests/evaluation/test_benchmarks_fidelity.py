@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from tests.support.benchmark_models import save_clip
 
 from hermesflow.core.errors import DataError
 from hermesflow.evaluation.benchmarks.coco import fidelity_units, read_captions
@@ -27,6 +26,7 @@ from hermesflow.evaluation.graders.fidelity import (
     write_reference,
 )
 from hermesflow.evaluation.graders.pretrained import PretrainedClip
+from tests.support.benchmark_models import save_clip
 
 
 def test_captions_of_both_formats_in_order_of_ids(tmp_path):

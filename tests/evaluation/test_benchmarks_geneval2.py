@@ -10,20 +10,6 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from tests.stages.test_stage_grade_kept import check_killed, count_calls
-from tests.stages.test_stage_report_benchmarks import (
-    cells,
-    config_of,
-    make_results,
-    units_of,
-    write_benchmark,
-    write_benchmarks,
-    write_own,
-)
-from tests.support import benchmark_world
-from tests.support.benchmark_models import save_qwen3_vl
-from tests.support.benchmark_world import draw_all
-from tests.support.report_world import PAPER_TABLES, own_metrics_of, real_metrics_of, real_summary, showo
 
 from hermesflow.budget import disk
 from hermesflow.budget.benchmarks import drawings
@@ -61,6 +47,20 @@ from hermesflow.report.tables import all_tables
 from hermesflow.stages import draw, report
 from hermesflow.stages import grade as grade_stage
 from hermesflow.stages.report import benchmark_folders
+from tests.stages.test_stage_grade_kept import check_killed, count_calls
+from tests.stages.test_stage_report_benchmarks import (
+    cells,
+    config_of,
+    make_results,
+    units_of,
+    write_benchmark,
+    write_benchmarks,
+    write_own,
+)
+from tests.support import benchmark_world
+from tests.support.benchmark_models import save_qwen3_vl
+from tests.support.benchmark_world import draw_all
+from tests.support.report_world import PAPER_TABLES, own_metrics_of, real_metrics_of, real_summary, showo
 
 SHOWO = Path(__file__).parents[2] / "config" / "showo.yaml"
 SECTION = GenEval2(prompts="geneval2_data.jsonl", judge="qwen")

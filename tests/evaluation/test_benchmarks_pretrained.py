@@ -5,13 +5,13 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tests.support.benchmark_models import save_blip, save_clip, save_detector, save_qwen3_vl, save_vilt
 
 from hermesflow.core.errors import ConfigError
 from hermesflow.evaluation.graders.answer_probability import TransformersAnswerProbability
 from hermesflow.evaluation.graders.geneval_detector import Detector
 from hermesflow.evaluation.graders.pretrained import PretrainedClip
 from hermesflow.evaluation.graders.vqa_judge import TransformersVqa
+from tests.support.benchmark_models import save_blip, save_clip, save_detector, save_qwen3_vl, save_vilt
 
 READERS = {
     "the object detector": (save_detector, Detector, "class_predictor.weight"),

@@ -8,8 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tests.stages import test_stage_grade
-from tests.support.report_world import PAPER_TABLES
 
 from hermesflow.core.files import write_table, write_weights
 from hermesflow.data.pairs import read_pairs
@@ -19,6 +17,8 @@ from hermesflow.report.facts import benchmark_lines
 from hermesflow.report.formatting import Table, to_markdown
 from hermesflow.report.tables import all_tables
 from hermesflow.stages.report import benchmark_folders
+from tests.stages import test_stage_grade
+from tests.support.report_world import PAPER_TABLES
 
 graded = test_stage_grade.world
 

@@ -6,10 +6,10 @@ from email.utils import format_datetime
 from itertools import pairwise
 
 import pytest
-from tests.support.chat_server import MODEL, ChatServer, completion, error
 
 from hermesflow.core.errors import JudgeError
 from hermesflow.evaluation.judges.chat import Chat, Stopped
+from tests.support.chat_server import MODEL, ChatServer, completion, error
 
 BODY = {"model": "gpt-4o", "messages": [{"role": "user", "content": [{"type": "text", "text": "- red\nred"}]}]}
 KEY = "sk-proj-0123456789abcdef"

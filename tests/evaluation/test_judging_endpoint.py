@@ -4,7 +4,6 @@ import errno
 from dataclasses import replace
 
 import pytest
-from tests.support.chat_server import MODEL, ChatServer, error, numbered, picture
 
 from hermesflow.config.judges import Prices
 from hermesflow.core.errors import DataError, JudgeError
@@ -13,6 +12,7 @@ from hermesflow.evaluation.judges.cost import estimate
 from hermesflow.evaluation.judges.endpoint import EndpointJudge, body_of, key_of
 from hermesflow.evaluation.judges.instructions import OF_IMAGE
 from hermesflow.evaluation.judges.protocol import Item
+from tests.support.chat_server import MODEL, ChatServer, error, numbered, picture
 
 RED, BLUE = picture((255, 0, 0)), picture((0, 0, 255))
 ON_RED = Item("a", RED, "what color is it ?", ("red", "blue"), "red")

@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-from tests.support.chat_server import ChatServer, picture
 
 from hermesflow.core.errors import DataError
 from hermesflow.data.worlds.questions import Question
@@ -10,6 +9,7 @@ from hermesflow.evaluation.evaluated import UNIT_COLUMNS, Evaluated
 from hermesflow.evaluation.judges.endpoint import EndpointJudge
 from hermesflow.evaluation.judges.protocol import Verdict
 from hermesflow.evaluation.worlds.gap import Asked, gap_units
+from tests.support.chat_server import ChatServer, picture
 
 COLOR = Question("what color is the wall ?", ("red", "blue"), "red", "color")
 ANIMAL = Question("what animals are there ?", ("dogs", "cats"), "dogs", "object")

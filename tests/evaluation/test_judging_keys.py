@@ -1,10 +1,10 @@
 """Keys and addresses of an endpoint that are none, and that no error repeats."""
 
 import pytest
-from tests.support.chat_server import ChatServer
 
 from hermesflow.core.errors import ConfigError
 from hermesflow.evaluation.judges.chat import Chat
+from tests.support.chat_server import ChatServer
 
 KEY = "sk-proj-0123456789abcdef"
 BODY = {"model": "gpt-4o", "messages": [{"role": "user", "content": [{"type": "text", "text": "- red\nred"}]}]}

@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 import pytest
-from tests.support.chat_server import ChatServer, numbered, picture
 
 from hermesflow.config.judges import Prices
 from hermesflow.core.errors import ConfigError, JudgeError
 from hermesflow.evaluation.judges.endpoint import EndpointJudge
+from tests.support.chat_server import ChatServer, numbered, picture
 
 RED = picture((255, 0, 0))
 

@@ -10,9 +10,6 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.support.benchmark_models import save_qwen3_vl
-from tests.support.chat_server import picture
-from tests.support.tiny_vlm import make_llava
 
 from hermesflow.config.judges import LocalVlm
 from hermesflow.config.sections import Source
@@ -21,6 +18,9 @@ from hermesflow.evaluation.graders.pretrained import digest_of
 from hermesflow.evaluation.judges.local import LocalJudge
 from hermesflow.evaluation.judges.protocol import Item
 from hermesflow.evaluation.judges.store import AnswerStore
+from tests.support.benchmark_models import save_qwen3_vl
+from tests.support.chat_server import picture
+from tests.support.tiny_vlm import make_llava
 
 ASKED = ("what color is it ?", ("red", "blue"), "red")
 ON_RED = Item("a", picture((255, 0, 0)), *ASKED)

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 from pydantic import TypeAdapter
+
 from tests.support.chat_server import ChatServer, error, picture
 
 RED = picture((255, 0, 0))

@@ -1,7 +1,6 @@
 import pytest
 import torch
 from PIL import Image
-from tests.support.showo_golden import random_model
 
 from hermesflow.config.sections import ImageTokenizer
 from hermesflow.core.errors import DataError
@@ -17,6 +16,7 @@ from hermesflow.evaluation.lmms.answering import (
 )
 from hermesflow.models.showo.codec import ShowOCodec
 from hermesflow.models.showo.magvit import MagVitV2, to_pixels
+from tests.support.showo_golden import random_model
 
 UNTIL_END = Stopping(6)
 TOKENIZER = ImageTokenizer(

@@ -5,7 +5,6 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import torch
-from tests.support.report_world import PAPER_TABLES, showo
 
 from hermesflow.core.files import Layout, read_json, write_table, write_weights
 from hermesflow.evaluation import bootstrap, evaluated
@@ -15,6 +14,7 @@ from hermesflow.evaluation.registry import lmms_benchmarks
 from hermesflow.report import formatting
 from hermesflow.report.facts import benchmark_lines
 from hermesflow.report.tables import all_tables
+from tests.support.report_world import PAPER_TABLES, showo
 
 from .all_columns import NOBODY
 from .world import SHORT

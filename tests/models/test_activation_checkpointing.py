@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tests.support.pair_world import make_world, pairs_of, small_config
 
 from hermesflow.models.backbone import load_model, recompute_activations
 from hermesflow.stages import prefer
 from hermesflow.training.logps import PairLogps
+from tests.support.pair_world import make_world, pairs_of, small_config
 
 CHECKPOINT = "pair-1"
 

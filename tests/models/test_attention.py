@@ -1,4 +1,5 @@
 import torch
+
 from tests.support.omni_attention import generation_mask, understanding_mask
 from tests.support.showo_golden import reference
 

@@ -1,13 +1,17 @@
-"""What every backbone must do, whatever it is made of. A new family joins by a line in PLAIN."""
+"""What every backbone must do, whatever it is made of. A new family joins by a line in PLAIN.
 
+HERMESFLOW_TEST_DEVICE=cuda runs all of it there, against the plain path on the CPU (`make gpu-check`).
+"""
+
+import copy
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tests.support.plain_paths import PLAIN
 
 from hermesflow.config.load import load_config
 from hermesflow.config.sections import Decoding
@@ -22,8 +26,13 @@ from hermesflow.training.logps import Logps, ReferenceTable, reference_logps
 from hermesflow.training.pair_dpo import step_loss, train_policy
 from hermesflow.training.pairs import HomologousPairs
 from hermesflow.training.state import StateFolder
+from tests.support.plain_paths import PLAIN
 
 SMOKE = load_config(Path(__file__).parents[2] / "config" / "smoke.yaml")
+DEVICE = os.environ.get("HERMESFLOW_TEST_DEVICE", "cpu")
+CLOSE = {"cpu": {"rtol": 1e-4, "atol": 1e-4}}.get(DEVICE, {"rtol": 1e-3, "atol": 1e-3})
+HALF = {"rtol": 1e-3, "atol": 1e-2}
+"""Of log-probs in bfloat16: its 8 bits are those of logits near 0, of which soft-max leaves little in the sums."""
 CAPTIONS = ["a red circle", "two blue squares", "a green cross", "a red square and a blue circle", "three circles"]
 
 
@@ -39,6 +48,7 @@ def config(request):
     return replace(
         SMOKE,
         data=replace(SMOKE.data, pairs=7),
+        runtime=replace(SMOKE.runtime, device=DEVICE),
         language_model=replace(SMOKE.language_model, family=request.param),
         sampling=replace(SMOKE.sampling, images=images, captions=captions, batch_pairs=2),
         scoring=replace(SMOKE.scoring, batch_images=6),
@@ -47,13 +57,19 @@ def config(request):
 
 
 @pytest.fixture
-def model(config):
+def on_cpu(config):
+    """The model of the plain path."""
     return backbone.new_model(config, seed=3)
 
 
 @pytest.fixture
-def plain(model):
-    return PLAIN[model.family]
+def model(on_cpu):
+    return copy.deepcopy(on_cpu).to(DEVICE)
+
+
+@pytest.fixture
+def plain(on_cpu):
+    return PLAIN[on_cpu.family]
 
 
 def random_images(config, form, *leading):
@@ -73,11 +89,11 @@ def names(count):
 def gradients(model, value):
     model.zero_grad()
     value.sum().backward()
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return {name: p.grad.cpu() for name, p in model.named_parameters() if p.grad is not None}
 
 
-def assert_same_gradients(model, value, expected):
-    one, other = gradients(model, value), gradients(model, expected)
+def assert_same_gradients(model, value, on_cpu, expected):
+    one, other = gradients(model, value), gradients(on_cpu, expected)
     assert one.keys() == other.keys() and one
     for name, gradient in one.items():
         torch.testing.assert_close(gradient, other[name], rtol=1e-3, atol=2e-5, msg=name)
@@ -86,25 +102,44 @@ def assert_same_gradients(model, value, expected):
 # log-probs
 
 
-def test_image_logps_are_those_of_the_plain_path(config, model, plain):
+def test_image_logps_are_those_of_the_plain_path(config, model, on_cpu, plain):
     images = as_tensor(random_images(config, model.generated, 4))
     noise, owners = model.noise(names(2), config.training), torch.tensor([0, 1, 0, 1])
     both = [CAPTIONS[i] for i in owners]
     logps = model.image_logps(CAPTIONS[:2], images, noise, owners=owners)
-    expected = plain.image_logps(model, both, images, model.noise([names(2)[i] for i in owners], config.training))
-    assert logps.shape == (4,) and logps.dtype == torch.float32
-    torch.testing.assert_close(logps, expected, rtol=1e-4, atol=1e-4)
-    assert_same_gradients(model, logps, expected)
+    expected = plain.image_logps(on_cpu, both, images, model.noise([names(2)[i] for i in owners], config.training))
+    assert logps.shape == (4,) and logps.dtype == torch.float32 and logps.device.type == DEVICE
+    torch.testing.assert_close(logps.cpu(), expected, **CLOSE)
+    assert_same_gradients(model, logps, on_cpu, expected)
 
 
-def test_text_logps_are_those_of_the_plain_path(config, model, plain):
+def test_text_logps_are_those_of_the_plain_path(config, model, on_cpu, plain):
     seen = as_tensor(random_images(config, model.seen, 2))
     owners, prompts = torch.tensor([0, 1, 1, 0]), [model.caption_prompt] * 3 + ["is there a circle"]
     logps = model.text_logps(seen, prompts, CAPTIONS[:4], owners=owners)
-    expected = plain.text_logps(model, seen[owners], prompts, CAPTIONS[:4])
-    assert logps.shape == (4,) and logps.dtype == torch.float32
-    torch.testing.assert_close(logps, expected, rtol=1e-4, atol=1e-4)
-    assert_same_gradients(model, logps, expected)
+    expected = plain.text_logps(on_cpu, seen[owners], prompts, CAPTIONS[:4])
+    assert logps.shape == (4,) and logps.dtype == torch.float32 and logps.device.type == DEVICE
+    torch.testing.assert_close(logps.cpu(), expected, **CLOSE)
+    assert_same_gradients(model, logps, on_cpu, expected)
+
+
+@torch.inference_mode()
+def test_logps_in_bfloat16_are_near_those_in_float32(config, model):
+    seen, images = (as_tensor(random_images(config, form, 4)) for form in (model.seen, model.generated))
+    noise, prompts = model.noise(names(4), config.training), [model.caption_prompt] * 4
+
+    def logps():
+        return model.image_logps(CAPTIONS[:4], images, noise), model.text_logps(seen, prompts, CAPTIONS[:4])
+
+    exact = logps()
+    with torch.autocast(DEVICE, dtype=torch.bfloat16):  # as in training
+        mixed = logps()
+    model.to(torch.bfloat16)  # as in sampling and scoring
+    half = logps()
+    for expected, *others in zip(exact, mixed, half, strict=True):
+        for values in others:
+            assert values.dtype == torch.float32 and not torch.equal(values, expected)
+            torch.testing.assert_close(values, expected, **HALF)
 
 
 @torch.inference_mode()
@@ -113,15 +148,13 @@ def test_a_session_gives_the_logps_of_its_texts_token_by_token(config, model):
     prompts, owners = [model.caption_prompt, "is there a circle", model.caption_prompt], torch.tensor([1, 0, 0])
     tokens = [[*ids, model.end_token] for ids in model.tokenize(CAPTIONS[:3])]
     session = model.text_session(seen, owners, prompts)
-    total, logits = torch.zeros(3), session.logits
+    total, logits = torch.zeros(3), session.logits.cpu()
     for step in range(max(map(len, tokens))):
         now = torch.tensor([row[step] if step < len(row) else model.end_token for row in tokens])
         inside = torch.tensor([step < len(row) for row in tokens])
         total += torch.where(inside, logits.log_softmax(dim=1)[torch.arange(3), now], 0.0)
-        logits = session.step(now)
-    torch.testing.assert_close(
-        total, model.text_logps(seen, prompts, CAPTIONS[:3], owners=owners), rtol=1e-4, atol=1e-4
-    )
+        logits = session.step(now).cpu()
+    torch.testing.assert_close(total, model.text_logps(seen, prompts, CAPTIONS[:3], owners=owners).cpu(), **CLOSE)
 
 
 @torch.inference_mode()
@@ -132,18 +165,18 @@ def test_rows_of_a_session_that_are_kept_go_on_as_they_were(config, model):
     one.step(first)
     other.step(first)
     one.keep(torch.tensor([2, 0]))
-    torch.testing.assert_close(one.step(second[:2]), other.step(second[[1, 0, 0]])[[2, 0]], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(one.step(second[:2]), other.step(second[[1, 0, 0]])[[2, 0]], **CLOSE)
 
 
 # generation
 
 
-def test_images_are_those_of_the_plain_path(config, model, plain):
+def test_images_are_those_of_the_plain_path(config, model, on_cpu, plain):
     settings = config.sampling.images
     images = model.generate_images(CAPTIONS, settings=settings, generators=seeded(len(CAPTIONS)))
     assert images.shape == (len(CAPTIONS), *model.generated.shape)
     for caption, image, generator in zip(CAPTIONS, images, seeded(len(CAPTIONS)), strict=True):
-        assert torch.equal(image, plain.generate(model, caption, settings, generator))
+        assert torch.equal(image, plain.generate(on_cpu, caption, settings, generator))
 
 
 def seeded(count):
@@ -169,7 +202,7 @@ def test_rows_do_not_depend_on_their_neighbours(config, model):
             model.text_logps(seen[[k]], prompts[:1], [CAPTIONS[k]]),
         )
         for value, batched in zip(single, logps, strict=True):
-            torch.testing.assert_close(value[0], batched[k], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(value[0], batched[k], **CLOSE)
 
 
 def test_one_generator_a_row(config, model):
@@ -220,7 +253,7 @@ def test_forms_of_images_are_kept_beside_them(config, model, layout):
 
 
 def test_generated_images_can_be_seen_and_looked_at(config, model, layout):
-    codec = backbone.load_codec(layout.tokenizer, device="cpu")
+    codec = backbone.load_codec(layout.tokenizer, device=DEVICE)
     assert (codec.seen, codec.generated) == (model.seen, model.generated)
     images = as_tensor(random_images(config, model.generated, 2))
     pixels = codec.to_pixels(images)
@@ -260,7 +293,7 @@ def homologous(config, model, count=5):
 
 
 def reference_of(config, model, pairs):
-    accelerator = new_accelerator(config.training, device="cpu", precision="no")
+    accelerator = new_accelerator(config.training, device=DEVICE, precision="no")
     return ReferenceTable(
         reference_logps(model, pairs, training=config.training, accelerator=accelerator, what="reference")
     )
@@ -271,11 +304,11 @@ def test_the_first_step_is_two_ln_two(config, model):
     reference, rows = reference_of(config, model, pairs), pairs.rows(4)
     from hermesflow.training.logps import PairLogps
 
-    policy = PairLogps(model, "pair").eval()(pairs.batch(rows, device="cpu"))
+    policy = PairLogps(model, "pair").eval()(pairs.batch(rows, device=DEVICE))
     settings = replace(config.training, chosen_nll_weight=0.0, caption_weight=1.0, image_weight=1.0)
-    loss, metrics = step_loss(policy, reference.of(rows, torch.device("cpu")), objective="pair", training=settings)
+    loss, metrics = step_loss(policy, reference.of(rows, torch.device(DEVICE)), objective="pair", training=settings)
     assert isinstance(policy, Logps)
-    assert torch.equal(loss, torch.full((4,), 2 * torch.tensor(2.0).log().item()))
+    assert torch.equal(loss.cpu(), torch.full((4,), 2 * torch.tensor(2.0).log().item()))
     assert math.isclose(metrics["loss"].mean().item(), 2 * math.log(2), rel_tol=1e-6)
 
 
@@ -298,14 +331,14 @@ def test_a_killed_training_goes_on_to_the_same_weights(config, model, tmp_path):
     reference = reference_of(config, model, pairs)
 
     def train(folder, after):
-        policy = backbone.load_model(tmp_path / "parent", device="cpu")
+        policy = backbone.load_model(tmp_path / "parent", device=DEVICE)
         train_policy(
             policy,
             pairs,
             reference,
             objective="pair",
             training=config.training,
-            accelerator=new_accelerator(config.training, device="cpu", precision="no"),
+            accelerator=new_accelerator(config.training, device=DEVICE, precision="no"),
             state=StateFolder(folder, task="one"),
             interruption=Stop(after),
             log=lambda metrics, step: None,
@@ -317,17 +350,20 @@ def test_a_killed_training_goes_on_to_the_same_weights(config, model, tmp_path):
     with pytest.raises(Interrupted):
         train(tmp_path / "cut", 3)
     resumed = train(tmp_path / "cut", 99)
-    before = backbone.load_model(tmp_path / "parent", device="cpu").state_dict()
+    before = backbone.load_model(tmp_path / "parent", device=DEVICE).state_dict()
     changed = False
     for name, weight in whole.state_dict().items():
-        assert torch.equal(weight, resumed.state_dict()[name]), name
+        if DEVICE == "cpu":
+            assert torch.equal(weight, resumed.state_dict()[name]), name
+        else:  # sums there have no fixed order
+            torch.testing.assert_close(weight, resumed.state_dict()[name], **CLOSE)
         changed |= not torch.equal(weight, before[name])
     assert changed
 
 
 def test_what_is_saved_is_loaded_to_the_last_bit(config, model, tmp_path):
     model.save(tmp_path)
-    loaded = backbone.load_model(tmp_path, device="cpu")
+    loaded = backbone.load_model(tmp_path, device=DEVICE)
     assert not loaded.training and loaded.family == model.family
     assert (loaded.seen, loaded.generated, loaded.end_token) == (model.seen, model.generated, model.end_token)
     assert loaded.state_dict().keys() == model.state_dict().keys()

@@ -13,10 +13,6 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from tests.support.hub_server import HubServer
-from tests.support.one_process import one_process
-from tests.support.phi_tokenizer import phi_tokenizer, tokenizer_files, write_tokenizer
-from tests.support.showo_golden import GOLDENS, reference
 
 from hermesflow.config.experiment import as_plain
 from hermesflow.config.load import load_config
@@ -26,6 +22,10 @@ from hermesflow.core.files import Layout
 from hermesflow.models.backbone import load_codec, load_model, meta_codec, meta_model
 from hermesflow.models.conversion import converted, read_pickle
 from hermesflow.models.showo.magvit import MagVitV2
+from tests.support.hub_server import HubServer
+from tests.support.one_process import one_process
+from tests.support.phi_tokenizer import phi_tokenizer, tokenizer_files, write_tokenizer
+from tests.support.showo_golden import GOLDENS, reference
 
 TOKENIZER = ImageTokenizer(
     channels=8,

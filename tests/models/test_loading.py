@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tests.support.showo_golden import random_model
 from torch import nn
 
 from hermesflow.models.backbone import load_model
 from hermesflow.models.loading import fill, moved, without_weights
+from tests.support.showo_golden import random_model
 
 
 class Small(nn.Module):

@@ -1,13 +1,13 @@
 import pytest
 import torch
-from tests.support.phi_tokenizer import END, phi_tokenizer, write_tokenizer
-from tests.support.showo_golden import reference
 from transformers import PreTrainedTokenizerFast
 
 from hermesflow.core.errors import ArtifactError, DataError
 from hermesflow.models.showo import prompting
 from hermesflow.models.showo.prompting import TokenIds
 from hermesflow.models.text_tokenizers import load_text_tokenizer, pretrained_tokenizer, word_tokenizer
+from tests.support.phi_tokenizer import END, phi_tokenizer, write_tokenizer
+from tests.support.showo_golden import reference
 
 IDS = TokenIds(text_vocab_size=512, codebook_size=256, boundary=0)
 

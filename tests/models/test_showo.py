@@ -4,6 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
+
+from hermesflow.config.load import load_config
+from hermesflow.core.errors import ArtifactError
+from hermesflow.models.backbone import load_model, new_model
+from hermesflow.models.showo import prompting
+from hermesflow.models.showo.model import Shape, ShowO
 from tests.support import omni_attention as attention
 from tests.support.showo_golden import (
     CAPTIONS,
@@ -16,12 +22,6 @@ from tests.support.showo_golden import (
     random_model,
     reference,
 )
-
-from hermesflow.config.load import load_config
-from hermesflow.core.errors import ArtifactError
-from hermesflow.models.backbone import load_model, new_model
-from hermesflow.models.showo import prompting
-from hermesflow.models.showo.model import Shape, ShowO
 
 CONFIG = GOLDENS.parents[1] / "config" / "smoke.yaml"
 

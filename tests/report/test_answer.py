@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from tests.support.report_world import GAPS, make_summary, micro
 
 from hermesflow.core.errors import ConfigError
 from hermesflow.report.answer import TOLERANCE, answer, claims, summary_of, verdict_above, verdict_below
 from hermesflow.report.lookup import Figures
+from tests.support.report_world import GAPS, make_summary, micro
 
 
 @pytest.mark.parametrize(

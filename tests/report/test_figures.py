@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from tests.support.report_world import GAPS, PAPER_TABLES, make_summary, micro
 
 from hermesflow.report import figures, grids
 from hermesflow.report.lookup import Figures
 from hermesflow.report.roles import candidate_sweep
+from tests.support.report_world import GAPS, PAPER_TABLES, make_summary, micro
 
 CHAIN = ("base", "pair-1", "pair-2", "pair-3")
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
-from tests.support.report_world import PAPER_TABLES, own_metrics_of, real_metrics_of, real_summary, showo
 
 from hermesflow.report import figures, formatting
 from hermesflow.report.answer import answer
 from hermesflow.report.formatting import EMPTY, Table
 from hermesflow.report.lookup import Figures
 from hermesflow.report.tables import all_tables
+from tests.support.report_world import PAPER_TABLES, own_metrics_of, real_metrics_of, real_summary, showo
 
 LINES = {name: f"{name}: by judge x@1; 3 items; run seeds 0." for name in ("pope", "mme", "dpg", "coco", "gap")}
 

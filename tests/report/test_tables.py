@@ -10,7 +10,6 @@ from typing import get_args
 
 import pandas as pd
 import pytest
-from tests.support.report_world import PAPER_TABLES, ROOT, make_summary, micro, showo
 
 from hermesflow.config.benchmarks import reported
 from hermesflow.config.sections import Checkpoint, Objective
@@ -21,6 +20,7 @@ from hermesflow.report.columns import GAP_SIDES, columns_of
 from hermesflow.report.formatting import EMPTY, Table
 from hermesflow.report.roles import candidate_sweep, main_checkpoints, pair_chain, roles
 from hermesflow.report.tables import all_tables
+from tests.support.report_world import PAPER_TABLES, ROOT, make_summary, micro, showo
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from tests.support.pair_world import make_candidates, make_world, small_config
 
 from hermesflow.config.experiment import Config
 from hermesflow.config.sections import Checkpoint
@@ -32,6 +31,7 @@ from hermesflow.selfplay.preferences import (
     updated_pair,
 )
 from hermesflow.stages import prefer
+from tests.support.pair_world import make_candidates, make_world, small_config
 
 ANY = Threshold()
 

@@ -4,7 +4,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tests.support.showo_golden import CAPTIONS, QUESTION, golden_image, golden_model, random_model, reference
 
 from hermesflow.config.sections import Decoding, ImageSampling
 from hermesflow.core.seeding import generator
@@ -16,6 +15,7 @@ from hermesflow.models.showo.generation import generate_images
 from hermesflow.selfplay import sampling
 from hermesflow.selfplay.sampling import sample_texts
 from hermesflow.selfplay.scoring import vqa_likelihood, vqa_probability
+from tests.support.showo_golden import CAPTIONS, QUESTION, golden_image, golden_model, random_model, reference
 
 GREEDY = Decoding(top_k=1, temperature=1.0)
 HOT = Decoding(top_k=5, temperature=2.0)

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-from tests.support.selfplay_world import tiny_config
 
 from hermesflow.config.sections import Encoder
 from hermesflow.data.worlds.questions import Question
@@ -18,6 +17,7 @@ from hermesflow.selfplay.scoring import (
     vqa_likelihood,
     vqa_probability,
 )
+from tests.support.selfplay_world import tiny_config
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from functools import partial
 
 import numpy as np
 import pytest
-from tests.support.benchmark_world import CAPTIONS, draw_all, make_world
 
 from hermesflow.core.errors import ArtifactError, ConfigError, DataError
 from hermesflow.core.images import read_form, read_images, write_images
@@ -17,6 +16,7 @@ from hermesflow.evaluation.worlds.generation import Request
 from hermesflow.models.backbone import load_model
 from hermesflow.selfplay.sharding import shard_folder
 from hermesflow.stages import draw, gather_drawn
+from tests.support.benchmark_world import CAPTIONS, draw_all, make_world
 
 
 @pytest.fixture(scope="module")

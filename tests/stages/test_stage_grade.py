@@ -6,9 +6,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from tests.support.benchmark_world import CAPTIONS, DPG, GENEVAL, WITH_IMAGES, draw_all, make_world
-from tests.support.chat_server import MODEL, TOKENS, ChatServer, first_choice
-from tests.support.tiny_vlm import make_llava
 
 from hermesflow.config.judges import LocalVlm
 from hermesflow.core.errors import ArtifactError, ConfigError
@@ -27,6 +24,9 @@ from hermesflow.evaluation.judges.protocol import Item
 from hermesflow.models import backbone
 from hermesflow.models.backbone import load_codec
 from hermesflow.stages import grade
+from tests.support.benchmark_world import CAPTIONS, DPG, GENEVAL, WITH_IMAGES, draw_all, make_world
+from tests.support.chat_server import MODEL, TOKENS, ChatServer, first_choice
+from tests.support.tiny_vlm import make_llava
 
 SHIFT = 3.0
 

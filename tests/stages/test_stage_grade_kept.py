@@ -4,10 +4,10 @@ import json
 import pkgutil
 
 import pytest
-from tests.support.benchmark_world import draw_all, make_world
 
 from hermesflow.core.files import read_json
 from hermesflow.stages import grade
+from tests.support.benchmark_world import draw_all, make_world
 
 SEES = {
     "geneval": ("hermesflow.evaluation.graders.geneval_detector.Detector.detect", 4, 28),

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tests.support.report_world import ROOT, metrics_of
 
 from hermesflow.config.experiment import Config
 from hermesflow.config.load import load_config
@@ -25,6 +24,7 @@ from hermesflow.models.showo.codec import ShowOCodec
 from hermesflow.models.showo.forms import image_form
 from hermesflow.models.showo.magvit import MagVitV2
 from hermesflow.stages import report
+from tests.support.report_world import ROOT, metrics_of
 
 PAIRS = 8
 TABLES = ("table1_understanding", "table2_generation", "table3_fidelity", "table4_gap", "table5_ablation")

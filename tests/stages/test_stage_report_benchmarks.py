@@ -10,8 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tests.stages.test_stage_report import make_results
-from tests.support.report_world import ROOT
 
 from hermesflow.config.benchmarks import Benchmarks, Understanding
 from hermesflow.config.experiment import Config
@@ -29,6 +27,8 @@ from hermesflow.evaluation.metrics import GENEVAL_KINDS
 from hermesflow.models.showo.forms import image_form
 from hermesflow.stages import report
 from hermesflow.tracking.results import Results
+from tests.stages.test_stage_report import make_results
+from tests.support.report_world import ROOT
 
 Units = Mapping[str, list[float]]
 KINDS = {

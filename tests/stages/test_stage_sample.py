@@ -3,7 +3,6 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from tests.support.selfplay_world import PAIRS, bytes_of, sample_all, world  # noqa: F401
 
 from hermesflow.core.errors import ArtifactError, ConfigError
 from hermesflow.core.files import read_table, write_table
@@ -11,6 +10,7 @@ from hermesflow.core.images import read_form, read_images, write_images
 from hermesflow.data.pairs import read_pairs
 from hermesflow.selfplay.sharding import shard_batches, shard_folder
 from hermesflow.stages import gather_candidates, sample
+from tests.support.selfplay_world import PAIRS, bytes_of, sample_all, world  # noqa: F401
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@ import shutil
 
 import numpy as np
 import pytest
-from tests.support.selfplay_world import PAIRS, bytes_of, sample_all, score_all, world  # noqa: F401
 
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import read_json, read_table
@@ -10,6 +9,7 @@ from hermesflow.data.worlds.questions import Question
 from hermesflow.selfplay.sharding import shard_folder
 from hermesflow.stages import agreement, gather_scores
 from hermesflow.stages.agreement import rank_agreement
+from tests.support.selfplay_world import PAIRS, bytes_of, sample_all, score_all, world  # noqa: F401
 
 
 @pytest.fixture

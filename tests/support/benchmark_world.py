@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save_file
-from tests.support.benchmark_models import save_clip, save_detector, save_vilt
 
 from hermesflow.config.benchmarks import Benchmarks, Understanding
 from hermesflow.config.experiment import Config
@@ -31,6 +30,7 @@ from hermesflow.models.showo.codec import ShowOCodec
 from hermesflow.models.showo.forms import image_form
 from hermesflow.models.showo.magvit import MagVitV2
 from hermesflow.stages import data, draw, gather_drawn
+from tests.support.benchmark_models import save_clip, save_detector, save_vilt
 
 SMOKE = Path(__file__).parents[2] / "config" / "smoke.yaml"
 CAT, BENCH = ({"class": name, "count": 1} for name in ("cat", "bench"))

@@ -15,13 +15,13 @@ from types import SimpleNamespace
 from unittest.mock import patch
 
 from accelerate import Accelerator, DistributedType, PartialState
-from tests.support.pair_world import small_config
 
 from hermesflow.config.sections import Lora
 from hermesflow.core.errors import Interrupted
 from hermesflow.core.files import Layout
 from hermesflow.stages import reference, train
 from hermesflow.tracking import runs
+from tests.support.pair_world import small_config
 
 CHECKPOINT = "pair-1"
 LORA = Lora(rank=4, alpha=8.0, targets=("q_proj", "fc1"))

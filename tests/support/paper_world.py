@@ -9,16 +9,16 @@ from typing import Any
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from tests.support.hub_server import HubServer
-from tests.support.journeydb_world import files_of, good_world
-from tests.support.phi_tokenizer import END, phi_tokenizer, tokenizer_files, write_tokenizer
-from tests.support.tiny_text_models import make_llama, make_t5
 from tokenizers import processors
 from transformers import AutoModel, BertConfig, MPNetConfig, PreTrainedTokenizerFast
 
 from hermesflow.config.load import load_config
 from hermesflow.models.backbone import new_model
 from hermesflow.models.showo.magvit import MagVitV2
+from tests.support.hub_server import HubServer
+from tests.support.journeydb_world import files_of, good_world
+from tests.support.phi_tokenizer import END, phi_tokenizer, tokenizer_files, write_tokenizer
+from tests.support.tiny_text_models import make_llama, make_t5
 
 SHOWO = Path(__file__).parents[2] / "config" / "showo.yaml"
 SIZES: dict[str, Any] = {

@@ -1,11 +1,11 @@
 """What each family computes, as plainly as it can be written: one row at a time, nothing cached, shared or packed."""
 
 import torch
-from bench import plain
-from tests.support.tiny_backbone import Tiny
 from torch.nn.functional import log_softmax
 
+from bench import plain
 from hermesflow.models.draws import inverse_cdf
+from tests.support.tiny_backbone import Tiny
 
 
 class ShowOPlain:

@@ -8,6 +8,7 @@ from hermesflow.core.files import read_json, read_weights
 from hermesflow.core.images import ImageForm
 from hermesflow.models.backbone import UnifiedModel
 from hermesflow.models.draws import inverse_cdf, uniforms_per_row
+from hermesflow.models.loading import DTYPES
 from hermesflow.models.showo import codec, codec_training
 from hermesflow.models.text_tokenizers import load_text_tokenizer, text_tokenizer
 
@@ -40,11 +41,11 @@ class Tiny(UnifiedModel):
         return [[self.end_token, *ids, self.end_token] for ids in self.tokenizer.encode(texts)]
 
     def look_at(self, seen, owners):
-        return self.look(self.tower(seen.float() / 127.5 - 1))[owners, None]
+        return self.look(self.tower(seen.to(self.device, self.look.weight.dtype) / 127.5 - 1))[owners, None]
 
     def hidden(self, rows, image=0.0):
         """States behind each token of rows of ids, (N, L, D), padded at the right; every token sees the image."""
-        tokens = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
+        tokens = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True).to(self.device)
         return self.gru(self.embed(tokens) + image)[0]
 
     def completed(self, prompts, completions, first, last, image=0.0):
@@ -52,8 +53,8 @@ class Tiny(UnifiedModel):
         hidden = self.hidden([[*p, *c[:-1]] for p, c in zip(prompts, completions, strict=True)], image)
         values = []
         for states, p, c in zip(hidden, prompts, completions, strict=True):
-            logits = self.head(states[len(p) - 1 : len(p) + len(c) - 1])[:, first:last]
-            values.append(-cross_entropy(logits, torch.tensor(c) - first, reduction="none"))
+            logits = self.head(states[len(p) - 1 : len(p) + len(c) - 1])[:, first:last].float()
+            values.append(-cross_entropy(logits, torch.tensor(c, device=self.device) - first, reduction="none"))
         return values
 
     def of_images(self, prompts, images, owners=None):
@@ -83,7 +84,7 @@ class Tiny(UnifiedModel):
         images = torch.zeros(len(prompts), *self.generated.shape, dtype=torch.int64)
         for step in range(images.shape[1]):
             conditional, unconditional = (self.head(side.state)[:, self.words :] for side in sides)
-            logits = (1 + settings.guidance) * conditional - settings.guidance * unconditional
+            logits = ((1 + settings.guidance) * conditional - settings.guidance * unconditional).float().cpu()
             images[:, step] = inverse_cdf((logits / max(settings.temperature, 1e-3)).softmax(dim=1), uniforms[:, step])
             [side.step(images[:, step] + self.words) for side in sides]
         return images
@@ -95,7 +96,7 @@ class Tiny(UnifiedModel):
 class Session:
     @torch.inference_mode()
     def __init__(self, model, rows, image=None):
-        self.model, self.image = model, torch.zeros(len(rows), 1, 1) if image is None else image
+        self.model, self.image = model, model.head.bias.new_zeros(len(rows), 1, 1) if image is None else image
         self.state = model.hidden(rows, self.image)[torch.arange(len(rows)), [len(row) - 1 for row in rows]]
 
     @property
@@ -104,7 +105,7 @@ class Session:
 
     @torch.inference_mode()
     def step(self, tokens):
-        x = self.model.embed(tokens)[:, None] + self.image
+        x = self.model.embed(tokens.to(self.model.device))[:, None] + self.image
         self.state = self.model.gru(x, self.state[None].contiguous())[0][:, 0]
         return self.logits
 
@@ -137,12 +138,12 @@ def load_model(folder, *, device, precision="no"):
     plain = read_json(folder / "config.json")
     model = Tiny(load_text_tokenizer(folder / "tokenizer.json", plain["boundary"]), *plain["sizes"])
     model.load_state_dict(read_weights(folder / "model.safetensors"))
-    return model.to(device)
+    return model.to(device, DTYPES[precision])
 
 
 def train_codec(config, images):
-    trained, history = codec_training.train_codec(config, images)
-    return TinyCodec(trained), history
+    network, history = codec_training.train_codec(config, images)
+    return TinyCodec(network), history
 
 
 def load_codec(folder, *, device):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from tests.support.tiny_text_models import tokenizer_of
 from transformers import (
     CLIPImageProcessorPil,
     CLIPVisionConfig,
@@ -19,6 +18,7 @@ from transformers import (
 
 from hermesflow.evaluation.judges.instructions import prompt_of
 from hermesflow.evaluation.judges.protocol import Item
+from tests.support.tiny_text_models import tokenizer_of
 
 SIDE = 28
 PATCH = 14

@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from tests.support.tracking_world import make_results, runs_of, smoke
 
 from hermesflow.core.errors import ArtifactError, DataError
 from hermesflow.core.files import write_json, write_table
@@ -21,6 +20,7 @@ from hermesflow.models.showo.forms import image_form
 from hermesflow.models.showo.magvit import MagVitV2
 from hermesflow.tracking import runs
 from hermesflow.tracking.store import Store
+from tests.support.tracking_world import make_results, runs_of, smoke
 
 CONFIG = smoke()
 SIDE = CONFIG.data.image_size

@@ -10,6 +10,14 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+
+from hermesflow.cli import main
+from hermesflow.config.experiment import as_plain
+from hermesflow.core.errors import Interrupted
+from hermesflow.core.files import Layout, write_json
+from hermesflow.tracking import runs, store
+from hermesflow.tracking.results import flat
+from hermesflow.tracking.store import Store
 from tests.support.mlflow_world import Gate, MlflowServer, forked, free_port
 from tests.support.tracking_world import (
     SMOKE,
@@ -28,14 +36,6 @@ from tests.support.tracking_world import (
     smoke,
     whole_curve,
 )
-
-from hermesflow.cli import main
-from hermesflow.config.experiment import as_plain
-from hermesflow.core.errors import Interrupted
-from hermesflow.core.files import Layout, write_json
-from hermesflow.tracking import runs, store
-from hermesflow.tracking.results import flat
-from hermesflow.tracking.store import Store
 
 CONFIG = smoke()
 

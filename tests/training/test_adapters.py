@@ -10,7 +10,6 @@ import pandas as pd
 import pytest
 import torch
 from peft import PeftModel
-from tests.support.pair_world import SMOKE, make_world, pairs_of, small_config, training
 
 from hermesflow.config import reads
 from hermesflow.config.load import load_config
@@ -24,6 +23,7 @@ from hermesflow.tracking import runs
 from hermesflow.training.logps import PairLogps
 from hermesflow.training.lora import add_adapters
 from hermesflow.training.pair_dpo import new_optimizer
+from tests.support.pair_world import SMOKE, make_world, pairs_of, small_config, training
 
 CHECKPOINT = "pair-1"
 LORA = Lora(rank=4, alpha=8.0, targets=("q_proj", "v_proj", "fc1"))

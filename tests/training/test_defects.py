@@ -17,17 +17,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tests.support.dpo import dpo_loss
-from tests.support.pair_world import (
-    SMOKE,
-    environment,
-    form_of,
-    make_candidates,
-    make_world,
-    pairs_of,
-    small_config,
-    training,
-)
 
 from hermesflow.config.sections import Checkpoint
 from hermesflow.core.errors import ArtifactError, ConfigError
@@ -41,6 +30,17 @@ from hermesflow.training.distributed import check_training, new_accelerator
 from hermesflow.training.logps import PairLogps, reference_logps
 from hermesflow.training.losses import pair_dpo_loss
 from hermesflow.training.pairs import PairBatch
+from tests.support.dpo import dpo_loss
+from tests.support.pair_world import (
+    SMOKE,
+    environment,
+    form_of,
+    make_candidates,
+    make_world,
+    pairs_of,
+    small_config,
+    training,
+)
 
 CHECKPOINT = "pair-1"
 
@@ -220,8 +220,9 @@ def test_a_killed_training_resumes_to_the_same_weights(world, tmp_path, monkeypa
 
 def start_training(layout: Layout, config: dict) -> subprocess.Popen:
     script = (
-        "from pathlib import Path; from pair_world import small_config; from hermesflow.tracking import runs\n"
+        "from pathlib import Path; from tests.support.pair_world import small_config\n"
         "from hermesflow.core.files import Layout; from hermesflow.stages import train\n"
+        "from hermesflow.tracking import runs\n"
         "from contextlib import nullcontext; runs.open_run = lambda *a, **k: nullcontext()\n"
         f"train.run(small_config(**{config}), Layout(Path({str(layout.root)!r})), seed=0, checkpoint='{CHECKPOINT}')\n"
     )

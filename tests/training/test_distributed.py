@@ -9,11 +9,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from tests.support.pair_jobs import CHECKPOINT, run_job
-from tests.support.pair_world import environment, make_world, small_config
 
 from hermesflow.core.files import Layout, read_weights
 from hermesflow.stages import prefer
+from tests.support.pair_jobs import CHECKPOINT, run_job
+from tests.support.pair_world import environment, make_world, small_config
 
 CONFIGS = Path(__file__).parents[2] / "config" / "accelerate"
 MICRO = {"micro_batch_size": 2}

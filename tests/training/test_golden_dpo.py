@@ -7,10 +7,10 @@ image rows into the caption term.
 
 import pytest
 import torch
-from tests.support.dpo import dpo_loss
-from tests.support.showo_golden import golden_model, reference
 
 from hermesflow.models.logps import row_sums, token_logps
+from tests.support.dpo import dpo_loss
+from tests.support.showo_golden import golden_model, reference
 
 SOI = 33  # column of <|soi|> in a recorded image row
 SIZES = (1, 2)

@@ -13,13 +13,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from tests.support.pair_world import CommandLine, make_world, small_config
 
 from hermesflow.core.errors import Interrupted
 from hermesflow.core.files import Layout
 from hermesflow.stages import prefer, reference, train
 from hermesflow.tracking import runs
 from hermesflow.training.interruption import ECHO, Interruption
+from tests.support.pair_world import CommandLine, make_world, small_config
 
 CHECKPOINT = "pair-1"
 RULE = Path(__file__).parents[2] / "workflow" / "rules" / "train.smk"

@@ -5,12 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.support.pair_world import CommandLine, make_world, small_config
 
 from hermesflow.core.errors import ConfigError
 from hermesflow.core.files import Layout
 from hermesflow.stages import prefer, reference
 from hermesflow.training.launch import accelerate_options
+from tests.support.pair_world import CommandLine, make_world, small_config
 
 ACCELERATE = Path(__file__).parents[2] / "config" / "accelerate"
 CHECKPOINT = "pair-1"

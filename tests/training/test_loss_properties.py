@@ -7,9 +7,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.dpo import dpo_loss
 
 from hermesflow.training.losses import Objective, dpo_logratios, pair_dpo_loss
+from tests.support.dpo import dpo_loss
 
 NATS = st.floats(-500, 0, width=32)
 DELTAS = st.lists(st.tuples(st.floats(-50, 50, width=32), st.floats(-50, 50, width=32)), min_size=1, max_size=5)

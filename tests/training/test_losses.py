@@ -2,10 +2,10 @@ import math
 
 import pytest
 import torch
-from tests.support.dpo import dpo_loss
 from torch import tensor
 
 from hermesflow.training.losses import chosen_nll, dpo_logratios, implicit_rewards, pair_dpo_loss
+from tests.support.dpo import dpo_loss
 
 LN2 = math.log(2)
 ONE = {"beta": 0.2, "caption_weight": 1.0, "image_weight": 1.0}

@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
-from tests.support.pair_world import make_world, pairs_of, small_config, training
 
 from hermesflow.config.experiment import Config
 from hermesflow.config.tree import reference_of
@@ -23,6 +22,7 @@ from hermesflow.training.logps import Logps, PairLogps, ReferenceTable
 from hermesflow.training.pair_dpo import learning_rate, step_loss
 from hermesflow.training.pairs import HomologousPairs
 from hermesflow.training.state import StateFolder
+from tests.support.pair_world import make_world, pairs_of, small_config, training
 
 LN2 = math.log(2)
 CHECKPOINT = "pair-1"

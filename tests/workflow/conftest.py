@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from tests.support.one_process import one_process
 
 REPOSITORY = Path(__file__).parents[2]

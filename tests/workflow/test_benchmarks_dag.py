@@ -12,14 +12,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from tests.support import benchmark_world
-from tests.support.chat_server import ChatServer, first_choice
-from tests.support.hub_server import HubServer
-from tests.support.paper_world import lay_over, release, small_config
 
 from hermesflow.config.benchmarks import Understanding
 from hermesflow.config.experiment import as_plain
 from hermesflow.data.pairs import read_pairs
+from tests.support import benchmark_world
+from tests.support.chat_server import ChatServer, first_choice
+from tests.support.hub_server import HubServer
+from tests.support.paper_world import lay_over, release, small_config
 
 from .conftest import Clone, make_clone
 

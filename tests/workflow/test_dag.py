@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.evaluation.test_benchmark_seam import example
 
 from hermesflow.cli.dvc import FOLDER, GATHERED_BY, MIRROR, dvc_files, is_mirror, stages_of
 from hermesflow.cli.main import LAUNCHED, STAGES
@@ -16,6 +15,7 @@ from hermesflow.config.benchmarks import BENCHMARKS as REGISTERED
 from hermesflow.config.benchmarks import COLUMNS, DRAWN
 from hermesflow.config.digests import step_digests
 from hermesflow.config.load import load_config
+from tests.evaluation.test_benchmark_seam import example
 
 from .conftest import REPOSITORY
 
@@ -47,7 +47,7 @@ def test_every_stage_is_a_rule_and_every_rule_a_stage():
 @pytest.mark.parametrize("rule", STAGES)
 def test_a_rule_says_all_it_should(rule):
     text = blocks()[rule]
-    for keyword in ("output", "log", "benchmark", "params", "threads", "resources", "message", "shell"):
+    for keyword in ("output", "log", "params", "threads", "resources", "message", "shell"):
         assert f"\n    {keyword}:" in text, keyword
     for resource in ("mem_mb=", "runtime=", "gpu="):
         assert resource in text

@@ -10,13 +10,13 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from tests.support.hub_server import HubServer
-from tests.support.one_process import one_process
-from tests.support.paper_world import SHOWO, lay_over, release, small_config
 
 from hermesflow.core.files import Layout
 from hermesflow.core.images import read_images
 from hermesflow.data.pairs import read_pairs
+from tests.support.hub_server import HubServer
+from tests.support.one_process import one_process
+from tests.support.paper_world import SHOWO, lay_over, release, small_config
 
 STAGES = (
     *("tokenizer", "encode", "base --seed 0"),

@@ -10,8 +10,6 @@ rule base:
         f"{ROOT}/seed{{seed}}/{BASE}/model/manifest.json",
     log:
         f"{ROOT}/logs/base-seed{{seed}}.log",
-    benchmark:
-        f"{ROOT}/benchmarks/base-seed{{seed}}.tsv"
     priority: urgency
     threads: CONFIG.runtime.train_threads
     resources:
@@ -38,8 +36,6 @@ rule clip:
         f"{ROOT}/clip/manifest.json",
     log:
         f"{ROOT}/logs/clip.log",
-    benchmark:
-        f"{ROOT}/benchmarks/clip.tsv"
     threads: CONFIG.runtime.shard_threads
     resources:
         mem_mb=memory(3000),

@@ -13,8 +13,6 @@ rule data:
         f"{ROOT}/data/manifest.json",
     log:
         f"{ROOT}/logs/data.log",
-    benchmark:
-        f"{ROOT}/benchmarks/data.tsv"
     threads: 1
     resources:
         mem_mb=memory(20000 if REAL_DATA else 2000),
@@ -39,8 +37,6 @@ rule tokenizer:
         f"{ROOT}/tokenizer/manifest.json",
     log:
         f"{ROOT}/logs/tokenizer.log",
-    benchmark:
-        f"{ROOT}/benchmarks/tokenizer.tsv"
     priority: urgency
     threads: CONFIG.runtime.tokenizer_threads
     resources:
@@ -65,8 +61,6 @@ rule encode:
         images(f"{ROOT}/images/generated/base"),
     log:
         f"{ROOT}/logs/encode.log",
-    benchmark:
-        f"{ROOT}/benchmarks/encode.tsv"
     priority: urgency
     threads: CONFIG.runtime.tokenizer_threads
     resources:

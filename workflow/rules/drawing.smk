@@ -10,8 +10,6 @@ rule draw:
         [temp(path) for path in images(f"{BENCH}/{SHARD}/images")],
     log:
         f"{ROOT}/logs/draw-{{benchmark}}-seed{{seed}}-{{checkpoint}}-{{shard}}-of-{{shards}}.log",
-    benchmark:
-        f"{ROOT}/benchmarks/draw-{{benchmark}}-seed{{seed}}-{{checkpoint}}-{{shard}}-of-{{shards}}.tsv"
     wildcard_constraints:
         benchmark="|".join(DRAWN),
     threads: CONFIG.runtime.shard_threads
@@ -39,8 +37,6 @@ rule gather_drawn:
         images(f"{BENCH}/images"),
     log:
         f"{ROOT}/logs/gather_drawn-{{benchmark}}-seed{{seed}}-{{checkpoint}}.log",
-    benchmark:
-        f"{ROOT}/benchmarks/gather_drawn-{{benchmark}}-seed{{seed}}-{{checkpoint}}.tsv"
     wildcard_constraints:
         benchmark="|".join(DRAWN),
     threads: 1

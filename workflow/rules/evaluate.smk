@@ -19,8 +19,6 @@ rule evaluate:
         f"{NODE}/evaluation/manifest.json",
     log:
         f"{ROOT}/logs/evaluate-seed{{seed}}-{{checkpoint}}.log",
-    benchmark:
-        f"{ROOT}/benchmarks/evaluate-seed{{seed}}-{{checkpoint}}.tsv"
     threads: CONFIG.runtime.shard_threads
     resources:
         mem_mb=memory(4000),
@@ -44,8 +42,6 @@ rule judge:
         f"{ROOT}/judge/judge.json",
     log:
         f"{ROOT}/logs/judge.log",
-    benchmark:
-        f"{ROOT}/benchmarks/judge.tsv"
     threads: 1
     resources:
         mem_mb=memory(2000),

@@ -11,8 +11,6 @@ rule grade:
         multiext(f"{BENCH}/", *BENCHMARK_FILES),
     log:
         f"{ROOT}/logs/grade-{{benchmark}}-seed{{seed}}-{{checkpoint}}.log",
-    benchmark:
-        f"{ROOT}/benchmarks/grade-{{benchmark}}-seed{{seed}}-{{checkpoint}}.tsv"
     wildcard_constraints:
         benchmark="|".join(DRAWN),
     threads: CONFIG.runtime.shard_threads
@@ -40,8 +38,6 @@ rule understand:
         directory(f"{BENCH}/lmms"),
     log:
         f"{ROOT}/logs/understand-{{benchmark}}-seed{{seed}}-{{checkpoint}}.log",
-    benchmark:
-        f"{ROOT}/benchmarks/understand-{{benchmark}}-seed{{seed}}-{{checkpoint}}.tsv"
     wildcard_constraints:
         benchmark="|".join(COLUMNS),
     threads: CONFIG.runtime.shard_threads

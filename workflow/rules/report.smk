@@ -54,8 +54,6 @@ rule report:
         f"{REPORT}/summary.json",
     log:
         f"{ROOT}/logs/report.log",
-    benchmark:
-        f"{ROOT}/benchmarks/report.tsv"
     threads: 1
     resources:
         mem_mb=memory(3000),

@@ -9,8 +9,6 @@ rule sample:
         images=[temp(path) for path in images(f"{NODE}/candidates/{SHARD}/images")],
     log:
         f"{ROOT}/logs/sample-seed{{seed}}-{{checkpoint}}-{{shard}}-of-{{shards}}.log",
-    benchmark:
-        f"{ROOT}/benchmarks/sample-seed{{seed}}-{{checkpoint}}-{{shard}}-of-{{shards}}.tsv"
     priority: urgency
     threads: CONFIG.runtime.shard_threads
     resources:
@@ -42,8 +40,6 @@ rule gather_candidates:
         f"{NODE}/candidates/manifest.json",
     log:
         f"{ROOT}/logs/gather_candidates-seed{{seed}}-{{checkpoint}}.log",
-    benchmark:
-        f"{ROOT}/benchmarks/gather_candidates-seed{{seed}}-{{checkpoint}}.tsv"
     priority: urgency
     threads: 1
     resources:

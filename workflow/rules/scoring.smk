@@ -11,8 +11,6 @@ rule score:
         images=f"{NODE}/scores/{SHARD}/images.parquet",
     log:
         f"{ROOT}/logs/score-seed{{seed}}-{{checkpoint}}-{{shard}}-of-{{shards}}.log",
-    benchmark:
-        f"{ROOT}/benchmarks/score-seed{{seed}}-{{checkpoint}}-{{shard}}-of-{{shards}}.tsv"
     priority: urgency
     threads: CONFIG.runtime.shard_threads
     resources:
@@ -41,8 +39,6 @@ rule gather_scores:
         f"{NODE}/scores/manifest.json",
     log:
         f"{ROOT}/logs/gather_scores-seed{{seed}}-{{checkpoint}}.log",
-    benchmark:
-        f"{ROOT}/benchmarks/gather_scores-seed{{seed}}-{{checkpoint}}.tsv"
     priority: urgency
     group:
         "choose-seed{seed}-{checkpoint}"
@@ -73,8 +69,6 @@ rule agreement:
         f"{ROOT}/seed{{seed}}/{BASE}/scores/agreement.json",
     log:
         f"{ROOT}/logs/agreement-seed{{seed}}.log",
-    benchmark:
-        f"{ROOT}/benchmarks/agreement-seed{{seed}}.tsv"
     threads: CONFIG.runtime.shard_threads
     resources:
         mem_mb=memory(3000),

@@ -18,8 +18,6 @@ rule prefer:
         f"{NODE}/preferences/manifest.json",
     log:
         f"{ROOT}/logs/prefer-seed{{seed}}-{{checkpoint}}.log",
-    benchmark:
-        f"{ROOT}/benchmarks/prefer-seed{{seed}}-{{checkpoint}}.tsv"
     priority: urgency
     group:
         lambda w: f"choose-seed{w.seed}-{CONFIG.checkpoints[w.checkpoint].parent}"
@@ -49,8 +47,6 @@ rule reference:
         f"{NODE}/preferences/reference.parquet",
     log:
         f"{ROOT}/logs/reference-seed{{seed}}-{{checkpoint}}.log",
-    benchmark:
-        f"{ROOT}/benchmarks/reference-seed{{seed}}-{{checkpoint}}.tsv"
     priority: urgency
     threads: TRAIN_THREADS
     resources:

@@ -14,8 +14,6 @@ rule train:
         f"{NODE}/model/manifest.json",
     log:
         f"{ROOT}/logs/train-seed{{seed}}-{{checkpoint}}.log",
-    benchmark:
-        f"{ROOT}/benchmarks/train-seed{{seed}}-{{checkpoint}}.tsv"
     wildcard_constraints:
         checkpoint="|".join(CONFIG.checkpoints),
     priority: urgency

@@ -12,13 +12,16 @@ import fcntl
 import gc
 import importlib
 import os
+import resource
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hermesflow.cli import forks
 from hermesflow.cli.commands import add_commands
 from hermesflow.cli.options import BENCHMARK, CHECKPOINT, SHARD, add_option, new_command, positive
 from hermesflow.core.errors import HermesflowError, Interrupted, is_disk_full
@@ -64,7 +67,12 @@ TRACKED = ("base", "train", "evaluate", "grade", "understand", "report")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; a user's error is one paragraph on stderr and the exit status of the error."""
     arguments = _parser().parse_args(argv)
-    _quiet_libraries(arguments)
+    threads = getattr(arguments, "threads", 1)
+    quiet_libraries(arguments.command, threads=threads)
+    if arguments.command in STAGES and threads == forks.THREADS and os.environ.get(forks.SOCKET):
+        status = forks.run_forked(sys.argv[1:] if argv is None else argv)
+        if status is not None:
+            return status
     try:
         arguments.run(arguments)
     except HermesflowError as error:
@@ -106,6 +114,7 @@ def _stage_command(commands: Any, name: str, run: Any) -> None:
 
 
 def _run_stage(arguments: argparse.Namespace) -> None:
+    start = time.perf_counter()
     with _nothing_collected():
         from hermesflow.config.experiment import BASE
         from hermesflow.config.load import load_config
@@ -129,6 +138,9 @@ def _run_stage(arguments: argparse.Namespace) -> None:
             from hermesflow.tracking.runs import log_results
 
             log_results(layout, **{name: options[name] for name in ("seed", "checkpoint") if name in options})
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    cost = f"{usage.ru_utime + usage.ru_stime:.1f} s of CPU time, {usage.ru_maxrss / 2**20:.2f} GiB at most"
+    print(f"{step}: {time.perf_counter() - start:.1f} s, {cost}", file=sys.stderr)
 
 
 @contextmanager
@@ -174,15 +186,15 @@ def _launch(arguments: argparse.Namespace) -> None:
     launch(load_config(arguments.config).runtime, [arguments.stage, *options])
 
 
-def _quiet_libraries(arguments: argparse.Namespace) -> None:
-    # Before torch is imported: it reads its number of threads once.
+def quiet_libraries(command: str, *, threads: int) -> None:
+    """Set what libraries read from the environment when they are imported: their threads, and no calls home."""
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[variable] = str(getattr(arguments, "threads", 1))
+        os.environ[variable] = str(threads)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")  # else weights of a pull request are taken unasked
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    if arguments.command != "fetch":
+    if command != "fetch":
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # transformers asks for this one too

@@ -1,7 +1,7 @@
 """Arithmetic of Show-o's decoder: parameters, FLOPs and bytes of what the stages let it do.
 
 A token through a layer costs 8 D^2 (query, key, value, output) + 4 D I (MLP) FLOPs, and 4 D per position it sees (two
-matrix products); a place that is scored 2 D V. torch's FlopCounterMode counts the same (`tests/budget/test_budget_flops.py`).
+matrix products); a place that is scored 2 D V. torch's FlopCounterMode counts the same (test_budget_flops.py).
 Sequences are packed: images once, each different prompt once, end tokens not at all; only attention sees padding, up to
 the longest of what runs together. Figures are exact where texts are as long as they are told; maxima give upper bounds.
 """

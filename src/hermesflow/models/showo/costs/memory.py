@@ -2,7 +2,7 @@
 
 Training has float32 weights; under mixed precision (autocast) it makes half-size copies of them. What a layer keeps for
 its gradient is listed in `_kept`, found by reading the autograd graph of transformers' PhiDecoderLayer. Products
-without gradients on the CPU have a copy of their weights in oneDNN's layout. `tests/budget/test_budget_memory.py` holds the
+without gradients on the CPU have a copy of their weights in oneDNN's layout. test_budget_memory.py holds the
 float32 figures against measured peaks of processes on the CPU; those of mixed precision follow CUDA's autocast lists
 and were not measured: there is no GPU here. Allocators and kernels' own workspaces come on top.
 """
