@@ -10,7 +10,7 @@ import numpy as np
 from hermesflow.config.experiment import Config
 from hermesflow.core.files import Layout, write_json
 from hermesflow.data.pairs import images_of, read_pairs
-from hermesflow.data.worlds.language import Lexicon
+from hermesflow.data.worlds.language import Lexicon, wrong_captions
 from hermesflow.data.worlds.questions import Question
 from hermesflow.data.worlds.scenes import Scene
 from hermesflow.data.worlds.world import World, world_of
@@ -78,14 +78,25 @@ def reconstruct(codec: ImageCodec, images: np.ndarray, *, batch: int) -> np.ndar
 
 
 def truth(scenes: Sequence[Scene], rows: Sequence[Mapping[str, Any]], world: World) -> dict[str, float]:
-    """Shares of captions the judge accepts and of questions it answers as the captions do."""
+    """Shares of captions the judge accepts and of questions it answers as the captions do.
+
+    Where the world is `doubted`, of captions with one fact wrong that it rejects, too.
+    """
     accepted = [world.accepts(scene, row["caption"]) for scene, row in zip(scenes, rows, strict=True)]
     right = [
         world.answer(scene, Question(q["question"], tuple(q["choices"]), q["answer"], q["kind"])) == q["answer"]
         for scene, row in zip(scenes, rows, strict=True)
         for q in row["questions"]
     ]
-    return {"images": len(rows), "captions accepted": _mean(accepted), "questions right": _mean(right)}
+    shares = {"images": len(rows), "captions accepted": _mean(accepted), "questions right": _mean(right)}
+    if not world.doubted:
+        return shares
+    rejected = [
+        not world.accepts(scene, wrong)
+        for scene, row in zip(scenes, rows, strict=True)
+        for wrong in wrong_captions(row["caption"], world.lexicon)
+    ]
+    return {**shares, "wrong captions rejected": _mean(rejected)}
 
 
 def agreement(originals: Sequence[Scene], others: Sequence[Scene], lexicon: Lexicon) -> dict[str, float]:

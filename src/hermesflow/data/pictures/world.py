@@ -108,5 +108,6 @@ WORLD = World(
     read_images=read_images,
     bucket_of=bucket_of,
     prompts=geneval_prompts,
+    doubted=True,
     credit=CREDIT,
 )

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from random import Random
 
 from hermesflow.core import registry
+from hermesflow.core.seeding import seed_of
 from hermesflow.data.worlds.scenes import CELLS, NUMBERS, RELATIONS, SceneObject, converse
 
 WORLDS = ("microworld", "pictures")
@@ -122,6 +124,24 @@ def parse_caption(text: str, lexicon: Lexicon) -> Facts | None:
             return None
         mentions.append(mention)
     return Facts(tuple(mentions), tuple(relations), ground) if mentions else None
+
+
+def wrong_captions(caption: str, lexicon: Lexicon) -> list[str]:
+    """A caption with one of its facts wrong, once for every fact that one word or pair of words says.
+
+    The same caption gives the same ones.
+    """
+    rng = Random(seed_of("wrong", caption))
+    plurals = [plural for noun, plural in lexicon.plurals.items() if plural != noun]
+    pools = (lexicon.nouns, plurals, lexicon.colors, lexicon.sizes, NUMBERS[1:], RELATIONS, CELLS)
+    wrong = []
+    for pool in (*pools, tuple(lexicon.grounds.values())):
+        for word in pool:
+            before, found, after = f" {caption} ".partition(f" {word} ")
+            if found:
+                other = rng.choice([one for one in pool if one != word])
+                wrong.append(f"{before} {other} {after}".strip())
+    return wrong
 
 
 def _joint(words: list[str], position: int) -> tuple[str | None, int]:

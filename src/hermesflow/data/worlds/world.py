@@ -49,6 +49,8 @@ class World:
     """The part a caption belongs to: a value of `BUCKETS`, or another that no split draws from."""
     prompts: Callable[[], list[tuple[str, str]]] = list
     """GenEval's own prompts that the world can be asked, (kind, caption); no split holds them."""
+    doubted: bool = False
+    """Whether the judge's figures count captions with one fact wrong; `microworld`'s, which are published, do not."""
     credit: str | None = None
     """Licence line that stands wherever its images are shown."""
 
