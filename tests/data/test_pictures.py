@@ -237,7 +237,7 @@ def test_every_look_stands_off_every_ground():
 
 
 def test_render_refuses_a_size_that_the_judge_cannot_read():
-    with pytest.raises(ValueError, match="multiple of 32"):
+    with pytest.raises(DataError, match=r"data\.image_size.* multiples of 32 .*48"):
         render(Scene((), "snow"), image_size=48)
 
 

@@ -6,6 +6,7 @@ from functools import cache
 
 import numpy as np
 
+from hermesflow.core.errors import DataError
 from hermesflow.data.pictures.sprites import sprite
 from hermesflow.data.worlds.scenes import Scene
 
@@ -46,11 +47,10 @@ def render(scene: Scene, *, image_size: int) -> np.ndarray:
         (image_size, image_size, 3) uint8 RGB.
 
     Raises:
-        ValueError: another image size.
-        DataError: the pictures are missing, or others.
+        DataError: another image size, or the pictures are missing or others.
     """
     if image_size % 32:
-        raise ValueError(f"image_size {image_size}: the judge of the pictures world needs a multiple of 32.")
+        raise DataError(f"data.image_size: the judge of `pictures` reads multiples of 32 pixels, not {image_size}.")
     cell = image_size // 2
     size = round(PICTURE_SHARE * cell)
     margin = (cell - size) // 2

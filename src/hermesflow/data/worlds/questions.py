@@ -140,8 +140,8 @@ def _existence_no(mentions: Sequence[Mention], lexicon: Lexicon, rng: Random, *,
     mention = rng.choice(mentions)
     present = {(m.noun, m.color) for m in mentions}
     colors: list[str | None] = list(lexicon.colors) if mention.color else [None]
-    same_color = [(noun, mention.color) for noun in lexicon.alike(mention.noun)]
-    same_noun = [(mention.noun, color) for color in colors if color]
+    same_color: list[tuple[str, str | None]] = [(noun, mention.color) for noun in lexicon.alike(mention.noun)]
+    same_noun: list[tuple[str, str | None]] = [(mention.noun, color) for color in colors if color]
     kinds = [[(noun, color) for noun in lexicon.nouns for color in colors]] if anything else [same_color, same_noun]
     pools = [[look for look in pool if look not in present] for pool in kinds]
     noun, color = rng.choice(rng.choice([pool for pool in pools if pool]))
