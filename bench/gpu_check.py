@@ -42,7 +42,7 @@ from hermesflow.config.sections import Precision
 from hermesflow.core.files import git_revision, write_json
 from hermesflow.core.images import ImageForm, as_tensor
 from hermesflow.core.seeding import generator
-from hermesflow.data.microworld.questions import vocabulary
+from hermesflow.data.microworld.world import WORLD
 from hermesflow.models import backbone
 from hermesflow.models.backbone import UnifiedModel
 from hermesflow.models.loading import DTYPES
@@ -329,7 +329,7 @@ def random_images(config: Config, form: ImageForm, *leading: int) -> np.ndarray:
 
 def words(count: int, *names: str | int) -> str:
     """A text of so many words of the small world, the same for the same names."""
-    known = vocabulary()
+    known = WORLD.vocabulary()
     picked = torch.randint(len(known), (count,), generator=generator("gpu check", count, *names))
     return " ".join(known[k] for k in picked.tolist())
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hermesflow.config.sections import Decoding, ImageSampling, Training
-from hermesflow.data.microworld.questions import Question
+from hermesflow.data.worlds.questions import Question
 from hermesflow.models.draws import inverse_cdf
 from hermesflow.models.showo import generation
 from hermesflow.models.showo.model import ShowO

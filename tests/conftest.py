@@ -30,6 +30,7 @@ FILES = (
     "judging_processes",
     "killed_saves",
     "launching",
+    "pictures_stages",
     "sources_properties",
     "stage_evaluate",
     "stage_grade",

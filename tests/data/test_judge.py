@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from hermesflow.data.microworld.captions import KINDS, caption_of
+from hermesflow.data.microworld.captions import caption_of
 from hermesflow.data.microworld.judge import read_image, read_images
-from hermesflow.data.microworld.questions import Question, questions_of
-from hermesflow.data.microworld.scenes import COLORS, GROUND, Scene, SceneObject, render
-from hermesflow.data.microworld.verdicts import accepts, answer, caption_facts_f1
-from hermesflow.data.microworld.world import make_scene
+from hermesflow.data.microworld.scenes import COLORS, GROUND, render
+from hermesflow.data.microworld.world import WORLD, make_scene
+from hermesflow.data.worlds.language import KINDS
+from hermesflow.data.worlds.questions import Question
+from hermesflow.data.worlds.scenes import Scene, SceneObject
 from hermesflow.stages.judge import agreement, measure, reconstruct, truth
 
 
@@ -27,7 +28,7 @@ def images(world) -> np.ndarray:
 
 
 def ask(scene: Scene, question: str) -> str | None:
-    return answer(scene, Question(question, ("yes", "no"), "yes", "any"))
+    return WORLD.answer(scene, Question(question, ("yes", "no"), "yes", "any"))
 
 
 def things(*described: tuple) -> Scene:
@@ -79,14 +80,14 @@ def test_unreadable_shape_and_mixed_color_are_none_but_the_object_counts():
     image[:12, :24][(image[:12, :24] != GROUND).any(-1)] = COLORS["blue"]
     scene = read_image(image)
     assert scene == things(("square", None, "large", 0))
-    assert accepts(scene, "a square") and not accepts(scene, "a red square")
+    assert WORLD.accepts(scene, "a square") and not WORLD.accepts(scene, "a red square")
     assert ask(scene, "how many objects ?") == "one" and ask(scene, "what color is the square ?") is None
 
 
 def test_answers_on_real_scenes_are_those_of_the_captions(world):
     for kind, scene in world:
-        for question in questions_of(caption_of(scene, kind)):
-            assert answer(scene, question) == question.answer
+        for question in WORLD.questions_of(caption_of(scene, kind)):
+            assert WORLD.answer(scene, question) == question.answer
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,7 @@ def test_unknown_wording_is_an_error():
 
 
 def test_captions_of_their_own_scene_are_accepted(world):
-    assert all(accepts(scene, caption_of(scene, kind)) for kind, scene in world)
+    assert all(WORLD.accepts(scene, caption_of(scene, kind)) for kind, scene in world)
 
 
 @pytest.mark.parametrize(
@@ -144,20 +145,22 @@ def test_captions_of_their_own_scene_are_accepted(world):
     ],
 )
 def test_acceptance_is_strict(caption, accepted):
-    assert accepts(things(("circle", "red", "large", 0), ("square", "blue", "small", 2)), caption) is accepted
+    assert WORLD.accepts(things(("circle", "red", "large", 0), ("square", "blue", "small", 2)), caption) is accepted
 
 
 def test_counts_must_be_exact():
     crosses = [("cross", "red", "small", cell) for cell in range(4)]
-    assert accepts(things(*crosses[:3]), "three red crosses")
-    assert not accepts(things(*crosses), "three red crosses") and not accepts(things(*crosses[:2]), "three red crosses")
+    assert WORLD.accepts(things(*crosses[:3]), "three red crosses")
+    assert not WORLD.accepts(things(*crosses), "three red crosses") and not WORLD.accepts(
+        things(*crosses[:2]), "three red crosses"
+    )
 
 
 def test_caption_f1_grades_meaning():
     reference = "a red circle above a blue square"
-    same = caption_facts_f1("a blue square below a red circle", reference)
+    same = WORLD.caption_facts_f1("a blue square below a red circle", reference)
     grades = [
-        caption_facts_f1(text, reference)
+        WORLD.caption_facts_f1(text, reference)
         for text in (
             "a red circle and a blue square",
             "a red circle above a blue circle",
@@ -171,19 +174,19 @@ def test_caption_f1_grades_meaning():
 def test_caption_f1_against_a_scene_prefers_what_is_true():
     scene = things(("circle", "red", "large", 0), ("square", "blue", "small", 2))
     right, wrong = (
-        caption_facts_f1(text, scene)
+        WORLD.caption_facts_f1(text, scene)
         for text in ("a red circle above a blue square", "a red circle left of a blue square")
     )
     assert 0 < wrong < right < 1
-    assert caption_facts_f1("a large red circle top left , a small blue square bottom left", scene) > right
+    assert WORLD.caption_facts_f1("a large red circle top left , a small blue square bottom left", scene) > right
     with pytest.raises(ValueError, match="reference"):
-        caption_facts_f1("a circle", "a nice picture")
+        WORLD.caption_facts_f1("a circle", "a nice picture")
 
 
 def test_agreement_counts_gone_and_changed_objects():
     original = things(("circle", "red", "large", 0), ("square", "blue", "small", 2))
     changed = things(("circle", "blue", "large", 0))
-    shares = agreement([original, original], [original, changed])
+    shares = agreement([original, original], [original, changed], WORLD.lexicon)
     assert shares == {"same scene": 0.5, "same cells": 0.5, "same shape": 0.75, "same color": 0.5, "same size": 0.75}
 
 
@@ -192,16 +195,16 @@ def test_measure_is_perfect_on_real_images_and_lower_on_wrong_ones(world):
         {
             "caption": caption_of(scene, kind),
             "kind": kind,
-            "questions": [vars(q) for q in questions_of(caption_of(scene, kind))],
+            "questions": [vars(q) for q in WORLD.questions_of(caption_of(scene, kind))],
         }
         for kind, scene in world[:70]
     ]
     scenes = [scene for _, scene in world[:70]]
-    result = measure(scenes, [Scene(())] * 70, rows)
+    result = measure(scenes, [Scene(())] * 70, rows, WORLD)
     assert result["real images"]["all"] == {"images": 70, "captions accepted": 1.0, "questions right": 1.0}
     assert set(result["reconstructions"]) == {"all", *KINDS}
     assert result["reconstructions"]["all"]["same scene"] == 0.0
-    assert truth([Scene(())] * 70, rows)["captions accepted"] == 0.0
+    assert truth([Scene(())] * 70, rows, WORLD)["captions accepted"] == 0.0
 
 
 def test_reconstruct_keeps_order_whatever_the_batch(images):

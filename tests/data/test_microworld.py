@@ -10,11 +10,14 @@ import pytest
 
 from hermesflow.config.load import load_config
 from hermesflow.config.sections import Data
-from hermesflow.data.microworld.captions import KINDS, Facts, Mention, caption_of, parse_caption, relation_of
-from hermesflow.data.microworld.questions import QUESTION_KINDS, questions_of, vocabulary
-from hermesflow.data.microworld.scenes import COLORS, GROUND, SHAPES, SIZES, Scene, SceneObject, mask_of, render
-from hermesflow.data.microworld.verdicts import answer
-from hermesflow.data.microworld.world import BUCKETS, bucket_of, make_pairs, make_scene
+from hermesflow.data.microworld.captions import caption_of
+from hermesflow.data.microworld.scenes import COLORS, GROUND, SHAPES, SIZES, mask_of, render
+from hermesflow.data.microworld.world import WORLD, bucket_of, make_scene
+from hermesflow.data.worlds.language import KINDS, Facts, Mention
+from hermesflow.data.worlds.scenes import Scene, SceneObject, relation_of
+from hermesflow.data.worlds.world import BUCKETS
+
+KINDS_ASKED = ("existence", "color", "shape", "size", "count", "relation")
 
 
 @pytest.fixture(scope="module")
@@ -24,12 +27,12 @@ def config() -> Data:
 
 @pytest.fixture(scope="module")
 def base_rows(config) -> list[dict]:
-    return list(make_pairs("base", 1400, config=config))
+    return list(WORLD.make_pairs("base", 1400, config=config))
 
 
 @pytest.fixture(scope="module")
 def pair_rows(config):
-    return list(make_pairs("pairs", 700, config=config))
+    return list(WORLD.make_pairs("pairs", 700, config=config))
 
 
 def scenes_of(kind: str, count: int = 150) -> list[Scene]:
@@ -78,7 +81,7 @@ def test_what_an_image_shows_decides_its_caption():
     kinds_by_look: dict[tuple, set[str]] = {}
     for kind in KINDS:
         for scene in scenes_of(kind, 400):
-            number, looks = len(scene.objects), len({(t.shape, t.color) for t in scene.objects})
+            number, looks = len(scene.objects), len({(t.noun, t.color) for t in scene.objects})
             plain = looks == number and {t.color for t in scene.objects} == {"black"}
             pair = number == looks == 2 and not plain
             aligned = pair and relation_of(*(t.cell for t in scene.objects)) is not None
@@ -117,10 +120,10 @@ def test_captions_read_as_designed(scene, kind, caption):
 @pytest.mark.parametrize("kind", KINDS)
 def test_parsing_a_caption_gives_back_what_it_says(kind):
     for scene in scenes_of(kind):
-        facts = parse_caption(caption_of(scene, kind))
+        facts = WORLD.parse_caption(caption_of(scene, kind))
         assert facts is not None
         named = [mention for mention in facts.mentions for _ in range(mention.count)]
-        assert [m.shape for m in named] == [t.shape for t in scene.objects]
+        assert [m.noun for m in named] == [t.noun for t in scene.objects]
         for mention, thing in zip(named, scene.objects, strict=True):
             assert mention.matches(thing)
         assert len(facts.relations) == (kind == "position")
@@ -128,10 +131,10 @@ def test_parsing_a_caption_gives_back_what_it_says(kind):
 
 def test_parsing_is_lenient_with_free_text_and_strict_with_unknown_words():
     circle, square = Mention(1, "circle", "red"), Mention(1, "square", None, "small")
-    assert parse_caption("Red circle, a small square.") == Facts((circle, square), ())
-    assert parse_caption("a red circle below the small square") == Facts((circle, square), ((0, "below", 1),))
+    assert WORLD.parse_caption("Red circle, a small square.") == Facts((circle, square), ())
+    assert WORLD.parse_caption("a red circle below the small square") == Facts((circle, square), ((0, "below", 1),))
     for text in ("", "a red", "a red dog", "circle circle", "a circle and", "above a circle", "top left"):
-        assert parse_caption(text) is None, text
+        assert WORLD.parse_caption(text) is None, text
 
 
 def test_questions_are_five_to_ten_with_the_answer_among_few_choices(pair_rows):
@@ -140,7 +143,7 @@ def test_questions_are_five_to_ten_with_the_answer_among_few_choices(pair_rows):
         assert 5 <= len(questions) <= 10
         assert len({q["question"] for q in questions}) == len(questions)
         for question in questions:
-            assert question["kind"] in QUESTION_KINDS and " " not in question["answer"]
+            assert question["kind"] in KINDS_ASKED and " " not in question["answer"]
             assert 2 <= len(question["choices"]) <= 4 and len(set(question["choices"])) == len(question["choices"])
             assert question["answer"] in question["choices"]
             assert len(question["question"].split()) <= 11
@@ -149,7 +152,7 @@ def test_questions_are_five_to_ten_with_the_answer_among_few_choices(pair_rows):
 def test_every_question_kind_is_asked_and_yes_is_as_frequent_as_no(base_rows):
     answers = Counter((q["kind"], q["answer"]) for row in base_rows for q in row["questions"])
     kinds = Counter(kind for kind, _ in answers.elements())
-    assert set(kinds) == set(QUESTION_KINDS) and min(kinds.values()) > 0.03 * kinds.total()
+    assert set(kinds) == set(KINDS_ASKED) and min(kinds.values()) > 0.03 * kinds.total()
     assert answers["existence", "yes"] == answers["existence", "no"]
     assert 0.8 < answers["relation", "yes"] / answers["relation", "no"] < 1.25
     assert {answer for kind, answer in answers if kind == "count"} == {"one", "two", "three", "four"}
@@ -158,16 +161,16 @@ def test_every_question_kind_is_asked_and_yes_is_as_frequent_as_no(base_rows):
 
 def test_every_pair_has_a_negative_that_shares_color_or_shape_with_a_named_object(pair_rows):
     for row in pair_rows:
-        facts = parse_caption(row["caption"])
+        facts = WORLD.parse_caption(row["caption"])
         assert facts is not None
         hard = 0
         for question in row["questions"]:
             if question["kind"] == "existence" and question["answer"] == "no" and "object" not in question["question"]:
-                asked = parse_caption(question["question"].removeprefix("is there ").removesuffix(" ?"))
+                asked = WORLD.parse_caption(question["question"].removeprefix("is there ").removesuffix(" ?"))
                 assert asked is not None
                 (absent,) = asked.mentions
-                assert all((m.shape, m.color) != (absent.shape, absent.color) for m in facts.mentions)
-                hard += any(m.shape == absent.shape or m.color == absent.color for m in facts.mentions)
+                assert all((m.noun, m.color) != (absent.noun, absent.color) for m in facts.mentions)
+                hard += any(m.noun == absent.noun or m.color == absent.color for m in facts.mentions)
         assert hard
 
 
@@ -180,10 +183,10 @@ def test_an_object_too_many_is_noticed():
             scene = make_scene(kind, generator)
             free = [cell for cell in range(4) if cell not in {t.cell for t in scene.objects}]
             twin = scene.objects[0]
-            more = Scene((*scene.objects, SceneObject(twin.shape, twin.color, twin.size, free[0])))
-            asked = questions_of(caption_of(scene, kind))
-            noticed.append(sum(answer(more, question) != question.answer for question in asked))
-            assert all(answer(scene, question) == question.answer for question in asked)
+            more = Scene((*scene.objects, SceneObject(twin.noun, twin.color, twin.size, free[0])))
+            asked = WORLD.questions_of(caption_of(scene, kind))
+            noticed.append(sum(WORLD.answer(more, question) != question.answer for question in asked))
+            assert all(WORLD.answer(scene, question) == question.answer for question in asked)
     assert min(noticed) >= 1 and np.mean(noticed) > 1.5
 
 
@@ -198,25 +201,27 @@ def test_base_hears_ever_new_questions_about_one_caption(base_rows):
 
 
 def test_questions_come_from_the_caption_alone():
-    assert questions_of("a red circle above a blue square") == questions_of("a red circle above a blue square")
+    assert WORLD.questions_of("a red circle above a blue square") == WORLD.questions_of(
+        "a red circle above a blue square"
+    )
     with pytest.raises(ValueError, match="not a caption"):
-        questions_of("a dog on a lawn")
+        WORLD.questions_of("a dog on a lawn")
 
 
 def test_vocabulary_covers_captions_questions_and_answers(base_rows):
-    known = set(vocabulary())
+    known = set(WORLD.vocabulary())
     said = {word for row in base_rows for word in row["caption"].split()}
     for row in base_rows:
         for question in row["questions"]:
             said |= set(" ".join([question["question"], question["answer"], *question["choices"]]).split())
     assert said <= known and {"describe", "the", "image"} <= known
-    assert vocabulary() == sorted(known)
+    assert WORLD.vocabulary() == sorted(known)
 
 
 def test_splits_share_no_caption_and_every_kind_is_in_every_split(config):
     captions = {split: {} for split in BUCKETS}
     for split in BUCKETS:
-        for row in make_pairs(split, 210, config=config):
+        for row in WORLD.make_pairs(split, 210, config=config):
             captions[split].setdefault(row["kind"], set()).add(row["caption"])
             assert bucket_of(row["caption"]) == BUCKETS[split]
     assert all(set(kinds) == set(KINDS) for kinds in captions.values())
@@ -228,13 +233,13 @@ def test_splits_share_no_caption_and_every_kind_is_in_every_split(config):
 
 
 def test_pairs_are_seeded_and_a_longer_split_begins_with_the_shorter(config):
-    short, long = (list(make_pairs("gap", count, config=config)) for count in (14, 28))
+    short, long = (list(WORLD.make_pairs("gap", count, config=config)) for count in (14, 28))
     assert long[:14] == short
     assert len({row["id"] for row in long}) == 28
-    base, pairs = (list(make_pairs(split, 70, config=config)) for split in ("base", "pairs"))
+    base, pairs = (list(WORLD.make_pairs(split, 70, config=config)) for split in ("base", "pairs"))
     assert [row["image"] for row in base] != [row["image"] for row in pairs]
 
 
 def test_prompts_do_not_repeat_before_the_captions_of_their_kind_are_used_up(config):
-    rows = list(make_pairs("prompts", 12, config=config, kinds=("counting",)))
+    rows = list(WORLD.make_pairs("prompts", 12, config=config, kinds=("counting",)))
     assert len({row["caption"] for row in rows}) == 12

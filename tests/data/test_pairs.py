@@ -15,7 +15,7 @@ from hermesflow.config.load import load_config
 from hermesflow.config.sections import Data
 from hermesflow.core.errors import DataError
 from hermesflow.data import pairs
-from hermesflow.data.microworld.world import make_pairs
+from hermesflow.data.microworld.world import WORLD
 from hermesflow.data.pairs import SCHEMA, images_of, read_pairs, write_pairs
 from tests.support.pair_rows import read_rows
 
@@ -27,7 +27,7 @@ def config() -> Data:
 
 @pytest.fixture
 def rows(config) -> list[dict]:
-    return list(make_pairs("gap", 7, config=config))
+    return list(WORLD.make_pairs("gap", 7, config=config))
 
 
 def test_written_pairs_come_back_as_a_dataset_with_the_schema(rows, tmp_path):

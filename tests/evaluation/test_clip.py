@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from hermesflow.data.microworld.captions import KINDS, caption_of
+from hermesflow.data.microworld.captions import caption_of
 from hermesflow.data.microworld.scenes import render
 from hermesflow.data.microworld.world import make_scene
+from hermesflow.data.worlds.language import KINDS
 from hermesflow.evaluation.worlds import clip
 from hermesflow.evaluation.worlds.clip import (
     Clip,

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 
 from hermesflow.core.errors import DataError
-from hermesflow.data.microworld.questions import Question
-from hermesflow.data.microworld.scenes import Scene, SceneObject
+from hermesflow.data.microworld.world import WORLD
+from hermesflow.data.worlds.questions import Question
+from hermesflow.data.worlds.scenes import Scene, SceneObject
 from hermesflow.evaluation.bootstrap import point_values
 from hermesflow.evaluation.evaluated import Evaluated
 from hermesflow.evaluation.worlds.gap import Asked, gap_table, gap_units
@@ -22,7 +23,7 @@ def values(table):
 
 def graded(free, nearest, drawn):
     asked = [Asked("a", q) for q in (COLOR, SHAPE, THERE)]
-    return gap_table(asked, free=free, nearest=nearest, real={"a": REAL}, drawn={"a": drawn})
+    return gap_table(asked, free=free, nearest=nearest, real={"a": REAL}, drawn={"a": drawn}, read=WORLD.answer)
 
 
 def test_both_protocols_by_hand():
@@ -54,7 +55,12 @@ def test_a_perfect_model_has_no_gap():
 def test_pairs_are_joined_by_id_and_resampled_whole():
     asked = [Asked("b", COLOR), Asked("a", COLOR), Asked("b", SHAPE)]
     table = gap_table(
-        asked, free=["red"] * 3, nearest=["red"] * 3, real={"a": REAL, "b": REAL}, drawn={"a": REAL, "b": EMPTY}
+        asked,
+        free=["red"] * 3,
+        nearest=["red"] * 3,
+        real={"a": REAL, "b": REAL},
+        drawn={"a": REAL, "b": EMPTY},
+        read=WORLD.answer,
     )
     units = gap_units(table, {"a": "one", "b": "two"})
     generation = units[units["metric"] == "gap/paper/generation"].set_index("id")
@@ -69,6 +75,7 @@ def test_pairs_of_one_caption_are_one_unit():
         nearest=["red", "blue"],
         real={"a": REAL, "b": REAL},
         drawn={"a": REAL, "b": REAL},
+        read=WORLD.answer,
     )
     units = gap_units(table, {"a": "a red circle", "b": "a red circle"}).set_index("metric")
     assert units.loc["gap/paper/understanding", ["numerator", "denominator"]].tolist() == [1, 2]
@@ -78,4 +85,4 @@ def test_pairs_of_one_caption_are_one_unit():
 def test_a_question_the_judge_has_no_rule_for_is_named():
     asked = [Asked("pair-7", Question("why ?", ("a", "b"), "a", "shape"))]
     with pytest.raises(DataError, match=r"pair-7.*why \?"):
-        gap_table(asked, free=["a"], nearest=["a"], real={"pair-7": REAL}, drawn={"pair-7": REAL})
+        gap_table(asked, free=["a"], nearest=["a"], real={"pair-7": REAL}, drawn={"pair-7": REAL}, read=WORLD.answer)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from hermesflow.core.errors import DataError
-from hermesflow.data.microworld.questions import Question
+from hermesflow.data.worlds.questions import Question
 from hermesflow.evaluation.benchmarks.gap import Judged, ask, gap_table, judge_facts, literal_verdict, own_answers
 from hermesflow.evaluation.bootstrap import point_values
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS, Evaluated

@@ -3,12 +3,12 @@ from collections import Counter
 
 import pytest
 
-from hermesflow.data.microworld.captions import KINDS, caption_of, parse_caption
+from hermesflow.data.microworld.captions import LEXICON, caption_of
 from hermesflow.data.microworld.judge import read_image
-from hermesflow.data.microworld.questions import Question, vocabulary
 from hermesflow.data.microworld.scenes import render
-from hermesflow.data.microworld.verdicts import answer
-from hermesflow.data.microworld.world import make_scene
+from hermesflow.data.microworld.world import WORLD, make_scene
+from hermesflow.data.worlds.language import KINDS
+from hermesflow.data.worlds.questions import Question
 from hermesflow.evaluation.worlds import understanding
 from hermesflow.evaluation.worlds.understanding import (
     Item,
@@ -41,10 +41,10 @@ def world(count=140):
 
 
 def rows(count=140):
-    from hermesflow.data.microworld.questions import questions_of
+    from hermesflow.data.microworld.world import WORLD
 
     return [
-        {"id": key, "caption": caption, "questions": [vars(q) for q in questions_of(caption)]}
+        {"id": key, "caption": caption, "questions": [vars(q) for q in WORLD.questions_of(caption)]}
         for key, _, caption in world(count)
     ]
 
@@ -90,19 +90,19 @@ def test_pope_reading_of_free_answers(said, read):
 
 
 def test_every_built_question_is_true_of_its_image_and_in_the_training_words():
-    known = set(vocabulary())
+    known = set(WORLD.vocabulary())
     pictures = {key: render(scene, image_size=48) for key, scene, _ in world()}
-    items = items_of(rows())
+    items = items_of(rows(), WORLD)
     assert {item.benchmark for item in items} == {"pope", "mme", "vqa", "gqa"}
     for item in items:
         assert set(item.question.split()) <= known
         question = Question(item.question, ("yes", "no"), item.answer, item.task)
-        assert answer(read_image(pictures[item.id]), question) == item.answer, item
+        assert WORLD.answer(read_image(pictures[item.id]), question) == item.answer, item
 
 
 def test_pope_balances_yes_and_no_in_every_image():
     for split in ("random", "popular", "adversarial"):
-        counts = Counter((i.id, i.answer) for i in items_of(rows()) if i.benchmark == "pope" and i.task == split)
+        counts = Counter((i.id, i.answer) for i in items_of(rows(), WORLD) if i.benchmark == "pope" and i.task == split)
         assert all(counts[key, "yes"] == counts[key, "no"] for key, _ in counts)
 
 
@@ -113,7 +113,7 @@ def test_pope_popular_and_adversarial_negatives():
         "c": [("cross", "green"), ("triangle", "cyan")],
     }
     absent = {
-        task: [i.question for i in pope_items(images) if i.id == "a" and i.task == task and i.answer == "no"]
+        task: [i.question for i in pope_items(images, LEXICON) if i.id == "a" and i.task == task and i.answer == "no"]
         for task in ("popular", "adversarial")
     }
     assert absent["popular"][0] == "is there a green cross ?"
@@ -121,24 +121,24 @@ def test_pope_popular_and_adversarial_negatives():
 
 
 def test_pope_and_mme_repeat_themselves():
-    assert items_of(rows(30)) == items_of(rows(30))
+    assert items_of(rows(30), WORLD) == items_of(rows(30), WORLD)
 
 
 def test_plain_captions_are_asked_about_without_colour():
-    items = pope_items({"a": looks_of(parse_caption("a circle and a small square"))})
+    items = pope_items({"a": looks_of(WORLD.parse_caption("a circle and a small square"))}, LEXICON)
     assert {i.question for i in items if i.task == "random"} == {
         "is there a circle ?", "is there a square ?", "is there a triangle ?", "is there a cross ?",
     }  # fmt: skip
 
 
 def test_mme_asks_two_per_task_and_only_what_the_caption_settles():
-    plain = Counter(i.task for i in mme_items("a", parse_caption("a small circle")))
+    plain = Counter(i.task for i in mme_items("a", WORLD.parse_caption("a small circle"), LEXICON))
     assert plain == {"existence": 2, "count": 2}
-    related = Counter(i.task for i in mme_items("a", parse_caption("a blue square above a cyan circle")))
+    related = Counter(i.task for i in mme_items("a", WORLD.parse_caption("a blue square above a cyan circle"), LEXICON))
     assert related == {"existence": 2, "count": 2, "position": 2, "color": 2}
     position = {
         i.question: i.answer
-        for i in mme_items("a", parse_caption("a blue square above a cyan circle"))
+        for i in mme_items("a", WORLD.parse_caption("a blue square above a cyan circle"), LEXICON)
         if i.task == "position"
     }
     assert position == {
@@ -148,7 +148,11 @@ def test_mme_asks_two_per_task_and_only_what_the_caption_settles():
 
 
 def test_count_questions_by_hand():
-    counts = {i.question: i.answer for i in mme_items("a", parse_caption("three red crosses")) if i.task == "count"}
+    counts = {
+        i.question: i.answer
+        for i in mme_items("a", WORLD.parse_caption("three red crosses"), LEXICON)
+        if i.task == "count"
+    }
     assert counts == {"how many objects ?": "three", "how many crosses ?": "three"}
 
 
@@ -158,7 +162,7 @@ def test_captions_of_other_worlds_get_vqa_only():
         "caption": "a photo of my cat",
         "questions": [{"question": "what", "answer": "cat", "kind": "shape"}],
     }
-    assert [i.benchmark for i in items_of([row])] == ["vqa"]
+    assert [i.benchmark for i in items_of([row], WORLD)] == ["vqa"]
 
 
 def test_cider_by_hand():
@@ -188,7 +192,7 @@ def test_caption_units_average_the_images():
 
 
 def test_units_sum_to_the_answers():
-    items = items_of(rows(35))
+    items = items_of(rows(35), WORLD)
     units = answer_units(grade(items, [i.answer for i in items]))
     for metric in units["metric"].unique():
         assert value(units, metric) == (200 if metric.startswith("mme") else 1)

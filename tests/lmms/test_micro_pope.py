@@ -10,6 +10,7 @@ from datasets import Image
 
 from hermesflow.config.load import load_config
 from hermesflow.core.files import Layout
+from hermesflow.data.microworld.world import WORLD
 from hermesflow.data.pairs import images_of, read_pairs
 from hermesflow.evaluation.benchmarks.pope import SPLITS
 from hermesflow.evaluation.lmms.results import figures_of
@@ -38,7 +39,7 @@ def both(tmp_path_factory):
     layout = Layout(home / "results")
     data.run(CONFIG, layout)
     pairs = read_pairs(layout.data("understanding"))
-    items = [item for item in understanding.items_of(pairs) if item.benchmark == "pope"]
+    items = [item for item in understanding.items_of(pairs, WORLD) if item.benchmark == "pope"]
     place = {key: i for i, key in enumerate(pairs["id"])}
     owners, questions = torch.tensor([place[item.id] for item in items]), [item.question for item in items]
     with torch.random.fork_rng():

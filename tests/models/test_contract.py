@@ -18,9 +18,9 @@ from hermesflow.config.load import load_config
 from hermesflow.config.sections import Decoding
 from hermesflow.core.errors import ArtifactError, NotFiniteError
 from hermesflow.core.images import as_tensor, write_images
-from hermesflow.data.microworld.questions import Question
-from hermesflow.data.microworld.world import make_pairs
+from hermesflow.data.microworld.world import WORLD
 from hermesflow.data.pairs import write_pairs
+from hermesflow.data.worlds.questions import Question
 from hermesflow.evaluation.worlds import generation
 from hermesflow.evaluation.worlds.generation import Request
 from hermesflow.models import backbone
@@ -272,7 +272,7 @@ def layout(config, model, tmp_path, monkeypatch):
 
     monkeypatch.chdir(tmp_path)  # relative paths, as on the command line
     layout = Layout(Path("results"))
-    rows = list(make_pairs("pairs", config.data.pairs, config=config.data))
+    rows = list(WORLD.make_pairs("pairs", config.data.pairs, config=config.data))
     write_pairs(layout.data("pairs"), rows)
     seen = random_images(config, model.seen, len(rows), 1)
     write_images(layout.seen("pairs"), [row["id"] for row in rows], seen, model.seen)

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from hermesflow.core.images import ImageForm
-from hermesflow.data.microworld.captions import caption_of
-from hermesflow.data.microworld.scenes import Scene, SceneObject
+from hermesflow.data.microworld.captions import LEXICON, caption_of
+from hermesflow.data.worlds.scenes import Scene, SceneObject
 from hermesflow.evaluation.bootstrap import point_values
 from hermesflow.evaluation.evaluated import Evaluated
 from hermesflow.evaluation.metrics import GENEVAL_KINDS
@@ -50,7 +50,7 @@ def test_a_child_of_two_needs_both():
 
 def test_dense_tree_of_a_right_image():
     assert caption_of(Scene((RED, BLUE)), "dense") == CAPTION
-    checks = dense_checks(CAPTION, Scene((RED, BLUE)))
+    checks = dense_checks(CAPTION, Scene((RED, BLUE)), LEXICON)
     assert [c.question for c in checks] == [
         "is there a circle", "is a circle red", "is a circle large", "is a circle top left",
         "is there a square", "is a square blue", "is a square small", "is a square top right",
@@ -71,14 +71,14 @@ def test_dense_tree_of_a_right_image():
     ],
 )
 def test_dense_scores_by_hand(seen, score):
-    table = dense_table([Request("a", 0, CAPTION)], [Scene(seen)])
+    table = dense_table([Request("a", 0, CAPTION)], [Scene(seen)], LEXICON)
     assert value(dense_units(table), "dpg") == pytest.approx(score)
 
 
 def test_dense_prompts_average_images_then_prompts():
     requests = [Request("a", 0, CAPTION), Request("a", 1, CAPTION), Request("b", 0, CAPTION), Request("b", 1, CAPTION)]
     scenes = [Scene((RED, BLUE)), Scene(()), Scene((RED, BLUE)), Scene((RED, BLUE))]
-    units = dense_units(dense_table(requests, scenes))
+    units = dense_units(dense_table(requests, scenes, LEXICON))
     assert list(units["id"]) == ["a", "b"]
     assert list(units["numerator"] / units["denominator"]) == [0.5, 1.0]
 

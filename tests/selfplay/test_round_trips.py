@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hermesflow.core.files import read_json, read_table
 from hermesflow.core.images import ImageForm, as_stored, as_tensor, read_images, write_images
 from hermesflow.core.seeding import generator
-from hermesflow.data.microworld.questions import vocabulary
+from hermesflow.data.microworld.captions import LEXICON
+from hermesflow.data.worlds.questions import vocabulary
 from hermesflow.models.backbone import load_model
 from hermesflow.models.showo.model import ShowO
 from hermesflow.models.text_tokenizers import pretrained_tokenizer, word_tokenizer
@@ -195,7 +196,7 @@ def test_the_next_iteration_keeps_the_ids_of_the_one_before(world):
 
 
 def test_words_of_the_micro_world_come_back(tmp_path):
-    tokenizer = word_tokenizer(vocabulary())
+    tokenizer = word_tokenizer(vocabulary(LEXICON))
     before = (tokenizer.save(tmp_path / "a.json"), (tmp_path / "a.json").read_bytes())[1]
     assert b"encode_special_tokens" not in before
     model = model_of(tokenizer)

@@ -8,7 +8,7 @@ import torch
 
 from hermesflow.config.sections import Decoding, ImageSampling
 from hermesflow.core.seeding import generator
-from hermesflow.data.microworld.questions import Question
+from hermesflow.data.worlds.questions import Question
 from hermesflow.models import capacity
 from hermesflow.models.draws import inverse_cdf, sessions
 from hermesflow.models.showo import generation

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from hermesflow.config.sections import Encoder
-from hermesflow.data.microworld.questions import Question
+from hermesflow.data.worlds.questions import Question
 from hermesflow.models.backbone import new_model
 from hermesflow.models.sentence_encoder import load_encoder
 from hermesflow.selfplay.scoring import (

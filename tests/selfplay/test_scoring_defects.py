@@ -8,7 +8,7 @@ import torch
 
 from hermesflow.config.sections import Encoder, Scoring
 from hermesflow.core.images import ImageForm
-from hermesflow.data.microworld.questions import Question
+from hermesflow.data.worlds.questions import Question
 from hermesflow.selfplay.sharding import IMAGE_TYPES, sorted_candidates
 from hermesflow.stages.score import score_captions, score_images
 

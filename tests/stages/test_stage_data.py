@@ -10,8 +10,8 @@ import pytest
 from hermesflow.config.experiment import Config
 from hermesflow.config.load import load_config
 from hermesflow.core.files import Layout, read_json
-from hermesflow.data.microworld.captions import GENEVAL_KINDS
 from hermesflow.data.pairs import read_pairs
+from hermesflow.data.worlds.language import GENEVAL_KINDS
 from hermesflow.stages import data as stage
 
 

@@ -15,7 +15,7 @@ from hermesflow.core.errors import ArtifactError, NotFiniteError
 from hermesflow.core.files import Layout
 from hermesflow.core.finite import check_finite
 from hermesflow.core.images import ImageForm, read_images
-from hermesflow.data.microworld.world import make_pairs
+from hermesflow.data.microworld.world import WORLD
 from hermesflow.data.pairs import read_pairs, write_pairs
 from hermesflow.stages import encode
 
@@ -42,7 +42,7 @@ def layout(tmp_path, monkeypatch):
 
 def write_splits(config: Config, layout: Layout, *, base: int) -> None:
     for split in encode.SPLITS:
-        write_pairs(layout.data(split), make_pairs(split, base if split == "base" else 3, config=config.data))
+        write_pairs(layout.data(split), WORLD.make_pairs(split, base if split == "base" else 3, config=config.data))
 
 
 def test_an_empty_base_split_has_no_tokens(layout):
@@ -82,7 +82,7 @@ class Blind(Codec):
 def test_the_image_whose_latents_are_not_finite_is_named_and_nothing_is_written(layout, monkeypatch):
     config = load_config("config/smoke.yaml")
     write_splits(config, layout, base=3)
-    rows = list(make_pairs("base", 3, config=config.data))
+    rows = list(WORLD.make_pairs("base", 3, config=config.data))
     file = io.BytesIO()
     Image.new("RGB", (config.data.image_size,) * 2, (255, 255, 255)).save(file, format="PNG")
     rows[1] = {**rows[1], "image": {"bytes": file.getvalue(), "path": None}}

@@ -12,9 +12,9 @@ from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout, read_json, read_table
 from hermesflow.core.images import ImageForm, read_form, read_images, write_images
 from hermesflow.data.microworld.judge import read_image
-from hermesflow.data.microworld.questions import Question
-from hermesflow.data.microworld.verdicts import answer
+from hermesflow.data.microworld.world import WORLD
 from hermesflow.data.pairs import images_of, read_pairs
+from hermesflow.data.worlds.questions import Question
 from hermesflow.evaluation import bootstrap
 from hermesflow.evaluation.metrics import COMPOSED
 from hermesflow.evaluation.worlds import held_out
@@ -147,7 +147,8 @@ class Oracle:
     def free_answers(self, model, codes, owners, questions, *, max_answer_tokens):
         images = self.real[self.split][codes[owners, 0].numpy()]
         return [
-            str(answer(read_image(image), Question(q, (), "", ""))) for image, q in zip(images, questions, strict=True)
+            str(WORLD.answer(read_image(image), Question(q, (), "", "")))
+            for image, q in zip(images, questions, strict=True)
         ]
 
     def sample_texts(self, model, codes, owners, prompts, **_):

@@ -16,7 +16,7 @@ from hermesflow.config.load import load_config
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout, write_json, write_table, write_weights
 from hermesflow.core.images import write_images
-from hermesflow.data.microworld.world import make_pairs
+from hermesflow.data.microworld.world import WORLD
 from hermesflow.data.pairs import write_pairs
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS
 from hermesflow.evaluation.metrics import COMPOSED
@@ -82,7 +82,7 @@ def make_results(root: Path, config: Config) -> Layout:
     layout = Layout(root)
     ids = {}
     for split in ("pairs", "prompts"):
-        rows = list(make_pairs(split, PAIRS, config=config.data))
+        rows = list(WORLD.make_pairs(split, PAIRS, config=config.data))
         write_pairs(layout.data(split), rows)
         ids[split] = [row["id"] for row in rows]
     write_table(layout.root / "data" / "rejected.csv", pd.DataFrame(columns=["split", "id", "record", "reason"]))

@@ -7,7 +7,7 @@ import pytest
 from hermesflow.core.errors import ArtifactError, ConfigError
 from hermesflow.core.files import read_json, read_table, write_table
 from hermesflow.core.images import read_cut, read_form, read_images, write_images
-from hermesflow.data.microworld.world import make_pairs
+from hermesflow.data.microworld.world import WORLD
 from hermesflow.data.pairs import read_pairs, write_pairs
 from hermesflow.selfplay.sharding import shard_batches, shard_folder
 from hermesflow.stages import gather_candidates, sample
@@ -45,7 +45,7 @@ def test_candidates_are_complete_in_the_order_of_the_pairs_and_differ(sampled):
 
 def test_captions_that_the_model_cuts_are_counted_in_the_manifest(world):  # noqa: F811
     config, layout = world
-    rows = list(make_pairs("pairs", PAIRS, config=config.data))
+    rows = list(WORLD.make_pairs("pairs", PAIRS, config=config.data))
     long = [{**row, "caption": " ".join(["red"] * 200)} if number in (1, 4) else row for number, row in enumerate(rows)]
     assert "counts" not in read_json(sample_all(config, layout, shards=2) / "manifest.json")
     write_pairs(layout.data("pairs"), long)

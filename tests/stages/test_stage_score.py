@@ -5,7 +5,7 @@ import pytest
 
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import read_json, read_table
-from hermesflow.data.microworld.questions import Question
+from hermesflow.data.worlds.questions import Question
 from hermesflow.selfplay.sharding import shard_folder
 from hermesflow.stages import agreement, gather_scores
 from hermesflow.stages.agreement import rank_agreement
@@ -91,7 +91,8 @@ def test_equal_truth_counts_half_and_leaves_tau_out():
 def test_judge_reads_every_candidate(sampled, monkeypatch):
     config, layout = sampled
     from hermesflow.data.microworld.captions import caption_of
-    from hermesflow.data.microworld.scenes import Scene, SceneObject, render
+    from hermesflow.data.microworld.scenes import render
+    from hermesflow.data.worlds.scenes import Scene, SceneObject
 
     scene = Scene((SceneObject("circle", "red", "large", 0),))
     caption = caption_of(scene, "colors")

@@ -8,7 +8,7 @@ import torch
 
 from hermesflow.config.load import load_config
 from hermesflow.core.files import Layout
-from hermesflow.data.microworld.world import make_pairs
+from hermesflow.data.microworld.world import WORLD
 from hermesflow.data.pairs import write_pairs
 from hermesflow.models.backbone import load_codec
 from hermesflow.models.showo import codec_training
@@ -26,8 +26,8 @@ def config():
 def test_different_tiles_once_each_in_order():
     tiles = np.random.default_rng(0).integers(0, 256, (3, 2, 2, 3), dtype=np.uint8)
     images = np.concatenate([np.concatenate([tiles[0], tiles[1]], 1), np.concatenate([tiles[1], tiles[2]], 1)], 0)[None]
-    assert np.array_equal(codec_training.different_tiles(images, 2), tiles)
-    whole = codec_training.different_tiles(np.concatenate([images, images]), 0)
+    assert np.array_equal(codec_training.different_tiles(images, 2)[0], tiles)
+    whole = codec_training.different_tiles(np.concatenate([images, images]), 0)[0]
     assert np.array_equal(whole, images)
 
 
@@ -46,7 +46,7 @@ def test_separation_counts_bits_beyond_the_margin():
 def test_background_is_the_most_frequent_colour():
     tiles = np.full((2, 2, 2, 3), 9, dtype=np.uint8)
     tiles[0, 0, 0] = 200
-    assert codec_training._pixel_weights(tiles, 3.0).flatten().tolist() == [3, 1, 1, 1, 1, 1, 1, 1]
+    assert codec_training._background(tiles, np.ones(len(tiles)), None).flatten().tolist() == [False] + [True] * 7
 
 
 def test_training_learns_to_tell_tiles_apart(config):
@@ -55,7 +55,7 @@ def test_training_learns_to_tell_tiles_apart(config):
     tiles[8:, :6] = 240
     torch.manual_seed(0)
     model = MagVitV2(config.image_tokenizer)
-    history = codec_training.train(model, tiles, config.tokenizer_training)
+    history = codec_training.train(model, tiles, np.ones(16, dtype=np.int64), config.tokenizer_training)
     assert history["l1"].iloc[-1] < 0.5 * history["l1"].iloc[0]
     with torch.inference_mode():
         assert len(model.encode(to_pixels(tiles)).unique()) == 16
@@ -68,7 +68,7 @@ def test_stage_writes_the_same_files_twice(config, tmp_path):
     files = {}
     for name in "ab":
         layout = Layout(tmp_path / name)
-        write_pairs(layout.data("base"), make_pairs("base", 40, config=config.data))
+        write_pairs(layout.data("base"), WORLD.make_pairs("base", 40, config=config.data))
         tokenizer.run(config, layout)
         names = ("model.safetensors", "config.json", "history.csv")
         files[name] = [(layout.tokenizer / file).read_bytes() for file in names]

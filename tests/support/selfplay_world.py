@@ -10,7 +10,7 @@ from hermesflow.config.experiment import Config
 from hermesflow.config.load import load_config
 from hermesflow.core.files import Layout
 from hermesflow.core.images import write_images
-from hermesflow.data.microworld.world import make_pairs
+from hermesflow.data.microworld.world import WORLD
 from hermesflow.data.pairs import write_pairs
 from hermesflow.models.backbone import new_model
 from hermesflow.models.showo.forms import image_form
@@ -35,7 +35,7 @@ def tiny_config() -> Config:
 def make_world(root: Path) -> tuple[Config, Layout]:
     """Pairs, image tokens and a base model, as the stages before sampling leave them."""
     config, layout = tiny_config(), Layout(root)
-    rows = list(make_pairs("pairs", PAIRS, config=config.data))
+    rows = list(WORLD.make_pairs("pairs", PAIRS, config=config.data))
     write_pairs(layout.data("pairs"), rows)
     shape = (PAIRS, 1, config.num_image_tokens)
     codes = np.random.default_rng(0).integers(0, config.codebook_size, shape)

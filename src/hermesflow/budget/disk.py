@@ -13,7 +13,8 @@ from hermesflow.budget.benchmarks import drawings, tasks_of
 from hermesflow.budget.family import costs_of
 from hermesflow.config.experiment import Config, has_judge
 from hermesflow.config.tree import training_of
-from hermesflow.data.microworld.captions import GENEVAL_KINDS
+from hermesflow.data.worlds.language import GENEVAL_KINDS
+from hermesflow.data.worlds.world import world_of
 from hermesflow.evaluation.registry import measured
 from hermesflow.models.lengths import Lengths
 
@@ -77,12 +78,13 @@ def token_store(pairs: int, images: int, tokens: int) -> int:
 
 def split_sizes(config: Config) -> dict[str, int]:
     """Pairs of every split."""
+    published = len(world_of(config.data.source).prompts()) if has_judge(config) else 0
     return {
         "base": config.data.base_pairs,
         "pairs": config.data.pairs,
         "gap": config.data.gap_pairs,
         "understanding": config.evaluation.understanding_images,
-        "prompts": config.evaluation.geneval_prompts * len(GENEVAL_KINDS) + config.evaluation.dense_prompts,
+        "prompts": config.evaluation.geneval_prompts * len(GENEVAL_KINDS) + config.evaluation.dense_prompts + published,
     }
 
 

@@ -34,7 +34,12 @@ PARTS = {
 """Modules of a backbone by the functions of `models.backbone` that import them."""
 SOURCES = "hermesflow.data.sources"
 OPENS_SOURCE = f"{SOURCES}.real_pairs.write_real_pairs"
-"""Data sources, and the function that imports the module of the one in the config; the micro world has none there."""
+"""Data sources, and the function that imports the module of the one in the config; the small worlds have none there."""
+WORLD_PARTS = {
+    "hermesflow.data.worlds.world.world_of": "world",
+    "hermesflow.data.worlds.language.lexicon_of": "captions",
+}
+"""Functions that import a module of the world in the config, and that module."""
 ONCE = ("data", "tokenizer", "encode", "judge", "clip", "base", "agreement", "report")
 """Stages that work on no checkpoint of the tree; all others do."""
 UNGRADED = ("draw", "gather_drawn", "report")
@@ -67,7 +72,9 @@ def modules_behind(stage: str, config: Config, benchmark: str | None = None) -> 
         for module in ((f"{family}.{part}", family) if "." in family else (f"hermesflow.models.{family}.{part}",))
         for function in functions
     )
-    chosen = (*chosen, (OPENS_SOURCE, f"{SOURCES}.{config.data.source}"))
+    source = config.data.source
+    chosen = (*chosen, (OPENS_SOURCE, f"{SOURCES}.{source}"))
+    chosen = (*chosen, *((function, f"hermesflow.data.{source}.{part}") for function, part in WORLD_PARTS.items()))
     roots = roots_of(stage, config, benchmark)
     declared = tuple(root for root in roots if root.startswith(PLUG_INS)) if stage in UNGRADED else ()
     return modules_of(roots, COMPUTES_NOTHING, COMPUTES, chosen, declared)

@@ -44,14 +44,14 @@ class Weights:
 
 @section
 class Data:
-    """Homologous (image, caption) pairs of the micro world."""
+    """Homologous (image, caption) pairs of a small world, drawn here."""
 
-    source: Literal["microworld"]
-    """`microworld`: drawn here."""
+    source: Literal["microworld", "pictures"]
+    """`microworld`: flat shapes. `pictures`: emoji pictures on five grounds."""
     seed: int
     """Seed of the world; independent of the run seeds, which all see the same data."""
     image_size: Positive
-    """Pixels per side."""
+    """Pixels per side: an even number, in `pictures` a multiple of 32."""
     base_pairs: Positive
     """Scenes the tokenizer and the base model are trained on."""
     pairs: Positive
@@ -111,7 +111,14 @@ class TokenizerTraining:
     weight_decay: Weight
     """Weight decay of AdamW."""
     foreground_weight: Rate
-    """L1 weight of pixels that are not background."""
+    """L1 weight of pixels that are not background: not of the most frequent colour."""
+    grounds: Positive | None = None
+    """So many of the most frequent tiles are backgrounds, and a pixel is not background where it differs from the one
+    that its tile's rim is nearest to; None goes by the most frequent colour."""
+    count_power: Weight | None = None
+    """Different tiles are drawn in proportion to this power of how often they occur; None draws all alike."""
+    precision: Literal["bf16"] | None = None
+    """Mixed precision of the forward pass; None is float32."""
     entropy_weight: Weight
     """Weight of the entropy loss, which spreads the codes."""
     commitment_weight: Weight
@@ -158,9 +165,9 @@ class LanguageModel:
     layer_norm_eps: Rate
     """Epsilon of the layer norms."""
     text_tokenizer: str | Source
-    """`microworld` (word level, built from the world's vocabulary), `trained` (byte pairs, made from captions,
-    questions and answers of split `base`), or a folder or source with the tokenizer.json and tokenizer_config.json of a
-    fast tokenizer (official: microsoft/phi-1_5); Show-o's own tokens are put after its."""
+    """`microworld` or `pictures` (word level, built from that world's vocabulary), `trained` (byte pairs, made from
+    captions, questions and answers of split `base`), or a folder or source with the tokenizer.json and
+    tokenizer_config.json of a fast tokenizer (official: microsoft/phi-1_5); Show-o's own tokens are put after its."""
     max_text_tokens: Positive
     """Longest text prompt in tokens, template and specials included (official 128)."""
     caption_prompt: str

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hermesflow.data.worlds.language import GENEVAL_KINDS, OWN
+
 POPE_SPLITS = ("random", "popular", "adversarial")
 MME_TASKS = ("existence", "count", "position", "color")
 MME_FULL = {
@@ -11,7 +13,6 @@ MME_FULL = {
     "cognition": ("commonsense_reasoning", "numerical_calculation", "text_translation", "code_reasoning"),
 }  # fmt: skip
 """Categories of the real MME; those of the micro world are MME_TASKS."""
-GENEVAL_KINDS = ("single_object", "two_objects", "counting", "colors", "position", "color_attribution")
 PROTOCOLS = ("paper", "same-judge", "self")
 
 
@@ -25,7 +26,8 @@ def _compositions() -> dict[str, dict[str, float]]:
         table[f"mme/{skill}"] = {f"mme/{category}/{half}": 1.0 for category in categories for half in halves}
         for half in halves:
             table[f"mme/{skill}/{half}"] = {f"mme/{c}/{half}": 1 / len(categories) for c in categories}
-    table["geneval/overall"] = {f"geneval/{kind}": 1 / len(GENEVAL_KINDS) for kind in GENEVAL_KINDS}
+    for own in ("", OWN):
+        table[f"geneval/{own}overall"] = {f"geneval/{own}{kind}": 1 / len(GENEVAL_KINDS) for kind in GENEVAL_KINDS}
     for protocol in PROTOCOLS:
         stem = f"gap/{protocol}"
         table[f"{stem}/gap"] = {f"{stem}/understanding": 1.0, f"{stem}/generation": -1.0}

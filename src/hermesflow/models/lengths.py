@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from hermesflow.config.experiment import Config
-from hermesflow.data.microworld.questions import MAX_QUESTIONS
+from hermesflow.data.worlds.language import WORLDS
+from hermesflow.data.worlds.questions import MAX_QUESTIONS
 
 QUESTIONS = MAX_QUESTIONS
-"""Questions a pair is taken to have (`--questions`); the micro world makes at most so many."""
+"""Questions a pair is taken to have (`--questions`); the small worlds make at most so many."""
 CHOICES = 4
-"""Choices a question is taken to have; the micro world gives at most so many."""
+"""Choices a question is taken to have; the small worlds give at most so many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,7 @@ class Lengths:
     def of(config: Config, *, questions: int = QUESTIONS) -> Lengths:
         """The maxima of a config: texts fill `max_text_tokens`, no decoded text ends early."""
         own = config.language_model
-        words = own.caption_prompt.split() if own.text_tokenizer == "microworld" else own.caption_prompt.encode()
+        words = own.caption_prompt.split() if own.text_tokenizer in WORLDS else own.caption_prompt.encode()
         most, describing = own.max_text_tokens, 1 + len(words)  # a byte-level tokenizer has at most a token per byte
         return Lengths(
             drawing=most + 1,

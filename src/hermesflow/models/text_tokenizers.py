@@ -10,10 +10,11 @@ from hermesflow.config.sections import Source
 from hermesflow.core import hub
 from hermesflow.core.errors import ArtifactError, ConfigError, DataError
 from hermesflow.core.files import read_json, write_json
+from hermesflow.data.worlds.language import WORLDS, lexicon_of
+from hermesflow.data.worlds.questions import vocabulary
 
 END_OF_TEXT = "<|endoftext|>"
 UNKNOWN_WORD = "<|unknown|>"
-MICROWORLD = "microworld"
 TRAINED = "trained"
 TRAINED_SIZE = 8192
 """Tokens of a tokenizer that is made here, at most."""
@@ -160,8 +161,6 @@ def text_tokenizer(source: str | Source) -> TextTokenizer:
         ConfigError: its folder holds no tokenizer.
         ArtifactError: the tokenizer cannot be read.
     """
-    if source == MICROWORLD:
-        from hermesflow.data.microworld.questions import vocabulary  # the one tokenizer that comes with its world
-
-        return word_tokenizer(vocabulary())
+    if isinstance(source, str) and source in WORLDS:  # the tokenizer that comes with a world
+        return word_tokenizer(vocabulary(lexicon_of(source)))
     return pretrained_tokenizer(hub.fetch(source) if isinstance(source, Source) else source)

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hermesflow.evaluation.benchmark import ABLATION, FIDELITY, GENERATION, UNDERSTANDING, Benchmark, Column
-from hermesflow.evaluation.metrics import GENEVAL_KINDS
+from hermesflow.evaluation.metrics import GENEVAL_KINDS, OWN
 
 _POPE = Column("pope", "POPE", "pope/accuracy", 100.0, quoted="pope")
 _MME = Column("mme", "MME", "mme/total", quoted="mme")
 _MMMU = Column("mmmu", "MMMU", None, quoted="mmmu")
+OWN_PROMPTS = Column("geneval_own", "GenEval's own prompts", f"geneval/{OWN}overall", digits=2)
+"""Of the prompts that a small world can be asked word by word; only where there are any."""
 MICRO = {
     UNDERSTANDING: (
         _POPE,
@@ -28,6 +30,7 @@ MICRO = {
             Column(kind, kind.replace("_", " ").capitalize(), f"geneval/{kind}", digits=2, quoted=kind)
             for kind in (*GENEVAL_KINDS, "overall")
         ),
+        OWN_PROMPTS,
         Column("dpg", "Dense (DPG)", "dpg", 100.0, quoted="dpg"),
     ),
     FIDELITY: (

@@ -107,6 +107,12 @@ def preference_figure(examples: Sequence[Example]) -> Figure:
         return figure
 
 
+def credit(figure: Figure, line: str | None) -> None:
+    """Put a licence line into the lower right corner."""
+    if line:
+        figure.text(0.995, 0.002, line, ha="right", va="bottom", fontsize=6, color=INK)
+
+
 def _picture(axes: Axes, image: np.ndarray, color: str, *, width: float) -> None:
     """Show pixels as squares, with a frame."""
     axes.set_axis_on()

@@ -30,7 +30,7 @@ from hermesflow.evaluation.benchmark import (
     ExtraTable,
 )
 from hermesflow.report import notes
-from hermesflow.report.columns import GAP_SIDES, columns_of
+from hermesflow.report.columns import GAP_SIDES, OWN_PROMPTS, columns_of
 from hermesflow.report.formatting import EMPTY, Table, change, number, with_interval
 from hermesflow.report.lookup import Figures
 from hermesflow.report.roles import main_checkpoints, roles
@@ -85,7 +85,8 @@ def _benchmark_table(
     lines: Mapping[str, str],
 ) -> Table:
     """Returns one of Tables 1 to 3: our checkpoints, then the paper's models."""
-    columns = columns_of(name, benchmarks, real=figures.real)
+    known = columns_of(name, benchmarks, real=figures.real)
+    columns = [column for column in known if column != OWN_PROMPTS or figures.measured(column.metric)]
     rows: list[dict[str, Any]] = [{"model": c, "source": MEASURED, **_values(figures, c, columns)} for c in checkpoints]
     cells = [{"Model": c, **_cells(figures, c, columns)} for c in checkpoints]
     quoted = []

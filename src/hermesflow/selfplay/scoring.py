@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hermesflow.config.sections import CaptionMeasure, Decoding, Scoring, VqaMethod
 from hermesflow.core.finite import check_finite
-from hermesflow.data.microworld.questions import Question
+from hermesflow.data.worlds.questions import Question
 from hermesflow.models.backbone import UnifiedModel
 from hermesflow.models.sentence_encoder import SentenceEncoder
 from hermesflow.selfplay.sampling import sample_texts

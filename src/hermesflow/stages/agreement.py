@@ -15,10 +15,9 @@ from hermesflow.core.errors import DataError
 from hermesflow.core.files import Layout, read_table, write_json
 from hermesflow.core.images import as_tensor
 from hermesflow.core.progress import Progress
-from hermesflow.data.microworld import judge, verdicts
-from hermesflow.data.microworld.captions import parse_caption
-from hermesflow.data.microworld.questions import Question
 from hermesflow.data.pairs import read_pairs
+from hermesflow.data.worlds.questions import Question
+from hermesflow.data.worlds.world import World, world_of
 from hermesflow.models.backbone import load_codec, load_model
 from hermesflow.models.sentence_encoder import SentenceEncoder, load_choice_encoder, load_encoder
 from hermesflow.selfplay.scoring import CAPTION_MEASURES, VQA_METHODS
@@ -43,7 +42,8 @@ def run(config: Config, layout: Layout, *, seed: int) -> None:
         write_json(folder / "scores" / "agreement.json", {"captions": {}, "images": {}, "pairs": 0})
         return
     captions = {id_: row["caption"] for id_, row in rows.items()}
-    _check_readable(layout.data("pairs"), captions)
+    world = world_of(config.data.source)
+    _check_readable(layout.data("pairs"), captions, world)
     questions = {id_: questions_of_row(row) for id_, row in rows.items()}
     encoder = load_encoder(config.scoring.encoder, device=config.runtime.device)
     choices = load_choice_encoder(config.scoring, encoder, device=config.runtime.device)
@@ -53,6 +53,7 @@ def run(config: Config, layout: Layout, *, seed: int) -> None:
             pd.concat([captions_of[id_] for id_ in rows]),
             captions,
             encoder=encoder,
+            world=world,
         ),
         "images": image_agreement(
             vqa_scores(config, layout, seed=seed, images_by_id=images_by_id, questions=questions, encoder=choices),
@@ -65,7 +66,7 @@ def run(config: Config, layout: Layout, *, seed: int) -> None:
 
 
 def caption_agreement(
-    candidates: pd.DataFrame, captions: Mapping[str, str], *, encoder: SentenceEncoder
+    candidates: pd.DataFrame, captions: Mapping[str, str], *, encoder: SentenceEncoder, world: World
 ) -> dict[str, Agreement]:
     """Agreement of every caption measure with the share of facts (F1) that a caption shares with the true one.
 
@@ -73,13 +74,14 @@ def caption_agreement(
         candidates: columns id, candidate, caption.
         captions: true caption by pair id.
         encoder: for the measure `embedding`.
+        world: whose captions they are.
 
     Returns:
         `rank_agreement` by measure.
     """
     table = candidates.copy()
     table["truth"] = [
-        verdicts.caption_facts_f1(caption, captions[id_])
+        world.caption_facts_f1(caption, captions[id_])
         for id_, caption in zip(table["id"], table["caption"], strict=True)
     ]
     for measure in CAPTION_MEASURES:
@@ -161,24 +163,23 @@ def judged_images(
     questions: Mapping[str, Sequence[Question]],
 ) -> pd.DataFrame:
     """What the independent judge reads off every candidate image; columns as `image_agreement` wants."""
-    device = torch.device(config.runtime.device)
-    codec = load_codec(layout.tokenizer, device=device)
-    records = []
+    codec = load_codec(layout.tokenizer, device=torch.device(config.runtime.device))
+    world, records = world_of(config.data.source), []
     progress = Progress(len(captions), "judge the candidates", "pair")
     for id_, caption in captions.items():
         images = codec.to_pixels(as_tensor(images_by_id[id_]))
-        for k, scene in enumerate(judge.read_images(images)):
-            right = [verdicts.answer(scene, q) == q.answer for q in questions[id_]]
+        for k, scene in enumerate(world.read_images(images)):
+            right = [world.answer(scene, q) == q.answer for q in questions[id_]]
             share = float(np.mean(right)) if right else 0.0
-            accepted = float(verdicts.accepts(scene, caption))
+            accepted = float(world.accepts(scene, caption))
             records.append({"id": id_, "candidate": k, "share": share, "accepted": accepted})
         progress.advance()
     return pd.DataFrame(records, columns=["id", "candidate", "share", "accepted"])
 
 
-def _check_readable(path: Path, captions: Mapping[str, str]) -> None:
+def _check_readable(path: Path, captions: Mapping[str, str], world: World) -> None:
     for id_, caption in captions.items():
-        if parse_caption(caption) is None:
+        if world.parse_caption(caption) is None:
             raise DataError(
                 f"{path}: the caption of pair `{id_}`, {caption!r}, is no sentence of the micro world, so its judge "
                 "cannot grade it. Set scoring.agreement_pairs to 0 for data from elsewhere."

@@ -18,10 +18,10 @@ from hermesflow.config.experiment import Config
 from hermesflow.config.reads import params_of
 from hermesflow.config.sections import Data
 from hermesflow.core.files import Layout, write_manifest, write_table
-from hermesflow.data.microworld.captions import GENEVAL_KINDS
-from hermesflow.data.microworld.world import make_pairs
 from hermesflow.data.pairs import write_pairs
 from hermesflow.data.sources.real_pairs import write_real_pairs
+from hermesflow.data.worlds.language import GENEVAL_KINDS
+from hermesflow.data.worlds.world import world_of
 
 SPLITS = ("base", "pairs", "gap", "understanding", "prompts")
 
@@ -50,14 +50,16 @@ def run(config: Config, layout: Layout) -> None:
 
 
 def _scenes(config: Config, data: Data, split: str) -> Iterable[dict[str, Any]]:
-    """Pairs of the micro world."""
+    """Pairs of a small world."""
+    world = world_of(data.source)
     if split == "prompts":
         geneval = config.evaluation.geneval_prompts * len(GENEVAL_KINDS)
         return chain(
-            make_pairs(split, geneval, config=data, kinds=GENEVAL_KINDS),
-            make_pairs(split, config.evaluation.dense_prompts, config=data, kinds=("dense",)),
+            world.make_pairs(split, geneval, config=data, kinds=GENEVAL_KINDS),
+            world.make_pairs(split, config.evaluation.dense_prompts, config=data, kinds=("dense",)),
+            world.own_prompts(),
         )
-    return make_pairs(split, _count(config, split), config=data)
+    return world.make_pairs(split, _count(config, split), config=data)
 
 
 def _count(config: Config, split: str) -> int:

@@ -23,13 +23,12 @@ from hermesflow.core.files import Layout, write_json, write_manifest, write_tabl
 from hermesflow.core.images import write_images
 from hermesflow.core.progress import Progress
 from hermesflow.core.seeding import deterministic
-from hermesflow.data.microworld.captions import parse_caption
-from hermesflow.data.microworld.judge import read_images
-from hermesflow.data.microworld.scenes import Scene
-from hermesflow.data.microworld.verdicts import accepts
 from hermesflow.data.pairs import read_pairs
+from hermesflow.data.worlds.scenes import Scene
+from hermesflow.data.worlds.world import World, world_of
 from hermesflow.evaluation import bootstrap
 from hermesflow.evaluation.evaluated import FEATURES, UNITS, read_evaluated
+from hermesflow.evaluation.metrics import OWN
 from hermesflow.evaluation.worlds import clip, gap, generation, self_judged, understanding
 from hermesflow.evaluation.worlds.generation import DENSE, Request
 from hermesflow.evaluation.worlds.held_out import Split, answer, ask, questions_of, read_split
@@ -90,7 +89,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
     prompts = list(read_pairs(layout.data("prompts")).remove_columns("image"))
     inputs = [layout.data(split) for split in ("understanding", "gap", "prompts")]
     inputs += [folder / "model" / "model.safetensors", layout.tokenizer / "model.safetensors"]
-    judged = any(parse_caption(caption) for caption in held_out.captions.values())
+    judged = any(world_of(config.data.source).parse_caption(caption) for caption in held_out.captions.values())
     measure = _with_judge if judged else _by_itself
     found = measure(config, layout, model, real, held_out, prompts, stream=(seed, checkpoint))
     out = folder / "evaluation"
@@ -114,16 +113,16 @@ def _with_judge(
     *,
     stream: tuple[int, str],
 ) -> Measured:
-    """All benchmarks of the micro world, whose judge reads every image."""
-    seed, checkpoint = stream
+    """All benchmarks of a small world, whose judge reads every image."""
+    (seed, checkpoint), world = stream, world_of(config.data.source)
     drawn = _draw(config, layout, model, prompts, [*held_out.rows, *real.rows], seed=seed, name=checkpoint)
-    answers, captions = _understand(config, model, real)
-    asked = _ask_gap(config, model, held_out, drawn)
+    answers, captions = _understand(config, model, real, world)
+    asked = _ask_gap(config, model, held_out, drawn, world)
     extractor = clip.load_clip(layout.clip, device=config.runtime.device)
     compared = [*held_out.rows, *real.rows][: config.evaluation.fid_images]
     faithful, features = _fidelity(extractor, compared, real, held_out, drawn)
     kinds = {row["id"]: row["kind"] for row in prompts}
-    images, dense = _grade_prompts(kinds, drawn)
+    images, dense = _grade_prompts(kinds, drawn, world)
     units = [understanding.answer_units(answers), understanding.caption_units(captions), faithful]
     units += [generation.geneval_units(images), generation.dense_units(dense), gap.gap_units(asked, held_out.captions)]
     tables = {"answers": answers, "captions": captions, "images": images, "dense": dense, "gap": asked}
@@ -197,11 +196,11 @@ def _draw(
     images = generation.draw(model, requests, settings=config.sampling.images, seed=seed, progress=progress.advance)
     codec = load_codec(layout.tokenizer, device=torch.device(config.runtime.device))
     pixels = codec.to_pixels(images)
-    return Drawn(requests, images, pixels, read_images(pixels))
+    return Drawn(requests, images, pixels, world_of(config.data.source).read_images(pixels))
 
 
-def _understand(config: Config, model: UnifiedModel, real: Split) -> tuple[pd.DataFrame, pd.DataFrame]:
-    items = understanding.items_of(real.rows)
+def _understand(config: Config, model: UnifiedModel, real: Split, world: World) -> tuple[pd.DataFrame, pd.DataFrame]:
+    items = understanding.items_of(real.rows, world)
     place = {key: i for i, key in enumerate(real.ids)}
     owners = torch.tensor([place[item.id] for item in items], dtype=torch.long)
     said = answer(config, model, real.seen, owners, [item.question for item in items])
@@ -217,14 +216,14 @@ def _captions(real: Split, texts: Sequence[str], *, normal: Callable[[str], str]
     return pd.DataFrame({**columns, "cider": [scores[key] for key in real.ids]})
 
 
-def _ask_gap(config: Config, model: UnifiedModel, held_out: Split, drawn: Drawn) -> pd.DataFrame:
+def _ask_gap(config: Config, model: UnifiedModel, held_out: Split, drawn: Drawn, world: World) -> pd.DataFrame:
     asked = questions_of(held_out)
     free = ask(config, model, held_out.seen, held_out, asked)
     encoder = load_encoder(config.scoring.choice_encoder or config.scoring.encoder, device=config.runtime.device)
     nearest = nearest_choice(free, [one.question.choices for one in asked], encoder)
     seen = {drawn.requests[i].id: drawn.scenes[i] for i in drawn.of(held_out.ids)}
-    real = dict(zip(held_out.ids, read_images(held_out.images), strict=True))
-    return gap.gap_table(asked, free=free, nearest=nearest, real=real, drawn=seen)
+    real = dict(zip(held_out.ids, world.read_images(held_out.images), strict=True))
+    return gap.gap_table(asked, free=free, nearest=nearest, real=real, drawn=seen, read=world.answer)
 
 
 def _fidelity(
@@ -241,16 +240,16 @@ def _fidelity(
     return units, {name: torch.from_numpy(rows) for name, rows in features.items()}
 
 
-def _grade_prompts(kinds: dict[str, str], drawn: Drawn) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _grade_prompts(kinds: dict[str, str], drawn: Drawn, world: World) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The judge's verdict on each image of a benchmark prompt, and on each question of the dense ones."""
     places = drawn.of(kinds)
     rows = [(drawn.requests[i], drawn.scenes[i]) for i in places]
     images = pd.DataFrame(
-        [(kinds[r.id], r.id, r.image, r.caption, accepts(scene, r.caption)) for r, scene in rows],
+        [(kinds[r.id], r.id, r.image, r.caption, world.accepts(scene, r.caption)) for r, scene in rows],
         columns=["kind", "id", "image", "caption", "accepted"],
     )
     dense = [row for row in rows if kinds[row[0].id] == DENSE]
-    return images, generation.dense_table([r for r, _ in dense], [scene for _, scene in dense])
+    return images, generation.dense_table([r for r, _ in dense], [scene for _, scene in dense], world.lexicon)
 
 
 def _describe(config: Config, model: UnifiedModel, seen: Tensor) -> list[str]:
@@ -279,6 +278,8 @@ def _samples(prompts: Sequence[dict[str, Any]], drawn: Drawn) -> tuple[list[str]
     """A few prompts of each kind and the first images of each, (N, *generated)."""
     kept: dict[str, list[str]] = {}
     for row in prompts:
+        if row["kind"].startswith(OWN):
+            continue
         kept.setdefault(row["kind"], []).append(row["id"])
     ids = [key for keys in kept.values() for key in keys[:SAMPLES_PER_KIND]]
     first = {request.id: i for i, request in enumerate(drawn.requests) if request.image == 0}

@@ -9,17 +9,17 @@ import numpy as np
 
 from hermesflow.config.experiment import Config
 from hermesflow.core.files import Layout, write_json
-from hermesflow.data.microworld.captions import parse_caption
-from hermesflow.data.microworld.judge import read_images
-from hermesflow.data.microworld.questions import Question
-from hermesflow.data.microworld.scenes import Scene
-from hermesflow.data.microworld.verdicts import accepts, answer
 from hermesflow.data.pairs import images_of, read_pairs
+from hermesflow.data.worlds.language import Lexicon, wrong_captions
+from hermesflow.data.worlds.questions import Question
+from hermesflow.data.worlds.scenes import Scene
+from hermesflow.data.worlds.world import World, world_of
 from hermesflow.models.backbone import ImageCodec, load_codec
 
 SPLIT = "gap"
 """Images neither tokenizer nor base model has been trained on."""
-ATTRIBUTES = ("shape", "color", "size")
+GONE = "gone"
+"""Stands for the attributes of an object that is not there; natural colours without a name are None."""
 
 
 def run(config: Config, layout: Layout) -> None:
@@ -27,23 +27,26 @@ def run(config: Config, layout: Layout) -> None:
 
     Pairs from elsewhere have no judge: the file says why, so that the report has an empty table with the reason.
     """
-    dataset = read_pairs(layout.data(SPLIT))
-    if not any(parse_caption(caption) for caption in dataset["caption"]):
+    dataset, world = read_pairs(layout.data(SPLIT)), world_of(config.data.source)
+    if not any(world.parse_caption(caption) for caption in dataset["caption"]):
         write_json(layout.judge, {"no judge": "no caption is a sentence of the micro world, which alone it reads"})
         return
     images, rows = images_of(dataset), dataset.remove_columns("image").to_list()
     codec = load_codec(layout.tokenizer, device=config.runtime.device)
-    real, rebuilt = read_images(images), read_images(reconstruct(codec, images, batch=64))
-    write_json(layout.judge, measure(real, rebuilt, rows))
+    real, rebuilt = world.read_images(images), world.read_images(reconstruct(codec, images, batch=64))
+    write_json(layout.judge, measure(real, rebuilt, rows, world))
 
 
-def measure(real: Sequence[Scene], rebuilt: Sequence[Scene], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def measure(
+    real: Sequence[Scene], rebuilt: Sequence[Scene], rows: Sequence[Mapping[str, Any]], world: World
+) -> dict[str, Any]:
     """The content of `judge/judge.json`.
 
     Args:
         real: what the judge reads off the images.
         rebuilt: what it reads off their reconstructions.
         rows: the pairs they belong to (caption, kind, questions).
+        world: whose judge it is.
 
     Returns:
         "real images" and "reconstructions", each with "all" and every caption kind, each with shares of `truth`, and
@@ -54,8 +57,8 @@ def measure(real: Sequence[Scene], rebuilt: Sequence[Scene], rows: Sequence[Mapp
         chosen = [index for index, row in enumerate(rows) if kind in ("all", row["kind"])]
         ours, theirs = [real[index] for index in chosen], [rebuilt[index] for index in chosen]
         pairs = [rows[index] for index in chosen]
-        result["real images"][kind] = truth(ours, pairs)
-        result["reconstructions"][kind] = {**truth(theirs, pairs), **agreement(ours, theirs)}
+        result["real images"][kind] = truth(ours, pairs, world)
+        result["reconstructions"][kind] = {**truth(theirs, pairs, world), **agreement(ours, theirs, world.lexicon)}
     return result
 
 
@@ -74,35 +77,50 @@ def reconstruct(codec: ImageCodec, images: np.ndarray, *, batch: int) -> np.ndar
     return np.concatenate([codec.to_pixels(codec.encode(images[start : start + batch])) for start in starts])
 
 
-def truth(scenes: Sequence[Scene], rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Shares of captions the judge accepts and of questions it answers as the captions do."""
-    accepted = [accepts(scene, row["caption"]) for scene, row in zip(scenes, rows, strict=True)]
+def truth(scenes: Sequence[Scene], rows: Sequence[Mapping[str, Any]], world: World) -> dict[str, float]:
+    """Shares of captions the judge accepts and of questions it answers as the captions do.
+
+    Where the world is `doubted`, of captions with one fact wrong that it rejects, too.
+    """
+    accepted = [world.accepts(scene, row["caption"]) for scene, row in zip(scenes, rows, strict=True)]
     right = [
-        answer(scene, Question(q["question"], tuple(q["choices"]), q["answer"], q["kind"])) == q["answer"]
+        world.answer(scene, Question(q["question"], tuple(q["choices"]), q["answer"], q["kind"])) == q["answer"]
         for scene, row in zip(scenes, rows, strict=True)
         for q in row["questions"]
     ]
-    return {"images": len(rows), "captions accepted": _mean(accepted), "questions right": _mean(right)}
+    shares = {"images": len(rows), "captions accepted": _mean(accepted), "questions right": _mean(right)}
+    if not world.doubted:
+        return shares
+    rejected = [
+        not world.accepts(scene, wrong)
+        for scene, row in zip(scenes, rows, strict=True)
+        for wrong in wrong_captions(row["caption"], world.lexicon)
+    ]
+    return {**shares, "wrong captions rejected": _mean(rejected)}
 
 
-def agreement(originals: Sequence[Scene], others: Sequence[Scene]) -> dict[str, float]:
+def agreement(originals: Sequence[Scene], others: Sequence[Scene], lexicon: Lexicon) -> dict[str, float]:
     """How often the judge reads an image as it reads its original.
 
     Returns:
-        Shares: `same scene` and `same cells` (where objects are) over images, and `same shape`, `same color`,
-        `same size` over the objects of the originals; an object that is gone or unreadable is not the same.
+        Shares: `same scene`, `same cells` (where objects are) and, where there are several, `same ground` over images,
+        and `same shape` (or what the world calls its nouns), `same color` and, where there are sizes, `same size` over
+        the objects of the originals; an object that is gone or unreadable is not the same.
     """
     pairs = list(zip(originals, others, strict=True))
     result = {
         "same scene": _mean([a == b for a, b in pairs]),
         "same cells": _mean([_cells(a) == _cells(b) for a, b in pairs]),
     }
-    for attribute in ATTRIBUTES:
+    if lexicon.grounds:
+        result["same ground"] = _mean([a.ground == b.ground for a, b in pairs])
+    attributes = {lexicon.noun_word: "noun", "color": "color"} | ({"size": "size"} if lexicon.sizes else {})
+    for name, attribute in attributes.items():
         same = []
         for original, other in pairs:
             there = {thing.cell: getattr(thing, attribute) for thing in other.objects}
-            same += [there.get(thing.cell) == getattr(thing, attribute) for thing in original.objects]
-        result[f"same {attribute}"] = _mean(same)
+            same += [there.get(thing.cell, GONE) == getattr(thing, attribute) for thing in original.objects]
+        result[f"same {name}"] = _mean(same)
     return result
 
 

@@ -130,9 +130,7 @@ def write_figures(config: Config, layout: Layout, summary: pd.DataFrame, seeds: 
 
 def _write_pictures(config: Config, layout: Layout, checkpoints: Sequence[str], seed: int) -> None:
     """Figure 4 and the preference examples: both need the image tokenizer."""
-    from hermesflow.data.microworld.captions import parse_caption
-    from hermesflow.data.microworld.judge import read_image
-    from hermesflow.data.microworld.verdicts import accepts
+    from hermesflow.data.worlds.world import world_of
     from hermesflow.models.backbone import load_codec
     from hermesflow.report import figures, grids
 
@@ -143,14 +141,18 @@ def _write_pictures(config: Config, layout: Layout, checkpoints: Sequence[str], 
     generated = np.stack([rows_of(*samples[name], ids)[:, 0] for name in checkpoints], axis=1)
     images = _decode(codec, generated)
     prompts = [_of(captions, pair_id, layout.data("prompts")) for pair_id in ids]
-    accepted = None
-    if any(parse_caption(prompt) for prompt in prompts):
-        accepted = np.array([[accepts(read_image(i), p) for i in row] for row, p in zip(images, prompts, strict=True)])
+    world, accepted = world_of(config.data.source), None
+    if any(world.parse_caption(prompt) for prompt in prompts):
+        scenes = [world.read_images(row) for row in images]
+        accepted = np.array([[world.accepts(s, p) for s in row] for row, p in zip(scenes, prompts, strict=True)])
     figure = grids.sample_figure(prompts, checkpoints, images, accepted)
+    grids.credit(figure, world.credit)
     figures.save(figure, layout.report / "figures" / "fig4_samples.png")
 
     examples = _examples(layout, codec, layout.checkpoint(seed, checkpoints[1]) / "preferences")
-    figures.save(grids.preference_figure(examples), layout.report / "figures" / "preference_examples.png")
+    figure = grids.preference_figure(examples)
+    grids.credit(figure, world.credit)
+    figures.save(figure, layout.report / "figures" / "preference_examples.png")
 
 
 def _examples(layout: Layout, codec: ImageCodec, folder: Path) -> list[Any]:

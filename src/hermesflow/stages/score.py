@@ -17,8 +17,8 @@ from hermesflow.core.errors import naming
 from hermesflow.core.files import Layout, read_table, write_table
 from hermesflow.core.images import as_tensor, read_images
 from hermesflow.core.progress import Progress
-from hermesflow.data.microworld.questions import Question
 from hermesflow.data.pairs import read_pairs
+from hermesflow.data.worlds.questions import Question
 from hermesflow.models.backbone import ImageCodec, UnifiedModel, load_codec, load_model, seen_of
 from hermesflow.models.sentence_encoder import SentenceEncoder, load_choice_encoder, load_encoder
 from hermesflow.selfplay.scoring import answer_credits, caption_scores, sum_per_image

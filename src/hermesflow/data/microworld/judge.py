@@ -2,7 +2,7 @@
 
 Foreground is what lies nearer to a palette colour than to the ground; specks are dropped by connected components;
 what is left in each cell is matched against every shape in every size by intersection over union, one pixel of
-shift allowed. An object whose shape is not clear has shape and size None, one whose pixels do not agree on a colour
+shift allowed. An object whose shape is not clear has noun and size None, one whose pixels do not agree on a colour
 has colour None: it counts as an object, and nothing else said about it holds.
 """
 
@@ -13,7 +13,8 @@ from functools import cache
 import numpy as np
 from scipy import ndimage
 
-from hermesflow.data.microworld.scenes import COLORS, GROUND, SHAPES, SIZES, Scene, SceneObject, mask_of
+from hermesflow.data.microworld.scenes import COLORS, GROUND, SHAPES, SIZES, mask_of
+from hermesflow.data.worlds.scenes import Scene, SceneObject
 
 MIN_AREA = 0.06
 """Share of a cell's pixels below which foreground is a speck (the smallest shape has 0.16)."""

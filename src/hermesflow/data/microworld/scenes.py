@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+
+from hermesflow.data.worlds.scenes import Scene
 
 SHAPES = ("circle", "square", "triangle", "cross")
 COLORS: dict[str, tuple[int, int, int]] = {
@@ -21,28 +22,8 @@ COLORS: dict[str, tuple[int, int, int]] = {
 GROUND = (244, 244, 240)
 SIZES: dict[str, float] = {"small": 7.0, "large": 10.5}
 """Radius in pixels when a cell is 24 pixels wide; other image sizes scale it."""
-CELLS = ("top left", "top right", "bottom left", "bottom right")
-
 _CELL_PIXELS = 24
 _CROSS_ARM = 0.3  # half the width of a cross' arm, as a share of its radius
-
-
-@dataclass(frozen=True)
-class SceneObject:
-    """One object; an attribute the judge could not read is None."""
-
-    shape: str | None
-    color: str | None
-    size: str | None
-    cell: int
-    """0 top left, 1 top right, 2 bottom left, 3 bottom right."""
-
-
-@dataclass(frozen=True)
-class Scene:
-    """Objects in reading order, at most one per cell."""
-
-    objects: tuple[SceneObject, ...]
 
 
 @cache
@@ -91,8 +72,8 @@ def render(scene: Scene, *, image_size: int) -> np.ndarray:
     image = np.empty((image_size, image_size, 3), dtype=np.uint8)
     image[:] = GROUND
     for thing in scene.objects:
-        assert thing.shape is not None and thing.size is not None and thing.color is not None
+        assert thing.noun is not None and thing.size is not None and thing.color is not None
         row, column = divmod(thing.cell, 2)
         window = image[row * cell : (row + 1) * cell, column * cell : (column + 1) * cell]
-        window[mask_of(thing.shape, thing.size, cell)] = COLORS[thing.color]
+        window[mask_of(thing.noun, thing.size, cell)] = COLORS[thing.color]
     return image

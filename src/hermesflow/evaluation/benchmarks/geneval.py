@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hermesflow.config.sections import Positive, Source, section
+from hermesflow.data.geneval import COLORS, OBJECTS
 from hermesflow.evaluation.benchmark import ABLATION, GENERATION, Column, Export, ImageBenchmark, Plan
-from hermesflow.evaluation.graders.geneval_objects import COLORS, OBJECTS, Detection
+from hermesflow.evaluation.graders.geneval_objects import Detection
 from hermesflow.evaluation.metrics import GENEVAL_KINDS
 from hermesflow.evaluation.prompts import Prompts, json_lines, read_json_lines
 

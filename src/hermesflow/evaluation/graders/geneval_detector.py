@@ -18,7 +18,8 @@ from torch.nn import functional as F
 
 from hermesflow.config.sections import Source
 from hermesflow.core.errors import ConfigError
-from hermesflow.evaluation.graders.geneval_objects import COLORS, OBJECTS, Detection
+from hermesflow.data.geneval import COLORS, OBJECTS
+from hermesflow.evaluation.graders.geneval_objects import Detection
 from hermesflow.evaluation.graders.pretrained import PretrainedClip, finite, read_pretrained
 
 OTHER_NAMES = {

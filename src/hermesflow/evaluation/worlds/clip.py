@@ -25,7 +25,8 @@ WIDTH = 64
 LAYERS = 2
 HEADS = 4
 PROJECTION = 32
-PATCHES_PER_SIDE = 6
+PATCHES_PER_SIDE = (6, 8)
+"""The first that divides the image."""
 BATCH = 64
 LEARNING_RATE = 2e-3
 _ROWS = 256  # images or texts per forward pass
@@ -37,7 +38,7 @@ class Clip(nn.Module):
 
     Args:
         words: vocabulary; words outside it share one embedding.
-        image_size: pixels per side, a multiple of 6.
+        image_size: pixels per side, a multiple of 6 or 8.
         max_words: longest text; more words are cut.
     """
 
@@ -55,7 +56,8 @@ class Clip(nn.Module):
         }
         text = {"vocab_size": len(self.words) + 3, "max_position_embeddings": max_words + 1}
         special = {"pad_token_id": _PAD, "bos_token_id": _UNKNOWN, "eos_token_id": _END}
-        vision = {"image_size": image_size, "patch_size": image_size // PATCHES_PER_SIDE}
+        patches = next(patches for patches in PATCHES_PER_SIDE if image_size % patches == 0)
+        vision = {"image_size": image_size, "patch_size": image_size // patches}
         self.clip = CLIPModel(
             CLIPConfig(
                 text_config={**shared, **text, **special}, vision_config={**shared, **vision}, projection_dim=PROJECTION

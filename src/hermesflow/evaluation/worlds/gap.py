@@ -10,15 +10,14 @@ Source: HermesFlow section 4.3 and Table 4.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
 from hermesflow.core.errors import DataError
-from hermesflow.data.microworld.questions import Question
-from hermesflow.data.microworld.scenes import Scene
-from hermesflow.data.microworld.verdicts import answer as read_answer
+from hermesflow.data.worlds.questions import Question
+from hermesflow.data.worlds.scenes import Scene
 from hermesflow.evaluation.worlds.understanding import units_table
 
 POOL = "gap"
@@ -46,6 +45,7 @@ def gap_table(
     nearest: Sequence[str],
     real: Mapping[str, Scene],
     drawn: Mapping[str, Scene],
+    read: Callable[[Scene, Question], str | None],
 ) -> pd.DataFrame:
     """Grade both sides of every question.
 
@@ -55,6 +55,7 @@ def gap_table(
         nearest: Q choices nearest to them.
         real: id -> what the judge reads off the real image.
         drawn: id -> what the judge reads off the image drawn from the caption.
+        read: the judge's answer to a question about what it read.
 
     Raises:
         DataError: a question that the judge has no rule for.
@@ -66,7 +67,7 @@ def gap_table(
     rows = []
     for one, said, choice in zip(asked, free, nearest, strict=True):
         question = one.question
-        on_real, on_drawn = _read(one, real), _read(one, drawn)
+        on_real, on_drawn = _read(one, real, read), _read(one, drawn, read)
         rows.append(
             {
                 "id": one.id,
@@ -100,11 +101,11 @@ def gap_units(table: pd.DataFrame, captions: Mapping[str, str], sides: Mapping[s
     return units_table(rows)
 
 
-def _read(asked: Asked, scenes: Mapping[str, Scene]) -> str | None:
+def _read(asked: Asked, scenes: Mapping[str, Scene], read: Callable[[Scene, Question], str | None]) -> str | None:
     try:
-        return read_answer(scenes[asked.id], asked.question)
+        return read(scenes[asked.id], asked.question)
     except ValueError as error:
         raise DataError(
             f"pair {asked.id} of split gap: {error} The judge must understand every question the gap is measured on; "
-            "remove the question or put it as data/questions.py does."
+            "remove the question or put it as data/worlds/questions.py does."
         ) from error

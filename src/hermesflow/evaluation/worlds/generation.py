@@ -1,6 +1,6 @@
 """Generation benchmarks on drawn images: micro counterparts of GenEval, DPG-Bench, FID and CLIP score.
 
-Images are graded by the independent judge (`data.judge`), which reads pixels and knows no model.
+Images are graded by the independent judge of the world, which reads pixels and knows no model.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from torch import Tensor
 from hermesflow.config.sections import ImageSampling
 from hermesflow.core.images import as_stored, as_tensor
 from hermesflow.core.seeding import generator
-from hermesflow.data.microworld.captions import Mention, parse_caption, phrase, relation_of
-from hermesflow.data.microworld.scenes import CELLS, Scene
+from hermesflow.data.worlds.language import Lexicon, Mention, article, parse_caption, phrase
+from hermesflow.data.worlds.scenes import CELLS, Scene, relation_of
 from hermesflow.evaluation.bootstrap import FIDELITY_POOL
-from hermesflow.evaluation.metrics import GENEVAL_KINDS
+from hermesflow.evaluation.metrics import GENEVAL_KINDS, OWN
 from hermesflow.evaluation.worlds.understanding import units_table
 from hermesflow.models.backbone import UnifiedModel
 
@@ -65,34 +65,38 @@ def draw(
     return torch.cat(parts) if parts else as_tensor(model.generated.empty(0))
 
 
-def dense_checks(caption: str, scene: Scene) -> list[Check]:
+def dense_checks(caption: str, scene: Scene, lexicon: Lexicon) -> list[Check]:
     """The question tree of a dense caption, answered from what the judge saw.
 
-    Per object: is there such a shape; then, depending on it, its colour, size and place. Per two objects in one row
-    or column: their relation, depending on both.
+    Per object: is there such a thing; then, depending on it, its colour, size and place. Per two objects in one row
+    or column: their relation, depending on both. And the ground, if it is said.
 
     Source: Hu et al. 2024 (DPG-Bench), after Cho et al. 2024 (Davidsonian scene graph).
     """
-    facts = parse_caption(caption)
+    facts = parse_caption(caption, lexicon)
     checks: list[Check] = []
     roots = []
     for mention in facts.mentions if facts else ():
         root = len(checks)
         roots.append(root)
-        name = mention.shape
-        checks.append(Check(f"is there a {name}", (), _seen(scene, Mention(1, name))))
+        name = mention.noun
+        checks.append(Check(f"is there {article(name)} {name}", (), _seen(scene, Mention(1, name))))
         parts = (
             (mention.color, Mention(1, name, color=mention.color)),
             (mention.size, Mention(1, name, size=mention.size)),
             (None if mention.cell is None else CELLS[mention.cell], Mention(1, name, cell=mention.cell)),
         )
-        checks += [Check(f"is a {name} {word}", (root,), _seen(scene, part)) for word, part in parts if word]
+        checks += [
+            Check(f"is {article(name)} {name} {word}", (root,), _seen(scene, part)) for word, part in parts if word
+        ]
     for b, second in enumerate(facts.mentions if facts else ()):
         for a, first in enumerate(facts.mentions[:b] if facts else ()):
             if first.cell is None or second.cell is None or not (relation := relation_of(first.cell, second.cell)):
                 continue
             question = f"is {phrase(first, color=True, size=None)} {relation} {phrase(second, color=True, size=None)}"
             checks.append(Check(question, (roots[a], roots[b]), _related(scene, first, relation, second)))
+    if facts and facts.ground:
+        checks.append(Check(f"is it {lexicon.grounds[facts.ground]}", (), scene.ground == facts.ground))
     return checks
 
 
@@ -104,11 +108,11 @@ def credited(checks: Sequence[Check]) -> list[bool]:
     return counted
 
 
-def dense_table(requests: Sequence[Request], scenes: Sequence[Scene]) -> pd.DataFrame:
+def dense_table(requests: Sequence[Request], scenes: Sequence[Scene], lexicon: Lexicon) -> pd.DataFrame:
     """One row per question of each dense image: id, image, question, right, credited."""
     rows = []
     for request, scene in zip(requests, scenes, strict=True):
-        checks = dense_checks(request.caption, scene)
+        checks = dense_checks(request.caption, scene, lexicon)
         for check, counted in zip(checks, credited(checks), strict=True):
             rows.append((request.id, request.image, check.question, check.right, counted))
     return pd.DataFrame(rows, columns=["id", "image", "question", "right", "credited"])
@@ -121,7 +125,7 @@ def geneval_units(images: pd.DataFrame) -> pd.DataFrame:
         images: columns kind, caption, accepted; other kinds than GenEval's are left out. Images of one caption are
             one unit, under whatever ids.
     """
-    own = images[images["kind"].isin(GENEVAL_KINDS)]
+    own = images[images["kind"].isin([prefix + kind for prefix in ("", OWN) for kind in GENEVAL_KINDS])]
     sums = own.groupby(["kind", "caption"], sort=True)["accepted"].agg(["sum", "count"])
     return units_table([(f"geneval/{kind}", f"geneval/{kind}", key, *row) for (kind, key), *row in sums.itertuples()])
 
@@ -142,7 +146,7 @@ def _seen(scene: Scene, mention: Mention) -> bool:
 
 
 def _related(scene: Scene, first: Mention, relation: str, second: Mention) -> bool:
-    a, b = (Mention(1, m.shape, m.color) for m in (first, second))
+    a, b = (Mention(1, m.noun, m.color) for m in (first, second))
     return any(
         relation_of(one.cell, other.cell) == relation
         for one in scene.objects

@@ -13,8 +13,8 @@ from torch import Tensor
 from hermesflow.config.experiment import Config
 from hermesflow.core.files import Layout
 from hermesflow.core.images import as_tensor, read_images
-from hermesflow.data.microworld.questions import Question
 from hermesflow.data.pairs import images_of, read_pairs
+from hermesflow.data.worlds.questions import Question
 from hermesflow.evaluation.worlds.gap import Asked
 from hermesflow.models.backbone import UnifiedModel
 from hermesflow.selfplay.scoring import asked_texts, free_answers

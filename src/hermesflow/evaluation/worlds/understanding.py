@@ -15,17 +15,9 @@ from typing import Any
 import pandas as pd
 
 from hermesflow.core.seeding import seed_of
-from hermesflow.data.microworld.captions import (
-    NUMBERS,
-    PLURALS,
-    Facts,
-    Mention,
-    converse,
-    parse_caption,
-    phrase,
-    relation_of,
-)
-from hermesflow.data.microworld.scenes import CELLS, COLORS, SHAPES
+from hermesflow.data.worlds.language import Facts, Lexicon, Mention, phrase
+from hermesflow.data.worlds.scenes import CELLS, NUMBERS, converse, relation_of
+from hermesflow.data.worlds.world import World
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS
 
 POOL = "understanding"
@@ -33,7 +25,7 @@ ANSWER_COLUMNS = ("benchmark", "task", "id", "question", "answer", "prediction",
 MOST_OBJECTS = 3  # POPE asks about so many present and as many absent objects per image
 
 Look = tuple[str, str | None]
-"""Shape and colour of an object; colour None where captions leave it unsaid."""
+"""Noun and colour of an object; colour None where captions leave it unsaid."""
 
 
 @dataclass(frozen=True)
@@ -47,17 +39,18 @@ class Item:
     answer: str
 
 
-def items_of(pairs: Iterable[Mapping[str, Any]]) -> list[Item]:
+def items_of(pairs: Iterable[Mapping[str, Any]], world: World) -> list[Item]:
     """All questions of all benchmarks about the images of a split.
 
     Args:
         pairs: rows of the pair schema (id, caption, questions); captions that are not of the world get no POPE and
             no MME questions.
+        world: whose captions they are.
     """
     rows = list(pairs)
-    facts = {row["id"]: found for row in rows if (found := parse_caption(row["caption"])) is not None}
-    items = pope_items({key: looks_of(found) for key, found in facts.items()})
-    items += [item for key, found in facts.items() for item in mme_items(key, found)]
+    facts = {row["id"]: found for row in rows if (found := world.parse_caption(row["caption"])) is not None}
+    items = pope_items({key: looks_of(found) for key, found in facts.items()}, world.lexicon)
+    items += [item for key, found in facts.items() for item in mme_items(key, found, world.lexicon)]
     for row in rows:
         for question in row["questions"]:
             asked = (row["id"], question["question"], question["answer"])
@@ -68,20 +61,21 @@ def items_of(pairs: Iterable[Mapping[str, Any]]) -> list[Item]:
 
 
 def looks_of(facts: Facts) -> tuple[Look, ...]:
-    """The different (shape, colour) that a caption names, in its order."""
-    return tuple(dict.fromkeys((m.shape, m.color) for m in facts.mentions))
+    """The different (noun, colour) that a caption names, in its order."""
+    return tuple(dict.fromkeys((m.noun, m.color) for m in facts.mentions))
 
 
-def pope_items(images: Mapping[str, Sequence[Look]]) -> list[Item]:
+def pope_items(images: Mapping[str, Sequence[Look]], lexicon: Lexicon) -> list[Item]:
     """Existence questions: for each image as many absent as present objects, absent ones chosen in three ways.
 
     `random`: any absent object; `popular`: the absent objects most frequent in the split; `adversarial`: the absent
-    objects that have most in common with what is there (colour and shape both present, then one of them). POPE takes
-    frequent companions here; objects of the micro world have no habitual companions, but the reason is the same:
+    objects that have most in common with what is there (colour and noun both present, then one of them). POPE takes
+    frequent companions here; objects of a small world have no habitual companions, but the reason is the same:
     what a model most likely makes up.
 
     Args:
         images: id -> looks in the image.
+        lexicon: words of the world.
 
     Source: Li et al. 2023 (POPE), section 5.
     """
@@ -90,7 +84,7 @@ def pope_items(images: Mapping[str, Sequence[Look]]) -> list[Item]:
     for key, looks in images.items():
         rng = Random(seed_of("pope", key))
         present = list(looks)[:MOST_OBJECTS]
-        absent = [look for look in _all_looks(colored=looks[0][1] is not None) if look not in looks]
+        absent = [look for look in _all_looks(lexicon, colored=looks[0][1] is not None) if look not in looks]
         rng.shuffle(absent)  # sorting is stable: ties are in random order
         chosen = {
             "random": absent,
@@ -103,31 +97,34 @@ def pope_items(images: Mapping[str, Sequence[Look]]) -> list[Item]:
     return items
 
 
-def mme_items(key: str, facts: Facts) -> list[Item]:
+def mme_items(key: str, facts: Facts, lexicon: Lexicon) -> list[Item]:
     """Two questions per image and task, where the caption says enough: existence, count, position, color.
 
     A pair of yes/no questions has one "yes" and one "no". Counting is asked openly (how many objects in all, how many
-    of one shape), because no training question counts by yes or no.
+    of one noun), because no training question counts by yes or no.
 
     Source: Fu et al. 2023 (MME): two questions per image; accuracy and accuracy+.
     """
     rng = Random(seed_of("mme", key))
     looks = looks_of(facts)
     mentions = facts.mentions
-    shape, color = rng.choice(looks)
+    noun, color = rng.choice(looks)
     asked: dict[str, list[tuple[str, str]]] = {}
-    absent = [s for s in SHAPES if s not in {look[0] for look in looks}]
+    absent = [n for n in lexicon.nouns if n not in {look[0] for look in looks}]
     if absent:
-        asked["existence"] = [(_existence((shape, color)), "yes"), (_existence((rng.choice(absent), color)), "no")]
-    total, same = (sum(m.count for m in mentions if m.shape == s or s is None) for s in (None, shape))
-    asked["count"] = [("how many objects ?", NUMBERS[total - 1]), (f"how many {PLURALS[shape]} ?", NUMBERS[same - 1])]
+        asked["existence"] = [(_existence((noun, color)), "yes"), (_existence((rng.choice(absent), color)), "no")]
+    total, same = (sum(m.count for m in mentions if m.noun == n or n is None) for n in (None, noun))
+    asked["count"] = [
+        ("how many objects ?", NUMBERS[total - 1]),
+        (f"how many {lexicon.plurals[noun]} ?", NUMBERS[same - 1]),
+    ]
     positions = _positions(facts)
     if positions:
         true, false = rng.choice(positions)
         asked["position"] = [(true, "yes"), (false, "no")]
     if color is not None:
-        others = [c for c in COLORS if (shape, c) not in looks]
-        asked["color"] = [(_existence((shape, color)), "yes"), (_existence((shape, rng.choice(others))), "no")]
+        others = [c for c in lexicon.colors if (noun, c) not in looks]
+        asked["color"] = [(_existence((noun, color)), "yes"), (_existence((noun, rng.choice(others))), "no")]
     return [Item("mme", task, key, *pair) for task, pairs in asked.items() for pair in pairs]
 
 
@@ -211,12 +208,12 @@ def units_table(rows: Sequence[tuple[Any, ...]]) -> pd.DataFrame:
     return table.astype({"numerator": float, "denominator": float})
 
 
-def _all_looks(*, colored: bool) -> list[Look]:
-    return [(shape, color) for shape in SHAPES for color in (COLORS if colored else (None,))]
+def _all_looks(lexicon: Lexicon, *, colored: bool) -> list[Look]:
+    return [(noun, color) for noun in lexicon.nouns for color in (lexicon.colors if colored else (None,))]
 
 
 def _in_common(look: Look, present: Sequence[Look]) -> int:
-    return (look[0] in {shape for shape, _ in present}) + (look[1] is not None and look[1] in {c for _, c in present})
+    return (look[0] in {noun for noun, _ in present}) + (look[1] is not None and look[1] in {c for _, c in present})
 
 
 def _existence(look: Look) -> str:
@@ -226,7 +223,7 @@ def _existence(look: Look) -> str:
 def _positions(facts: Facts) -> list[tuple[str, str]]:
     """(true, false) statements about where things are, as questions."""
     mentions = facts.mentions
-    names = [f"the {m.color} {m.shape}" if m.color else f"the {m.shape}" for m in mentions]
+    names = [f"the {m.color} {m.noun}" if m.color else f"the {m.noun}" for m in mentions]
     said = list(facts.relations)
     for b, second in enumerate(mentions):
         for a, first in enumerate(mentions[:b]):

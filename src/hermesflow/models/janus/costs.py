@@ -18,7 +18,8 @@ from transformers.models.janus.modeling_janus import JanusVQVAEAttnBlock
 
 from hermesflow.config.experiment import Config
 from hermesflow.config.sections import ImageTokenizer, Lora, MaskSchedule, Training, VqaMethod
-from hermesflow.data.microworld.questions import vocabulary
+from hermesflow.data.worlds.language import WORLDS, lexicon_of
+from hermesflow.data.worlds.questions import vocabulary
 from hermesflow.models import capacity
 from hermesflow.models.janus.model import tower_of
 from hermesflow.models.janus.prompting import TOKENS
@@ -26,6 +27,7 @@ from hermesflow.models.janus.vq import ImageVQ
 from hermesflow.models.machines import FLOAT, Load, Pass
 from hermesflow.models.showo.costs import batches, decoder, memory, pixels
 from hermesflow.models.showo.costs.memory import scoring_peak
+from hermesflow.models.text_tokenizers import TRAINED, TRAINED_SIZE
 
 __all__ = [
     "Batches",
@@ -69,19 +71,22 @@ class Decoder(decoder.Decoder):
     def of(config: Config) -> Decoder:
         """The model of a config."""
         own, tower, tokenizer = config.language_model, tower_of(config.language_model), config.image_tokenizer
-        micro = own.text_tokenizer == "microworld"
+        source, words = own.text_tokenizer, WORDS
+        small = isinstance(source, str) and source in WORLDS
+        if isinstance(source, str) and source in (*WORLDS, TRAINED):
+            words = (len(vocabulary(lexicon_of(source))) + 2 if small else TRAINED_SIZE) + len(TOKENS)
         before = own.text_before_image or ""
         return Decoder(
             hidden_size=own.hidden_size,
             layers=own.layers,
             heads=own.heads,
             intermediate_size=own.intermediate_size,
-            vocabulary=own.vocabulary or (len(vocabulary()) + 2 + len(TOKENS) if micro else WORDS),
+            vocabulary=own.vocabulary or words,
             codes=config.codebook_size,
             image_tokens=config.num_image_tokens,
             max_text_tokens=own.max_text_tokens,
             on_cpu=config.runtime.device == "cpu",
-            before=1 + len(before.split() if micro else before.encode()),
+            before=1 + len(before.split() if small else before.encode()),
             tower=(tower.hidden_size, tower.layers, tower.intermediate_size),
             patch=3 * config.data.image_size**2 // config.num_image_tokens,
             code_width=tokenizer.code_width or 8,

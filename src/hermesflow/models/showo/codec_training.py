@@ -1,11 +1,14 @@
 """Training of the MAGVITv2 image tokenizer from scratch.
 
-Training sees every DIFFERENT tile (every different image where `tile_size` is 0) equally often. In the flat-shapes
-world a few hundred tiles make up all images; left at their own frequencies, rare tiles share codes with common ones
-and stay there. For the same reason a separation loss keeps the codes of different tiles a few bits apart.
+Training sees every DIFFERENT tile (every different image where `tile_size` is 0) equally often, or in proportion to a
+power of its count. In the small worlds a few hundred or thousand tiles make up all images; left at their own
+frequencies, rare tiles share codes with common ones and stay there. For the same reason a separation loss can keep the
+codes of different tiles a few bits apart.
 """
 
 from __future__ import annotations
+
+from collections import Counter
 
 import numpy as np
 import pandas as pd
@@ -30,37 +33,39 @@ def train_codec(config: Config, images: np.ndarray) -> tuple[ShowOCodec, pd.Data
     """A codec trained on (N, H, W, 3) uint8 images, and its history, see `train`."""
     assert config.tokenizer_training is not None
     settings = config.tokenizer_training
-    tiles = different_tiles(images, config.image_tokenizer.tile_size)
+    tiles, counts = different_tiles(images, config.image_tokenizer.tile_size)
     torch.manual_seed(seeding.seed_of(settings.seed, "tokenizer", "init"))
     network = MagVitV2(config.image_tokenizer).to(config.runtime.device).train()
-    history = train(network, tiles, settings)
+    history = train(network, tiles, counts, settings)
     return ShowOCodec(network.eval(), config.data.image_size), history
 
 
-def different_tiles(images: np.ndarray, size: int) -> np.ndarray:
-    """Every different tile once, in order of first sight.
+def different_tiles(images: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Every different tile once, in order of first sight, and how often it occurs.
 
     Args:
         images: (N, H, W, 3) uint8.
         size: side of a tile in pixels, a divisor of H and W; 0 takes whole images as tiles.
 
     Returns:
-        (M, size, size, 3) uint8.
+        (M, size, size, 3) uint8 and (M,) int64.
     """
     number, height, width, _ = images.shape
     rows, columns = (size, size) if size else (height, width)
     tiles = images.reshape(number, height // rows, rows, width // columns, columns, 3).transpose(0, 1, 3, 2, 4, 5)
     flat = np.ascontiguousarray(tiles).reshape(-1, rows * columns * 3)
-    different = b"".join(dict.fromkeys(tile.tobytes() for tile in flat))
-    return np.frombuffer(different, dtype=np.uint8).reshape(-1, rows, columns, 3)
+    different = Counter(tile.tobytes() for tile in flat)
+    pixels = np.frombuffer(b"".join(different), dtype=np.uint8)
+    return pixels.reshape(-1, rows, columns, 3), np.array(list(different.values()), dtype=np.int64)
 
 
-def train(model: MagVitV2, tiles: np.ndarray, settings: TokenizerTraining) -> pd.DataFrame:
+def train(model: MagVitV2, tiles: np.ndarray, counts: np.ndarray, settings: TokenizerTraining) -> pd.DataFrame:
     """Train in place with AdamW and a one-cycle rate.
 
     Args:
         model: the tokenizer, in training mode.
         tiles: (M, h, w, 3) uint8, all different.
+        counts: (M,) int64, how often each occurs.
         settings: steps, rates and loss weights.
 
     Returns:
@@ -70,7 +75,9 @@ def train(model: MagVitV2, tiles: np.ndarray, settings: TokenizerTraining) -> pd
         NotFiniteError: a gradient is not.
     """
     device = next(model.parameters()).device
-    pixels, weights = to_pixels(tiles).to(device), _pixel_weights(tiles, settings.foreground_weight).to(device)
+    background = _background(tiles, counts, settings.grounds)
+    weights = torch.where(torch.from_numpy(background), 1.0, settings.foreground_weight).unsqueeze(1).to(device)
+    pixels, chances = to_pixels(tiles).to(device), torch.from_numpy(counts).double() ** (settings.count_power or 0.0)
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=settings.weight_decay
     )
@@ -80,8 +87,12 @@ def train(model: MagVitV2, tiles: np.ndarray, settings: TokenizerTraining) -> pd
     generator = seeding.generator(settings.seed, "tokenizer", "batches")
     progress, history = Progress(settings.steps, f"image tokenizer, {len(tiles):,} different tiles", "step"), []
     for step in range(1, settings.steps + 1):
-        rows = torch.randperm(len(pixels), generator=generator)[: settings.batch_size].to(device)
-        done = model(pixels[rows])
+        if settings.count_power is None:
+            rows = torch.randperm(len(pixels), generator=generator)[: settings.batch_size].to(device)
+        else:
+            rows = chances.multinomial(min(settings.batch_size, len(pixels)), generator=generator).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+            done = model(pixels[rows])
         terms = loss_terms(done, pixels[rows], weights[rows], margin=settings.separation_margin)
         loss = (
             terms["l1"]
@@ -128,9 +139,14 @@ def loss_terms(done: Reconstruction, pixels: Tensor, weights: Tensor, *, margin:
     }
 
 
-def _pixel_weights(tiles: np.ndarray, foreground: float) -> Tensor:
-    """(M, 1, h, w): 1 where a pixel has the most frequent colour of all (the background), `foreground` elsewhere."""
-    packed = (tiles.astype(np.int64) * np.array([1 << 16, 1 << 8, 1])).sum(-1)
-    colors, counts = np.unique(packed, return_counts=True)
-    background = packed == colors[counts.argmax()]
-    return torch.from_numpy(np.where(background, 1.0, foreground).astype(np.float32)).unsqueeze(1)
+def _background(tiles: np.ndarray, counts: np.ndarray, grounds: int | None) -> np.ndarray:
+    """Which pixels are background, (M, h, w) bool: see `TokenizerTraining.grounds`."""
+    if grounds is None:
+        packed = (tiles.astype(np.int64) * np.array([1 << 16, 1 << 8, 1])).sum(-1)
+        colors, pixels = np.unique(packed, return_counts=True)
+        return packed == colors[pixels.argmax()]
+    blank = tiles[np.argsort(-counts, kind="stable")[:grounds]]
+    rim = np.ones(tiles.shape[1:3], dtype=bool)
+    rim[1:-1, 1:-1] = False
+    apart = [np.abs(tiles[:, rim].astype(np.int16) - one[rim]).sum((1, 2)) for one in blank]
+    return (tiles == blank[np.argmin(apart, axis=0)]).all(-1)

@@ -174,7 +174,7 @@ class LookupFreeQuantizer(nn.Module):
 
         Source: Yu et al. 2023, Eq. 5; the sphere: Zhao et al. 2024, "Binary Spherical Quantization".
         """
-        latents = F.normalize(latents, dim=1) * math.sqrt(latents.shape[1])
+        latents = F.normalize(latents.float(), dim=1) * math.sqrt(latents.shape[1])
         signs = torch.where(latents > 0, 1.0, -1.0)
         probability = torch.sigmoid(4.0 * latents)  # softmax of minus the squared distances to -1 and 1
         entropy_loss = _entropy(probability).mean() - _entropy(probability.mean(dim=(0, 2, 3))).mean()

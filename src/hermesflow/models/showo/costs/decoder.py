@@ -14,16 +14,17 @@ from typing import NamedTuple
 
 from hermesflow.config.experiment import Config
 from hermesflow.config.sections import Lora
-from hermesflow.data.microworld.questions import vocabulary
+from hermesflow.data.worlds.language import WORLDS, lexicon_of
+from hermesflow.data.worlds.questions import vocabulary
 from hermesflow.models import capacity
 from hermesflow.models.logps import LOGITS
 from hermesflow.models.machines import FLOAT, Pass
 from hermesflow.models.showo.costs.masked import masked_counts
 from hermesflow.models.showo.prompting import TokenIds
-from hermesflow.models.text_tokenizers import TRAINED_SIZE
+from hermesflow.models.text_tokenizers import TRAINED, TRAINED_SIZE
 
 PHI_WORDS = 50_295
-"""Text vocabulary of the released Show-o (phi-1.5's), taken for every tokenizer but the micro world's."""
+"""Text vocabulary of the released Show-o (phi-1.5's), taken for every tokenizer but those of the small worlds."""
 UNCONDITIONAL = 3
 """Tokens of the empty prompt: t2i, start and end of text."""
 _WORLD_SPECIALS = 2  # of `prompting.word_tokenizer`
@@ -47,9 +48,10 @@ class Decoder:
     def of(config: Config) -> Decoder:
         """The model of a config."""
         own = config.language_model
-        words = TRAINED_SIZE if own.text_tokenizer == "trained" else PHI_WORDS
-        if own.text_tokenizer == "microworld":
-            words = len(vocabulary()) + _WORLD_SPECIALS
+        source = own.text_tokenizer
+        words = TRAINED_SIZE if source == TRAINED else PHI_WORDS
+        if isinstance(source, str) and source in WORLDS:
+            words = len(vocabulary(lexicon_of(source))) + _WORLD_SPECIALS
         return Decoder(
             hidden_size=own.hidden_size,
             layers=own.layers,

@@ -4,38 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from functools import cache
 from itertools import permutations
 
-from hermesflow.data.microworld.captions import (
-    NUMBERS,
-    PLURALS,
-    RELATIONS,
-    Facts,
-    Mention,
-    converse,
-    parse_caption,
-    relation_of,
-)
-from hermesflow.data.microworld.questions import Question
-from hermesflow.data.microworld.scenes import CELLS, COLORS, SHAPES, SIZES, Scene, SceneObject
-
-_NOUN = rf"(?:(?:{'|'.join([*SIZES, *COLORS, *PLURALS.values(), *SHAPES, 'objects', 'object'])}) ?)+"
-_RELATION = "|".join(RELATIONS)
-_GRAMMAR = {
-    name: re.compile(pattern)
-    for name, pattern in {
-        "existence": rf"is there an? (?P<a>{_NOUN})",
-        "count": rf"how many (?P<a>{_NOUN})",
-        "neighbour": rf"what (?P<what>color|shape|size) is the object (?P<relation>{_RELATION}) the (?P<b>{_NOUN})",
-        "attribute": rf"what (?P<what>color|shape|size) (?:is|are) the (?P<a>{_NOUN})",
-        "relation": rf"is the (?P<a>{_NOUN}) (?P<relation>{_RELATION}) the (?P<b>{_NOUN})",
-        "where": rf"where is the (?P<a>{_NOUN}) relative to the (?P<b>{_NOUN})",
-        "cell": rf"is the (?P<a>{_NOUN}) (?P<cell>{'|'.join(CELLS)})",
-    }.items()
-}
+from hermesflow.data.worlds.language import Facts, Lexicon, Mention, parse_caption
+from hermesflow.data.worlds.questions import Question
+from hermesflow.data.worlds.scenes import CELLS, NUMBERS, RELATIONS, Scene, SceneObject, converse, relation_of
 
 
-def answer(scene: Scene, question: Question) -> str | None:
+def answer(scene: Scene, question: Question, lexicon: Lexicon) -> str | None:
     """Answer a question from a scene alone, by its wording; `question.choices` and `.answer` are not looked at.
 
     "The X" must fit exactly one object in questions of place, and objects that share the asked attribute in the
@@ -49,21 +26,21 @@ def answer(scene: Scene, question: Question) -> str | None:
         ValueError: the question is not of a wording that `questions_of` makes.
     """
     text = question.question.lower().rstrip("? ")
-    for name, pattern in _GRAMMAR.items():
+    for name, pattern in _grammar(lexicon).items():
         match = pattern.fullmatch(text)
         if match:
             parts = {key: value.strip() for key, value in match.groupdict().items()}
-            return _ANSWERS[name](scene, parts)
-    raise ValueError(f"{question.question!r} is not a question of the micro world (see data/questions.py).")
+            return _ANSWERS[name](scene, parts, lexicon)
+    raise ValueError(f"{question.question!r} is not a question of the world (see data/worlds/questions.py).")
 
 
-def accepts(scene: Scene, caption: str) -> bool:
+def accepts(scene: Scene, caption: str, lexicon: Lexicon) -> bool:
     """Whether everything the caption says holds and the scene has no further objects.
 
     A caption that is not a sentence of the world is not accepted.
     """
-    facts = parse_caption(caption)
-    if facts is None:
+    facts = parse_caption(caption, lexicon)
+    if facts is None or facts.ground not in (None, scene.ground):
         return False
     owners = [index for index, mention in enumerate(facts.mentions) for _ in range(mention.count)]
     if len(owners) != len(scene.objects):
@@ -71,7 +48,7 @@ def accepts(scene: Scene, caption: str) -> bool:
     return any(_holds(facts, owners, order) for order in permutations(scene.objects))
 
 
-def caption_facts_f1(candidate: str, reference: Scene | str) -> float:
+def caption_facts_f1(candidate: str, reference: Scene | str, lexicon: Lexicon) -> float:
     """F1 of what a caption says against what is true (a scene) or what a reference caption says.
 
     Facts are objects, their colour, size and cell, their numbers, and relations between named objects; "a below b"
@@ -80,14 +57,15 @@ def caption_facts_f1(candidate: str, reference: Scene | str) -> float:
     Args:
         candidate: any text; one that is not a sentence of the world says nothing and scores 0.
         reference: everything visible in a scene, or what another caption says.
+        lexicon: words of the world.
 
     Raises:
         ValueError: the reference caption is not a sentence of the world.
     """
-    claims = parse_caption(candidate)
-    facts = _facts_of(reference) if isinstance(reference, Scene) else parse_caption(reference)
+    claims = parse_caption(candidate, lexicon)
+    facts = _facts_of(reference) if isinstance(reference, Scene) else parse_caption(reference, lexicon)
     if facts is None:
-        raise ValueError(f"reference caption {reference!r} is not a sentence of the micro world.")
+        raise ValueError(f"reference caption {reference!r} is not a sentence of the world.")
     if claims is None:
         return 0.0
     ours, theirs = _fact_counts(claims), _fact_counts(facts)
@@ -96,33 +74,35 @@ def caption_facts_f1(candidate: str, reference: Scene | str) -> float:
 
 
 def _facts_of(scene: Scene) -> Facts:
-    things = [thing for thing in scene.objects if thing.shape is not None]
-    mentions = tuple(Mention(1, str(t.shape), t.color, t.size, t.cell) for t in things)
+    things = [thing for thing in scene.objects if thing.noun is not None]
+    mentions = tuple(Mention(1, str(t.noun), t.color, t.size, t.cell) for t in things)
     pairs = [(a, b) for a in range(len(things)) for b in range(a + 1, len(things))]
     relations = [(a, relation_of(things[a].cell, things[b].cell), b) for a, b in pairs]
-    return Facts(mentions, tuple((a, relation, b) for a, relation, b in relations if relation))
+    return Facts(mentions, tuple((a, relation, b) for a, relation, b in relations if relation), scene.ground)
 
 
 def _fact_counts(facts: Facts) -> Counter[tuple[object, ...]]:
     counts: Counter[tuple[object, ...]] = Counter()
     looks: Counter[tuple[str, str | None]] = Counter()
     for mention in facts.mentions:
-        look = (mention.shape, mention.color)
+        look = (mention.noun, mention.color)
         looks[look] += mention.count
-        counts["shape", mention.shape] += mention.count
+        counts["noun", mention.noun] += mention.count
         if mention.color is not None:
             counts["color", *look] += mention.count
         if mention.size is not None:
             counts["size", *look, mention.size] += mention.count
         if mention.cell is not None:
             counts["cell", *look, mention.cell] += mention.count
+    if facts.ground is not None:
+        counts["ground", facts.ground] += 1
     for look, number in looks.items():
         counts["number", *look, number] += 1
     for a, relation, b in facts.relations:
         if relation in ("below", "right of"):
             a, relation, b = b, converse(relation), a
         first, second = facts.mentions[a], facts.mentions[b]
-        counts["relation", first.shape, first.color, relation, second.shape, second.color] += 1
+        counts["relation", first.noun, first.color, relation, second.noun, second.color] += 1
     return counts
 
 
@@ -140,67 +120,94 @@ def _holds(facts: Facts, owners: list[int], order: tuple[SceneObject, ...]) -> b
     )
 
 
-def _fitting(scene: Scene, noun: str) -> list[SceneObject]:
+@cache
+def _grammar(lexicon: Lexicon) -> dict[str, re.Pattern[str]]:
+    words = [*lexicon.sizes, *lexicon.colors, *lexicon.plurals.values(), *lexicon.nouns, "objects", "object"]
+    noun, relation = rf"(?:(?:{'|'.join(words)}) ?)+", "|".join(RELATIONS)
+    what = f"(?P<what>color|{lexicon.noun_word}|size)"
+    patterns = {
+        "existence": rf"is there an? (?P<a>{noun})",
+        "count": rf"how many (?P<a>{noun})",
+        "ground": "what is the ground",
+        "neighbour": rf"what {what} is the object (?P<relation>{relation}) the (?P<b>{noun})",
+        "attribute": rf"what {what} (?:is|are) the (?P<a>{noun})",
+        "relation": rf"is the (?P<a>{noun}) (?P<relation>{relation}) the (?P<b>{noun})",
+        "where": rf"where is the (?P<a>{noun}) relative to the (?P<b>{noun})",
+        "cell": rf"is the (?P<a>{noun}) (?P<cell>{'|'.join(CELLS)})",
+    }
+    return {name: re.compile(pattern) for name, pattern in patterns.items()}
+
+
+def _fitting(scene: Scene, name: str, lexicon: Lexicon) -> list[SceneObject]:
     """Objects that a noun phrase fits; "object" fits every one."""
     fitting = list(scene.objects)
-    for word in noun.split():
-        if word in SIZES:
+    for word in name.split():
+        if word in lexicon.sizes:
             fitting = [thing for thing in fitting if thing.size == word]
-        elif word in COLORS:
+        elif word in lexicon.colors:
             fitting = [thing for thing in fitting if thing.color == word]
         elif word not in ("object", "objects"):
-            shape = next(shape for shape in SHAPES if word in (shape, PLURALS[shape]))
-            fitting = [thing for thing in fitting if thing.shape == shape]
+            noun = next(noun for noun, plural in lexicon.plurals.items() if word in (noun, plural))
+            fitting = [thing for thing in fitting if thing.noun == noun]
     return fitting
 
 
-def _the(scene: Scene, noun: str) -> SceneObject | None:
-    fitting = _fitting(scene, noun)
+def _the(scene: Scene, name: str, lexicon: Lexicon) -> SceneObject | None:
+    fitting = _fitting(scene, name, lexicon)
     return fitting[0] if len(fitting) == 1 else None
 
 
-def _existence(scene: Scene, parts: dict[str, str]) -> str | None:
-    return "yes" if _fitting(scene, parts["a"]) else "no"
+def _value(thing: SceneObject, what: str) -> str | None:
+    return {"color": thing.color, "size": thing.size}.get(what, thing.noun)
 
 
-def _count(scene: Scene, parts: dict[str, str]) -> str | None:
-    return ("zero", *NUMBERS)[len(_fitting(scene, parts["a"]))]
+def _existence(scene: Scene, parts: dict[str, str], lexicon: Lexicon) -> str | None:
+    return "yes" if _fitting(scene, parts["a"], lexicon) else "no"
 
 
-def _attribute(scene: Scene, parts: dict[str, str]) -> str | None:
-    values = {getattr(thing, parts["what"]) for thing in _fitting(scene, parts["a"])}
+def _count(scene: Scene, parts: dict[str, str], lexicon: Lexicon) -> str | None:
+    return ("zero", *NUMBERS)[len(_fitting(scene, parts["a"], lexicon))]
+
+
+def _ground(scene: Scene, parts: dict[str, str], lexicon: Lexicon) -> str | None:
+    return scene.ground
+
+
+def _attribute(scene: Scene, parts: dict[str, str], lexicon: Lexicon) -> str | None:
+    values = {_value(thing, parts["what"]) for thing in _fitting(scene, parts["a"], lexicon)}
     return values.pop() if len(values) == 1 else None
 
 
-def _neighbour(scene: Scene, parts: dict[str, str]) -> str | None:
-    anchor = _the(scene, parts["b"])
+def _neighbour(scene: Scene, parts: dict[str, str], lexicon: Lexicon) -> str | None:
+    anchor = _the(scene, parts["b"], lexicon)
     if anchor is None:
         return None
-    there = [thing for thing in scene.objects if relation_of(thing.cell, anchor.cell) == parts["relation"]]
-    return getattr(there[0], parts["what"]) if there else None
+    beside = [thing for thing in scene.objects if relation_of(thing.cell, anchor.cell) == parts["relation"]]
+    return _value(beside[0], parts["what"]) if beside else None
 
 
-def _relation(scene: Scene, parts: dict[str, str]) -> str | None:
-    first, second = _the(scene, parts["a"]), _the(scene, parts["b"])
+def _relation(scene: Scene, parts: dict[str, str], lexicon: Lexicon) -> str | None:
+    first, second = _the(scene, parts["a"], lexicon), _the(scene, parts["b"], lexicon)
     if first is None or second is None:
         return None
     return "yes" if relation_of(first.cell, second.cell) == parts["relation"] else "no"
 
 
-def _where(scene: Scene, parts: dict[str, str]) -> str | None:
-    first, second = _the(scene, parts["a"]), _the(scene, parts["b"])
+def _where(scene: Scene, parts: dict[str, str], lexicon: Lexicon) -> str | None:
+    first, second = _the(scene, parts["a"], lexicon), _the(scene, parts["b"], lexicon)
     relation = relation_of(first.cell, second.cell) if first and second else None
     return relation.split()[0] if relation else None
 
 
-def _cell(scene: Scene, parts: dict[str, str]) -> str | None:
-    thing = _the(scene, parts["a"])
+def _cell(scene: Scene, parts: dict[str, str], lexicon: Lexicon) -> str | None:
+    thing = _the(scene, parts["a"], lexicon)
     return None if thing is None else "yes" if CELLS[thing.cell] == parts["cell"] else "no"
 
 
 _ANSWERS = {
     "existence": _existence,
     "count": _count,
+    "ground": _ground,
     "neighbour": _neighbour,
     "attribute": _attribute,
     "relation": _relation,

@@ -1,0 +1,113 @@
+"""The pictures world: seeded scenes, the parts that their captions are split into, and GenEval's own prompts."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+
+from hermesflow.data import geneval
+from hermesflow.data.pictures.captions import LEXICON, caption_of
+from hermesflow.data.pictures.judge import read_images
+from hermesflow.data.pictures.scenes import GROUNDS, render
+from hermesflow.data.pictures.sprites import CREDIT, PICTURES, TINTS, colors_of
+from hermesflow.data.worlds.language import KINDS, article, parse_caption
+from hermesflow.data.worlds.scenes import NUMBERS, Scene, SceneObject
+from hermesflow.data.worlds.world import World, bucket_at, draw, split_share
+
+_SIDES = ((0, 1), (2, 3), (0, 2), (1, 3))
+_DIAGONALS = ((0, 3), (1, 2))
+_TINTED = ("colors", "color_attribution", "dense")
+_NAMES = {"cell phone": "phone"}
+"""GenEval's name of a noun, where it has two words."""
+
+
+def make_scene(kind: str, generator: np.random.Generator) -> Scene:
+    """Draw a scene of one caption kind.
+
+    Args:
+        kind: one of `KINDS`.
+        generator: source of randomness; the scene depends on nothing else.
+
+    Returns:
+        Objects in reading order, nouns and tints all different but in a `counting`. Objects without a tint have the
+        colour that the picture has as it is, None where that has no name.
+
+    Raises:
+        ValueError: unknown kind.
+    """
+    ground, cells = draw(GROUNDS, generator), _cells(kind, generator)
+    number = 1 if kind == "counting" else len(cells)
+    nouns = [list(PICTURES)[i] for i in generator.choice(len(PICTURES), size=number, replace=False)]
+    colors: list[str | None] = [PICTURES[noun][1] for noun in nouns]
+    while kind in _TINTED:
+        colors = [draw(colors_of(noun), generator) for noun in nouns]
+        if len(set(colors)) == number:
+            break
+    looks = zip(nouns * (len(cells) // number), colors * (len(cells) // number), cells, strict=True)
+    return Scene(tuple(SceneObject(noun, color, None, cell) for noun, color, cell in looks), ground)
+
+
+def bucket_of(caption: str) -> str:
+    """The part a caption belongs to, by a hash of what it says: train 70 %, gap 10 %, benchmark 20 %.
+
+    What GenEval's own prompts say belongs to none of them.
+    """
+    content = _content(caption)
+    return "geneval" if content in _geneval_contents() else bucket_at(split_share(content))
+
+
+def geneval_prompts() -> list[tuple[str, str]]:
+    """Those of GenEval's 553 prompts that can be asked in this world word by word, (kind, caption).
+
+    "a photo of" is left out, "cell phone" is "phone", and plurals are English ("sandwiches", "sheep").
+    """
+    captions = []
+    for asked in geneval.prompts():
+        nouns = [_NAMES.get(name, name) for name in asked.objects]
+        if not set(nouns) <= set(PICTURES) or not set(asked.colors) <= set(TINTS):
+            continue
+        words = [" ".join(pair) for pair in zip(asked.colors, nouns, strict=True)] if asked.colors else nouns
+        named = [f"{article(name)} {name}" for name in words]
+        many = [f"{NUMBERS[asked.count - 1]} {LEXICON.plurals[nouns[0]]}"]
+        captions.append((asked.kind, f" {asked.relation or 'and'} ".join(many if asked.count > 1 else named)))
+    return captions
+
+
+def _cells(kind: str, generator: np.random.Generator) -> tuple[int, ...]:
+    if kind in ("single_object", "colors"):
+        return (int(generator.integers(4)),)
+    if kind == "position":
+        return draw(_SIDES, generator)
+    if kind not in KINDS:
+        raise ValueError(f"unknown caption kind {kind!r}; use one of {KINDS}")
+    number = {"counting": int(generator.integers(2, 5)), "dense": 3}.get(kind, 2)
+    if number == 2:
+        return draw(_DIAGONALS, generator)
+    return tuple(sorted(int(cell) for cell in generator.permutation(4)[:number]))
+
+
+@cache
+def _geneval_contents() -> frozenset[str]:
+    return frozenset(_content(caption) for _, caption in geneval_prompts())
+
+
+def _content(caption: str) -> str:
+    facts = parse_caption(caption, LEXICON)
+    if facts is None:
+        raise ValueError(f"{caption!r} is not a caption of the pictures world.")
+    return facts.content
+
+
+WORLD = World(
+    name="pictures",
+    lexicon=LEXICON,
+    make_scene=make_scene,
+    caption_of=caption_of,
+    render=render,
+    read_images=read_images,
+    bucket_of=bucket_of,
+    prompts=geneval_prompts,
+    doubted=True,
+    credit=CREDIT,
+)
