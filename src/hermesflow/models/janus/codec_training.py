@@ -19,8 +19,8 @@ def train_codec(config: Config, images: np.ndarray) -> tuple[JanusCodec, pd.Data
     """A codec trained on (N, H, W, 3) uint8 images, and its history, see `showo.codec_training.train`."""
     assert config.tokenizer_training is not None
     settings = config.tokenizer_training
-    tiles = different_tiles(images, config.image_tokenizer.tile_size)
+    tiles, counts = different_tiles(images, config.image_tokenizer.tile_size)
     torch.manual_seed(seeding.seed_of(settings.seed, "tokenizer", "init"))
     network: Any = ImageVQ(config.image_tokenizer).to(config.runtime.device).train()  # has what `train` needs
-    history = train(network, tiles, settings)
+    history = train(network, tiles, counts, settings)
     return JanusCodec(network.eval(), config.data.image_size), history
