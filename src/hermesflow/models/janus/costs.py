@@ -26,6 +26,7 @@ from hermesflow.models.janus.prompting import TOKENS
 from hermesflow.models.janus.vq import ImageVQ
 from hermesflow.models.machines import FLOAT, Load, Pass
 from hermesflow.models.showo.costs import batches, decoder, memory, pixels
+from hermesflow.models.showo.costs.decoder import Scored
 from hermesflow.models.showo.costs.memory import scoring_peak
 from hermesflow.models.text_tokenizers import TRAINED, TRAINED_SIZE
 
@@ -201,7 +202,7 @@ class Batches(batches.Batches):
         flops = together * self.config.sampling.images.n * sizes.tower_flops
         return replace(load, passes=[Pass(pairs / together, flops, self.size * sizes.tower_parameters), *load.passes])
 
-    def pair_scoring(self, training: Training, pairs: int) -> tuple[Any, decoder.Scored]:
+    def pair_scoring(self, training: Training, pairs: int) -> tuple[Any, Scored]:
         """A micro batch of Pair-DPO, its texts and its images."""
         sizes = self.decoder
         return (

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +66,7 @@ class Janus(UnifiedModel):
 
     def __init__(self, config: JanusConfig, tokenizer: Tokenizer, ids: TokenIds, wording: Wording) -> None:
         super().__init__()
-        self.config: Any = config  # its parts may be dictionaries, as transformers declares them
+        self.config = cast(Any, config)  # its parts may be dictionaries, as transformers declares them
         self.tokenizer, self.ids, self.wording = tokenizer, ids, wording
         self.caption_prompt, self.question_template = wording.caption_prompt, wording.question_template
         self.end_token = ids.eos

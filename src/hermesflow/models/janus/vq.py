@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ GROUPS = 32  # of JanusVQVAE's group normalisations
 SHARPNESS = 10.0  # of soft look-ups, for the entropy loss
 
 
-def vq_config(config: ImageTokenizer, **of_model: int) -> JanusVQVAEConfig:
+def vq_config(config: ImageTokenizer, **of_model: Any) -> JanusVQVAEConfig:
     """The same sizes for transformers.
 
     Args:
