@@ -9,7 +9,9 @@ from hypothesis import settings
 settings.register_profile("hermesflow", derandomize=True, deadline=None, max_examples=40)
 settings.load_profile("hermesflow")
 
-FOLDERS = ("bench", "budget", "lmms", "workflow")
+COSTS = ("bench", "budget")
+"""Folders of what `make test-costs` tests: what things are said to cost, against what they cost."""
+FOLDERS = (*COSTS, "lmms", "workflow")
 FILES = (
     "asking",
     "benchmark_seam",
@@ -41,6 +43,8 @@ FILES = (
 def pytest_collection_modifyitems(items):
     """Slow files first, so that two workers end together (`make test` keeps this order)."""
     for item in items:
+        if item.path.parent.name in COSTS:
+            item.add_marker(pytest.mark.costs)
         if item.path.parent.name in FOLDERS or item.path.stem.removeprefix("test_") in FILES:
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: ("workflow" not in item.path.parts, item.get_closest_marker("slow") is None))
