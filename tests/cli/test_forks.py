@@ -25,7 +25,7 @@ class Stage:
     run = staticmethod(run)
 
 sys.modules["hermesflow.stages.judge"] = Stage
-sys.exit(serve(Path("forks.sock"), ("json",)))
+sys.exit(serve(Path("forks.sock"), ("json",), cli.main))
 """
 STEP = (sys.executable, "-m", "hermesflow", "judge", "--config", "smoke.yaml")
 SMOKE = Path(__file__).parents[2] / "config" / "smoke.yaml"

@@ -12,12 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hermesflow.core.errors import DataError
+from hermesflow.data.geneval import COLORS, OBJECTS
 from hermesflow.evaluation.benchmarks.coco import KEYS, read_list
 from hermesflow.evaluation.benchmarks.dpg import CSV_COLUMNS, parse_prompts, read_prompts
 from hermesflow.evaluation.benchmarks.geneval import RELATIONS, TAGS, grade, image_row, read_metadata, strongest
 from hermesflow.evaluation.benchmarks.geneval2 import SKILLS
 from hermesflow.evaluation.benchmarks.geneval2 import read_prompts as read_geneval2
-from hermesflow.evaluation.graders.geneval_objects import COLORS, OBJECTS, Detection
+from hermesflow.evaluation.graders.geneval_objects import Detection
 from hermesflow.evaluation.judges.instructions import CANNOT_TELL, read_choice
 
 TWO_HUNDRED = settings(max_examples=200)

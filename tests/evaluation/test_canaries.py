@@ -88,7 +88,7 @@ TRIALS = {
     "detector": (try_detector, "the object detector (benchmarks.geneval.detector)"),
     "clip": (try_clip, "the CLIP model (`clip` of the benchmark's section)"),
     "vqa": (try_vqa, "the VQA judge (benchmarks.dpg.judge)"),
-    "probability": (try_answer_probability, "the VQA model (benchmarks.geneval2.judge)"),
+    "probability": (try_answer_probability, "the VQA model (`judge` of the benchmark's section)"),
     "judge": (try_judge, "the judge (benchmarks.gap.judge)"),
 }
 BLANK = {"eye": lambda image: Image.new("RGB", image.size)}

@@ -80,8 +80,8 @@ def test_safetensors_are_taken_as_they_are_and_parts_are_joined(tmp_path):
         torch.save({name: WEIGHTS[name]}, tmp_path / f"{name}.bin")
     parts = Source(folder=str(tmp_path), files={"weight.bin": None, "bias.bin": None})
     assert load_file(converted(parts, Linear(), cache=tmp_path / "cache")).keys() == WEIGHTS.keys()
-    torch.save(WEIGHTS, tmp_path / "bias.bin")
-    with pytest.raises(ArtifactError, match=r"bias\.bin: `weight` is in an earlier file too"):
+    torch.save(WEIGHTS, tmp_path / "bias.bin")  # files come in the order of their names
+    with pytest.raises(ArtifactError, match=r"weight\.bin: `weight` is in an earlier file too"):
         converted(parts, Linear(), cache=tmp_path / "cache")
 
 

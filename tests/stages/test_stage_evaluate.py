@@ -1,4 +1,5 @@
 import re
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -132,7 +133,7 @@ def test_same_seed_same_bytes(world, evaluated):
 class Oracle:
     """Sees, answers, describes and draws without fault; image codes are row numbers of its pictures."""
 
-    caption_prompt = "describe the image"
+    caption_prompt, naming = "describe the image", nullcontext
     seen = generated = ImageForm("codes", (36,), "uint16")
 
     def __init__(self, layout):

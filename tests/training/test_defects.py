@@ -185,12 +185,12 @@ def test_captions_are_trained_after_the_prompt_they_are_sampled_after(world, mon
         asked.extend(prompts)
         return scored(seen, prompts, *rest, **more)
 
-    def sample_texts(model, seen, owners, prompts, **_):
+    def sample_tokens(model, seen, owners, prompts, **_):
         asked.extend(prompts)
-        return prompts
+        return [[model.end_token]] * len(prompts)
 
     monkeypatch.setattr(model, "text_logps", text_logps)
-    monkeypatch.setattr(sample, "sample_texts", sample_texts)
+    monkeypatch.setattr(sample, "sample_tokens", sample_tokens)
     with torch.no_grad():
         PairLogps(model, "pair").eval()(pairs.batch(pairs.rows(3), device="cpu"))
     seen = {"p": np.zeros(model.seen.shape, model.seen.dtype)}

@@ -18,4 +18,4 @@ def test_every_boundary_of_a_save_leaves_a_whole_state(tmp_path):
     for processes in ("1", "2"):
         counts, failures = report[processes]["counts"], report[processes]["failures"]
         assert not failures, f"{len(failures)} of {sum(counts.values())}:\n" + "\n".join(failures[:20])
-        assert counts.keys() >= KINDS and counts["full at torn"] >= 6, counts
+        assert counts.keys() >= KINDS and counts["full at torn"] >= 4, counts

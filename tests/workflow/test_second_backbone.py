@@ -19,6 +19,7 @@ def test_one_line_of_the_config_runs_the_dag_on_another_backbone(tmp_path, famil
     plain = yaml.safe_load(clone.config.read_text())
     plain["language_model"]["family"] = family
     plain["preferences"]["min_image_score"] = 0.0  # trained for seconds: no image is good enough for the paper's 0.6
+    plain["sampling"]["images"]["n"] = 8  # of so few steps most candidates are alike, and no pair would be left
     plain["checkpoints"] = {"pair-1": {"parent": "base", "objective": "pair"}}
     clone.config.write_text(yaml.safe_dump(plain, sort_keys=False))
     clone.run_in_one_process()

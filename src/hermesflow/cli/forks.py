@@ -5,7 +5,7 @@ server beside Snakemake; it imports them when the first step asks and ends when 
 arguments, environment, folder and streams through a socket and ends as its fork ends: with the same status, by the
 same signal. Where there is no server (on a cluster, in a container) a step runs by itself.
 
-    exec 8> >(python -m hermesflow.cli.forks .snakemake/forks.sock)
+    exec 8> >(python -m hermesflow forks .snakemake/forks.sock)
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -59,8 +59,13 @@ def run_forked(arguments: Sequence[str]) -> int | None:
     return status
 
 
-def serve(path: Path, modules: tuple[str, ...]) -> int:
+def serve(path: Path, modules: tuple[str, ...], run: Callable[[Sequence[str]], int]) -> int:
     """Import modules at the first request and fork a process for each, until standard input ends.
+
+    Args:
+        path: of the socket.
+        modules: what forks have in memory.
+        run: runs one command line and returns its exit status.
 
     Returns:
         An exit status: the server's, or in a fork that of what it ran.
@@ -77,7 +82,7 @@ def serve(path: Path, modules: tuple[str, ...]) -> int:
                 if os.fork() == 0:
                     listener.close()
                     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                    return _supervise(connection, signals)
+                    return _supervise(connection, signals, run)
     path.unlink()
     return 0
 
@@ -91,7 +96,9 @@ def _import(modules: tuple[str, ...]) -> None:
     gc.enable()
 
 
-def _supervise(connection: socket.socket, signals: dict[signal.Signals, signal._HANDLER]) -> int:
+def _supervise(
+    connection: socket.socket, signals: dict[signal.Signals, signal._HANDLER], run: Callable[[Sequence[str]], int]
+) -> int:
     """Fork what a connection asks for, pass signals on to it, and tell how it ended; it does not outlive who asked."""
     message, streams, _, _ = socket.recv_fds(connection, 2**20, 3)
     request = json.loads(message)
@@ -105,9 +112,7 @@ def _supervise(connection: socket.socket, signals: dict[signal.Signals, signal._
         os.chdir(request["folder"])
         os.environ.clear()
         os.environ.update(request["environment"])
-        from hermesflow.cli.main import main
-
-        return main(request["arguments"])
+        return run(request["arguments"])
     for stream in streams:
         os.close(stream)
     end = os.pidfd_open(worker)
@@ -120,11 +125,3 @@ def _supervise(connection: socket.socket, signals: dict[signal.Signals, signal._
     with contextlib.suppress(OSError):  # who asked was killed
         connection.send(str(status).encode())
     os._exit(0)
-
-
-if __name__ == "__main__":
-    from hermesflow.cli.main import STAGES, quiet_libraries
-
-    quiet_libraries("forks", threads=THREADS)
-    stages = [f"hermesflow.stages.{name}" for name in STAGES]
-    sys.exit(serve(Path(sys.argv[1]), (*stages, "hermesflow.tracking.runs", "mlflow.tracking")))

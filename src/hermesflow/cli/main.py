@@ -67,8 +67,8 @@ TRACKED = ("base", "train", "evaluate", "grade", "understand", "report")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand; a user's error is one paragraph on stderr and the exit status of the error."""
     arguments = _parser().parse_args(argv)
-    threads = getattr(arguments, "threads", 1)
-    quiet_libraries(arguments.command, threads=threads)
+    threads = getattr(arguments, "threads", forks.THREADS)
+    _quiet_libraries(arguments.command, threads=threads)
     if arguments.command in STAGES and threads == forks.THREADS and os.environ.get(forks.SOCKET):
         status = forks.run_forked(sys.argv[1:] if argv is None else argv)
         if status is not None:
@@ -102,6 +102,9 @@ def _parser() -> argparse.ArgumentParser:
     stages = launch.add_subparsers(dest="stage", required=True, metavar="STAGE")
     for name in LAUNCHED:
         _stage_command(stages, name, _launch)
+    server = commands.add_parser("forks", help="fork the steps of a run from one process (workflow/run starts it)")
+    server.add_argument("socket", type=Path)
+    server.set_defaults(run=_serve)
     add_commands(commands)
     return parser
 
@@ -111,6 +114,11 @@ def _stage_command(commands: Any, name: str, run: Any) -> None:
     command.add_argument("--threads", type=positive, default=1, help="CPU threads of a process (default 1)")
     for option in STAGES[name].takes:
         add_option(command, option)
+
+
+def _serve(arguments: argparse.Namespace) -> None:
+    stages = (f"hermesflow.stages.{name}" for name in STAGES)
+    sys.exit(forks.serve(arguments.socket, (*stages, "hermesflow.tracking.runs", "mlflow.tracking"), main))
 
 
 def _run_stage(arguments: argparse.Namespace) -> None:
@@ -186,7 +194,7 @@ def _launch(arguments: argparse.Namespace) -> None:
     launch(load_config(arguments.config).runtime, [arguments.stage, *options])
 
 
-def quiet_libraries(command: str, *, threads: int) -> None:
+def _quiet_libraries(command: str, *, threads: int) -> None:
     """Set what libraries read from the environment when they are imported: their threads, and no calls home."""
     for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[variable] = str(threads)

@@ -24,14 +24,14 @@ READS: dict[str, tuple[str, ...]] = {
         "weights.image_tokenizer",
     ),
     "encode": (),
-    "judge": (),
+    "judge": ("data.source",),
     "clip": ("data.seed", "evaluation.clip_steps"),
     "base": (*_MODEL, "base_training", "weights.language_model"),
     "sample": ("sampling",),
     "gather_candidates": ("sampling",),
     "score": ("sampling.images.n", "scoring"),
     "gather_scores": ("sampling", "scoring"),
-    "agreement": ("scoring",),
+    "agreement": ("data.source", "scoring"),
     "prefer": ("preferences", "checkpoint.parent", "checkpoint.candidates"),
     "reference": (
         *("preferences", "training.batch_size", "training.micro_batch_size"),
@@ -39,7 +39,7 @@ READS: dict[str, tuple[str, ...]] = {
     ),
     "train": ("training", "checkpoint"),
     "evaluate": (
-        *("data.gap_pairs", "evaluation", "scoring"),
+        *("data.gap_pairs", "data.source", "evaluation", "scoring"),
         *("sampling.images", "sampling.captions.max_new_tokens"),
     ),
     "draw": ("sampling.images", "benchmark.prompts"),
@@ -48,6 +48,7 @@ READS: dict[str, tuple[str, ...]] = {
     "understand": ("benchmark.figures", "benchmark.config"),
     "report": (
         "benchmark.figures",
+        "data.source",
         "name",
         "seeds",
         "checkpoints",

@@ -96,7 +96,7 @@ def try_answer_probability(judge: TransformersAnswerProbability) -> None:
     Raises:
         ConfigError: it does not.
     """
-    role = "the VQA model (benchmarks.geneval2.judge)"
+    role = "the VQA model (`judge` of the benchmark's section)"
     _try_processor(role, judge.image_processor)
     forms, photo = ("Yes", "yes", " Yes", " yes"), photograph()
     present, absent = (judge.probability(photo, f"{text} Answer in one word.", forms) for text in (_PRESENT, _ABSENT))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hermesflow.config.sections import ImageSampling
+from hermesflow.core.finite import check_finite
 from hermesflow.models.draws import inverse_cdf, sessions, uniforms_per_row
 
 
@@ -56,6 +57,7 @@ def generate_images(
 
     Raises:
         ValueError: not one generator per prompt.
+        NotFiniteError: a logit is not.
     """
     uniforms = uniforms_per_row(generators, (model.num_image_tokens,), len(prompts))
     images = torch.zeros(uniforms.shape, dtype=torch.int64)
@@ -72,6 +74,7 @@ def generate_images(
 def draw(logits: Tensor, uniforms: Tensor, settings: ImageSampling) -> Tensor:
     """One code per row, (B,) int64, of logits (B, C) and uniform numbers (B,); temperature 0 takes the likeliest."""
     if not settings.temperature:
+        check_finite(logits, "a logit of row {}".format)
         return logits.argmax(dim=1)
     logits = logits.float() / settings.temperature
     if settings.top_k is not None and settings.top_k < logits.shape[1]:
