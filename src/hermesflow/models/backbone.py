@@ -176,7 +176,7 @@ class UnifiedModel(nn.Module, ABC):
         """Token ids of completions: of texts with their end token, of sampled ones as they were sampled."""
         # the space keeps byte-pair tokens at the seam as they are when prompt and completion are one text
         told = iter(self.tokenizer.encode([f" {text}" for text in completions if isinstance(text, str)]))
-        return [[*next(told), self.end_token] if isinstance(one, str) else list(one) for one in completions]
+        return [[*next(told), self.tokenizer.boundary] if isinstance(one, str) else list(one) for one in completions]
 
     def room(self, prompt: str) -> int | None:
         """Tokens of a completion, its end token included, that there is room for behind a prompt; None is any number.

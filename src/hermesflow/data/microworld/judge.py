@@ -11,7 +11,6 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
-from scipy import ndimage
 
 from hermesflow.data.microworld.scenes import COLORS, GROUND, SHAPES, SIZES, mask_of
 from hermesflow.data.worlds.scenes import Scene, SceneObject
@@ -98,6 +97,8 @@ def _specks(foreground: np.ndarray, cell: int) -> np.ndarray:
     """Foreground components smaller than `MIN_AREA` of a cell: (N, H, W) bool."""
     structure = np.zeros((3, 3, 3), dtype=bool)
     structure[1] = True  # connects within an image, never across images
+    from scipy import ndimage  # the environment of lmms-eval has none
+
     components, number = ndimage.label(foreground, structure)
     sizes = np.bincount(components.ravel(), minlength=number + 1)
     small = sizes < MIN_AREA * cell * cell
