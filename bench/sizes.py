@@ -192,7 +192,7 @@ def random_model(size: Size) -> ShowO:
             else:
                 parameter.copy_(noise).mul_(_GAIN / parameter.shape[1] ** 0.5)
     model.end_token = -1
-    model.detokenize = lambda ids: " ".join(map(str, ids))  # type: ignore[method-assign]
+    model.detokenize = lambda ids: " ".join(str(i) for i in ids if i != model.end_token)  # type: ignore[method-assign]
     return model.eval()
 
 
