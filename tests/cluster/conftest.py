@@ -13,8 +13,9 @@ import psutil
 import pytest
 import yaml
 from mlflow import MlflowClient
-from workflow.conftest import Clone, make_clone
-from workflow.test_real_run import digests, kill_tree
+
+from tests.workflow.conftest import Clone, make_clone
+from tests.workflow.test_real_run import digests, kill_tree
 
 SCRIPT = Path(__file__).parent / "mini_slurm.sh"
 NODES = ("n1", "n2")

@@ -5,7 +5,8 @@ import subprocess
 import time
 
 import pytest
-from workflow.test_real_run import digests
+
+from tests.workflow.test_real_run import digests
 
 from .conftest import NODES, MlflowServer, wait_until
 

@@ -1,8 +1,9 @@
 """Every rule of the smoke DAG through sbatch: arrays of shards, training across both nodes, a local run's tables."""
 
 import pytest
-from workflow.conftest import make_clone
-from workflow.test_real_run import digests
+
+from tests.workflow.conftest import make_clone
+from tests.workflow.test_real_run import digests
 
 from .conftest import NODES, OnSlurm, edit
 
