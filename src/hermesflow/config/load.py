@@ -92,8 +92,8 @@ def _in_order(checkpoints: dict[str, Checkpoint]) -> dict[str, Checkpoint]:
         if name == BASE:
             return ()
         entry = as_plain(checkpoints[name])
-        own = sorted((k, v) for k, v in entry.items() if k not in ("parent", "objective") and v is not None)
-        return (*place(entry["parent"]), (own, get_args(Objective).index(entry["objective"]), name))
+        overrides = sorted((k, v) for k, v in entry.items() if k not in ("parent", "objective") and v is not None)
+        return (*place(entry["parent"]), (overrides, get_args(Objective).index(entry["objective"]), name))
 
     return dict(sorted(checkpoints.items(), key=lambda item: place(item[0])))
 

@@ -48,10 +48,10 @@ class Asked:
 def prompts() -> tuple[Asked, ...]:
     """All 553, in GenEval's order."""
     rng = np.random.default_rng(SEED)
-    drawn = [Asked(KINDS[0], (OBJECTS[i],)) for i in rng.choice(len(OBJECTS), size=len(OBJECTS), replace=False)]
+    asked = [Asked(KINDS[0], (OBJECTS[i],)) for i in rng.choice(len(OBJECTS), size=len(OBJECTS), replace=False)]
     for kind in KINDS[1:]:
-        drawn += [_draw(kind, rng) for _ in range(PROMPTS_PER_KIND)]
-    return tuple(dict.fromkeys(drawn))
+        asked += [_draw(kind, rng) for _ in range(PROMPTS_PER_KIND)]
+    return tuple(dict.fromkeys(asked))
 
 
 def _draw(kind: str, rng: np.random.Generator) -> Asked:

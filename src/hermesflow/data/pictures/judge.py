@@ -75,8 +75,8 @@ def _read(images: np.ndarray) -> list[Scene]:
         looks, explained = _match(cells[owners, where], name)
         for owner, cell, look, share in zip(owners, where, looks, explained, strict=True):
             noun, color = _LOOKS[look] if share >= MIN_EXPLAINED else (None, None)
-            own = PICTURES[noun][1] if noun else None
-            objects[owner].append(SceneObject(noun, color or own, None, int(cell)))
+            natural = PICTURES[noun][1] if noun else None
+            objects[owner].append(SceneObject(noun, color or natural, None, int(cell)))
     return [Scene(tuple(things), GROUNDS[place]) for things, place in zip(objects, nearest, strict=True)]
 
 
