@@ -1,6 +1,8 @@
-"""Which tests are slow, their order, hypothesis' settings, and no collector that goes through all of torch."""
+"""Which tests are slow, their order, hypothesis' settings, seeds, and no collector that goes through all of torch."""
 
 import gc
+import random
+import sys
 
 import pytest
 from hypothesis import settings
@@ -57,3 +59,11 @@ def pytest_collection_finish():
     """What collection has imported is never garbage."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup():
+    """Random weights are the same on every run: torch seeds its generator at random when it is imported."""
+    random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
