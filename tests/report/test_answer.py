@@ -68,6 +68,14 @@ def test_words_carry_the_numbers_and_their_intervals():
     assert "`und-1`" in text and "`gen-1`" in text
 
 
+def test_both_right_stands_below_the_claims_of_its_protocol():
+    text = answer(make_summary(half_width=0.01), micro())
+    line = "from 0.642 to 0.721, a change of +0.079 [+0.069, +0.089] (up)."
+    assert text.count("- Both right, the same question") == text.count(line) == 2
+    summary = make_summary()
+    assert "Both right" not in answer(summary[~summary["metric"].str.endswith("both_right")], micro())
+
+
 def test_what_differs_from_the_paper_s_training_is_confessed():
     text = answer(make_summary(), micro())
     assert "`pair-3` is not trained exactly as the paper says: beta 1.0 (paper 0.2), chosen_nll_weight 1.0" in text

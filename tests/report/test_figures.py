@@ -31,13 +31,25 @@ def heights(axes) -> list[float]:
 
 def test_gap_bars_are_the_figures_and_only_quoted_ones_are_hatched(known, quoted):
     paper, same, theirs = figures.gap_figure(known, CHAIN, quoted).axes
-    assert heights(same) == pytest.approx([GAPS[c][0] for c in CHAIN] + [GAPS[c][1] for c in CHAIN])
+    both = [GAPS[c][1] - 0.1 for c in CHAIN]  # as tests/support makes it
+    assert heights(same) == pytest.approx([GAPS[c][0] for c in CHAIN] + [GAPS[c][1] for c in CHAIN] + both)
     assert heights(paper)[0] == pytest.approx(0.88)
     assert heights(theirs) == pytest.approx([*quoted["understanding"], *quoted["generation"]])
     assert all(bar.get_hatch() for bar in theirs.patches)
     assert not any(bar.get_hatch() for bar in (*paper.patches, *same.patches))
     assert [t.get_text() for t in same.texts] == ["gap 0.128", "gap 0.076", "gap 0.062", "gap 0.050"]
     assert [t.get_text() for t in same.get_xticklabels()] == list(CHAIN)
+
+
+def test_both_right_is_the_darker_part_of_both_bars(known, quoted):
+    _, same, theirs = figures.gap_figure(known, CHAIN, quoted).axes
+    understanding, generation, both = (same.patches[i] for i in (0, len(CHAIN), 2 * len(CHAIN)))
+    assert both.get_x() <= understanding.get_x() + 0.02 and both.get_x() + both.get_width() >= generation.get_x() + 0.33
+    assert [text.get_text() for text in same.figure.legends[0].get_texts()][-1] == "both right"
+    summary = make_summary()
+    without = Figures(summary[~summary["metric"].str.endswith("both_right")])
+    _, same, theirs = figures.gap_figure(without, CHAIN, quoted).axes
+    assert len(same.patches) == len(theirs.patches) == 2 * len(CHAIN)
 
 
 def test_intervals_are_drawn_as_error_bars(known, quoted):

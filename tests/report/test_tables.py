@@ -18,8 +18,9 @@ from hermesflow.report import audit, formatting
 from hermesflow.report.answer import answer
 from hermesflow.report.columns import GAP_SIDES, columns_of
 from hermesflow.report.formatting import EMPTY, Table
+from hermesflow.report.lookup import Figures
 from hermesflow.report.roles import candidate_sweep, main_checkpoints, pair_chain, roles
-from hermesflow.report.tables import all_tables
+from hermesflow.report.tables import all_tables, gap_table
 from tests.support.report_world import PAPER_TABLES, ROOT, make_summary, micro, showo
 
 
@@ -99,9 +100,11 @@ def test_quoted_figures_keep_the_decimals_of_the_paper(made):
 def test_gap_csv_has_exactly_the_agreed_columns_and_measured_rows_alone(made):
     table = made["table4_gap"].values
     assert list(table.columns) == [
-        "checkpoint", "protocol", "understanding", "generation", "gap", "delta_gap", "delta_gap_low", "delta_gap_high",
-        "delta_generation", "delta_generation_low", "delta_generation_high", "delta_understanding",
-        "delta_understanding_low", "delta_understanding_high", "seeds",
+        "checkpoint", "protocol", "understanding", "generation", "gap", "both_right",
+        "delta_gap", "delta_gap_low", "delta_gap_high",
+        "delta_generation", "delta_generation_low", "delta_generation_high",
+        "delta_understanding", "delta_understanding_low", "delta_understanding_high",
+        "delta_both_right", "delta_both_right_low", "delta_both_right_high", "seeds",
     ]  # fmt: skip
     assert set(table["protocol"]) == {"paper", "same-judge"}
     assert len(table) == 2 * (1 + len(micro().checkpoints))
@@ -111,6 +114,20 @@ def test_gap_csv_has_exactly_the_agreed_columns_and_measured_rows_alone(made):
     assert last["delta_generation_low"] == pytest.approx(0.079 - 0.02)
     assert last["seeds"] == 3
     assert math.isnan(table.loc[0, "delta_gap"])
+
+
+def test_both_right_is_a_column_with_its_interval_and_paired_change(made):
+    cells = made["table4_gap"].cells.set_index(["Model", "Protocol"]).loc[("pair-3", "same-judge")]
+    assert cells["Both right"] == "0.721 [0.701, 0.741]"  # 0.821 - 0.1, as tests/support makes it
+    assert cells["Change of both right"] == "+0.079 [+0.059, +0.099]"
+    assert set(made["table4_gap"].quoted["Both right"]) == {EMPTY}
+    assert any(note.startswith("Both right:") for note in made["table4_gap"].notes)
+
+
+def test_without_both_right_the_gap_table_has_no_such_column():
+    summary = make_summary()
+    table = gap_table(Figures(summary[~summary["metric"].str.endswith("both_right")]), micro(), PAPER_TABLES, {})
+    assert "both" not in f"{list(table.values)} {list(table.cells)} {table.notes}".lower().replace("both sides", "")
 
 
 def test_gap_text_has_the_quoted_rows_marked(made):

@@ -56,6 +56,7 @@ def metrics_of(understanding: float, generation: float) -> dict[str, float]:
             "understanding": understanding + shift,
             "generation": generation,
             "gap": understanding + shift - generation,
+            "both_right": generation - 0.1,
         }
         values |= {f"gap/{protocol}/{side}": value for side, value in sides.items()}
     return values
@@ -70,7 +71,7 @@ def own_metrics_of(understanding: float, generation: float) -> dict[str, float]:
     pleased = 2 * generation - 0.41
     return {
         **{"vqa": understanding, "cider": 0.9, "gap/self/understanding": understanding},
-        **{"gap/self/generation": pleased, "gap/self/gap": understanding - pleased},
+        **{"gap/self/generation": pleased, "gap/self/gap": understanding - pleased, "gap/self/both_right": 0.3},
     }
 
 

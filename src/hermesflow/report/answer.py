@@ -124,6 +124,7 @@ def answer(summary: pd.DataFrame, config: Config) -> str:
     parts = [head]
     for protocol in figures.protocols():
         lines = [_sentence(Claim(**claim)) for claim in facts["claims"] if claim["protocol"] == protocol]
+        lines += _both_right(figures, facts["checkpoint"], protocol)
         parts.append(
             f"## {PROTOCOL_WORDS[protocol][0].upper()}{PROTOCOL_WORDS[protocol][1:]}\n\n" + "\n".join(lines) + "\n"
         )
@@ -152,6 +153,18 @@ def _sentence(claim: Claim) -> str:
     if claim.verdict == "open":
         return text + ". The interval reaches across the bound, so this run neither shows nor refutes it."
     return text + "."
+
+
+def _both_right(figures: Figures, checkpoint: str, protocol: str) -> list[str]:
+    metric = f"gap/{protocol}/both_right"
+    if not figures.measured(metric):
+        return []
+    base, statistic = figures.get(BASE, metric), figures.get(checkpoint, metric)
+    return [
+        "- Both right, the same question about the real image and on the generated one: from "
+        f"{number(base['value'], 3)} to {number(statistic['value'], 3)}, a change of {change(statistic, 3)} "
+        f"({_direction(statistic)})."
+    ]
 
 
 def _iterations(figures: Figures, chain: tuple[str, ...]) -> list[str]:

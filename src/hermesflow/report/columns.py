@@ -61,6 +61,8 @@ GAP_SIDES = tuple(
     Column(side, side.capitalize(), None, digits=3, quoted=side) for side in ("understanding", "generation", "gap")
 )
 """Of Table 4; their statistics are named by protocol."""
+BOTH_RIGHT = Column("both_right", "Both right", None, digits=3)
+"""Of Table 4, where it was measured: questions answered right about the real image and on the generated one."""
 
 
 def columns_of(table: str, benchmarks: Sequence[Benchmark], *, real: bool) -> tuple[Column, ...]:

@@ -46,6 +46,11 @@ class Figures:
         known = self.protocols()
         return "same-judge" if "same-judge" in known else known[-1]
 
+    @property
+    def both_right(self) -> bool:
+        """Whether it was counted for how many questions both sides of the gap are right."""
+        return any(self.measured(f"gap/{protocol}/both_right") for protocol in self.protocols())
+
     def measured(self, metric: str | None) -> bool:
         """Whether any checkpoint has a figure of this name."""
         return any(known == metric for _, known in self._rows)

@@ -30,6 +30,10 @@ MICRO_GAP = (
     "Gap = understanding - generation. `paper`: the model's answers on real images, mapped to the nearest choice, "
     "against a judge's answers on generated images. `same-judge`: both sides are graded by the judge by one rule."
 )
+BOTH_RIGHT = (
+    "Both right: the same question is answered right about the real image and on the generated one; pairs of one "
+    "caption are resampled together, and its change is paired."
+)
 QUOTED_REAL = (
     "Quoted rows are from HermesFlow (arXiv 2502.12148). `base` is our measurement of the weights that the paper "
     f"starts from; docs/benchmarks.md says which columns can be compared. {_EMPTY_QUOTED}"
@@ -92,11 +96,12 @@ def benchmark_notes(table: str, benchmarks: Sequence[Benchmark], figures: Figure
 
 def gap_notes(benchmarks: Sequence[Benchmark], figures: Figures, lines: Mapping[str, str]) -> tuple[str, ...]:
     """Notes of Table 4: the protocols, the brackets, what is quoted, and who was the judge."""
+    both = (BOTH_RIGHT,) if figures.both_right else ()
     if not figures.real:
-        return (MICRO_GAP, INTERVALS, PAIRED, QUOTED)
+        return (MICRO_GAP, *both, INTERVALS, PAIRED, QUOTED)
     judge = (lines["gap"],) if "gap" in lines else ()
     return (
-        *(real_gap(figures), INTERVALS, PAIRED, QUOTED_REAL),
+        *(real_gap(figures), *both, INTERVALS, PAIRED, QUOTED_REAL),
         *benchmark_notes(GAP, benchmarks, figures),
         *judge,
     )

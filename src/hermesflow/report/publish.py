@@ -94,7 +94,8 @@ def fill_readme(readme: Path, published: Path, config: Config) -> None:
     chain = pair_chain(config)
     names = [BASE, *chain, *(other[-1] for other in pair_chains(config) if other != chain)][:README_ROWS]
     shown = [line for name in names for line in lines if (line["Model"], line["Protocol"]) == (name, protocol)]
-    columns = ("Model", "Understanding", "Generation", "Gap", "Change of gap", "Change of generation")
+    known = ("Model", "Understanding", "Generation", "Gap", "Both right", "Change of gap", "Change of generation")
+    columns = [column for column in known if column in header]
     cells = [[line[c] if c.startswith("Change") else line[c].partition(" [")[0] for c in columns] for line in shown]
     summary = read_json(published / "summary.json")
     claims = [claim for claim in summary["claims"] if claim["protocol"] == protocol]

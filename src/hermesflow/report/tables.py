@@ -30,7 +30,7 @@ from hermesflow.evaluation.benchmark import (
     ExtraTable,
 )
 from hermesflow.report import notes
-from hermesflow.report.columns import GAP_SIDES, OWN_PROMPTS, columns_of
+from hermesflow.report.columns import BOTH_RIGHT, GAP_SIDES, OWN_PROMPTS, columns_of
 from hermesflow.report.formatting import EMPTY, Table, change, number, with_interval
 from hermesflow.report.lookup import Figures
 from hermesflow.report.roles import main_checkpoints, roles
@@ -38,7 +38,6 @@ from hermesflow.report.roles import main_checkpoints, roles
 MEASURED = "measured here"
 EDITION = "camera-ready"
 """Edition of the paper that quoted rows are from; another one is named beside the model."""
-GAP_CHANGES = ("gap", "generation", "understanding")
 
 
 def all_tables(
@@ -98,19 +97,21 @@ def _benchmark_table(
 
 
 def gap_table(figures: Figures, config: Config, paper_tables: Path, lines: Mapping[str, str]) -> Table:
-    """Returns Table 4: understanding, generation and their gap by every protocol; the CSV holds measured rows alone."""
+    """Returns Table 4: understanding, generation, their gap and both right; the CSV holds measured rows alone."""
+    sides = (*GAP_SIDES, *([BOTH_RIGHT] if figures.both_right else []))
+    changed = (*GAP_SIDES[::-1], *sides[len(GAP_SIDES) :])
     rows: list[dict[str, Any]] = []
     cells: list[dict[str, str]] = []
     for protocol in figures.protocols():
         for checkpoint in figures.kept((BASE, *config.checkpoints)):
-            statistics = {side.key: figures.get(checkpoint, f"gap/{protocol}/{side.key}") for side in GAP_SIDES}
+            statistics = {side.key: figures.get(checkpoint, f"gap/{protocol}/{side.key}") for side in sides}
             values = {side: statistic["value"] for side, statistic in statistics.items()}
-            ends = [(side, end) for side in GAP_CHANGES for end in ("", "_low", "_high")]
+            ends = [(side.key, end) for side in changed for end in ("", "_low", "_high")]
             deltas = {f"delta_{side}{end}": statistics[side][f"delta{end}"] for side, end in ends}
             seeds = figures.seeds(checkpoint)
             rows.append({"checkpoint": checkpoint, "protocol": protocol, **values, **deltas, "seeds": seeds})
-            levels = {side.title: _level(statistics[side.key], side.digits) for side in GAP_SIDES}
-            changes = {f"Change of {side}": change(statistics[side], 3) for side in GAP_CHANGES}
+            levels = {side.title: _level(statistics[side.key], side.digits) for side in sides}
+            changes = {f"Change of {side.title.lower()}": change(statistics[side.key], 3) for side in changed}
             cells.append({"Model": checkpoint, "Protocol": protocol, **levels, **changes, "Seeds": str(seeds)})
     quoted = [
         {"Model": _model(row), "Protocol": "paper's own", **_quoted_cells(row, GAP_SIDES)}
