@@ -21,7 +21,7 @@ from hermesflow.report.formatting import EMPTY, Table
 from hermesflow.report.lookup import Figures
 from hermesflow.report.roles import candidate_sweep, main_checkpoints, pair_chain, roles
 from hermesflow.report.tables import all_tables, gap_table
-from tests.support.report_world import PAPER_TABLES, ROOT, make_summary, micro, showo
+from tests.support.report_world import PAPER_TABLES, ROOT, make_summary, micro, pictures, pictures_summary, showo
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +74,21 @@ def test_quoted_rows_stand_under_a_heading_of_their_own(made):
 def test_the_micro_world_has_the_papers_tables_alone(made):
     names = ["table1_understanding", "table2_generation", "table3_fidelity", "table4_gap", "table5_ablation"]
     assert list(made) == names
+
+
+def test_genevals_own_prompts_are_a_column_where_the_world_was_asked_any(made):
+    tables = {table.name: table for table in all_tables(pictures_summary(), pictures(), PAPER_TABLES)}
+    generation, ablation = tables["table2_generation"], tables["table5_ablation"]
+    title = "GenEval's own prompts"
+    assert list(generation.cells.columns)[-3:] == ["Overall", title, "Dense (DPG)"]
+    assert list(generation.cells[title]) == ["0.44 [0.42, 0.46]", "0.52 [0.50, 0.54]"]
+    assert generation.values["geneval_own_low"][0] == pytest.approx(0.742 - 0.3 - 0.02)
+    assert ablation.cells.set_index("Checkpoint").loc["pair-1", title] == "0.493 (+0.051 [+0.031, +0.071])"
+    for table in (generation, ablation):
+        assert set(table.quoted[title]) == {EMPTY}
+        assert any("the 179 of its 553 that this world can be asked" in note for note in table.notes)
+    for name in ("table2_generation", "table5_ablation"):
+        assert title not in made[name].cells and not any("its 553" in note for note in made[name].notes)
 
 
 def test_mmmu_is_empty_with_the_reason(made):

@@ -7,6 +7,7 @@ paper's figures that stand in a column below the measured ones.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from hermesflow.evaluation.benchmark import ABLATION, FIDELITY, GENERATION, UNDERSTANDING, Benchmark, Column
 from hermesflow.evaluation.metrics import GENEVAL_KINDS, OWN
@@ -42,6 +43,7 @@ MICRO = {
         _MME,
         _MMMU,
         Column("geneval", "GenEval", "geneval/overall", digits=3, quoted="geneval"),
+        replace(OWN_PROMPTS, digits=3),
         Column("dpg", "DPG", "dpg", 100.0, quoted="dpg"),
         Column("gap_paper", "Gap, paper's protocol", "gap/paper/gap", digits=3),
         Column("gap_same_judge", "Gap, same judge", "gap/same-judge/gap", digits=3),

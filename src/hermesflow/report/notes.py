@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from hermesflow.config.benchmarks import reported
+from hermesflow.config.experiment import Config
+from hermesflow.data import geneval
+from hermesflow.data.worlds.world import world_of
 from hermesflow.evaluation.benchmark import ABLATION, FIDELITY, GAP, UNDERSTANDING, Benchmark, Column, ExtraTable
+from hermesflow.report.columns import OWN_PROMPTS
 from hermesflow.report.lookup import PROTOCOLS, SELF, Figures
 
 INTERVALS = "Brackets are bootstrap intervals."
@@ -69,7 +74,7 @@ _REAL = {
 def notes_of(
     table: str,
     columns: Sequence[Column],
-    benchmarks: Sequence[Benchmark],
+    config: Config,
     figures: Figures,
     lines: Mapping[str, str],
 ) -> tuple[str, ...]:
@@ -78,14 +83,24 @@ def notes_of(
     Args:
         table: its name.
         columns: its measured columns.
-        benchmarks: of `config.benchmarks.reported`.
+        config: the experiment.
         figures: the statistics.
         lines: real benchmark to the line that says what made its figures.
     """
     if not figures.real:
-        return (QUOTED, *_MICRO.get(table, ()), *made_by(columns, lines))
-    texts = (*_REAL.get(table, ()), *benchmark_notes(table, benchmarks, figures))
+        own = (own_prompts(config),) if OWN_PROMPTS.metric in {column.metric for column in columns} else ()
+        return (QUOTED, *_MICRO.get(table, ()), *own, *made_by(columns, lines))
+    texts = (*_REAL.get(table, ()), *benchmark_notes(table, reported(config.benchmarks), figures))
     return (QUOTED_REAL, *texts, *unmeasured(columns, figures), *made_by(columns, lines))
+
+
+def own_prompts(config: Config) -> str:
+    """How many of GenEval's own prompts the world was asked."""
+    asked = len(world_of(config.data.source).prompts())
+    return (
+        f'"{OWN_PROMPTS.title}": the {asked} of its {len(geneval.prompts())} that this world can be asked word by '
+        "word, none of which is in any other split; the mean over their six kinds. The paper's column is of all."
+    )
 
 
 def benchmark_notes(table: str, benchmarks: Sequence[Benchmark], figures: Figures) -> tuple[str, ...]:
