@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
 
 from hermesflow.core.errors import ConfigError
+from hermesflow.data.pictures.sprites import CREDIT
 from hermesflow.report.answer import TOLERANCE, answer, claims, summary_of, verdict_above, verdict_below
 from hermesflow.report.lookup import Figures
-from tests.support.report_world import GAPS, make_summary, micro
+from tests.support.report_world import GAPS, make_summary, micro, pictures, pictures_summary
 
 
 @pytest.mark.parametrize(
@@ -87,6 +89,30 @@ def test_other_chains_have_their_line_with_what_sets_them_apart():
     text = answer(make_summary(half_width=0.01), micro())
     assert "(chosen_nll_weight 0.0), base -> dpo-1 -> dpo-2 -> dpo-3, the same-judge gap goes 0.128 -> 0.088" in text
     assert "`dpo-3` against base -0.033 [-0.043, -0.023]" in text
+
+
+JUDGE = {
+    "real images": {
+        "all": {"images": 400, "captions accepted": 0.995, "questions right": 0.999, "wrong captions rejected": 1.0}
+    },
+    "reconstructions": {"all": {"images": 400, "captions accepted": 0.9, "same scene": 0.9625}},
+}
+
+
+def test_the_world_and_its_judge_are_what_the_config_has():
+    flat, emoji = answer(make_summary(), micro(), JUDGE), answer(pictures_summary(), pictures(), JUDGE)
+    assert "- A micro world of flat shapes and a model of" in flat and "shape matching" in flat
+    assert "- A pictures world of emoji on five grounds and a model of" in emoji and "least squares" in emoji
+    assert not re.search("micro|flat shapes", emoji)
+    for text in (flat, emoji):
+        assert "Of 400 held-out real images it accepts 99.5 % of the true captions, rejects 100.0 % of" in text
+        assert "answers 99.9 % of the questions" in text and "reads 96.2 % of their reconstructions" in text
+    assert "it accepts" not in answer(make_summary(), micro(), {"no judge": "of another world"})
+
+
+def test_the_licence_line_of_the_pictures_closes_the_answer():
+    assert answer(pictures_summary(), pictures(), JUDGE).endswith(f"\n{CREDIT}.\n")
+    assert "Twemoji" not in answer(make_summary(), micro(), JUDGE)
 
 
 def test_few_seeds_are_confessed():

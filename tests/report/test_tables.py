@@ -86,9 +86,19 @@ def test_genevals_own_prompts_are_a_column_where_the_world_was_asked_any(made):
     assert ablation.cells.set_index("Checkpoint").loc["pair-1", title] == "0.493 (+0.051 [+0.031, +0.071])"
     for table in (generation, ablation):
         assert set(table.quoted[title]) == {EMPTY}
-        assert any("the 179 of its 553 that this world can be asked" in note for note in table.notes)
+        assert any("the 179 of its 553 that the pictures world can be asked" in note for note in table.notes)
     for name in ("table2_generation", "table5_ablation"):
         assert title not in made[name].cells and not any("its 553" in note for note in made[name].notes)
+
+
+def test_notes_are_about_the_world_of_the_config(made):
+    tables = {table.name: table for table in all_tables(pictures_summary(), pictures(), PAPER_TABLES)}
+    notes = {name: " ".join(table.notes) for name, table in tables.items()}
+    for name in ("table1_understanding", "table5_ablation"):
+        assert "the pictures world, with its 64 px scenes of emoji on five grounds, has no" in notes[name]
+        assert "the micro world, with its 48 px scenes of flat shapes, has no" in " ".join(made[name].notes)
+    assert "of the pictures world's own CLIP" in notes["table3_fidelity"]
+    assert not [name for name, text in notes.items() if "micro world" in text or "flat shapes" in text]
 
 
 def test_mmmu_is_empty_with_the_reason(made):
@@ -284,7 +294,7 @@ def test_agreement_table_has_one_row_per_measure_and_seed():
 
 
 def test_without_a_judge_the_tables_of_trust_are_empty_and_say_why():
-    table = audit.judge_table({"no judge": "of another world"})
+    table = audit.judge_table({"no judge": "of another world"}, "eye")
     assert table.values.to_dict("records") == [{"no judge": "of another world"}]
     assert "of another world" in formatting.to_markdown(table)
     empty = audit.agreement_table({0: {"captions": {}, "images": {}, "pairs": 0}})
@@ -296,7 +306,9 @@ def test_judge_table_keeps_kinds_and_counts():
         "real images": {"all": {"images": 4, "questions right": 1.0}},
         "reconstructions": {"all": {"images": 4, "questions right": 0.98, "same scene": 0.97}},
     }
-    table = audit.judge_table(tree).values
+    made = audit.judge_table(tree, "least squares")
+    assert "reads pixels by least squares, without a model" in made.notes[0]
+    table = made.values
     assert table["read from"].tolist() == ["real images", "reconstructions"]
     assert table["images"].tolist() == [4, 4] and table["same scene"].tolist()[1] == 0.97
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -11,6 +12,7 @@ import pandas as pd
 from hermesflow.config.experiment import BASE, Config, as_plain
 from hermesflow.config.tree import training_of
 from hermesflow.core.errors import ConfigError
+from hermesflow.data.worlds.world import world_of
 from hermesflow.report.formatting import change, number, with_interval
 from hermesflow.report.lookup import SELF, Figures
 from hermesflow.report.roles import pair_chain, pair_chains, roles
@@ -105,12 +107,13 @@ def summary_of(summary: pd.DataFrame, config: Config) -> dict[str, Any]:
     }
 
 
-def answer(summary: pd.DataFrame, config: Config) -> str:
+def answer(summary: pd.DataFrame, config: Config, judge: Mapping[str, Any] | None = None) -> str:
     """The answer as Markdown: the claims one by one, then iterations, ablation and what limits it all.
 
     Args:
         summary: of `statistics.summarise`.
         config: the experiment.
+        judge: the content of `judge/judge.json`; of None nothing is said.
     """
     figures = Figures(summary)
     chain = figures.kept(pair_chain(config))
@@ -130,7 +133,9 @@ def answer(summary: pd.DataFrame, config: Config) -> str:
         )
     others = [*_iterations(figures, chain), *_other_chains(figures, config), *_arms(figures, config)]
     parts.append("## The paper's other claims\n\n" + "\n".join(others) + "\n")
-    parts.append("## What limits this answer\n\n" + "\n".join(_limits(figures, facts, config)) + "\n")
+    parts.append("## What limits this answer\n\n" + "\n".join(_limits(figures, facts, config, judge or {})) + "\n")
+    if credit := world_of(config.data.source).credit:
+        parts.append(f"{credit}.\n")
     return "\n".join(parts)
 
 
@@ -236,9 +241,15 @@ def _direction(statistic: dict[str, float]) -> str:
     return {"yes": "up", "no": "down", "open": "no clear change"}[up]
 
 
-_MICRO = (
-    "- A micro world of flat shapes and a model of about a million parameters: the method is the paper's, the "
+_WORLD = (
+    "- A {world} of {shows} and a model of about a million parameters: the method is the paper's, the "
     "scale is not. Levels cannot be compared with the paper's, directions can."
+)
+_PIXEL_JUDGE = (
+    "- The judge reads pixels by {reading}, without a model. Of {images} held-out real images it accepts {accepted} % "
+    "of the true captions, rejects {rejected} % of the captions with one fact wrong, and answers {right} % of the "
+    "questions as the captions do; it reads {same} % of their reconstructions by the image tokenizer as it reads the "
+    "originals, and what is lost there counts against generation."
 )
 _NO_JUDGE = (
     "- The gap has no judge but the model itself: a model may overrate the images that it generated, "
@@ -251,11 +262,28 @@ _JUDGE = (
 )
 
 
-def _limits(figures: Figures, facts: dict[str, Any], config: Config) -> list[str]:
+def _of_world(config: Config, judge: Mapping[str, Any]) -> list[str]:
+    """What a small world and its judge are; the judge's shares where they were measured."""
+    world = world_of(config.data.source)
+    lines = [_WORLD.format(world=world.title, shows=world.shows)]
+    if "reconstructions" in judge:
+        real, rebuilt = judge["real images"]["all"], judge["reconstructions"]["all"]
+        shares = {
+            "accepted": real["captions accepted"],
+            "rejected": real["wrong captions rejected"],
+            "right": real["questions right"],
+            "same": rebuilt["same scene"],
+        }
+        percent = {name: number(100 * share, 1) for name, share in shares.items()}
+        lines.append(_PIXEL_JUDGE.format(reading=world.reading, images=real["images"], **percent))
+    return lines
+
+
+def _limits(figures: Figures, facts: dict[str, Any], config: Config, judge: Mapping[str, Any]) -> list[str]:
     seeds = facts["seeds"]
-    world = _MICRO if not figures.real else _NO_JUDGE if figures.protocols() == (SELF,) else _JUDGE
+    of_real = _NO_JUDGE if figures.protocols() == (SELF,) else _JUDGE
     lines = [
-        world,
+        *([of_real] if figures.real else _of_world(config, judge)),
         "- The paper prints neither seeds nor intervals, and different judges on the two sides of its gap.",
     ]
     training = as_plain(training_of(config, facts["checkpoint"]))

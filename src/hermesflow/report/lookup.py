@@ -31,13 +31,13 @@ class Figures:
         return next(int(r["seeds"]) for (c, _), r in self._rows.items() if c == checkpoint)
 
     def protocols(self) -> tuple[str, ...]:
-        """Protocols of the gap that were measured; those of the micro world where none was."""
+        """Protocols of the gap that were measured; those of a small world where none was."""
         known = {metric.split("/")[1] for _, metric in self._rows if metric.startswith("gap/")}
         return tuple(p for p in (*PROTOCOLS, SELF) if p in known) or PROTOCOLS
 
     @property
     def real(self) -> bool:
-        """Whether the images are real ones: the micro world has a judge of its own, and no protocol `self`."""
+        """Whether the images are real ones: a small world has a judge of its own, and no protocol `self`."""
         return SELF in self.protocols()
 
     @property

@@ -8,7 +8,16 @@ from hermesflow.config.benchmarks import reported
 from hermesflow.config.experiment import Config
 from hermesflow.data import geneval
 from hermesflow.data.worlds.world import world_of
-from hermesflow.evaluation.benchmark import ABLATION, FIDELITY, GAP, UNDERSTANDING, Benchmark, Column, ExtraTable
+from hermesflow.evaluation.benchmark import (
+    ABLATION,
+    FIDELITY,
+    GAP,
+    GENERATION,
+    UNDERSTANDING,
+    Benchmark,
+    Column,
+    ExtraTable,
+)
 from hermesflow.report.columns import OWN_PROMPTS
 from hermesflow.report.lookup import PROTOCOLS, SELF, Figures
 
@@ -24,14 +33,18 @@ QUOTED = (
     f"and more; compare directions with them, not levels. {_EMPTY_QUOTED}"
 )
 NO_MMMU = (
-    "MMMU is empty: it asks college-level questions about photographs and diagrams, which the micro world, "
-    "with its 48 px scenes of flat shapes, has no counterpart of."
+    "MMMU is empty: it asks college-level questions about photographs and diagrams, which the {world}, "
+    "with its {pixels} px scenes of {shows}, has no counterpart of."
 )
-MICRO_FIDELITY = (
-    "Frechet distance (lower is better) and image-text score use the features of the micro world's own CLIP, "
+WORLD_FIDELITY = (
+    "Frechet distance (lower is better) and image-text score use the features of the {world}'s own CLIP, "
     "so their levels are not those of Inception and CLIP on photographs."
 )
-MICRO_GAP = (
+GENEVAL_ASKED = (
+    f'"{OWN_PROMPTS.title}": the {{asked}} of its {{all}} that the {{world}} can be asked word by word, '
+    "none of which is in any other split; the mean over their six kinds. The paper's column is of all."
+)
+WORLD_GAP = (
     "Gap = understanding - generation. `paper`: the model's answers on real images, mapped to the nearest choice, "
     "against a judge's answers on generated images. `same-judge`: both sides are graded by the judge by one rule."
 )
@@ -60,11 +73,13 @@ _PROTOCOL_NOTES = {
 }
 
 
-_MICRO = {
+_WORLD = {
     UNDERSTANDING: (NO_MMMU,),
-    FIDELITY: (MICRO_FIDELITY,),
-    ABLATION: (NO_MMMU,),
+    GENERATION: (GENEVAL_ASKED,),
+    FIDELITY: (WORLD_FIDELITY,),
+    ABLATION: (NO_MMMU, GENEVAL_ASKED),
 }
+"""Of small worlds; `world_notes` puts in what the world is."""
 _REAL = {
     UNDERSTANDING: (UNDERSTANDING_REAL, HELD_OUT),
     ABLATION: (HELD_OUT,),
@@ -88,19 +103,18 @@ def notes_of(
         lines: real benchmark to the line that says what made its figures.
     """
     if not figures.real:
-        own = (own_prompts(config),) if OWN_PROMPTS.metric in {column.metric for column in columns} else ()
-        return (QUOTED, *_MICRO.get(table, ()), *own, *made_by(columns, lines))
+        return (QUOTED, *world_notes(table, config), *made_by(columns, lines))
     texts = (*_REAL.get(table, ()), *benchmark_notes(table, reported(config.benchmarks), figures))
     return (QUOTED_REAL, *texts, *unmeasured(columns, figures), *made_by(columns, lines))
 
 
-def own_prompts(config: Config) -> str:
-    """How many of GenEval's own prompts the world was asked."""
-    asked = len(world_of(config.data.source).prompts())
-    return (
-        f'"{OWN_PROMPTS.title}": the {asked} of its {len(geneval.prompts())} that this world can be asked word by '
-        "word, none of which is in any other split; the mean over their six kinds. The paper's column is of all."
-    )
+def world_notes(table: str, config: Config) -> tuple[str, ...]:
+    """What the small world of a config has no counterpart of, and has of its own."""
+    world = world_of(config.data.source)
+    words = {"world": world.title, "shows": world.shows, "pixels": config.data.image_size}
+    counts = {"asked": len(world.prompts()), "all": len(geneval.prompts())}
+    texts = [text for text in _WORLD.get(table, ()) if counts["asked"] or text != GENEVAL_ASKED]
+    return tuple(text.format(**words, **counts) for text in texts)
 
 
 def benchmark_notes(table: str, benchmarks: Sequence[Benchmark], figures: Figures) -> tuple[str, ...]:
@@ -113,7 +127,7 @@ def gap_notes(benchmarks: Sequence[Benchmark], figures: Figures, lines: Mapping[
     """Notes of Table 4: the protocols, the brackets, what is quoted, and who was the judge."""
     both = (BOTH_RIGHT,) if figures.both_right else ()
     if not figures.real:
-        return (MICRO_GAP, *both, INTERVALS, PAIRED, QUOTED)
+        return (WORLD_GAP, *both, INTERVALS, PAIRED, QUOTED)
     judge = (lines["gap"],) if "gap" in lines else ()
     return (
         *(real_gap(figures), *both, INTERVALS, PAIRED, QUOTED_REAL),

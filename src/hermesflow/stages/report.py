@@ -13,6 +13,7 @@ from hermesflow.config.experiment import BASE, Config
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout, read_json, read_table, write_json
 from hermesflow.core.images import as_tensor, read_images
+from hermesflow.data.worlds.world import world_of
 from hermesflow.evaluation.bootstrap import summarise
 from hermesflow.report import audit, formatting, tables
 from hermesflow.report.answer import answer, summary_of
@@ -55,10 +56,11 @@ def run(config: Config, layout: Layout, *, seeds: Sequence[int] | None = None) -
     settings = config.evaluation
     summary = summarise(folders, benchmarks, resamples=settings.bootstrap, confidence=settings.confidence)
     facts = summary_of(summary, config)
-    write_tables(config, layout, summary, seeds, made_by)
+    judge = read_json(layout.judge)
+    write_tables(config, layout, summary, judge, seeds, made_by)
     write_figures(config, layout, summary, seeds)
     write_json(layout.report / "summary.json", facts)
-    formatting.write_text(layout.report / "answer.md", answer(summary, config))
+    formatting.write_text(layout.report / "answer.md", answer(summary, config, judge))
 
 
 def benchmark_folders(config: Config, layout: Layout, seed: int, checkpoint: str) -> tuple[Path, ...]:
@@ -69,7 +71,12 @@ def benchmark_folders(config: Config, layout: Layout, seed: int, checkpoint: str
 
 
 def write_tables(
-    config: Config, layout: Layout, summary: pd.DataFrame, seeds: Sequence[int], made_by: Mapping[str, str]
+    config: Config,
+    layout: Layout,
+    summary: pd.DataFrame,
+    judge: Mapping[str, Any],
+    seeds: Sequence[int],
+    made_by: Mapping[str, str],
 ) -> None:
     """The paper's tables and those of benchmarks as CSV, Markdown, LaTeX; trust and statistics as CSV and Markdown."""
     folder = layout.report / "tables"
@@ -85,7 +92,7 @@ def write_tables(
     rejected = pd.read_csv(path, dtype=str, keep_default_na=False)  # `007` is an id
     for table in (
         audit.agreement_table(agreement),
-        audit.judge_table(read_json(layout.judge)),
+        audit.judge_table(judge, world_of(config.data.source).reading),
         audit.preferences_table(counts),
         audit.rejected_table(rejected, _data_note(layout, seeds[0])),
     ):
@@ -94,7 +101,7 @@ def write_tables(
 
 
 def _data_note(layout: Layout, seed: int) -> str:
-    """What there is to say of pairs of real images; nothing of the micro world's."""
+    """What there is to say of pairs of real images; nothing of a small world's."""
     folder, model = layout.root / "data", layout.checkpoint(seed, BASE) / "model"
     if not (folder / "selection.json").is_file():
         return ""
@@ -130,7 +137,6 @@ def write_figures(config: Config, layout: Layout, summary: pd.DataFrame, seeds: 
 
 def _write_pictures(config: Config, layout: Layout, checkpoints: Sequence[str], seed: int) -> None:
     """Figure 4 and the preference examples: both need the image tokenizer."""
-    from hermesflow.data.worlds.world import world_of
     from hermesflow.models.backbone import load_codec
     from hermesflow.report import figures, grids
 
