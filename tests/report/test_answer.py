@@ -115,6 +115,25 @@ def test_the_licence_line_of_the_pictures_closes_the_answer():
     assert "Twemoji" not in answer(make_summary(), micro(), JUDGE)
 
 
+def test_arms_are_compared_with_paired_intervals():
+    pairs = [("pair-1", "und-1"), ("pair-1", "gen-1")]
+    summary = make_summary(half_width=0.01, pairs=pairs)
+    text = answer(summary, micro()).partition("## Between arms\n")[2].partition("\n## ")[0]
+    (line,) = (line for line in text.splitlines() if "less `gen-1`" in line)
+    assert line.startswith("- `pair-1` (objective pair) less `gen-1` (objective generation): generation ")
+    assert "generation -0.002 [-0.012, +0.008] (no clear difference)" in line  # 0.793 - 0.795
+    assert "understanding +0.003 [-0.007, +0.013] (no clear difference)" in line
+    (line,) = (line for line in text.splitlines() if "less `und-1`" in line)
+    assert "gap -0.066 [-0.076, -0.056] (less); both right +0.062 [+0.052, +0.072] (more)." in line
+    found = summary_of(summary, micro())["between arms"]
+    assert len(found) == 2 * 4 and found[0] == {
+        **{"checkpoint": "pair-1", "against": "und-1", "metric": "gap/same-judge/generation"},
+        **{"delta": 0.062, "delta_low": 0.052, "delta_high": 0.072},
+    }
+    assert "between arms" not in summary_of(make_summary(), micro())
+    assert "stand below" in answer(summary, micro()) and "not against each other" in answer(make_summary(), micro())
+
+
 def test_few_seeds_are_confessed():
     assert "1 seed: the intervals say" in answer(make_summary(seeds=1), micro())
     assert "the intervals say" not in answer(make_summary(seeds=3), micro())

@@ -19,7 +19,7 @@ from hermesflow.report.answer import answer
 from hermesflow.report.columns import GAP_SIDES, columns_of
 from hermesflow.report.formatting import EMPTY, Table
 from hermesflow.report.lookup import Figures
-from hermesflow.report.roles import candidate_sweep, main_checkpoints, pair_chain, roles
+from hermesflow.report.roles import arm_pairs, candidate_sweep, main_checkpoints, pair_chain, roles
 from hermesflow.report.tables import all_tables, gap_table
 from tests.support.report_world import PAPER_TABLES, ROOT, make_summary, micro, pictures, pictures_summary, showo
 
@@ -260,6 +260,27 @@ def test_roles_follow_the_tree_and_not_the_names():
     assert main_checkpoints(config) == ("base", "second")
     assert roles(config) == {"base": "base", "pair-1": "first", "pair-2": "second", "understanding": "u"}
     assert candidate_sweep(config) == {2: "few", 8: "first"}
+
+
+def test_arms_are_found_by_what_they_are_trained_on():
+    config, base = micro(), {"parent": "base"}
+    assert arm_pairs(config) == (("pair-1", "gen-1"), ("dpo-1", "gen-1"))
+
+    def chosen(parent, candidates=None):
+        entry = Checkpoint(parent=parent, objective="generation", candidates=candidates)
+        object.__setattr__(entry, "objective", "chosen")  # known by its name, whether the config knows it yet or not
+        return entry
+
+    tree = {
+        "mine": Checkpoint(**base, objective="pair"),
+        "second": Checkpoint(parent="mine", objective="pair"),
+        "images": Checkpoint(**base, objective="generation"),
+        "few": chosen("base", 2),
+        "later": chosen("mine"),
+        "best": chosen("base"),
+    }
+    assert arm_pairs(replace(config, checkpoints=tree)) == (("mine", "best"), ("mine", "images"))
+    assert arm_pairs(replace(config, checkpoints={"best": chosen("base")})) == ()
 
 
 def test_preferences_table_counts_every_reason():

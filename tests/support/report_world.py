@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,16 +118,24 @@ def make_summary(
     *,
     half_width: float = 0.02,
     seeds: int = 3,
+    pairs: Sequence[tuple[str, str]] = (),
 ) -> pd.DataFrame:
-    """Every metric of every checkpoint; all intervals are value -/+ half_width, differences too."""
+    """Every metric of every checkpoint; all intervals are value -/+ half_width, differences (of pairs too) as well."""
     base = metrics_of(*gaps["base"])
     rows = []
     for checkpoint, sides in gaps.items():
         for metric, value in metrics_of(*sides).items():
             row = {"checkpoint": checkpoint, "metric": metric, "value": value, "items": 400, "seeds": seeds}
-            row |= {"low": value - half_width, "high": value + half_width}
+            row |= {"low": value - half_width, "high": value + half_width, "against": "base"}
             if checkpoint != "base":
                 delta = value - base[metric]
                 row |= {"delta": delta, "delta_low": delta - half_width, "delta_high": delta + half_width}
             rows.append(row)
+    for first, second in pairs:
+        others = metrics_of(*gaps[second])
+        for metric, value in metrics_of(*gaps[first]).items():
+            delta = value - others[metric]
+            row = {"checkpoint": first, "metric": metric, "value": value, "items": 400, "seeds": seeds}
+            row |= {"delta": delta, "delta_low": delta - half_width, "delta_high": delta + half_width}
+            rows.append(row | {"against": second})
     return pd.DataFrame(rows, columns=list(COLUMNS))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -88,6 +88,8 @@ def claims(figures: Figures, checkpoint: str) -> list[Claim]:
 def summary_of(summary: pd.DataFrame, config: Config) -> dict[str, Any]:
     """The answer as plain data, for `summary.json`: the checkpoint judged, its claims, seeds and confidence.
 
+    And the differences between arms, where any were taken.
+
     Raises:
         ConfigError: the config has no Pair-DPO checkpoint that uses all candidates.
     """
@@ -98,13 +100,25 @@ def summary_of(summary: pd.DataFrame, config: Config) -> dict[str, Any]:
             f"config `{config.name}`: no entry of `checkpoints` grows from base with objective `pair` and all "
             "candidates, so there is nothing to answer about. Add one, e.g. `pair-1: {parent: base, objective: pair}`."
         )
-    return {
+    facts = {
         "checkpoint": chain[-1],
         "seeds": figures.seeds(chain[-1]),
         "confidence": config.evaluation.confidence,
         "tolerance": TOLERANCE,
         "claims": [asdict(claim) for claim in claims(figures, chain[-1])],
     }
+    return facts | ({"between arms": list(between_arms(figures))} if figures.compared else {})
+
+
+def between_arms(figures: Figures) -> Iterator[dict[str, Any]]:
+    """Differences between arms by one protocol, of both skills, their gap and both right: first less second."""
+    for checkpoint, other in figures.compared:
+        for side in ("generation", "understanding", "gap", "both_right"):
+            metric = f"gap/{figures.protocol}/{side}"
+            found = figures.get(checkpoint, metric, against=other)
+            numbers = {end: _rounded(found[end]) for end in ("delta", "delta_low", "delta_high")}
+            if figures.measured(metric):
+                yield {"checkpoint": checkpoint, "against": other, "metric": metric, **numbers}
 
 
 def answer(summary: pd.DataFrame, config: Config, judge: Mapping[str, Any] | None = None) -> str:
@@ -133,6 +147,8 @@ def answer(summary: pd.DataFrame, config: Config, judge: Mapping[str, Any] | Non
         )
     others = [*_iterations(figures, chain), *_other_chains(figures, config), *_arms(figures, config)]
     parts.append("## The paper's other claims\n\n" + "\n".join(others) + "\n")
+    if figures.compared:
+        parts.append("## Between arms\n\n" + "\n".join(_between_arms(figures, config)) + "\n")
     parts.append("## What limits this answer\n\n" + "\n".join(_limits(figures, facts, config, judge or {})) + "\n")
     if credit := world_of(config.data.source).credit:
         parts.append(f"{credit}.\n")
@@ -196,14 +212,36 @@ def _other_chains(figures: Figures, config: Config) -> list[str]:
         last = chain[-1]
         if chain == pair_chain(config) or last not in figures.checkpoints:
             continue
-        entry = as_plain(config.checkpoints[chain[0]])
-        apart = ", ".join(f"{k} {v}" for k, v in entry.items() if k not in ("parent", "objective") and v is not None)
+        apart = ", ".join(_settings(config, chain[0], "parent", "objective"))
         steps = " -> ".join(number(figures.get(c, f"gap/{protocol}/gap")["value"], 3) for c in (BASE, *chain))
         statistic = figures.get(last, f"gap/{protocol}/gap")
         lines.append(
             f"- Trained otherwise ({apart or 'same settings'}), base -> {' -> '.join(chain)}, the {protocol} gap "
             f"goes {steps}; `{last}` against base {change(statistic, 3)}."
         )
+    return lines
+
+
+def _settings(config: Config, checkpoint: str, *without: str) -> list[str]:
+    entry = as_plain(config.checkpoints[checkpoint])
+    return [f"{key} {value}" for key, value in entry.items() if key not in without and value is not None]
+
+
+def _between_arms(figures: Figures, config: Config) -> list[str]:
+    lines = [
+        "One iteration of Pair-DPO less an arm that leaves out the preference (objective `chosen`: best-of-n "
+        "fine-tuning) or the captions (objective `generation`), each from base on the same candidates, "
+        f"{PROTOCOL_WORDS[figures.protocol]}. Both arms answer the same resampled questions.\n"
+    ]
+    words = {"yes": "more", "no": "less", "open": "no clear difference"}
+    shown: dict[tuple[str, str], list[str]] = {}
+    for one in between_arms(figures):
+        verdict = verdict_above(one["delta_low"], one["delta_high"], 0.0)
+        text = f"{one['metric'].split('/')[-1].replace('_', ' ')} {change(one, 3)} ({words[verdict]})"
+        shown.setdefault((one["checkpoint"], one["against"]), []).append(text)
+    for pair, texts in shown.items():
+        first, second = (f"`{name}` ({', '.join(_settings(config, name, 'parent'))})" for name in pair)
+        lines.append(f"- {first} less {second}: {'; '.join(texts)}.")
     return lines
 
 
@@ -229,9 +267,10 @@ def _arms(figures: Figures, config: Config) -> list[str]:
         what = "both skills" if role == "pair-1" else f"{role} only"
         lines.append(f"- One iteration trained on {what} (`{checkpoint}`), change against base: {'; '.join(shown)}.")
     if len(lines) > 1:
+        where = "those against each other stand below" if figures.compared else "not against each other"
         lines.append(
             "- The paper finds that one-sided training leaves or lowers the other skill while Pair-DPO lifts both; "
-            "the lines above say what was measured here. Their intervals are against base, not against each other."
+            f"the lines above say what was measured here. Their intervals are against base, {where}."
         )
     return lines
 

@@ -153,8 +153,8 @@ def statistics_table(summary: pd.DataFrame) -> Table:
         "statistics",
         "All statistics",
         summary,
-        "value with its interval; delta: change against base with the interval of the paired difference; items: "
-        "images or prompts that were resampled.",
+        "value with its interval; delta: difference from the checkpoint in `against`, with the interval of the paired "
+        "difference; items: images or prompts that were resampled.",
     )
 
 

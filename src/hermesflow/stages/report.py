@@ -19,7 +19,7 @@ from hermesflow.report import audit, formatting, tables
 from hermesflow.report.answer import answer, summary_of
 from hermesflow.report.facts import benchmark_lines
 from hermesflow.report.lookup import Figures
-from hermesflow.report.roles import candidate_sweep, pair_chain
+from hermesflow.report.roles import arm_pairs, candidate_sweep, pair_chain
 
 if TYPE_CHECKING:
     from hermesflow.models.backbone import ImageCodec
@@ -54,7 +54,9 @@ def run(config: Config, layout: Layout, *, seeds: Sequence[int] | None = None) -
     benchmarks = {name: {seed: benchmark_folders(config, layout, seed, name) for seed in seeds} for name in names}
     made_by = benchmark_lines(benchmarks)
     settings = config.evaluation
-    summary = summarise(folders, benchmarks, resamples=settings.bootstrap, confidence=settings.confidence)
+    summary = summarise(
+        folders, benchmarks, resamples=settings.bootstrap, confidence=settings.confidence, pairs=arm_pairs(config)
+    )
     facts = summary_of(summary, config)
     judge = read_json(layout.judge)
     write_tables(config, layout, summary, judge, seeds, made_by)
