@@ -112,6 +112,22 @@ def test_many_prompts_go_into_blocks_and_none_is_lost():
     assert sorted(shown) == sorted(prompts)
 
 
+def test_before_and_after_have_their_prompt_and_the_judge_s_verdict():
+    images = np.random.default_rng(0).integers(0, 256, (3, 2, 8, 8, 3), dtype=np.uint8)
+    accepted = np.array([[False, True], [True, True], [False, False]])
+    figure = grids.before_after_figure(["a cat", "a dog", "a cow"], ("base", "pair-3"), images, accepted)
+    above, below = figure.axes[:3], figure.axes[3:]
+    assert [axes.get_title() for axes in above] == ["a cat", "a dog", "a cow"]
+    assert (above[0].get_ylabel(), below[0].get_ylabel()) == ("base", "pair-3")
+    for row, panels in enumerate((above, below)):
+        for axes, pictures, verdicts in zip(panels, images, accepted, strict=True):
+            assert np.array_equal(axes.images[0].get_array(), pictures[row])
+            assert [t.get_text() for t in axes.texts] == ["✓" if verdicts[row] else "✗"]
+    unjudged = grids.before_after_figure(["a cat"], ("base", "pair-3"), images[:1], None)
+    assert not [t for axes in unjudged.axes for t in axes.texts]
+    assert unjudged.get_supxlabel() == ""
+
+
 def example() -> grids.Example:
     image = np.zeros((8, 8, 3), dtype=np.uint8)
     return grids.Example("a circle", image, image + 10, image + 20, (0.9, 0.25), ("a circle", ""), (1.0, 0.5))

@@ -72,7 +72,9 @@ def publish(config: Config, layout: Layout, target: Path, *, seeds: Sequence[int
 
 
 def fill_readme(readme: Path, published: Path, config: Config) -> None:
-    """Put the gap figure, the verdicts and a short Table 4 into the README's `results` section.
+    """Put two figures, the verdicts and a short Table 4 into the README's `results` section.
+
+    The figures are pictures before and after, where the report has them, and the gap.
 
     The table has base, the Pair-DPO iterations and the last checkpoint of every other chain, five rows at most, by one
     protocol: the same judge on both sides where there is a judge.
@@ -105,8 +107,16 @@ def fill_readme(readme: Path, published: Path, config: Config) -> None:
         f"Figures from {seeds}, {PROTOCOL_WORDS[protocol]}. Brackets are {100 * summary['confidence']:.0f} % paired "
         f"bootstrap intervals of the change against `base`. Claims of the paper: {verdicts}."
     )
-    figure = f"![Understanding, generation and the gap]({folder}/figures/fig2b_gap.png)"
-    fill(readme, "results", "\n\n".join([figure, tabulate(cells, columns, "pipe", disable_numparse=True), words]))
+    texts = {
+        "before_after": f"Pictures of `{BASE}` and of `{summary['checkpoint']}`, for the first prompt of each kind",
+        "fig2b_gap": "Understanding, generation and the gap",
+    }
+    pictures = [
+        f"![{text}]({folder}/figures/{name}.png)"
+        for name, text in texts.items()
+        if (published / "figures" / f"{name}.png").exists()
+    ]
+    fill(readme, "results", "\n\n".join([*pictures, tabulate(cells, columns, "pipe", disable_numparse=True), words]))
 
 
 def fill_results(page: Path, published: Path) -> None:

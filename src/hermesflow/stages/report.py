@@ -138,24 +138,27 @@ def write_figures(config: Config, layout: Layout, summary: pd.DataFrame, seeds: 
 
 
 def _write_pictures(config: Config, layout: Layout, checkpoints: Sequence[str], seed: int) -> None:
-    """Figure 4 and the preference examples: both need the image tokenizer."""
+    """Figure 4, before and after, and the preference examples: all need the image tokenizer."""
     from hermesflow.models.backbone import load_codec
     from hermesflow.report import figures, grids
 
     codec = load_codec(layout.tokenizer, device="cpu")
     samples = {name: read_images(layout.checkpoint(seed, name) / "evaluation" / "samples.npy") for name in checkpoints}
-    ids = spread(samples[BASE][0], SAMPLE_ROWS)
-    captions = _column(layout.data("prompts"), "caption")
-    generated = np.stack([rows_of(*samples[name], ids)[:, 0] for name in checkpoints], axis=1)
-    images = _decode(codec, generated)
-    prompts = [_of(captions, pair_id, layout.data("prompts")) for pair_id in ids]
-    world, accepted = world_of(config.data.source), None
-    if any(world.parse_caption(prompt) for prompt in prompts):
-        scenes = [world.read_images(row) for row in images]
-        accepted = np.array([[world.accepts(s, p) for s in row] for row, p in zip(scenes, prompts, strict=True)])
-    figure = grids.sample_figure(prompts, checkpoints, images, accepted)
-    grids.credit(figure, world.credit)
-    figures.save(figure, layout.report / "figures" / "fig4_samples.png")
+    known, world, path = samples[BASE][0], world_of(config.data.source), layout.data("prompts")
+    captions, kind_of = (_column(path, column) for column in ("caption", "kind"))
+    kinds = [_of(kind_of, pair_id, path) for pair_id in known]
+    for name, new_figure, ids, names in (
+        ("fig4_samples", grids.sample_figure, spread(known, SAMPLE_ROWS), checkpoints),
+        ("before_after", grids.before_after_figure, first_of_each(known, kinds), (BASE, checkpoints[-1])),
+    ):
+        images = _decode(codec, np.stack([rows_of(*samples[one], ids)[:, 0] for one in names], axis=1))
+        prompts, accepted = [_of(captions, pair_id, path) for pair_id in ids], None
+        if any(world.parse_caption(prompt) for prompt in prompts):
+            scenes = [world.read_images(row) for row in images]
+            accepted = np.array([[world.accepts(s, p) for s in row] for row, p in zip(scenes, prompts, strict=True)])
+        figure = new_figure(prompts, names, images, accepted)
+        grids.credit(figure, world.credit)
+        figures.save(figure, layout.report / "figures" / f"{name}.png")
 
     examples = _examples(layout, codec, layout.checkpoint(seed, checkpoints[1]) / "preferences")
     figure = grids.preference_figure(examples)
@@ -198,6 +201,14 @@ def spread(items: Sequence[str], count: int) -> list[str]:
     if len(items) <= count:
         return list(items)
     return [items[i * len(items) // count] for i in range(count)]
+
+
+def first_of_each(ids: Sequence[str], kinds: Sequence[str]) -> list[str]:
+    """The first id of each kind, in their order; the first `EXAMPLES` where all are of one kind."""
+    first: dict[str, str] = {}
+    for one, kind in zip(ids, kinds, strict=True):
+        first.setdefault(kind, one)
+    return list(first.values()) if len(first) > 1 else list(ids[:EXAMPLES])
 
 
 def rows_of(stored_ids: Sequence[str], images: np.ndarray, ids: Sequence[str]) -> np.ndarray:
