@@ -115,8 +115,8 @@ def between_arms(figures: Figures) -> Iterator[dict[str, Any]]:
     for checkpoint, other in figures.compared:
         for side in ("generation", "understanding", "gap", "both_right"):
             metric = f"gap/{figures.protocol}/{side}"
-            found = figures.get(checkpoint, metric, against=other)
-            numbers = {end: _rounded(found[end]) for end in ("delta", "delta_low", "delta_high")}
+            statistic = figures.get(checkpoint, metric, against=other)
+            numbers = {end: _rounded(statistic[end]) for end in ("delta", "delta_low", "delta_high")}
             if figures.measured(metric):
                 yield {"checkpoint": checkpoint, "against": other, "metric": metric, **numbers}
 
@@ -231,7 +231,7 @@ def _between_arms(figures: Figures, config: Config) -> list[str]:
     lines = [
         "One iteration of Pair-DPO less an arm that leaves out the preference (objective `chosen`: best-of-n "
         "fine-tuning) or the captions (objective `generation`), each from base on the same candidates, "
-        f"{PROTOCOL_WORDS[figures.protocol]}. Both arms answer the same resampled questions.\n"
+        f"{PROTOCOL_WORDS[figures.protocol]}. Differences are taken on the same resampled captions.\n"
     ]
     words = {"yes": "more", "no": "less", "open": "no clear difference"}
     shown: dict[tuple[str, str], list[str]] = {}
