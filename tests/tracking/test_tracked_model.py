@@ -116,12 +116,12 @@ def test_samples_are_a_picture_and_a_table(run):
 
 def test_the_licence_line_of_the_pictures_is_a_tag_of_their_run(run, layout):
     assert "hermesflow.credit" not in run.data.tags  # of the micro world nobody is to be named
-    folder = layout.checkpoint(0, "gen-1")
+    folder = layout.checkpoint(0, "pair-2")
     shutil.copytree(layout.checkpoint(0, "pair-1") / "evaluation", folder / "evaluation", dirs_exist_ok=True)
-    settings = {**params_of(CONFIG, "evaluate", "gen-1"), "data.source": "pictures"}
+    settings = {**params_of(CONFIG, "evaluate", "pair-2"), "data.source": "pictures"}
     write_manifest(folder / "evaluation", config=settings, inputs=[layout.data("pairs")], seed=0)
-    runs.log_results(layout, seed=0, checkpoint="gen-1")
-    logged = runs_of(Store(layout.root.parent).client)["gen-1, seed 0"]
+    runs.log_results(layout, seed=0, checkpoint="pair-2")
+    logged = runs_of(Store(layout.root.parent).client)["pair-2, seed 0"]
     assert logged.data.tags["hermesflow.credit"] == CREDIT
 
 
