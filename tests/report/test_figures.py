@@ -45,7 +45,7 @@ def test_both_right_is_the_darker_part_of_both_bars(known, quoted):
     _, same, theirs = figures.gap_figure(known, CHAIN, quoted).axes
     understanding, generation, both = (same.patches[i] for i in (0, len(CHAIN), 2 * len(CHAIN)))
     assert both.get_x() <= understanding.get_x() + 0.02 and both.get_x() + both.get_width() >= generation.get_x() + 0.33
-    assert [text.get_text() for text in same.figure.legends[0].get_texts()][-1] == "both right"
+    assert [text.get_text() for text in same.figure.legends[0].get_texts()][-1] == "both right, same question"
     summary = make_summary()
     without = Figures(summary[~summary["metric"].str.endswith("both_right")])
     _, same, theirs = figures.gap_figure(without, CHAIN, quoted).axes
@@ -126,6 +126,18 @@ def test_before_and_after_have_their_prompt_and_the_judge_s_verdict():
     unjudged = grids.before_after_figure(["a cat"], ("base", "pair-3"), images[:1], None)
     assert not [t for axes in unjudged.axes for t in axes.texts]
     assert unjudged.get_supxlabel() == ""
+
+
+def test_the_licence_line_stands_below_all_other_words():
+    images = np.zeros((1, 2, 8, 8, 3), dtype=np.uint8)
+    figure = grids.before_after_figure(["a cat"], ("base", "pair-3"), images, np.zeros((1, 2), dtype=bool))
+    grids.credit(figure, None)
+    before = figure.get_supxlabel()
+    grids.credit(figure, "Graphics: somebody (CC BY 4.0)")
+    assert figure.get_supxlabel() == f"{before}\nGraphics: somebody (CC BY 4.0)" and before.startswith("Tick")
+    pairs = grids.preference_figure([example()])
+    grids.credit(pairs, "Graphics: somebody (CC BY 4.0)")
+    assert pairs.get_supxlabel() == "Graphics: somebody (CC BY 4.0)"
 
 
 def example() -> grids.Example:

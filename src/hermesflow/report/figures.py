@@ -106,7 +106,15 @@ def _gap_bars(axes: Axes, names: Sequence[str], sides: Mapping[str, list[dict[st
     both = sides.get("both_right", [])
     values = [one["value"] for one in both]
     if any(value == value for value in values):
-        axes.bar(range(len(names)), values, 1.94 * width, label="both right", color=INK, alpha=0.3, linewidth=0)
+        axes.bar(
+            range(len(names)),
+            values,
+            1.94 * width,
+            label="both right, same question",
+            color=INK,
+            alpha=0.3,
+            linewidth=0,
+        )
         axes.errorbar(range(len(names)), values, yerr=_errors(both), fmt="none", ecolor=INK, elinewidth=0.9, capsize=2)
     for i, gap in enumerate(sides["gap"]):
         tops = [sides[side][i] for side in ("understanding", "generation")]

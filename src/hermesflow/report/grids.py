@@ -84,8 +84,10 @@ def before_after_figure(
         images: (P, C, H, W, 3) uint8.
         accepted: (P, C) bool, the judge finds the image to show the prompt exactly; None where there is no judge.
     """
+    titles = [fill(prompt, 20) for prompt in prompts]
+    above = 0.15 * max(1 + title.count("\n") for title in titles)
     with rc_context(STYLE):
-        figure = new_figure(0.4 + 1.35 * len(prompts), 1.1 + 1.35 * len(checkpoints))
+        figure = new_figure(0.4 + 1.4 * len(prompts), above + 0.35 + 1.4 * len(checkpoints))
         panels = figure.subplots(len(checkpoints), len(prompts), squeeze=False)
         for row, checkpoint in enumerate(checkpoints):
             for axes, pictures, verdicts in zip(
@@ -96,11 +98,11 @@ def before_after_figure(
                 if good is not None:
                     _badge(axes, good=good)
             panels[row, 0].set_ylabel(checkpoint, fontweight="bold")
-        for axes, prompt in zip(panels[0], prompts, strict=True):
-            axes.set_title(fill(prompt, 19), loc="center", fontsize=7.5, fontweight="normal")
+        for axes, title in zip(panels[0], titles, strict=True):
+            axes.set_title(title, loc="center", fontsize=7.5, fontweight="normal")
         if accepted is not None:
             line = "Tick: the judge finds exactly what the prompt says; cross: it does not. First prompt of each kind."
-            figure.supxlabel(line, fontsize=8, color=INK)
+            figure.supxlabel(fill(line, 20 * len(prompts)), fontsize=8, color=INK)
         return figure
 
 
@@ -139,9 +141,9 @@ def preference_figure(examples: Sequence[Example]) -> Figure:
 
 
 def credit(figure: Figure, line: str | None) -> None:
-    """Put a licence line into the lower right corner."""
+    """Put a licence line below everything else."""
     if line:
-        figure.text(0.995, 0.002, line, ha="right", va="bottom", fontsize=6, color=INK)
+        figure.supxlabel(f"{figure.get_supxlabel()}\n{line}".strip(), fontsize=8, color=INK)
 
 
 def _picture(axes: Axes, image: np.ndarray, color: str, *, width: float) -> None:
