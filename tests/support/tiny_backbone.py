@@ -1,13 +1,16 @@
 """A second backbone: a GRU that reads pixels and generates codes one after the other. Parts: see `models.backbone`."""
 
+from functools import partial
+
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from hermesflow.core.images import ImageForm
+from hermesflow.models import codec_training
 from hermesflow.models.backbone import UnifiedModel
 from hermesflow.models.draws import inverse_cdf, uniforms_per_row
-from hermesflow.models.showo import codec, codec_training
+from hermesflow.models.showo import codec
 from hermesflow.models.text_tokenizers import text_tokenizer
 
 
@@ -114,9 +117,9 @@ class Session:
 class TinyCodec(codec.ShowOCodec):
     family = Tiny.family
 
-    def __init__(self, shared):
-        super().__init__(shared.network, shared.image_size)
-        self.seen = ImageForm("pixels", (3, shared.image_size, shared.image_size), "uint8")
+    def __init__(self, network, image_size):
+        super().__init__(network, image_size)
+        self.seen = ImageForm("pixels", (3, image_size, image_size), "uint8")
 
     def see(self, images):
         return torch.from_numpy(images.copy()).permute(0, 3, 1, 2).contiguous()
@@ -135,10 +138,4 @@ def rebuild(settings, tokenizer):
     return Tiny(tokenizer, *settings["sizes"])
 
 
-def train_codec(config, images):
-    network, history = codec_training.train_codec(config, images)
-    return TinyCodec(network), history
-
-
-def load_codec(folder, *, device):
-    return TinyCodec(codec.load_codec(folder, device=device))
+train_codec, load_codec = partial(codec_training.train_codec, TinyCodec), TinyCodec.load

@@ -23,8 +23,7 @@ from hermesflow.models import capacity, grouping, packing
 from hermesflow.models.backbone import Completion, NoiseName, UnifiedModel
 from hermesflow.models.kernels import Layout, linear, quicken
 from hermesflow.models.logps import row_sums, token_logps
-from hermesflow.models.showo import generation, prompting
-from hermesflow.models.showo.forms import FAMILY, image_form
+from hermesflow.models.showo import FAMILY, generation, prompting
 from hermesflow.models.showo.masking import draw_mask, pair_mask
 from hermesflow.models.showo.prompting import TokenIds
 from hermesflow.models.showo.sessions import ShowOImageSession, ShowOTextSession
@@ -325,9 +324,8 @@ class ShowO(UnifiedModel):
 def build(config: Config) -> ShowO:
     """The model that a config asks for."""
     settings = config.language_model
-    (tokens,) = image_form(config.data.image_size, config.image_tokenizer).shape
     return ShowO(
-        Shape.of(settings, num_image_tokens=tokens, codebook_size=2**config.image_tokenizer.codebook_bits),
+        Shape.of(settings, num_image_tokens=config.num_image_tokens, codebook_size=config.codebook_size),
         text_tokenizer(settings.text_tokenizer),
         caption_prompt=settings.caption_prompt,
         question_template=settings.question_template,
