@@ -17,11 +17,11 @@ from hermesflow.config.tree import reference_of
 from hermesflow.core.files import write_table
 from hermesflow.core.images import ImageForm, write_images
 from hermesflow.models.backbone import new_model
+from hermesflow.models.codecs import image_form
 from hermesflow.models.lengths import Lengths
 from hermesflow.models.showo.codec import ShowOCodec
 from hermesflow.models.showo.costs import pixels
 from hermesflow.models.showo.costs.decoder import Decoder
-from hermesflow.models.showo.forms import image_form
 from hermesflow.models.showo.magvit import MagVitV2
 from hermesflow.selfplay.preferences import Candidate, Pair, captions_table, image_arrays, images_table
 from hermesflow.training.logps import Logps

@@ -13,9 +13,11 @@ from hermesflow.config.sections import Decoding, ImageSampling, ImageTokenizer, 
 from hermesflow.core.seeding import generator
 from hermesflow.models import capacity, kernels, logps
 from hermesflow.models.backbone import new_model, recompute_activations
+from hermesflow.models.costs import decoder
+from hermesflow.models.costs.decoder import image_scoring, text_decoding, text_scoring
 from hermesflow.models.machines import forwards, total
-from hermesflow.models.showo.costs import decoder, pixels
-from hermesflow.models.showo.costs.decoder import Decoder, image_decoding, image_scoring, text_decoding, text_scoring
+from hermesflow.models.showo.costs import pixels
+from hermesflow.models.showo.costs.decoder import Decoder, image_decoding
 from hermesflow.models.showo.generation import generate_images
 from hermesflow.models.showo.magvit import MagVitV2
 from hermesflow.selfplay.sampling import sample_texts

@@ -13,10 +13,10 @@ from hermesflow.config.load import load_config
 from hermesflow.config.sections import Decoding, ImageSampling, VisionTower
 from hermesflow.core.seeding import generator
 from hermesflow.models import backbone, kernels
+from hermesflow.models.costs.decoder import text_decoding
 from hermesflow.models.janus import costs
 from hermesflow.models.lengths import Lengths
 from hermesflow.models.machines import machine_of, total
-from hermesflow.models.showo.costs.decoder import text_decoding
 from hermesflow.selfplay.sampling import sample_texts
 
 SMOKE = load_config(Path(__file__).parents[2] / "config" / "smoke.yaml")

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from hermesflow.models.costs.memory import text_decoding_peak, training_peak
 from hermesflow.models.showo.costs.decoder import Decoder
-from hermesflow.models.showo.costs.memory import image_decoding_peak, text_decoding_peak, training_peak
+from hermesflow.models.showo.costs.memory import image_decoding_peak
 from tests.support import budget_peaks
 
 CLOSE = 0.1

@@ -19,9 +19,10 @@ from hermesflow.config.load import load_config
 from hermesflow.core.errors import ConfigError
 from hermesflow.core.seeding import generator
 from hermesflow.models import kernels
+from hermesflow.models.costs.decoder import text_decoding
 from hermesflow.models.lengths import Lengths
 from hermesflow.models.machines import BANDWIDTH_UTILISATION, Pass, machine_of, total
-from hermesflow.models.showo.costs.decoder import Decoder, text_decoding
+from hermesflow.models.showo.costs.decoder import Decoder
 from hermesflow.models.showo.costs.masked import expected_masked
 from hermesflow.models.showo.masking import draw_mask
 from hermesflow.stages import gather_candidates, sample, score

@@ -26,7 +26,7 @@ from hermesflow.data.worlds.language import KINDS, article, wrong_captions
 from hermesflow.data.worlds.questions import Question
 from hermesflow.data.worlds.scenes import RELATIONS, Scene, SceneObject, relation_of
 from hermesflow.data.worlds.world import BUCKETS, world_of
-from hermesflow.models.showo import codec_training
+from hermesflow.models import codec_training
 from hermesflow.stages.judge import measure
 
 CONFIG = load_config("config/pictures.yaml").data

@@ -14,8 +14,9 @@ from hermesflow.evaluation.lmms.answering import (
     pixel_digest,
     square,
 )
+from hermesflow.models.codecs import to_pixels
 from hermesflow.models.showo.codec import ShowOCodec
-from hermesflow.models.showo.magvit import MagVitV2, to_pixels
+from hermesflow.models.showo.magvit import MagVitV2
 from tests.support.showo_golden import random_model
 
 UNTIL_END = Stopping(6)

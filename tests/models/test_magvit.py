@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 
 from hermesflow.config.sections import ImageTokenizer
 from hermesflow.core.errors import ArtifactError, NotFiniteError
+from hermesflow.models.codecs import image_form, to_images, to_pixels
 from hermesflow.models.showo.codec import ShowOCodec, load_codec
-from hermesflow.models.showo.forms import image_form
-from hermesflow.models.showo.magvit import MagVitV2, to_images, to_pixels
+from hermesflow.models.showo.magvit import MagVitV2
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "magvitv2"
 OFFICIAL = ImageTokenizer(

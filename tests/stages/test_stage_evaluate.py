@@ -20,8 +20,8 @@ from hermesflow.evaluation import bootstrap
 from hermesflow.evaluation.metrics import COMPOSED
 from hermesflow.evaluation.worlds import held_out
 from hermesflow.models.backbone import new_model
+from hermesflow.models.codecs import image_form
 from hermesflow.models.showo.codec import ShowOCodec
-from hermesflow.models.showo.forms import image_form
 from hermesflow.models.showo.magvit import MagVitV2
 from hermesflow.stages import clip, data, evaluate
 

@@ -20,8 +20,8 @@ from hermesflow.data.microworld.world import WORLD
 from hermesflow.data.pairs import write_pairs
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS
 from hermesflow.evaluation.metrics import COMPOSED
+from hermesflow.models.codecs import image_form
 from hermesflow.models.showo.codec import ShowOCodec
-from hermesflow.models.showo.forms import image_form
 from hermesflow.models.showo.magvit import MagVitV2
 from hermesflow.stages import report
 from tests.support.report_world import ROOT, metrics_of

@@ -24,7 +24,7 @@ from hermesflow.evaluation.benchmarks.gap import Gap
 from hermesflow.evaluation.benchmarks.geneval import GenEval
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS
 from hermesflow.evaluation.metrics import GENEVAL_KINDS
-from hermesflow.models.showo.forms import image_form
+from hermesflow.models.codecs import image_form
 from hermesflow.stages import report
 from hermesflow.tracking.results import Results
 from tests.stages.test_stage_report import make_results

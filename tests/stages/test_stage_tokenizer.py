@@ -10,9 +10,10 @@ from hermesflow.config.load import load_config
 from hermesflow.core.files import Layout
 from hermesflow.data.microworld.world import WORLD
 from hermesflow.data.pairs import write_pairs
+from hermesflow.models import codec_training
 from hermesflow.models.backbone import load_codec
-from hermesflow.models.showo import codec_training
-from hermesflow.models.showo.magvit import MagVitV2, Reconstruction, to_pixels
+from hermesflow.models.codecs import Reconstruction, to_pixels
+from hermesflow.models.showo.magvit import MagVitV2
 from hermesflow.stages import tokenizer
 
 

@@ -26,8 +26,8 @@ from hermesflow.evaluation.benchmarks.gap import Gap
 from hermesflow.evaluation.benchmarks.geneval import GenEval
 from hermesflow.evaluation.graders.inception import Inception
 from hermesflow.models.backbone import new_model
+from hermesflow.models.codecs import image_form
 from hermesflow.models.showo.codec import ShowOCodec
-from hermesflow.models.showo.forms import image_form
 from hermesflow.models.showo.magvit import MagVitV2
 from hermesflow.stages import data, draw, gather_drawn
 from tests.support.benchmark_models import save_clip, save_detector, save_vilt

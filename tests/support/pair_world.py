@@ -19,7 +19,7 @@ from hermesflow.config.tree import reference_of
 from hermesflow.core.files import Layout, write_table
 from hermesflow.core.images import ImageForm, write_images
 from hermesflow.models.backbone import meta_model, new_model
-from hermesflow.models.showo.forms import image_form
+from hermesflow.models.codecs import image_form
 from hermesflow.stages import reference
 from hermesflow.stages.reference import load_pairs
 from hermesflow.training.pairs import HomologousPairs

@@ -13,7 +13,7 @@ from hermesflow.core.images import write_images
 from hermesflow.data.microworld.world import WORLD
 from hermesflow.data.pairs import write_pairs
 from hermesflow.models.backbone import new_model
-from hermesflow.models.showo.forms import image_form
+from hermesflow.models.codecs import image_form
 from hermesflow.stages import gather_candidates, gather_scores, sample, score
 
 SMOKE = Path(__file__).parents[2] / "config" / "smoke.yaml"

@@ -1,16 +1,17 @@
 """A second backbone: a GRU that reads pixels and generates codes one after the other. Parts: see `models.backbone`."""
 
+from functools import partial
+
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from hermesflow.core.files import read_json, read_weights
 from hermesflow.core.images import ImageForm
+from hermesflow.models import codec_training
 from hermesflow.models.backbone import UnifiedModel
 from hermesflow.models.draws import inverse_cdf, uniforms_per_row
-from hermesflow.models.loading import DTYPES
-from hermesflow.models.showo import codec, codec_training
-from hermesflow.models.text_tokenizers import load_text_tokenizer, text_tokenizer
+from hermesflow.models.showo import codec
+from hermesflow.models.text_tokenizers import text_tokenizer
 
 
 class Tiny(UnifiedModel):
@@ -35,7 +36,7 @@ class Tiny(UnifiedModel):
         self.eval()
 
     def settings(self):
-        return {"sizes": self.sizes, "boundary": self.tokenizer.boundary_token}
+        return {"sizes": self.sizes}
 
     def prompts(self, texts):
         return [[self.end_token, *ids, self.end_token] for ids in self.tokenizer.encode(texts)]
@@ -116,9 +117,9 @@ class Session:
 class TinyCodec(codec.ShowOCodec):
     family = Tiny.family
 
-    def __init__(self, shared):
-        super().__init__(shared.network, shared.image_size)
-        self.seen = ImageForm("pixels", (3, shared.image_size, shared.image_size), "uint8")
+    def __init__(self, network, image_size):
+        super().__init__(network, image_size)
+        self.seen = ImageForm("pixels", (3, image_size, image_size), "uint8")
 
     def see(self, images):
         return torch.from_numpy(images.copy()).permute(0, 3, 1, 2).contiguous()
@@ -127,24 +128,14 @@ class TinyCodec(codec.ShowOCodec):
         return self.see(self.to_pixels(images))
 
 
-def new_model(config, *, seed):
-    torch.manual_seed(seed)
+def build(config):
     own, side, network = config.language_model, config.data.image_size, codec.meta_codec(config)
     sizes = own.hidden_size, side, network.generated.shape[0], 2**config.image_tokenizer.codebook_bits
     return Tiny(text_tokenizer(own.text_tokenizer), *sizes, own.caption_prompt, own.question_template)
 
 
-def load_model(folder, *, device, precision="no"):
-    plain = read_json(folder / "config.json")
-    model = Tiny(load_text_tokenizer(folder / "tokenizer.json", plain["boundary"]), *plain["sizes"])
-    model.load_state_dict(read_weights(folder / "model.safetensors"))
-    return model.to(device, DTYPES[precision])
+def rebuild(settings, tokenizer):
+    return Tiny(tokenizer, *settings["sizes"])
 
 
-def train_codec(config, images):
-    network, history = codec_training.train_codec(config, images)
-    return TinyCodec(network), history
-
-
-def load_codec(folder, *, device):
-    return TinyCodec(codec.load_codec(folder, device=device))
+train_codec, load_codec = partial(codec_training.train_codec, TinyCodec), TinyCodec.load

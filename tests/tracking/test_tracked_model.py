@@ -17,8 +17,8 @@ from hermesflow.core.files import write_json, write_manifest, write_table
 from hermesflow.core.images import write_images
 from hermesflow.data.pictures.sprites import CREDIT
 from hermesflow.models.backbone import new_model
+from hermesflow.models.codecs import image_form
 from hermesflow.models.showo.codec import ShowOCodec
-from hermesflow.models.showo.forms import image_form
 from hermesflow.models.showo.magvit import MagVitV2
 from hermesflow.tracking import runs
 from hermesflow.tracking.store import Store

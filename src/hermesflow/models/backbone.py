@@ -2,7 +2,7 @@
 
 A backbone is a folder `models/FAMILY/` with three modules, or a module of the user's with what they hold:
 
-    model           new_model, meta_model, load_model: the unified model, a `UnifiedModel`
+    model           build, rebuild: the unified model, a `UnifiedModel`
     codec           load_codec, meta_codec: from pixels to what the model reads and generates, an `ImageCodec`
     codec_training  train_codec: the image tokenizer from scratch
 
@@ -32,10 +32,12 @@ from torch.utils.checkpoint import checkpoint
 from hermesflow.config.experiment import Config
 from hermesflow.config.sections import ImageSampling, Precision, Training
 from hermesflow.core.errors import ArtifactError, ConfigError, naming
-from hermesflow.core.files import atomic, read_json, write_json, write_weights
+from hermesflow.core.files import atomic, read_json, read_weights, write_json, write_weights
 from hermesflow.core.finite import check_weights
 from hermesflow.core.images import ImageForm
+from hermesflow.models.loading import DTYPES, fill, moved, without_weights
 from hermesflow.models.text_tokenizers import Tokenizer as TextTokenizer
+from hermesflow.models.text_tokenizers import load_text_tokenizer
 
 Completion: TypeAlias = str | Sequence[int]
 """A text, or the token ids that it was sampled as: they end in the end token, unless the text was cut."""
@@ -195,7 +197,7 @@ class UnifiedModel(nn.Module, ABC):
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """What `load_model` of the family builds the model from, as plain JSON data."""
+        """What `rebuild` of the family makes the model from beside its tokenizer, as plain JSON data."""
 
     def save(self, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
         """Write `model.safetensors`, `tokenizer.json` and, last, `config.json`: all that `load_model` reads.
@@ -212,7 +214,8 @@ class UnifiedModel(nn.Module, ABC):
         """Write `tokenizer.json` and `config.json` beside the weights."""
         with atomic(folder / "tokenizer.json") as temporary:
             self.tokenizer.save(temporary)
-        write_json(folder / "config.json", {"family": self.family, **self.settings()})
+        boundary = self.tokenizer.boundary_token
+        write_json(folder / "config.json", {"family": self.family, "boundary_token": boundary, **self.settings()})
 
 
 class ImageCodec(Protocol):
@@ -285,18 +288,19 @@ def families() -> list[str]:
 
 def new_model(config: Config, *, seed: int) -> UnifiedModel:
     """A model with random weights, the same for the same seed."""
-    model: UnifiedModel = part(config.language_model.family, "model").new_model(config, seed=seed)
-    return model
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _build(config).eval()
 
 
 def meta_model(config: Config) -> UnifiedModel:
     """A model without weights: names and shapes alone, in no memory."""
-    model: UnifiedModel = part(config.language_model.family, "model").meta_model(config)
-    return model
+    with torch.device("meta"):
+        return _build(config)
 
 
 def load_model(folder: Path, *, device: torch.device | str, precision: Precision = "no") -> UnifiedModel:
-    """Read what `UnifiedModel.save` wrote, in evaluation mode.
+    """Read what `UnifiedModel.save` wrote, in evaluation mode; weights must fit exactly.
 
     Args:
         folder: of the model.
@@ -306,7 +310,20 @@ def load_model(folder: Path, *, device: torch.device | str, precision: Precision
     Raises:
         ArtifactError: a file is missing, truncated or of another model, or a weight is not finite in that precision.
     """
-    model: UnifiedModel = part(_family(folder), "model").load_model(folder, device=device, precision=precision)
+    folder = Path(folder)
+    weights, settings = read_weights(folder / "model.safetensors"), _described(folder)
+    rebuild = part(settings["family"], "model").rebuild
+    try:
+        tokenizer = load_text_tokenizer(folder / "tokenizer.json", settings["boundary_token"])
+        with without_weights():
+            model: UnifiedModel = rebuild(settings, tokenizer)
+        fill(model, weights)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ArtifactError(
+            f"{folder}: config.json and model.safetensors are not of one {settings['family']} model ({error}). "
+            "Take both files from the same checkpoint."
+        ) from error
+    moved(model, device, DTYPES[precision])
     check_weights(
         model.state_dict().items(),
         str(folder),
@@ -337,7 +354,7 @@ def load_codec(folder: Path, *, device: torch.device | str) -> ImageCodec:
     Raises:
         ArtifactError: a file is missing or truncated, or the weights do not fit or are not finite.
     """
-    codec: ImageCodec = part(_family(folder), "codec").load_codec(folder, device=device)
+    codec: ImageCodec = part(_described(folder)["family"], "codec").load_codec(folder, device=device)
     mend = "The file is damaged: delete the folder and run snakemake again."
     check_weights(codec.network.state_dict().items(), str(folder), mend)
     return codec
@@ -363,9 +380,15 @@ def recompute_activations(model: UnifiedModel) -> None:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
 
 
-def _family(folder: Path) -> str:
+def _build(config: Config) -> UnifiedModel:
+    model: UnifiedModel = part(config.language_model.family, "model").build(config)
+    return model
+
+
+def _described(folder: Path) -> dict[str, Any]:
+    """What `config.json` of a model or a codec says."""
     path = Path(folder) / "config.json"
     plain = read_json(path)
     if not isinstance(plain, dict) or "family" not in plain:
         raise ArtifactError(f"{path}: names no family. It is not of this version: delete its folder and make it again.")
-    return str(plain["family"])
+    return plain

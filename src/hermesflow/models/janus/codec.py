@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from hermesflow.config.experiment import Config
 from hermesflow.core.images import ImageForm
+from hermesflow.models.codecs import CodesCodec
 from hermesflow.models.janus import FAMILY
 from hermesflow.models.janus.vq import ImageVQ
-from hermesflow.models.showo.codec import ShowOCodec, read_codec
 
 
-class JanusCodec(ShowOCodec):
+class JanusCodec(CodesCodec):
     """Implements `backbone.ImageCodec`: codes by another image tokenizer than Show-o's, and pixels to see.
 
     Args:
@@ -39,12 +36,4 @@ class JanusCodec(ShowOCodec):
         return self.see(self.to_pixels(images))
 
 
-def meta_codec(config: Config) -> JanusCodec:
-    """A codec without weights."""
-    with torch.device("meta"):
-        return JanusCodec(ImageVQ(config.image_tokenizer), config.data.image_size)
-
-
-def load_codec(folder: Path, *, device: torch.device | str) -> JanusCodec:
-    """Read what `JanusCodec.save` wrote; see `showo.codec.read_codec`."""
-    return read_codec(JanusCodec, folder, device=device)
+meta_codec, load_codec = JanusCodec.meta, JanusCodec.load

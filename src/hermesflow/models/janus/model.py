@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -18,9 +17,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, JanusConfig, JanusForConditionalGeneration, JanusVisionConfig, LlamaConfig
 
 from hermesflow.config.experiment import Config
-from hermesflow.config.sections import ImageSampling, LanguageModel, Precision, Training, VisionTower
-from hermesflow.core.errors import ArtifactError
-from hermesflow.core.files import read_json, read_weights
+from hermesflow.config.sections import ImageSampling, LanguageModel, Training, VisionTower
 from hermesflow.core.images import ImageForm
 from hermesflow.models import capacity, grouping, packing
 from hermesflow.models.backbone import Completion, NoiseName, UnifiedModel
@@ -30,10 +27,9 @@ from hermesflow.models.janus.released import model_names
 from hermesflow.models.janus.sessions import JanusImageSession
 from hermesflow.models.janus.vq import vq_config
 from hermesflow.models.kernels import quicken
-from hermesflow.models.loading import DTYPES, fill, moved, without_weights
 from hermesflow.models.logps import row_sums, token_logps
 from hermesflow.models.text_session import CachedTextSession, unique_rows
-from hermesflow.models.text_tokenizers import Tokenizer, load_text_tokenizer, text_tokenizer
+from hermesflow.models.text_tokenizers import Tokenizer, text_tokenizer
 from hermesflow.models.trees import TextTree, completed, prompted
 
 ATTENTION = "hermesflow"
@@ -87,7 +83,7 @@ class Janus(UnifiedModel):
 
     @property
     def frozen(self) -> Sequence[nn.Module]:
-        """The image tokenizer, and the tower once it has been trained: see `load_model`."""
+        """The image tokenizer, and the tower once it has been trained: see `rebuild`."""
         parts = (self.model.vqmodel, self.model.vision_model)
         return [part for part in parts if not any(p.requires_grad for p in part.parameters())]
 
@@ -276,12 +272,7 @@ class Janus(UnifiedModel):
 
     def settings(self) -> dict[str, Any]:
         """The config of transformers, and beside it what this package needs."""
-        own = {
-            "ids": asdict(self.ids),
-            "wording": asdict(self.wording),
-            "boundary_token": self.tokenizer.boundary_token,
-        }
-        return {**self.config.to_dict(), "hermesflow": own}
+        return {**self.config.to_dict(), "hermesflow": {"ids": asdict(self.ids), "wording": asdict(self.wording)}}
 
     def _asked_for(self, captions: Sequence[str]) -> list[list[int]]:
         return self.tokenizer.encode([self.wording.image_template.format(caption) for caption in captions])
@@ -347,52 +338,8 @@ class Janus(UnifiedModel):
         return token_logps(part.hidden, part.targets, self.lm_head)
 
 
-def new_model(config: Config, *, seed: int) -> Janus:
-    """A model with random weights, the same for the same seed; its tower is trained with it."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return _build(config).eval()
-
-
-def meta_model(config: Config) -> Janus:
-    """A model without weights: names and shapes alone, in no memory."""
-    with torch.device("meta"):
-        return _build(config)
-
-
-def load_model(folder: Path, *, device: torch.device | str, precision: Precision = "no") -> Janus:
-    """Read what `Janus.save` wrote; weights must fit exactly. The tower is frozen from here on.
-
-    Args:
-        folder: of the model.
-        device: where it goes.
-        precision: of the weights, and so of all that is computed, where nothing is trained; `no` is float32.
-
-    Raises:
-        ArtifactError: a file is missing, truncated or of another model.
-    """
-    folder = Path(folder)
-    weights, config = read_weights(folder / "model.safetensors"), read_json(folder / "config.json")
-    try:
-        own = config.pop("hermesflow")
-        with without_weights():
-            model = Janus(
-                JanusConfig.from_dict(config),
-                load_text_tokenizer(folder / "tokenizer.json", own["boundary_token"]),
-                TokenIds(**own["ids"]),
-                Wording(**own["wording"]),
-            )
-        fill(model, weights)
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise ArtifactError(
-            f"{folder}: config.json and model.safetensors are not of one Janus model ({error}). "
-            "Take both files from the same checkpoint."
-        ) from error
-    model.model.vision_model.requires_grad_(False)
-    return moved(model, device, DTYPES[precision])
-
-
-def _build(config: Config) -> Janus:
+def build(config: Config) -> Janus:
+    """The model that a config asks for; its tower is trained with it."""
     settings = config.language_model
     tokenizer = text_tokenizer(settings.text_tokenizer)
     ids = TokenIds.of(tokenizer, vocabulary=settings.vocabulary)
@@ -404,6 +351,14 @@ def _build(config: Config) -> Janus:
         max_text_tokens=settings.max_text_tokens,
     )
     return Janus(janus_config(config, ids), tokenizer, ids, wording)
+
+
+def rebuild(settings: Mapping[str, Any], tokenizer: Tokenizer) -> Janus:
+    """The model that `Janus.settings` describes; its tower is frozen from here on."""
+    own, sizes = settings["hermesflow"], {key: value for key, value in settings.items() if key != "hermesflow"}
+    model = Janus(JanusConfig.from_dict(sizes), tokenizer, TokenIds(**own["ids"]), Wording(**own["wording"]))
+    model.model.vision_model.requires_grad_(False)
+    return model
 
 
 def tower_of(own: LanguageModel) -> VisionTower:

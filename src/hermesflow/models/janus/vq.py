@@ -21,8 +21,8 @@ from transformers.models.janus.modeling_janus import JanusVQVAE
 
 from hermesflow.config.sections import ImageTokenizer
 from hermesflow.core.errors import ConfigError
+from hermesflow.models.codecs import Reconstruction
 from hermesflow.models.janus.released import vq_names
-from hermesflow.models.showo.magvit import Reconstruction
 
 GROUPS = 32  # of JanusVQVAE's group normalisations
 SHARPNESS = 10.0  # of soft look-ups, for the entropy loss

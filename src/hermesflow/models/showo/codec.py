@@ -2,114 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, TypeVar
-
-import numpy as np
-import torch
-from torch import Tensor
-
-from hermesflow.config.experiment import Config, as_plain
-from hermesflow.config.sections import ImageTokenizer
-from hermesflow.core.errors import ArtifactError, naming
-from hermesflow.core.files import read_json, read_weights, write_json, write_weights
-from hermesflow.core.images import PIXELS_TOGETHER
-from hermesflow.models.loading import fill, moved, without_weights
-from hermesflow.models.showo.forms import FAMILY, image_form
-from hermesflow.models.showo.magvit import MagVitV2, to_images, to_pixels
+from hermesflow.models.codecs import CodesCodec
+from hermesflow.models.showo import FAMILY
+from hermesflow.models.showo.magvit import MagVitV2
 
 
-class ShowOCodec:
-    """Implements `backbone.ImageCodec`: an image is (T,) codes for both skills.
-
-    Args:
-        network: the image tokenizer, in evaluation mode.
-        image_size: pixels per side.
-    """
+class ShowOCodec(CodesCodec):
+    """Implements `backbone.ImageCodec`."""
 
     family = FAMILY
-    network_class: Any = MagVitV2
-    """Makes the image tokenizer from the sizes of one."""
-
-    def __init__(self, network: Any, image_size: int) -> None:
-        self.network, self.image_size = network, image_size
-        self.seen = self.generated = image_form(image_size, network.config)
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self.network.parameters()).device
-
-    @torch.inference_mode()
-    def encode(self, images: np.ndarray) -> Tensor:
-        """Codes, (N, T) int64 on the CPU, of (N, H, W, 3) uint8 images."""
-        together = max(PIXELS_TOGETHER // max(images.shape[1] * images.shape[2], 1), 1)
-        parts = [
-            self.network.encode(to_pixels(images[start : start + together]).to(self._device)).cpu()
-            for start in range(0, len(images), together)
-        ]
-        return torch.cat(parts) if parts else torch.zeros(0, *self.generated.shape, dtype=torch.int64)
-
-    def see(self, images: np.ndarray) -> Tensor:
-        """The codes, as `encode`."""
-        return self.encode(images)
-
-    def see_generated(self, images: Tensor) -> Tensor:
-        """The codes as they are."""
-        return images
-
-    @torch.inference_mode()
-    def to_pixels(self, images: Tensor) -> np.ndarray:
-        """(N, H, W, 3) uint8 of (N, T) codes."""
-        together = max(PIXELS_TOGETHER // (images.shape[1] * self.network.token_size**2), 1)
-        parts = images.long().split(together)
-        with naming("image tokenizer", "Delete the folder tokenizer/ and run snakemake again."):
-            return np.concatenate([to_images(self.network.decode(part.to(self._device)).cpu()) for part in parts])
-
-    def save(self, folder: Path) -> None:
-        """Write `model.safetensors` and `config.json`."""
-        write_weights(folder / "model.safetensors", self.network.state_dict())
-        self.describe(folder)
-
-    def describe(self, folder: Path) -> None:
-        """Write `config.json`."""
-        sizes = {key: value for key, value in as_plain(self.network.config).items() if value is not None}
-        plain = {"family": self.family, "image_size": self.image_size, "image_tokenizer": sizes}
-        write_json(folder / "config.json", plain)
+    network_class = MagVitV2
 
 
-Codec = TypeVar("Codec", bound=ShowOCodec)
-
-
-def meta_codec(config: Config) -> ShowOCodec:
-    """A codec without weights."""
-    with torch.device("meta"):
-        return ShowOCodec(MagVitV2(config.image_tokenizer), config.data.image_size)
-
-
-def load_codec(folder: Path, *, device: torch.device | str) -> ShowOCodec:
-    """Read what `ShowOCodec.save` wrote; see `read_codec`."""
-    return read_codec(ShowOCodec, folder, device=device)
-
-
-def read_codec(kind: type[Codec], folder: Path, *, device: torch.device | str) -> Codec:
-    """Read what `save` of a codec of this kind wrote.
-
-    Raises:
-        ArtifactError: a file is missing or truncated, the weights are a pickle, or do not fit `config.json`.
-    """
-    folder = Path(folder)
-    plain = read_json(folder / "config.json")
-    weights = read_weights(folder / "model.safetensors")
-    try:
-        sizes = plain["image_tokenizer"]
-        lists: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in sizes.items()}
-        with without_weights():
-            network = kind.network_class(ImageTokenizer(**lists))
-        fill(network, weights)
-        image_size = int(plain["image_size"])
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise ArtifactError(
-            f"{folder}: model.safetensors does not fit config.json ({error}). Give both files of one tokenizer, "
-            "or delete the folder and run snakemake again."
-        ) from error
-    return kind(moved(network, device), image_size)
+meta_codec, load_codec = ShowOCodec.meta, ShowOCodec.load

@@ -10,58 +10,15 @@ Source: Yu et al. 2023, "Language Model Beats Diffusion", section 3; Show-o (Xie
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hermesflow.config.sections import ImageTokenizer
 from hermesflow.core.finite import check_finite
+from hermesflow.models.codecs import Reconstruction
 from hermesflow.models.showo.magvit_blocks import Decoder, Encoder
-
-
-def to_pixels(images: np.ndarray) -> Tensor:
-    """Images as network input.
-
-    Args:
-        images: (N, H, W, 3) uint8.
-
-    Returns:
-        (N, 3, H, W) float32 in [-1, 1].
-    """
-    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0).contiguous()
-
-
-def to_images(pixels: Tensor) -> np.ndarray:
-    """Network output as images; values outside [-1, 1] are clipped.
-
-    Args:
-        pixels: (N, 3, H, W) float.
-
-    Returns:
-        (N, H, W, 3) uint8.
-
-    Raises:
-        NotFiniteError: a pixel is not.
-    """
-    scaled = pixels.detach().float().clamp(-1.0, 1.0).add(1.0).mul(127.5).round()
-    check_finite(scaled.sum(dim=(1, 2, 3)), "image {} made of codes".format)
-    return scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
-
-
-class Reconstruction(NamedTuple):
-    """What one training forward gives."""
-
-    pixels: Tensor
-    """(B, 3, H, W) float."""
-    latents: Tensor
-    """(B, bits, h, w), before the signs are taken, of length sqrt(bits) at every position."""
-    entropy_loss: Tensor
-    """Scalar, nats per bit."""
-    commitment_loss: Tensor
-    """Scalar, mean squared distance of latents to their signs."""
 
 
 class MagVitV2(nn.Module):

@@ -7,9 +7,8 @@ Source: Show-o (arXiv 2408.12528).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,21 +17,17 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PhiConfig, PhiForCausalLM
 
 from hermesflow.config.experiment import Config
-from hermesflow.config.sections import ImageSampling, LanguageModel, Precision, Training
-from hermesflow.core.errors import ArtifactError
-from hermesflow.core.files import read_json, read_weights
+from hermesflow.config.sections import ImageSampling, LanguageModel, Training
 from hermesflow.core.images import ImageForm
 from hermesflow.models import capacity, grouping, packing
 from hermesflow.models.backbone import Completion, NoiseName, UnifiedModel
 from hermesflow.models.kernels import Layout, linear, quicken
-from hermesflow.models.loading import DTYPES, fill, moved, without_weights
 from hermesflow.models.logps import row_sums, token_logps
-from hermesflow.models.showo import generation, prompting
-from hermesflow.models.showo.forms import FAMILY, image_form
+from hermesflow.models.showo import FAMILY, generation, prompting
 from hermesflow.models.showo.masking import draw_mask, pair_mask
 from hermesflow.models.showo.prompting import TokenIds
 from hermesflow.models.showo.sessions import ShowOImageSession, ShowOTextSession
-from hermesflow.models.text_tokenizers import Tokenizer, load_text_tokenizer, text_tokenizer
+from hermesflow.models.text_tokenizers import Tokenizer, text_tokenizer
 
 ATTENTION = "hermesflow"
 AttentionInterface.register(ATTENTION, packing.attention)
@@ -279,7 +274,6 @@ class ShowO(UnifiedModel):
             "shape": asdict(self.shape),
             "caption_prompt": self.caption_prompt,
             "question_template": self.question_template,
-            "boundary_token": self.tokenizer.boundary_token,
         }
 
     def _drawn(
@@ -327,58 +321,21 @@ class ShowO(UnifiedModel):
         return token_logps(hidden, targets, self.showo.lm_head)
 
 
-def new_model(config: Config, *, seed: int) -> ShowO:
-    """A model with random weights, the same for the same seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return _build(config).eval()
-
-
-def meta_model(config: Config) -> ShowO:
-    """A model without weights: names and shapes alone, in no memory."""
-    with torch.device("meta"):
-        return _build(config)
-
-
-def load_model(folder: Path, *, device: torch.device | str, precision: Precision = "no") -> ShowO:
-    """Read what `ShowO.save` wrote; weights must fit exactly.
-
-    Args:
-        folder: of the model.
-        device: where it goes.
-        precision: of the weights, and so of all that is computed, where nothing is trained; `no` is float32.
-
-    Raises:
-        ArtifactError: a file is missing, truncated or of another model.
-    """
-    folder = Path(folder)
-    weights, config = read_weights(folder / "model.safetensors"), read_json(folder / "config.json")
-    try:
-        with without_weights():
-            model = ShowO(
-                Shape(**config["shape"]),
-                load_text_tokenizer(folder / "tokenizer.json", config["boundary_token"]),
-                caption_prompt=config["caption_prompt"],
-                question_template=config["question_template"],
-            )
-        fill(model, weights)
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise ArtifactError(
-            f"{folder}: config.json and model.safetensors are not of one Show-o model ({error}). "
-            "Take both files from the same checkpoint."
-        ) from error
-    return moved(model, device, DTYPES[precision])
-
-
-def _build(config: Config) -> ShowO:
+def build(config: Config) -> ShowO:
+    """The model that a config asks for."""
     settings = config.language_model
-    (tokens,) = image_form(config.data.image_size, config.image_tokenizer).shape
     return ShowO(
-        Shape.of(settings, num_image_tokens=tokens, codebook_size=2**config.image_tokenizer.codebook_bits),
+        Shape.of(settings, num_image_tokens=config.num_image_tokens, codebook_size=config.codebook_size),
         text_tokenizer(settings.text_tokenizer),
         caption_prompt=settings.caption_prompt,
         question_template=settings.question_template,
     )
+
+
+def rebuild(settings: Mapping[str, Any], tokenizer: Tokenizer) -> ShowO:
+    """The model that `ShowO.settings` describes."""
+    prompts = {key: settings[key] for key in ("caption_prompt", "question_template")}
+    return ShowO(Shape(**settings["shape"]), tokenizer, **prompts)
 
 
 def _phi_config(shape: Shape, ids: TokenIds) -> PhiConfig:

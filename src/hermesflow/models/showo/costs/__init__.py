@@ -1,9 +1,10 @@
 """Arithmetic of Show-o: what a batch of each kind of work costs; `budget` asks for these names."""
 
+from hermesflow.models.costs.decoder import image_scoring, text_scoring
+from hermesflow.models.costs.memory import image_calls, scoring_peak, text_calls
 from hermesflow.models.showo.costs.batches import Batches
-from hermesflow.models.showo.costs.decoder import Decoder, image_scoring, text_scoring
+from hermesflow.models.showo.costs.decoder import Decoder
 from hermesflow.models.showo.costs.masked import expected_masked
-from hermesflow.models.showo.costs.memory import image_calls, scoring_peak, text_calls
 from hermesflow.models.showo.costs.pixels import saved_bytes
 
 __all__ = [

@@ -1,24 +1,15 @@
-"""Arithmetic of Show-o's decoder: parameters, FLOPs and bytes of what the stages let it do.
-
-A token through a layer costs 8 D^2 (query, key, value, output) + 4 D I (MLP) FLOPs, and 4 D per position it sees (two
-matrix products); a place that is scored 2 D V. torch's FlopCounterMode counts the same (test_budget_flops.py).
-Sequences are packed: images once, each different prompt once, end tokens not at all; only attention sees padding, up to
-the longest of what runs together. Figures are exact where texts are as long as they are told; maxima give upper bounds.
-"""
+"""Arithmetic of Show-o's decoder, and of MaskGIT."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import NamedTuple
 
 from hermesflow.config.experiment import Config
 from hermesflow.config.sections import Lora
 from hermesflow.data.worlds.language import WORLDS, lexicon_of
 from hermesflow.data.worlds.questions import vocabulary
-from hermesflow.models import capacity
-from hermesflow.models.logps import LOGITS
-from hermesflow.models.machines import FLOAT, Pass
+from hermesflow.models.costs import decoder
+from hermesflow.models.machines import Pass
 from hermesflow.models.showo.costs.masked import masked_counts
 from hermesflow.models.showo.prompting import TokenIds
 from hermesflow.models.text_tokenizers import TRAINED, TRAINED_SIZE
@@ -30,19 +21,8 @@ UNCONDITIONAL = 3
 _WORLD_SPECIALS = 2  # of `prompting.word_tokenizer`
 
 
-@dataclass(frozen=True, kw_only=True)
-class Decoder:
+class Decoder(decoder.Decoder):
     """Sizes of a Show-o model."""
-
-    hidden_size: int
-    layers: int
-    heads: int
-    intermediate_size: int
-    vocabulary: int
-    codes: int
-    image_tokens: int
-    max_text_tokens: int
-    on_cpu: bool
 
     @staticmethod
     def of(config: Config) -> Decoder:
@@ -96,106 +76,14 @@ class Decoder:
         """Columns of an image that is drawn, with its boundaries."""
         return self.image_tokens + 2
 
-    @property
-    def position_elements(self) -> int:
-        """Elements of the keys and values of one position in all layers."""
-        return 2 * self.hidden_size * self.layers
-
-    def texts_together(self, *, images: int, rows: int, size: int) -> int:
-        """Images that run together with the texts about them, as `grouping` has it."""
-        return self._together(images, self.image_prefix + rows / images * self.max_text_tokens, size)
-
-    def drawn_together(self, *, prompts: int, rows: int, size: int) -> int:
-        """Prompts that run together with the images behind them."""
-        return self._together(prompts, self.max_text_tokens + 1 + rows / prompts * self.image_block, size)
-
     def blocks_together(self, *, rows: int, size: int) -> int:
         """Images that are drawn and run together."""
-        return self._together(rows, self.image_block, size)
-
-    def _together(self, count: int, length: float, size: int) -> int:
-        inner = self.intermediate_size
-        tokens = capacity.tokens_together(intermediate_size=inner, element_size=size, on_cpu=self.on_cpu)
-        return min(max(int(tokens / length), 1), count)
+        return self.together(rows, self.image_block, size)
 
     def adapter_parameters(self, lora: Lora) -> int:
         """Parameters of low-rank adapters."""
         widths = {"fc1": self.hidden_size + self.intermediate_size, "fc2": self.hidden_size + self.intermediate_size}
         return self.layers * sum(lora.rank * widths.get(name, 2 * self.hidden_size) for name in lora.targets)
-
-    def flops(self, *, rows: float, length: float, seen: float) -> Flops:
-        """Forward FLOPs of the layers on blocks of `length` tokens that attend to `seen` positions."""
-        tokens = rows * length * self.layers
-        return Flops(linear=2 * self.layer_weights * tokens, attention=4 * self.hidden_size * seen * tokens)
-
-    def head(self, places: float, outputs: int) -> float:
-        """FLOPs of logits."""
-        return 2 * self.hidden_size * outputs * places
-
-    def forward(
-        self, *, rows: float, length: float, seen: float, size: int, times: float = 1, shared: float = 0
-    ) -> Pass:
-        """A pass through the layers.
-
-        Args:
-            rows: blocks that run together.
-            length: tokens of each.
-            seen: positions that each token attends to, its own block included.
-            size: bytes of a number.
-            times: equal passes.
-            shared: positions that are read once for several blocks, instead of once for each.
-        """
-        read = size * (self.layers * self.layer_weights + (rows * seen - shared) * self.position_elements)
-        flops = self.flops(rows=rows, length=length, seen=seen).forward
-        return Pass(times, flops, read, tokens=rows * length)
-
-    def logits(self, *, places: float, outputs: int, size: int, times: float = 1) -> Pass:
-        """Logits of some places."""
-        read = size * self.hidden_size * outputs
-        return Pass(times, self.head(places, outputs), read)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Flops:
-    """Forward FLOPs by what their gradient costs."""
-
-    linear: float = 0
-    attention: float = 0
-    head: float = 0
-    skipped: float = 0
-    """Part of `linear` that is not computed again where activations are not kept."""
-    head_again: float = 0
-    """Part of `head` that is computed again: logits that are not there together."""
-
-    @property
-    def forward(self) -> float:
-        """Without gradients."""
-        return self.linear + self.attention + self.head
-
-    def trained(self, *, recomputed: bool, frozen: bool) -> float:
-        """Forward and backward.
-
-        A gradient takes two products for each of the forward pass, one of them for the weights; frozen weights take
-        one.
-
-        Args:
-            recomputed: layers run a second time in the backward pass, all but their last product.
-            frozen: the decoder's own weights have no gradient (low-rank adapters).
-        """
-        weights = 1 if frozen else 2
-        backward = weights * (self.linear + self.head) + 2 * self.attention
-        again = self.linear + self.attention - self.skipped if recomputed else 0
-        return self.forward + backward + again + self.head_again
-
-
-class Scored(NamedTuple):
-    """A call of `ShowO.text_logps` or `ShowO.image_logps`."""
-
-    flops: Flops
-    tokens: float
-    """That run."""
-    calls: int
-    """Of the decoder."""
 
 
 def image_decoding(
@@ -227,79 +115,3 @@ def image_decoding(
     first, *masked = masked_counts(decoder.image_tokens, steps)
     places = [prompts * first, *(rows * count for count in masked)]
     return [*found, *(decoder.logits(places=count, outputs=decoder.codes, size=size) for count in places)]
-
-
-def text_decoding(
-    decoder: Decoder, *, images: int, prompts: int, prompt_length: int, rows: int, tokens: int, size: int
-) -> list[Pass]:
-    """`sampling.sample_texts`: images and prompts once, then token by token; an image is read once for its rows.
-
-    Args:
-        decoder: the model.
-        images: different images.
-        prompts: different (image, prompt).
-        prompt_length: columns of the longest.
-        rows: texts written together, as many of each image; none of them ends early.
-        tokens: tokens of each.
-        size: bytes of a number.
-    """
-    prefix, last = decoder.image_prefix, tokens - 1  # the first token needs no step
-    own = prompt_length + (last + 1) / 2
-    texts = texts_behind_images(decoder, images=images, rows=rows, length=prompts * prompt_length, scored=0, size=size)
-    read = size * decoder.layers * decoder.layer_weights
-    return [
-        Pass(texts.calls, texts.flops.forward / texts.calls, read, texts.tokens / texts.calls),
-        decoder.forward(rows=rows, length=1, seen=prefix + own, size=size, times=last, shared=(rows - images) * prefix),
-        decoder.logits(places=rows, outputs=decoder.vocabulary, size=size, times=tokens),
-    ]
-
-
-def text_scoring(
-    decoder: Decoder, *, images: int, prompts: int, prompt_length: int, rows: int, scored: int, size: int = FLOAT
-) -> Scored:
-    """`ShowO.text_logps`: images and prompts once, completions behind them without their end tokens.
-
-    Args:
-        decoder: the model.
-        images: different images.
-        prompts: different (image, prompt).
-        prompt_length: columns of the longest.
-        rows: completions.
-        scored: places of each: one more than the tokens that run.
-        size: bytes of a number of the weights.
-    """
-    length = prompts * prompt_length + rows * (scored - 1)
-    return texts_behind_images(decoder, images=images, rows=rows, length=length, scored=rows * scored, size=size)
-
-
-def texts_behind_images(decoder: Decoder, *, images: int, rows: int, length: int, scored: int, size: int) -> Scored:
-    """Images, and texts of `length` tokens in all behind them, as many behind each; `rows` texts are asked for."""
-    prefix, each = decoder.image_prefix, length / images
-    first = decoder.flops(rows=images, length=prefix, seen=prefix)
-    then = decoder.flops(rows=images, length=each, seen=prefix + each)
-    calls = math.ceil(images / decoder.texts_together(images=images, rows=rows, size=size))
-    return _scored(decoder, first, then, tokens=images * prefix + length, scored=scored, calls=calls)
-
-
-def image_scoring(
-    decoder: Decoder, *, prompts: int, prompt_length: int, rows: int, scored: float, size: int = FLOAT
-) -> Scored:
-    """`ShowO.image_logps`: prompts once, their images behind them; `scored` places of each."""
-    block = decoder.image_block
-    first = decoder.flops(rows=prompts, length=prompt_length, seen=prompt_length)
-    then = decoder.flops(rows=rows, length=block, seen=prompt_length + block)
-    calls = math.ceil(prompts / decoder.drawn_together(prompts=prompts, rows=rows, size=size))
-    tokens = prompts * prompt_length + rows * block
-    return _scored(decoder, first, then, tokens=tokens, scored=rows * scored, calls=calls)
-
-
-def _scored(decoder: Decoder, first: Flops, then: Flops, *, tokens: float, scored: float, calls: int) -> Scored:
-    head = decoder.head(scored, decoder.vocabulary)
-    flops = Flops(
-        linear=first.linear + then.linear,
-        attention=first.attention + then.attention,
-        head=head,
-        skipped=2 * decoder.hidden_size * decoder.intermediate_size * decoder.layers * tokens,
-        head_again=head if scored / calls > max(LOGITS // decoder.vocabulary, 1) else 0,
-    )
-    return Scored(flops, tokens, calls)

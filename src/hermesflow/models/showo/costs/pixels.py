@@ -1,79 +1,20 @@
-"""Arithmetic of the image tokenizer: parameters, FLOPs and memory, from the list of its convolutions."""
+"""Convolutions of the MAGVITv2 image tokenizer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from hermesflow.config.sections import ImageTokenizer
-from hermesflow.models.machines import Pass
-
-_ALIVE = 4
-"""Feature maps of the widest level that exist at once: of a residual block its input, the change so far, and input and
-output of the second convolution."""
-
-
-@dataclass(frozen=True)
-class Conv:
-    """A convolution and the normalisation before it."""
-
-    inputs: int
-    outputs: int
-    kernel: int
-    side: int
-    """Pixels per side of the output."""
-    normed: bool = False
-
-    @property
-    def flops(self) -> int:
-        """Of one image."""
-        return 2 * self.side**2 * self.inputs * self.outputs * self.kernel**2
-
-    @property
-    def parameters(self) -> int:
-        """Weights, biases, and those of the normalisation."""
-        return self.inputs * self.outputs * self.kernel**2 + self.outputs + 2 * self.inputs * self.normed
-
-
-@dataclass(frozen=True)
-class Pixels:
-    """One direction of an image tokenizer on images of some size."""
-
-    convs: tuple[Conv, ...]
-    attended: int
-    """Positions of the one attention."""
-    width: int
-    """Its channels."""
-    tiles: int
-    """An image is so many tiles, each of which runs alone."""
-
-    @property
-    def parameters(self) -> int:
-        """Of this direction."""
-        return sum(conv.parameters for conv in self.convs)
-
-    @property
-    def flops(self) -> int:
-        """Forward FLOPs of one image."""
-        return self.tiles * (sum(conv.flops for conv in self.convs) + 4 * self.attended**2 * self.width)
-
-    def peak(self, images: int) -> int:
-        """Bytes at the widest place for so many images at once, in float32, without the weights."""
-        return 4 * _ALIVE * images * self.tiles * max(conv.side**2 * conv.outputs for conv in self.convs)
-
-    def passes(self, images: int, *, together: int) -> list[Pass]:
-        """Forward passes over so many images."""
-        batches = images / together
-        return [Pass(batches, self.flops * together, 4 * self.parameters)]
+from hermesflow.models.costs.pixels import Conv, Pixels
 
 
 def encoder(settings: ImageTokenizer, image_size: int) -> Pixels:
-    """Pixels to codes; see `models.magvit_blocks.Encoder`."""
+    """Pixels to codes; see `models.showo.magvit_blocks.Encoder`."""
     return _pixels(settings, image_size, tuple(_encoder(settings, _side(settings, image_size))), encodes=True)
 
 
 def decoder(settings: ImageTokenizer, image_size: int) -> Pixels:
-    """Codes to pixels; see `models.magvit_blocks.Decoder`."""
+    """Codes to pixels; see `models.showo.magvit_blocks.Decoder`."""
     return _pixels(settings, image_size, tuple(_decoder(settings, _side(settings, image_size))), encodes=False)
 
 

@@ -1,0 +1,1 @@
+"""Arithmetic that families share: what decoders, image tokenizers and their batches cost."""
