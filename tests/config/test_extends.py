@@ -55,6 +55,22 @@ def test_checkpoints_are_added_and_taken_away(folder):
     assert config.checkpoints["pair-1"] == smoke.checkpoints["pair-1"]
 
 
+def test_a_source_of_its_own_takes_nothing_over(folder):
+    """Neither commit nor checksums of another repository, nor its files."""
+    sha, commit = "0" * 64, "1" * 40
+    parent = {"repo": "a/one", "revision": commit, "files": {"tokenizer.json": sha, "other.json": sha}}
+    written(folder, "parent", language_model={"text_tokenizer": parent})
+    pins = {"extends": "parent.yaml", "language_model": {"text_tokenizer": {"revision": "2" * 40}}}
+    for own, expected in (
+        ({"repo": "b/two", "files": {"tokenizer.json": None}}, ("b/two", None, {"tokenizer.json": None})),
+        ({"folder": "here", "files": {"tokenizer.json": sha}}, (None, None, {"tokenizer.json": sha})),
+        (pins["language_model"]["text_tokenizer"], ("a/one", "2" * 40, parent["files"])),
+    ):
+        config = load_config(written(folder, **{**pins, "language_model": {"text_tokenizer": own}}))
+        source = config.language_model.text_tokenizer
+        assert (source.repo, source.revision, source.files) == expected
+
+
 def test_chains_of_files(folder):
     parent = written(folder, "parent", training={"beta": 0.5, "steps": 3})
     (folder / "deep").mkdir()

@@ -1,5 +1,6 @@
 """Janus against the numbers of its official classes (tests/goldens/README.md)."""
 
+import hashlib
 import json
 import math
 from dataclasses import replace
@@ -19,10 +20,13 @@ from hermesflow.models.conversion import converted
 from hermesflow.models.janus.generation import draw
 from hermesflow.models.janus.released import model_names
 from hermesflow.models.janus.vq import ImageVQ
+from hermesflow.models.text_tokenizers import load_text_tokenizer
 from hermesflow.training.lora import add_adapters
 from tests.support.janus_golden import IDS, VQ, golden_model, official_weights, reference, text_of
+from tests.support.phi_tokenizer import janus_tokenizer, write_tokenizer
 
-SMOKE = load_config(Path(__file__).parents[2] / "config" / "smoke.yaml")
+CONFIGS = Path(__file__).parents[2] / "config"
+SMOKE = load_config(CONFIGS / "smoke.yaml")
 SETTINGS = ImageSampling(n=1, steps=1, guidance=4.0, temperature=0.0, temperature_schedule="linear")
 PROMPTS = {"A": "gen.promptA", "B": "gen.promptB"}
 
@@ -297,28 +301,53 @@ def test_weights_of_another_size_are_refused(tmp_path):
         converted(source, backbone.meta_model(sized(vocabulary=161)), cache=tmp_path / "converted")
 
 
-def test_names_and_shapes_at_released_size():
-    released = reference()[1]["released_1b"]
-    sizes = released["config"]
-    config = sized(
-        hidden_size=sizes["hidden_size"],
-        layers=sizes["num_hidden_layers"],
-        heads=sizes["num_attention_heads"],
-        intermediate_size=sizes["intermediate_size"],
-        vocabulary=sizes["vocab_size"],
-        vision=VisionTower(hidden_size=1024, layers=24, heads=16, intermediate_size=4096),
-    )
-    tokenizer = replace(VQ, channels=128, codebook_bits=14, latent_channels=256)
-    config = replace(config, image_tokenizer=tokenizer, data=replace(config.data, image_size=384))
+@pytest.mark.parametrize(("size", "count", "pad"), [("1b", 964, 100_002), ("7b", 1018, 100_015)])
+def test_names_and_shapes_at_released_size(tmp_path, size, count, pad):
+    config = load_config(CONFIGS / f"janus-pro-{size}.yaml")
+    folder = str(write_tokenizer(tmp_path, janus_tokenizer(words=100_000, pad=pad)))
+    config = replace(config, language_model=replace(config.language_model, text_tokenizer=folder))
     model = backbone.meta_model(config)
-    with torch.device("meta"):
-        expected = model_names({name: torch.empty(shape) for name, shape in released["state_dict"].items()})
     found = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    assert found == {name: tensor.shape for name, tensor in expected.items()}
-    assert len(found) == 964 and model.num_image_tokens == 576
+    if size == "1b":
+        released = reference()[1]["released_1b"]
+        with torch.device("meta"):
+            expected = model_names({name: torch.empty(shape) for name, shape in released["state_dict"].items()})
+        assert found == {name: tensor.shape for name, tensor in expected.items()}
+    else:
+        lines = "\n".join(sorted(f"{name} {list(shape)}" for name, shape in found.items()))
+        expected = reference()[1]["released_7b"]
+        assert sum(shape.numel() for shape in found.values()) == expected["elements"]
+        assert hashlib.sha256(lines.encode()).hexdigest() == expected["sha256_of_names_and_shapes"]
+    assert len(found) == count and model.num_image_tokens == 576
     network = backbone.meta_codec(config).network
     own = {name: tensor.shape for name, tensor in network.state_dict().items()}
     assert own == {name.removeprefix("model.vqmodel."): s for name, s in found.items() if ".vqmodel." in name}
+    assert (model.ids.pad, model.ids.boi, model.ids.vocabulary) == (pad, pad + 2, 102_400)
+
+
+def test_prompts_of_the_released_config_are_the_official_ones(tmp_path):
+    """Roles of the chat are one token each, as in the official code; other special tokens in a text are not read."""
+    config = load_config(CONFIGS / "janus-pro-1b.yaml")
+    folder = str(write_tokenizer(tmp_path, janus_tokenizer()))
+    model = backbone.meta_model(replace(config, language_model=replace(config.language_model, text_tokenizer=folder)))
+    user, assistant = (model.tokenizer.id_of(f"<|{role}|>") for role in ("User", "Assistant"))
+    letters = model.tokenizer.encode
+    system = "You are a helpful language and vision assistant. You are able to understand the visual content that"
+    before = model._before_image
+    assert letters([system])[0] == before[1 : 1 + len(letters([system])[0])] and before[0] == model.ids.bos
+    assert before[-4:] == [*letters(["\n\n"])[0][-1:], user, *letters([": "])[0][-2:], model.ids.boi][-4:]
+    assert model._asked_for(["a cat"]) == [[user, *letters([": a cat\n\n"])[0], assistant, *letters([":"])[0]]]
+    for prompt in (model.caption_prompt, model.question_template.format("why?")):
+        ids = letters([prompt])[0]
+        assert ids[-2:] == [assistant, *letters([":"])[0]] and user not in ids and model.detokenize(ids)[0] != "<"
+    spelt = "<end_of_image>" + model.tokenizer.boundary_token + "<|Assistant|>"
+    assert letters([spelt])[0].count(assistant) == 1
+    assert not {model.ids.eoi, model.ids.eos} & set(letters([spelt])[0])
+    model.describe(tmp_path / "model")
+    saved = load_text_tokenizer(tmp_path / "model" / "tokenizer.json", model.tokenizer.boundary_token)
+    assert saved.encode([spelt]) == letters([spelt])
+    images = config.sampling.images
+    assert (images.n, images.guidance, images.temperature, images.top_k, images.top_p) == (16, 4.0, 1.0, None, None)
 
 
 def test_from_pretrained_reads_what_is_saved(tmp_path):

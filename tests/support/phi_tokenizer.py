@@ -6,6 +6,11 @@ from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 
 END = "<|endoftext|>"
+JANUS = (
+    *("<｜▁pad▁｜>", "<｜begin▁of▁sentence｜>", "<begin_of_image>", "<end_of_image>", "<image_placeholder>"),
+    *("<|User|>", "<|Assistant|>"),
+)
+"""Special tokens of Janus' tokenizers; ids are what `add_special_tokens` gives them."""
 
 
 def phi_tokenizer(*, words=50257, spaces=38):
@@ -37,3 +42,15 @@ def write_tokenizer(folder, backend):
     for name, content in tokenizer_files(backend).items():
         (folder / name).write_bytes(content)
     return folder
+
+
+def janus_tokenizer(*, pad=474, words=474):
+    """As Janus-Pro's: the end token is followed by special tokens, of which the roles of a chat are two.
+
+    Args:
+        pad: id of the padding; in the released models what stands before it differs.
+        words: tokens of bytes and merges, the end among them.
+    """
+    backend = phi_tokenizer(words=words, spaces=pad - words)
+    backend.add_special_tokens([AddedToken(token, special=True) for token in JANUS])
+    return backend

@@ -16,7 +16,8 @@ from hermesflow.config.sections import Checkpoint, Objective
 from hermesflow.core.errors import ConfigError
 
 EXTENDS = "extends"
-"""Key of a file whose keys a config takes over where it has none; mappings are merged, lists replaced."""
+"""Key of a file whose keys a config takes over where it has none; mappings are merged, lists replaced. A source that
+names its `repo` or `folder` is another source: nothing of the former's revision, files or checksums stays."""
 
 
 def load_config(path: str | Path) -> Config:
@@ -71,7 +72,7 @@ def _extended(path: Path) -> Any:
 
 
 def _merged(parent: Any, own: Any) -> Any:
-    if not (isinstance(parent, dict) and isinstance(own, dict)):
+    if not (isinstance(parent, dict) and isinstance(own, dict)) or own.keys() & {"repo", "folder"}:
         return own
     return {**parent, **{key: _merged(parent.get(key), value) for key, value in own.items()}}
 

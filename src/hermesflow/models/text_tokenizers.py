@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -70,6 +71,17 @@ class TextTokenizer:
         """Id of a token; None where there is no such token."""
         found: int | None = self._backend.token_to_id(token)
         return found
+
+    def reading(self, templates: Sequence[str]) -> TextTokenizer:
+        """The tokenizer that reads the special tokens these templates spell out, such as roles of a chat, as one token.
+
+        All others, and the boundary token, are read letter by letter wherever a text spells them out.
+        """
+        plain = json.loads(self._backend.to_str())
+        for token in plain["added_tokens"]:
+            named = token["content"] != self.boundary_token and any(token["content"] in text for text in templates)
+            token["special"] = token["special"] and not named
+        return TextTokenizer(type(self._backend).from_str(json.dumps(plain)), self.boundary_token)
 
     def save(self, path: Path) -> None:
         """Write the tokenizer as JSON."""
@@ -153,8 +165,12 @@ def load_text_tokenizer(path: Path, boundary_token: str) -> TextTokenizer:
     return TextTokenizer(backend, boundary_token)
 
 
-def text_tokenizer(source: str | Source) -> TextTokenizer:
+def text_tokenizer(source: str | Source, templates: Sequence[str] = ()) -> TextTokenizer:
     """The text tokenizer a config names.
+
+    Args:
+        source: what the config says.
+        templates: of prompts; special tokens in them are read as such, see `TextTokenizer.reading`.
 
     Raises:
         FetchError: a source cannot be had.
@@ -163,4 +179,4 @@ def text_tokenizer(source: str | Source) -> TextTokenizer:
     """
     if isinstance(source, str) and source in WORLDS:  # the tokenizer that comes with a world
         return word_tokenizer(vocabulary(lexicon_of(source)))
-    return pretrained_tokenizer(hub.fetch(source) if isinstance(source, Source) else source)
+    return pretrained_tokenizer(hub.fetch(source) if isinstance(source, Source) else source).reading(templates)

@@ -6,6 +6,7 @@ Images that are read go through the tower, which has no gradient in Pair-DPO; lo
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -186,6 +187,7 @@ def directions(settings: ImageTokenizer, image_size: int) -> tuple[pixels.Pixels
     return pixels.directions(ImageVQ, settings, image_size, encodes=("encoder", "quant_conv"))
 
 
+@cache
 def saved_bytes(settings: ImageTokenizer, image_size: int) -> int:
     """Weights of the image tokenizer on disk."""
     with torch.device("meta"):

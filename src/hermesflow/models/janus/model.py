@@ -341,8 +341,6 @@ class Janus(UnifiedModel):
 def build(config: Config) -> Janus:
     """The model that a config asks for; its tower is trained with it."""
     settings = config.language_model
-    tokenizer = text_tokenizer(settings.text_tokenizer)
-    ids = TokenIds.of(tokenizer, vocabulary=settings.vocabulary)
     wording = Wording(
         caption_prompt=settings.caption_prompt,
         question_template=settings.question_template,
@@ -350,6 +348,9 @@ def build(config: Config) -> Janus:
         image_template=settings.image_template or "{}",
         max_text_tokens=settings.max_text_tokens,
     )
+    templates = (wording.caption_prompt, wording.question_template, wording.text_before_image, wording.image_template)
+    tokenizer = text_tokenizer(settings.text_tokenizer, templates)
+    ids = TokenIds.of(tokenizer, vocabulary=settings.vocabulary)
     return Janus(janus_config(config, ids), tokenizer, ids, wording)
 
 
