@@ -1,8 +1,10 @@
-"""Everything config/showo.yaml names, tiny, under the same names: repositories on a hub and the checker's folder."""
+"""Everything a config of the paper's scale names, tiny, under the same names: repositories on a hub and a folder."""
 
 from __future__ import annotations
 
 import json
+from collections import defaultdict
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +16,18 @@ from transformers import AutoModel, BertConfig, MPNetConfig, PreTrainedTokenizer
 
 from hermesflow.config.load import load_config
 from hermesflow.models.backbone import new_model
+from hermesflow.models.janus.released import model_names, vq_names
 from hermesflow.models.showo.magvit import MagVitV2
 from tests.support.hub_server import HubServer
+from tests.support.janus_golden import drawn, official_weights
 from tests.support.journeydb_world import files_of, good_world
-from tests.support.phi_tokenizer import END, phi_tokenizer, tokenizer_files, write_tokenizer
+from tests.support.phi_tokenizer import END, janus_tokenizer, phi_tokenizer, tokenizer_files, write_tokenizer
 from tests.support.tiny_text_models import make_llama, make_t5
 
-SHOWO = Path(__file__).parents[2] / "config" / "showo.yaml"
+CONFIGS = Path(__file__).parents[2] / "config"
 SIZES: dict[str, Any] = {
     "seeds": [0],
-    "data": {"image_size": 16, "pairs": 6, "gap_pairs": 2},
-    "image_tokenizer": {
-        **{"channels": 8, "codebook_bits": 8},
-        **{"encoder_multipliers": [1, 2], "encoder_blocks": [1, 1]},
-        **{"decoder_multipliers": [1, 2], "decoder_blocks": [1, 1]},
-    },
-    "language_model": {"hidden_size": 32, "layers": 2, "heads": 2, "intermediate_size": 64},
+    "data": {"pairs": 6, "gap_pairs": 2},
     "sampling": {"captions": {"max_new_tokens": 6}, "images": {"n": 4, "steps": 2}, "batch_pairs": 2},
     "scoring": {"max_answer_tokens": 4, "batch_images": 8},
     "preferences": {"min_image_score": 0.0},
@@ -38,6 +36,25 @@ SIZES: dict[str, Any] = {
     "runtime": {
         **{"device": "cpu", "precision": "no", "shards": 2, "train_processes": 1, "accelerate": None},
         **{"tokenizer_threads": 1, "train_threads": 1, "shard_threads": 1},
+    },
+}
+OF_FAMILY: dict[str, dict[str, Any]] = {
+    "showo": {
+        "data": {"image_size": 16},
+        "image_tokenizer": {
+            **{"channels": 8, "codebook_bits": 8},
+            **{"encoder_multipliers": [1, 2], "encoder_blocks": [1, 1]},
+            **{"decoder_multipliers": [1, 2], "decoder_blocks": [1, 1]},
+        },
+        "language_model": {"hidden_size": 32, "layers": 2, "heads": 2, "intermediate_size": 64},
+    },
+    "janus": {  # those of tests/goldens/janus_tiny, with more words
+        "data": {"image_size": 64},
+        "image_tokenizer": {"channels": 32, "codebook_bits": 9, "latent_channels": 32},
+        "language_model": {
+            **{"hidden_size": 96, "layers": 3, "heads": 4, "intermediate_size": 192, "vocabulary": 512},
+            "vision": {"hidden_size": 64, "layers": 3, "heads": 4, "intermediate_size": 256},
+        },
     },
 }
 QUESTIONS = {"batch_captions": 4, "beams": 2, "max_new_tokens": 90, "dtype": "float32"}
@@ -54,45 +71,64 @@ def lay_over(plain: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def small_config(folder: Path) -> dict[str, Any]:
-    """config/showo.yaml with other sizes and one checkpoint; what it names stays as it is."""
-    plain = lay_over(yaml.safe_load(SHOWO.read_text()), SIZES)
-    lay_over(plain, {"data": {"questions": {**QUESTIONS, "checker": {"folder": str(folder / "checker")}}}})
-    plain["checkpoints"] = {"pair-1": plain["checkpoints"]["pair-1"]}
-    plain["benchmarks"] = None
-    return plain
+def small_config(folder: Path, name: str) -> dict[str, Any]:
+    """Differences to a config: other sizes and one checkpoint; what it names stays as it is."""
+    whole = load_config(CONFIGS / f"{name}.yaml")
+    checker = {"folder": str(folder / "checker"), "files": dict(whole.data.questions.checker.files)}
+    plain = lay_over(deepcopy(SIZES), deepcopy(OF_FAMILY[whole.language_model.family]))
+    names = {"extends": str(CONFIGS / f"{name}.yaml"), "name": name, "benchmarks": None}
+    checkpoints = dict.fromkeys(whole.checkpoints.keys() - {"pair-1"})
+    return lay_over(
+        plain, {**names, "data": {"questions": {**QUESTIONS, "checker": checker}}, "checkpoints": checkpoints}
+    )
 
 
-def release(hub: HubServer, folder: Path) -> dict[str, dict[str, torch.Tensor]]:
-    """Put every repository on the hub and the checker into its folder; the tensors of both Show-o parts."""
-    plain = small_config(folder)
+def release(hub: HubServer, folder: Path, name: str) -> dict[str, dict[str, torch.Tensor]]:
+    """Put every repository on the hub and the checker into its folder; weights by section, under the models' names."""
+    config = load_config(CONFIGS / f"{name}.yaml")
     make_t5(folder / "checker", CAPTIONS)
-    showo, magvit = _showo(folder)
-    repositories = {
-        plain["weights"]["language_model"]["repo"]: {"pytorch_model.bin": _pickled(showo, folder)},
-        plain["weights"]["image_tokenizer"]["repo"]: {"pytorch_model.bin": _pickled(magvit, folder)},
-        plain["language_model"]["text_tokenizer"]["repo"]: tokenizer_files(phi_tokenizer(words=474)),
-        plain["data"]["questions"]["generator"]["repo"]: _llama(folder),
-    }
+    made = {"showo": _showo, "janus": _janus}[config.language_model.family]
+    tokenizer, files, weights = made(folder, name)
+    repositories: dict[str, dict[str, bytes]] = defaultdict(dict)
+    repositories[config.language_model.text_tokenizer.repo] |= tokenizer
+    for section, content in files.items():
+        repositories[getattr(config.weights, section).repo] |= content
+    repositories[config.data.questions.generator.repo] |= _llama(folder)
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     for key, kind in (("encoder", BertConfig), ("choice_encoder", MPNetConfig)):
-        repositories[plain["scoring"][key]["source"]["repo"]] = _encoder(folder / key, kind, sizes)
-    for repo, files in repositories.items():
-        hub.add(repo, files)
-    hub.add(plain["data"]["path"], files_of(*good_world()), kind="datasets")
-    return {"show-o": showo, "magvitv2": magvit}
+        repositories[getattr(config.scoring, key).source.repo] |= _encoder(folder / key, kind, sizes)
+    for repo, content in repositories.items():
+        hub.add(repo, content)
+    hub.add(config.data.path, files_of(*good_world()), kind="datasets")
+    return weights
 
 
-def _showo(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+Made = tuple[dict[str, bytes], dict[str, dict[str, bytes]], dict[str, dict[str, torch.Tensor]]]
+"""Files of the text tokenizer, files of the weights by section, tensors by section under the model's names."""
+
+
+def _showo(folder: Path, name: str) -> Made:
     """Weights so large that what the model says depends on what it sees."""
-    plain = small_config(folder)
+    plain = small_config(folder, name)
     plain["language_model"]["text_tokenizer"] = str(write_tokenizer(folder / "phi", phi_tokenizer(words=474)))
     (folder / "unpinned.yaml").write_text(yaml.safe_dump(plain))
     config = load_config(folder / "unpinned.yaml")
-    showo = new_model(config, seed=1).state_dict()
+    showo = {k: 12 * x if x.ndim > 1 else x for k, x in new_model(config, seed=1).state_dict().items()}
     torch.manual_seed(0)
-    magvit = MagVitV2(config.image_tokenizer).state_dict()
-    return {name: 12 * tensor if tensor.ndim > 1 else tensor for name, tensor in showo.items()}, magvit
+    weights = {"language_model": showo, "image_tokenizer": MagVitV2(config.image_tokenizer).state_dict()}
+    files = {section: {"pytorch_model.bin": _pickled(tensors, folder)} for section, tensors in weights.items()}
+    return tokenizer_files(phi_tokenizer(words=474)), files, weights
+
+
+def _janus(folder: Path, name: str) -> Made:
+    """One file under official names."""
+    words = OF_FAMILY["janus"]["language_model"]["vocabulary"]
+    official = official_weights()
+    for key in ("language_model.model.embed_tokens.weight", "language_model.lm_head.weight"):
+        official[key] = drawn(key, (words, official[key].shape[1])) / official[key].shape[1] ** 0.5
+    files = {"language_model": {"pytorch_model.bin": _pickled(official, folder)}}
+    weights = {"language_model": model_names(official), "image_tokenizer": vq_names(official)}
+    return tokenizer_files(janus_tokenizer()), files, weights
 
 
 def _pickled(tensors: dict[str, torch.Tensor], folder: Path) -> bytes:

@@ -64,11 +64,11 @@ def done(tmp_path_factory):
     folder = tmp_path_factory.mktemp("dag")
     with HubServer() as hub, ChatServer() as judge:
         clone = Online(make_clone(folder / "clone").root, "showo", hub.environment(folder / "cache", MPLBACKEND="agg"))
-        release(hub, folder)
+        release(hub, folder, "showo")
         judge.message = first_choice
         settings = dataclasses.replace(judge.settings(folder / "judge"), key_variable=KEY)
         plain = {
-            **lay_over(small_config(folder), {"runtime": {"shards": 1}}),
+            **lay_over(small_config(folder, "showo"), {"runtime": {"shards": 1}}),
             "benchmarks": benchmarks(folder / "bench", settings),
         }
         clone.config.write_text(yaml.safe_dump(plain))

@@ -1,4 +1,4 @@
-"""config/showo.yaml from `fetch --pin` to a trained checkpoint, with tiny models under the names it gives."""
+"""Configs of the paper's scale from `fetch --pin` to tables, with tiny models under the names they give."""
 
 import json
 import math
@@ -11,12 +11,13 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from hermesflow.config.load import load_config
 from hermesflow.core.files import Layout
 from hermesflow.core.images import read_images
 from hermesflow.data.pairs import read_pairs
 from tests.support.hub_server import HubServer
 from tests.support.one_process import one_process
-from tests.support.paper_world import SHOWO, lay_over, release, small_config
+from tests.support.paper_world import CONFIGS, lay_over, release, small_config
 
 STAGES = (
     *("tokenizer", "encode", "base --seed 0"),
@@ -30,16 +31,19 @@ STAGES = (
     "report --seeds 0",
 )
 
+SIDES = ("understanding", "generation", "gap", "both_right")
+
 
 class World:
     """A hub, the pinned config, and the commands."""
 
-    def __init__(self, folder, hub):
-        self.folder, self.hub = folder, hub
-        self.weights = release(hub, folder)
-        self.config = folder / "showo.yaml"
-        self.config.write_text(yaml.safe_dump(small_config(folder)))
-        self.layout = Layout(folder / "results" / "showo")
+    def __init__(self, folder, hub, name):
+        self.folder, self.hub, self.name = folder, hub, name
+        self.weights = release(hub, folder, name)
+        self.config = folder / f"{name}.yaml"
+        self.config.write_text(yaml.safe_dump(small_config(folder, name)))
+        self.tokens = load_config(self.config).num_image_tokens
+        self.layout = Layout(folder / "results" / name)
 
     def run(self, *command, **more):
         return subprocess.run(
@@ -54,10 +58,10 @@ class World:
         return self.run("-m", "hermesflow", *arguments, "--config", str(self.config), **more)
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
+@pytest.fixture(scope="module", params=["showo", "janus-pro-1b"])
+def world(tmp_path_factory, request):
     with HubServer() as hub:
-        world = World(tmp_path_factory.mktemp("paper"), hub)
+        world = World(tmp_path_factory.mktemp("paper"), hub, request.param)
         refused = world.hermesflow("fetch")
         assert refused.returncode == 1 and "fetch --pin" in refused.stderr
         assert not hub.requests
@@ -87,15 +91,15 @@ def test_pairs_have_questions_of_journeydb_and_of_tifas_models(world):
 
 def test_the_chain_starts_from_the_released_weights(world):
     base = load_file(world.layout.checkpoint(0, "base") / "model" / "model.safetensors")
-    assert all(torch.equal(base[name], tensor) for name, tensor in world.weights["show-o"].items())
+    assert all(torch.equal(base[name], tensor) for name, tensor in world.weights["language_model"].items())
     tokenizer = load_file(world.layout.tokenizer / "model.safetensors")
-    assert all(torch.equal(tokenizer[name], tensor) for name, tensor in world.weights["magvitv2"].items())
+    assert all(torch.equal(tokenizer[name], tensor) for name, tensor in world.weights["image_tokenizer"].items())
 
 
 def test_candidates_are_scored_and_paired(world):
     base = world.layout.checkpoint(0, "base")
     ids, codes = read_images(base / "candidates" / "images.npy")
-    assert codes.shape == (6, 4, 64)
+    assert codes.shape == (6, 4, world.tokens)
     captions = pd.read_parquet(base / "scores" / "captions.parquet")
     images = pd.read_parquet(base / "scores" / "images.parquet")
     assert len(captions) == 6 * 10 and len(images) == 6 * 4 and set(images["questions"]) == {3}
@@ -109,14 +113,14 @@ def test_pair_dpo_starts_at_its_reference_and_moves(world):
     history = pd.read_csv(folder / "history.csv")
     assert len(history) == 4 and history["loss"][0] == pytest.approx(2 * math.log(2), abs=1e-4)
     trained = load_file(folder / "model.safetensors")
-    assert any(not torch.equal(trained[name], tensor) for name, tensor in world.weights["show-o"].items())
+    assert any(not torch.equal(trained[name], tensor) for name, tensor in world.weights["language_model"].items())
 
 
 def test_evaluation_is_the_models_own_where_no_judge_reads_the_images(world):
     folder = world.layout.checkpoint(0, "pair-1") / "evaluation"
     metrics = json.loads((folder / "metrics.json").read_text())
     stem = "gap/self"
-    assert metrics.keys() == {"vqa", "cider", *(f"{stem}/{side}" for side in ("understanding", "generation", "gap"))}
+    assert metrics.keys() == {"vqa", "cider", *(f"{stem}/{side}" for side in SIDES)}
     assert metrics[f"{stem}/gap"] == pytest.approx(metrics[f"{stem}/understanding"] - metrics[f"{stem}/generation"])
     table = pd.read_parquet(folder / "gap.parquet")
     assert len(table) == 2 * 3 and table["understanding"].mean() == pytest.approx(metrics[f"{stem}/understanding"])
@@ -125,7 +129,9 @@ def test_evaluation_is_the_models_own_where_no_judge_reads_the_images(world):
         assert {row.said_of_real, row.said_of_drawn} <= set(questions[row.question]["choices"])
         assert row.generation == (row.said_of_drawn == row.answer)
     ids, samples = read_images(folder / "samples.npy")
-    assert samples.shape == (len(ids), 1, 64) and set(ids) <= set(read_pairs(world.layout.data("prompts"))["id"])
+    assert samples.shape == (len(ids), 1, world.tokens) and set(ids) <= set(
+        read_pairs(world.layout.data("prompts"))["id"]
+    )
 
 
 def test_tables_have_what_was_measured_and_say_why_the_rest_is_empty(world):
@@ -161,9 +167,9 @@ def test_what_has_no_judge_says_so(world):
 
 
 def test_every_rule_of_the_dag_has_run(world):
-    """All rules that Snakemake lists for config/showo.yaml but those of benchmarks, which have own tests."""
-    command = [sys.executable, "workflow/scripts/jobs.py", "config/showo.yaml"]
-    done = subprocess.run(command, cwd=SHOWO.parents[1], capture_output=True, text=True, check=True)
+    """All rules that Snakemake lists for the config but those of benchmarks, which have own tests."""
+    command = [sys.executable, "workflow/scripts/jobs.py", f"config/{world.name}.yaml"]
+    done = subprocess.run(command, cwd=CONFIGS.parent, capture_output=True, text=True, check=True)
     listed = {json.loads(line)["rule"] for line in done.stdout.splitlines()}
     listed -= {"all", "draw", "gather_drawn", "grade", "understand"}
     assert listed == {"data", *(line.split()[0] for line in STAGES)}
