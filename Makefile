@@ -9,6 +9,8 @@ RUN = PATH="$(BIN):$$PATH" MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true
 # A live view in a terminal, plain lines in a log file.
 RICH := $(shell test -t 2 && echo --logger rich)
 SEEDS ?= 0,1,2
+# of make full-size: a config that bench/full_size.py lists
+BACKBONE ?= showo
 COMMA := ,
 
 # lmms-eval wants other versions than constraints.txt (workflow/envs/lmms-eval.txt), so it has an environment of its own.
@@ -30,7 +32,8 @@ help:
 	@echo "make lmms     set up lmms-eval          make test-lmms  run the tests that need it"
 	@echo "make test-cluster  the smoke DAG through a real Slurm on this machine; make test-faults with accidents"
 	@echo "make bench    hot paths against their limits, hashing  make dvc      regenerate DVC's files, schema, config/README.md"
-	@echo "make full-size  one Pair-DPO step and two drawing steps of 1.3B on the CPU: 22 GiB of memory, some minutes"
+	@echo "make full-size  one Pair-DPO step and two drawing steps of 1.3B on the CPU: 22 GiB of memory, some minutes;"
+	@echo "                BACKBONE=janus-pro-1b: eight image tokens of 2.1B"
 	@echo "make gpu-check  what a GPU does, in eight minutes: docs/results/gpu/; on a machine without one, a tiny size on the CPU"
 	@echo "make restore  results of the current config from DVC's cache"
 
@@ -116,7 +119,7 @@ gpu-check:
 
 # glibc gives memory back at once only if it is told to.
 full-size: setup
-	$(RUN) MALLOC_MMAP_THRESHOLD_=1048576 MALLOC_TRIM_THRESHOLD_=1048576 python -m bench.full_size
+	$(RUN) MALLOC_MMAP_THRESHOLD_=1048576 MALLOC_TRIM_THRESHOLD_=1048576 python -m bench.full_size --backbone $(BACKBONE)
 
 dvc: $(VENV)/.installed-dev
 	$(RUN) python -m hermesflow schema > workflow/schemas/config.schema.json

@@ -106,7 +106,7 @@ SIZES = {
         pairs=4,
         pair_words=64,
         product=8192,
-        full="1.3b",
+        full="released",
         full_words=(full_size.CAPTION_WORDS, full_size.CANDIDATE_WORDS),
         tests=(),
     ),
@@ -355,6 +355,7 @@ def full_model(device: torch.device, size: Size) -> ShowO:
     """Show-o of this size with random weights; no text ends early."""
     with torch.device(device):
         model = full_size.random_model(size.full)
+    assert isinstance(model, ShowO)
     model.end_token = -1
     return model.to(device)
 

@@ -22,10 +22,11 @@ from hermesflow.training.state import StateFolder
 ROOT = Path(__file__).parents[2]
 
 
-def test_its_step_is_the_first_of_training_to_the_last_bit(tmp_path):
+@pytest.mark.parametrize("backbone", full_size.BACKBONES)
+def test_its_step_is_the_first_of_training_to_the_last_bit(tmp_path, backbone):
     training = replace(full_size.TRAINING, steps=1, warmup_steps=0)
     accelerator = new_accelerator(training, device="cpu", precision="no")
-    model = full_size.random_model("tiny")
+    model = full_size.random_model("tiny", backbone)
     pairs = full_size.one_pair(model, full_size.words(20))
     reference = ReferenceTable(
         reference_logps(model, pairs, training=training, accelerator=accelerator, what="reference")
@@ -53,9 +54,12 @@ def test_its_step_is_the_first_of_training_to_the_last_bit(tmp_path):
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in model.state_dict().items())
 
 
-def test_it_prints_time_and_peak_and_writes_them(tmp_path):
+@pytest.mark.parametrize(
+    ("backbone", "drawing"), [("showo", "two drawing steps"), ("janus-pro-1b", "eight image tokens")]
+)
+def test_it_prints_time_and_peak_and_writes_them(tmp_path, backbone, drawing):
     path = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
-    command = [sys.executable, "-m", "bench.full_size", "--size", "tiny", "--threads", "1"]
+    command = [sys.executable, "-m", "bench.full_size", "--backbone", backbone, "--size", "tiny", "--threads", "1"]
     done = subprocess.run(
         [*command, "--output", str(tmp_path / "found.json")],
         cwd=ROOT,
@@ -67,4 +71,18 @@ def test_it_prints_time_and_peak_and_writes_them(tmp_path):
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["loss"] == pytest.approx(1.386294, abs=1e-5)  # policy and reference agree at the first step
     assert all(part["seconds"] > 0 and 0 < part["GiB"] < 4 for part in found["parts"].values())
+    assert found["backbone"] == backbone and f"{drawing}, float32" in found["parts"]
     assert "GiB of the whole process" in done.stdout
+
+
+def test_released_sizes():
+    """The models that docs/decisions/0008 and 0015 speak of; made-up words are as many as the tokenizer's."""
+    for backbone, count in (("showo", 1_448_176_770), ("janus-pro-1b", 2_076_636_811)):
+        with torch.device("meta"):
+            model = full_size.random_model("released", backbone)
+        assert sum(parameter.numel() for parameter in model.parameters()) == count
+
+
+def test_what_is_frozen_in_pair_dpo_is_frozen_here():
+    model = full_size.random_model("tiny", "janus-pro-1b")
+    assert len(model.frozen) == 2 and all(not p.requires_grad for part in model.frozen for p in part.parameters())
