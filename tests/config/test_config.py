@@ -1,4 +1,5 @@
 import json
+from dataclasses import fields, replace
 from pathlib import Path
 
 import jsonschema_markdown
@@ -14,6 +15,7 @@ from hermesflow.core import hub
 from hermesflow.core.errors import ConfigError, FetchError
 
 ROOT = Path(__file__).parents[2]
+JANUS = ("janus-pro-1b", "janus-pro-7b")
 SMOKE = ROOT / "config" / "smoke.yaml"
 SOURCE = {"repo": "owner/name", "files": {"model.safetensors": None}}
 
@@ -39,7 +41,7 @@ def write(tmp_path):
     return change
 
 
-@pytest.mark.parametrize("name", ["micro", "own-pictures", "smoke", "showo"])
+@pytest.mark.parametrize("name", [path.stem for path in (ROOT / "config").glob("*.yaml")])
 def test_shipped_configs_load_and_carry_their_name(name):
     assert load_config(ROOT / "config" / f"{name}.yaml").name == name
 
@@ -85,8 +87,23 @@ def test_the_paper_s_scale_has_the_paper_s_figures():
     assert [iteration(config, f"pair-{i}") for i in (1, 2, 3)] == [1, 2, 3]
 
 
-def test_nothing_of_the_paper_s_scale_is_fetched_without_pins():
-    config = load_config(ROOT / "config" / "showo.yaml")
+def test_janus_released_sizes_differ_from_show_os_in_what_is_janus_alone():
+    showo, one, seven = (load_config(ROOT / "config" / f"{name}.yaml") for name in ("showo", *JANUS))
+    own = {"name", "data", "weights", "image_tokenizer", "language_model", "sampling"}
+    changed = {field.name for field in fields(showo) if getattr(showo, field.name) != getattr(one, field.name)}
+    assert changed == own and one.data == replace(showo.data, image_size=384)
+    assert replace(one.sampling.images, guidance=5.0) == showo.sampling.images
+    assert (one.num_image_tokens, one.codebook_size) == (576, 16384)
+    changed = {field.name for field in fields(one) if getattr(one, field.name) != getattr(seven, field.name)}
+    assert changed == {"name", "weights", "language_model", "training", "runtime"}
+    for config, repo in ((one, "deepseek-ai/Janus-Pro-1B"), (seven, "deepseek-ai/Janus-Pro-7B")):
+        assert config.weights.language_model == config.weights.image_tokenizer  # one file holds both
+        assert {config.weights.language_model.repo, config.language_model.text_tokenizer.repo} == {repo}
+
+
+@pytest.mark.parametrize("name", ["showo", *JANUS])
+def test_nothing_of_the_paper_s_scale_is_fetched_without_pins(name):
+    config = load_config(ROOT / "config" / f"{name}.yaml")
     sources = sources_of(config)
     for key, file in (("data.questions.checker", "unifiedqa"), ("benchmarks.coco.inception", "pt_inception")):
         with pytest.raises(FetchError, match=rf"{file}.*no such file. Correct `folder`"):

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from collections import Counter
 from dataclasses import MISSING, fields
 from pathlib import Path
 
@@ -123,6 +124,16 @@ def test_the_paper_s_scale_is_the_whole_dag_and_trains_through_accelerate(fresh)
     expected |= {"draw": 3 * 9 * (3 + 8), "gather_drawn": each, "grade": each}
     expected["understand"] = 3 * 9 * len(COLUMNS)
     assert counts == {**expected, "total": sum(expected.values())}
+
+
+def test_another_backbone_has_the_jobs_of_the_config_that_it_extends(fresh):
+    """pictures-janus.yaml changes no stage; its jobs read the keys that it changes."""
+
+    def jobs(name):
+        out = fresh.run(sys.executable, "workflow/scripts/jobs.py", f"config/{name}.yaml")
+        return Counter(json.loads(line)["rule"] for line in out.splitlines() if line.startswith("{"))
+
+    assert jobs("pictures-janus") == jobs("pictures") and jobs("pictures")["train"] == 5
 
 
 @pytest.fixture(scope="module")
