@@ -188,6 +188,14 @@ def test_checkpoints_override_training_for_themselves_alone(write):
     assert training_of(config, "pair-2").steps == config.training.steps
 
 
+@pytest.mark.parametrize("key", ["beta", "chosen_nll_weight"])
+def test_best_of_n_fine_tuning_has_no_setting_of_a_preference(write, key):
+    file = write("checkpoints.gen-1", {"parent": "base", "objective": "chosen", key: 1.0})
+    with pytest.raises(ConfigError, match=rf"checkpoints\.gen-1\.{key}: objective `chosen` .* remove it"):
+        load_config(file)
+    assert load_config(write("checkpoints.gen-1.objective", "chosen")).checkpoints["gen-1"].objective == "chosen"
+
+
 def test_the_paper_s_loss_is_the_default_and_one_key_away(write):
     assert Training.__dataclass_fields__["chosen_nll_weight"].default == 0
     config = load_config(write("checkpoints.pair-2.chosen_nll_weight", 0.0))

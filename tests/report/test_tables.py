@@ -152,6 +152,7 @@ def test_the_ablation_tells_objectives_apart():
     tables = {table.name: table for table in all_tables(summary, replace(micro(), checkpoints=tree), PAPER_TABLES)}
     arms = tables["table5_ablation"].values.dropna(subset="checkpoint").set_index("checkpoint")["arm"]
     assert arms["generation-1"] == "DPO, generation only, iteration 1"
+    assert arms["chosen-1"] == "best-of-n fine-tuning, iteration 1"
     assert arms.is_unique
 
 
@@ -212,11 +213,13 @@ def test_roles_follow_the_tree_and_not_the_names():
         "second": Checkpoint(parent="first", objective="pair", beta=0.1),
         "u": Checkpoint(parent="base", objective="understanding"),
         "few": Checkpoint(parent="base", objective="pair", candidates=2),
+        "best": Checkpoint(parent="base", objective="chosen"),
     }
     config = replace(config, checkpoints=tree)
     assert pair_chain(config) == ("first", "second")
     assert main_checkpoints(config) == ("base", "second")
-    assert roles(config) == {"base": "base", "pair-1": "first", "pair-2": "second", "understanding": "u"}
+    others = {"understanding": "u", "chosen": "best"}
+    assert roles(config) == {"base": "base", "pair-1": "first", "pair-2": "second", **others}
     assert candidate_sweep(config) == {2: "few", 8: "first"}
 
 

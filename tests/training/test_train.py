@@ -11,6 +11,7 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 
 from hermesflow.config.experiment import Config
+from hermesflow.config.sections import Checkpoint
 from hermesflow.config.tree import reference_of
 from hermesflow.core.errors import ArtifactError, ConfigError, DataError, NotFiniteError
 from hermesflow.core.files import Layout, read_json, read_weights, write_json, write_weights
@@ -343,6 +344,35 @@ def test_likelihood_of_chosen_adds_its_weight_and_pulls_chosen_up_alone():
     (weighted - plain).sum().backward()
     assert policy.chosen_image.grad.tolist() == policy.chosen_caption.grad.tolist() == [-0.5, -0.5]
     assert not policy.rejected_image.grad.any() and not policy.rejected_caption.grad.any()
+
+
+def test_best_of_n_fine_tuning_is_the_likelihood_of_chosen_whatever_the_reference_and_the_rejected(layout):
+    chosen, rejected = (torch.tensor([x, 2 * x], requires_grad=True) for x in (-1.0, -5.0))
+    policy = Logps(chosen, rejected, 10 * chosen, rejected)
+    settings = training(chosen_nll_weight=7.0, caption_weight=2.0)  # the first is not read
+    for reference in (policy, Logps(*(torch.tensor([-2.0, -9.0]) for _ in range(4)))):
+        loss, metrics = step_loss(policy, reference, objective="chosen", training=settings)
+        assert loss.tolist() == metrics["loss"].tolist() == [12, 24]  # 2 * 1 + 10, 2 * 2 + 20
+    loss.sum().backward()
+    assert chosen.grad.tolist() == [-12, -12] and (rejected.grad is None or not rejected.grad.any())
+
+
+def test_best_of_n_fine_tuning_meets_the_pairs_order_and_noise_of_pair_dpo(layout, tmp_path):
+    config = small_config(steps=30, learning_rate=3e-3)
+    tree = {**config.checkpoints, "sft-1": Checkpoint(parent="base", objective="chosen")}
+    config = replace(config, checkpoints=tree)
+    prefer.run(config, layout, seed=0, checkpoint="sft-1")
+    assert reference_of(config, "sft-1") == reference_of(config, CHECKPOINT)
+    history = trained(config, layout, "sft-1")
+    pairs, model = pairs_of(layout, CHECKPOINT), load_model(layout.checkpoint(0, "base") / "model", device="cpu")
+    batch = pairs.batch(pairs.rows(4), device="cpu")
+    with torch.no_grad():
+        first = PairLogps(model, "pair").eval()(batch)
+    assert history["loss"].iloc[0] == pytest.approx(
+        -(first.chosen_caption + first.chosen_image).mean().item(), rel=1e-5
+    )
+    assert history["loss"].iloc[-3:].mean() < 0.9 * history["loss"].iloc[0]
+    assert history["rewards/chosen/mmu"].iloc[-1] > 0  # likelier than under the reference
 
 
 def test_untrained_skill_is_scored_without_gradient(layout):

@@ -73,6 +73,12 @@ def _check_tree(config: Config, path: Path) -> None:
                 f"{path}: checkpoints.{name}.parent: `{checkpoint.parent}` is not a checkpoint; "
                 f"use one of {[BASE, *config.checkpoints]}."
             )
+        idle = [key for key in ("beta", "chosen_nll_weight") if getattr(checkpoint, key) is not None]
+        if checkpoint.objective == "chosen" and idle:
+            raise ConfigError(
+                f"{path}: checkpoints.{name}.{idle[0]}: objective `chosen` has no preference term and does not read "
+                "it; remove it, or choose another objective."
+            )
         seen = {name}
         while (name := config.checkpoints[name].parent) != BASE:
             if name in seen:

@@ -25,7 +25,7 @@ Count = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Objective = Literal["pair", "product", "understanding", "generation"]
+Objective = Literal["pair", "product", "understanding", "generation", "chosen"]
 MaskSchedule = Literal["cosine", "linear", "square_root"]
 CaptionMeasure = Literal["embedding", "chrf", "bleu"]
 VqaMethod = Literal["generate", "likelihood", "probability"]
@@ -350,11 +350,12 @@ class Training:
     beta: Rate
     """Strength of the pull towards the reference."""
     caption_weight: Weight = 1.0
-    """Weight of the understanding term; 1 is the paper."""
+    """Weight of understanding, of its preference and its likelihood alike; 1 is the paper."""
     image_weight: Weight = 1.0
-    """Weight of the generation term; 1 is the paper."""
+    """Weight of generation likewise; 1 is the paper."""
     chosen_nll_weight: Weight = 0.0
-    """Weight of the negative log-likelihood of chosen answers (Iterative RPO), for many iterations; 0 is the paper."""
+    """Weight of the negative log-likelihood of chosen answers (Iterative RPO), for many iterations; 0 is the paper.
+    Objective `chosen` does not read it."""
     mask_schedule: MaskSchedule = "cosine"
     """Share of image tokens masked at a random moment (see masking.py); `cosine` is the paper's and masks most."""
     lora: Lora | None = None
@@ -370,7 +371,8 @@ class Checkpoint:
     parent: str
     """The checkpoint it grows from: its start, its reference and the maker of its candidates."""
     objective: Objective
-    """`pair`: sum of both terms. `product`: both inside one sigmoid. The others: one term alone."""
+    """`pair`: sum of both terms. `product`: both inside one sigmoid. `understanding`, `generation`: one term alone.
+    `chosen`: no preference, the likelihood of chosen answers of both skills (best-of-n fine-tuning)."""
     candidates: Positive | None = None
     """Use only the first so many candidates of each kind (Figure 6); None is all."""
     steps: Positive | None = None

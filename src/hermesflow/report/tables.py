@@ -189,6 +189,7 @@ def _arm(config: Config, checkpoint: str) -> str:
         "product": "Pair-DPO, product",
         "understanding": "DPO, understanding only",
         "generation": "DPO, generation only",
+        "chosen": "best-of-n fine-tuning",
     }
     arm = f"{words.get(entry.objective, entry.objective)}, iteration {iteration(config, checkpoint)}"
     if entry.candidates is not None:

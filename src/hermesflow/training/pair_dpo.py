@@ -39,6 +39,8 @@ def step_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Pair-DPO loss of a batch and what there is to watch while it falls.
 
+    The curves are those of preferences for every objective, `chosen` too: they need the reference, its loss does not.
+
     Returns:
         Loss per pair, (B,) nats, and metrics, (B,) each without gradient.
     """
@@ -56,9 +58,15 @@ def step_loss(
         caption_weight=training.caption_weight,
         image_weight=training.image_weight,
     )
-    if training.chosen_nll_weight:
-        nll = chosen_nll(policy.chosen_caption, policy.chosen_image, objective=objective)
-        loss = loss + training.chosen_nll_weight * nll
+    if nll_weight := 1.0 if objective == "chosen" else training.chosen_nll_weight:
+        nll = chosen_nll(
+            policy.chosen_caption,
+            policy.chosen_image,
+            objective=objective,
+            caption_weight=training.caption_weight,
+            image_weight=training.image_weight,
+        )
+        loss = loss + nll_weight * nll
     metrics = {"loss": loss.detach()}
     for skill, delta, kind in (("t2i", delta_t2i, "image"), ("mmu", delta_mmu, "caption")):
         margin = training.beta * delta.detach()
