@@ -26,6 +26,7 @@ OWN = st.fixed_dictionaries(
         "steps": st.integers(2, 4),
         "beta": st.sampled_from([0.1, 0.2, 0.7]),
         "chosen_nll_weight": st.sampled_from([0.0, 1.0]),
+        "pairs": st.just("both"),
     },
 )
 

@@ -12,6 +12,7 @@ from hermesflow.config.sections import Checkpoint
 from hermesflow.core.errors import ArtifactError, DataError
 from hermesflow.core.files import Layout, read_table
 from hermesflow.core.images import ImageForm, read_images, write_images
+from hermesflow.report import audit
 from hermesflow.selfplay.preferences import (
     CAPTION_COLUMNS,
     IMAGE_COLUMNS,
@@ -124,6 +125,34 @@ def test_only_ids_with_both_kinds_are_homologous():
     assert counts["captions"]["dropped"] == {"tie": 1}
 
 
+def test_any_keeps_ids_with_one_kind_without_values_of_the_other(tmp_path):
+    captions = select({"a": scored(0.1, 0.9), "b": scored(0.5, 0.5), "c": scored(0.9, 0.2)}, {}, ANY)
+    drawn = [Candidate(b"12", 0.2), Candidate(b"34", 0.8)]
+    images = select({"c": drawn, "b": drawn, "a": drawn[:1]}, {}, ANY)
+    table, counts = homologous_table(captions, images, "any")
+    table.to_parquet(tmp_path / "pairs.parquet")
+    for one in (table, pd.read_parquet(tmp_path / "pairs.parquet")):
+        rows = one.set_index("id")
+        assert sorted(rows.index) == ["a", "b", "c"]
+        assert rows["chosen_caption"].notna().to_dict() == {"a": True, "b": False, "c": True}
+        assert rows["rejected_image_score"].notna().to_dict() == {"a": False, "b": True, "c": True}
+        assert caption_pairs(one[one["chosen_caption"].notna()]) == captions.pairs
+    homologous = {"kept": 1, "alone": {"captions": 1, "images": 1}, "dropped": {"captions": {}, "images": {}}}
+    assert counts["homologous"] == homologous
+    report = audit.preferences_table({"pair-1": {0: counts}})
+    assert report.values.set_index("side")["trained on"].to_dict() == {"captions": 2, "images": 2}
+    assert "one side alone is trained on too" in report.notes[0]
+
+
+def test_any_keeps_tokens_of_captions_that_were_cut(tmp_path):
+    cut = [Candidate("x", 0.1, tokens=(4, 5), cut=True), Candidate("y", 0.9)]
+    captions, drawn = select({"a": cut, "c": scored(0.9, 0.2)}, {}, ANY), [Candidate(b"1", 0.2), Candidate(b"3", 0.8)]
+    table, _ = homologous_table(captions, select({"b": drawn, "c": drawn}, {}, ANY), "any")
+    table.to_parquet(tmp_path / "pairs.parquet")
+    for one in (table, pd.read_parquet(tmp_path / "pairs.parquet")):
+        assert caption_pairs(one[one["chosen_caption"].notna()]) == captions.pairs
+
+
 def test_tables_are_read_back_as_written(tmp_path):
     captions = {"a": pair(0.9, 0.3)}
     captions_table(captions).to_parquet(tmp_path / "pairs.parquet")
@@ -215,6 +244,21 @@ def test_stage_says_what_is_wrong_with_its_inputs(world):
     scores.write_bytes(b"PAR1 cut off")
     with pytest.raises(ArtifactError, match=r"captions\.parquet"):
         prefer.run(config, layout, seed=0, checkpoint="pair-1")
+
+
+def test_stage_keeps_any_pair_where_a_checkpoint_asks_for_it(world):
+    config, layout = world
+    entry = replace(config.checkpoints["pair-1"], pairs="any")
+    config = replace(config, checkpoints={"both-1": config.checkpoints["pair-1"], "any-1": entry})
+    scores = layout.checkpoint(0, "base") / "scores" / "images.parquet"
+    table = pd.read_parquet(scores)
+    table.loc[table["id"] < "pairs-4", "score"] = 0.5
+    table.to_parquet(scores)
+    for checkpoint in config.checkpoints:
+        prefer.run(config, layout, seed=0, checkpoint=checkpoint)
+    both, some = (preferences(layout, checkpoint) for checkpoint in config.checkpoints)
+    assert 0 < len(both) < len(some) == 12
+    pd.testing.assert_frame_equal(some.loc[both.index], both)
 
 
 def test_stage_refuses_an_empty_set(world):

@@ -81,6 +81,19 @@ def test_homologous_ids_have_both_kinds_and_all_others_are_counted(captions, ima
         assert lonely + len(table) == len(selection.pairs)
 
 
+@given(GROUPS, GROUPS)
+def test_any_keeps_every_pair_of_either_kind_and_counts_it_once(captions, images):
+    images = {i: [Candidate(c.content.encode(), c.score) for c in group] for i, group in images.items()}
+    first, second = (select(group, {}, Threshold()) for group in (captions, images))
+    both, _ = homologous_table(first, second)
+    table, counts = homologous_table(first, second, "any")
+    kept, alone = counts["homologous"]["kept"], counts["homologous"]["alone"]
+    assert set(table["id"]) == first.pairs.keys() | second.pairs.keys() and table["id"].is_unique
+    assert kept == len(both) and kept + sum(alone.values()) == len(table)
+    assert table["chosen_caption"].notna().sum() == len(first.pairs) == kept + alone["captions"]
+    assert table["chosen_image_score"].notna().sum() == len(second.pairs) == kept + alone["images"]
+
+
 @given(st.lists(st.integers(), unique=True, max_size=40), st.integers(1, 7), st.integers(1, 9))
 def test_shards_hold_every_pair_once_in_batches_that_their_number_does_not_change(numbers, batch, shards):
     ids = [str(number) for number in numbers]

@@ -26,6 +26,7 @@ Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Objective = Literal["pair", "product", "understanding", "generation", "chosen"]
+PairsKept = Literal["both", "any"]
 MaskSchedule = Literal["cosine", "linear", "square_root"]
 CaptionMeasure = Literal["embedding", "chrf", "bleu"]
 VqaMethod = Literal["generate", "likelihood", "probability"]
@@ -314,6 +315,9 @@ class Preferences:
     """An image pair is kept only if its best self-VQA score is above this (paper 0.6)."""
     min_caption_margin: Weight = 0.0
     """A caption pair is kept only if the scores differ by more than this."""
+    pairs: PairsKept = "both"
+    """Trained on: homologous pairs that have a pair of captions and one of images (`both`, the paper), or `any` of the
+    two. With `any` the loss and every curve of a skill are means over the pairs of that skill in a step."""
 
 
 @section
@@ -383,6 +387,8 @@ class Checkpoint:
     """Own beta; None is that of `training`."""
     chosen_nll_weight: Weight | None = None
     """Own weight of the likelihood of chosen answers; None is that of `training`."""
+    pairs: PairsKept | None = None
+    """Own pairs to train on; None is that of `preferences`."""
 
 
 @section

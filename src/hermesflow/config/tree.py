@@ -5,19 +5,30 @@ Code of this package that decides results: it counts in the digests of `hermesfl
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import NamedTuple
+import re
+from dataclasses import fields, replace
+from typing import NamedTuple, TypeVar
 
 from hermesflow.config.experiment import BASE, Config
-from hermesflow.config.sections import Training
+from hermesflow.config.sections import Checkpoint, PairsKept, Preferences, Training
+from hermesflow.core.errors import ConfigError
+
+Section = TypeVar("Section", Training, Preferences)
 
 
 def training_of(config: Config, checkpoint: str) -> Training:
     """The training section of one checkpoint: the section `training` with the checkpoint's overrides."""
-    overrides = config.checkpoints[checkpoint]
-    keys = ("steps", "learning_rate", "beta", "chosen_nll_weight")
-    changed = {key: value for key in keys if (value := getattr(overrides, key)) is not None}
-    return replace(config.training, **changed)
+    return _overridden(config.training, config.checkpoints[checkpoint])
+
+
+def preferences_of(config: Config, checkpoint: str) -> Preferences:
+    """The preferences section of one checkpoint: the section `preferences` with the checkpoint's overrides."""
+    return _overridden(config.preferences, config.checkpoints[checkpoint])
+
+
+def _overridden(section: Section, entry: Checkpoint) -> Section:
+    names = {field.name for field in fields(section)} & {field.name for field in fields(entry)}
+    return replace(section, **{name: value for name in names if (value := getattr(entry, name)) is not None})
 
 
 class Reference(NamedTuple):
@@ -29,12 +40,33 @@ class Reference(NamedTuple):
     """Only the first so many; None is all."""
     steps: int
     """Of training: how many rows it meets."""
+    pairs: PairsKept
+    """Which of the homologous pairs are kept."""
+
+    @property
+    def variant(self) -> str:
+        """All but the checkpoint as the name of a file; what is the paper's is left out: `all-3000`, `4-100-any`."""
+        return "-".join([str(self.candidates or "all"), str(self.steps), *([self.pairs] * (self.pairs != "both"))])
 
 
 def reference_of(config: Config, checkpoint: str) -> Reference:
     """The reference that a checkpoint is trained against."""
     entry = config.checkpoints[checkpoint]
-    return Reference(entry.parent, entry.candidates, training_of(config, checkpoint).steps)
+    steps, pairs = training_of(config, checkpoint).steps, preferences_of(config, checkpoint).pairs
+    return Reference(entry.parent, entry.candidates, steps, pairs)
+
+
+def read_variant(checkpoint: str, variant: str) -> Reference:
+    """The reference that `Reference.variant` names.
+
+    Raises:
+        ConfigError: no such name.
+    """
+    parts = re.fullmatch(r"(?P<candidates>all|\d+)-(?P<steps>\d+)(-(?P<pairs>any))?", variant)
+    if parts is None:
+        raise ConfigError(f"--variant {variant}: no reference is called so; take a name as `all-3000` or `4-100-any`.")
+    candidates = None if parts["candidates"] == "all" else int(parts["candidates"])
+    return Reference(checkpoint, candidates, int(parts["steps"]), parts["pairs"] or "both")
 
 
 def sampled_checkpoints(config: Config) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from hermesflow.config.sections import PairsKept
 from hermesflow.core.errors import DataError
 from hermesflow.core.images import ImageForm
 
@@ -133,24 +134,24 @@ def select(candidates: Mapping[str, list[Candidate]], previous: Mapping[str, Pai
     return Selection(pairs, counts)
 
 
-def homologous_table(captions: Selection, images: Selection) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Join both skills by id: only ids with a pair of captions AND a pair of images are trained on.
+def homologous_table(
+    captions: Selection, images: Selection, kept: PairsKept = "both"
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Join both skills by id: ids with a pair of captions AND a pair of images are trained on, or with `any` of them.
 
     Returns:
-        The table (id and the columns of both kinds) and counts of all kinds.
+        The table (id and the columns of both kinds, without values for a kind that an id has no pair of) and counts
+        of all kinds: `homologous` counts ids with both pairs and, with `any`, those with one pair `alone`.
     """
-    both = [pair_id for pair_id in captions.pairs if pair_id in images.pairs]
-    table = captions_table(captions.pairs).merge(images_table(images.pairs), on="id", validate="one_to_one")
-    lonely = {
-        "captions": {"other side missing": len(captions.pairs) - len(both)},
-        "images": {"other side missing": len(images.pairs) - len(both)},
-    }
-    counts = {
-        "captions": captions.counts,
-        "images": images.counts,
-        "homologous": {"kept": len(both), "dropped": lonely},
-    }
-    return table, counts
+    how: Literal["inner", "outer"] = "inner" if kept == "both" else "outer"
+    table = captions_table(captions.pairs).merge(images_table(images.pairs), on="id", how=how, validate="one_to_one")
+    both = len(captions.pairs.keys() & images.pairs.keys())
+    lonely = {"captions": len(captions.pairs) - both, "images": len(images.pairs) - both}
+    if kept == "both":
+        homologous = {"kept": both, "dropped": {kind: {"other side missing": n} for kind, n in lonely.items()}}
+    else:
+        homologous = {"kept": both, "alone": lonely, "dropped": {kind: {} for kind in lonely}}
+    return table, {"captions": captions.counts, "images": images.counts, "homologous": homologous}
 
 
 def group_candidates(table: pd.DataFrame, *, content: str, first: int | None) -> dict[str, list[Candidate]]:

@@ -48,8 +48,8 @@ def pair_dpo_loss(
     *,
     beta: float,
     objective: Objective,
-    caption_weight: float,
-    image_weight: float,
+    caption_weight: float | Tensor,
+    image_weight: float | Tensor,
 ) -> Tensor:
     """Pair-DPO: the loss of homologous pairs, row k of both deltas about the same (image, caption).
 
@@ -70,8 +70,8 @@ def pair_dpo_loss(
         delta_t2i: (B,) nats, `dpo_logratios` of image tokens given the caption (generation).
         beta: above 0 (paper 0.2).
         objective: one row of the table.
-        caption_weight: weight of the understanding term (paper 1).
-        image_weight: weight of the generation term (paper 1).
+        caption_weight: weight of the understanding term (paper 1); of every pair, (B,), where some have no such term.
+        image_weight: weight of the generation term (paper 1), likewise.
 
     Returns:
         (B,) nats.
@@ -104,8 +104,8 @@ def chosen_nll(
     chosen_t2i_logps: Tensor,
     *,
     objective: Objective,
-    caption_weight: float = 1.0,
-    image_weight: float = 1.0,
+    caption_weight: float | Tensor = 1.0,
+    image_weight: float | Tensor = 1.0,
 ) -> Tensor:
     """Negative log-likelihood of the chosen answers of the skills that an objective trains.
 
@@ -117,8 +117,8 @@ def chosen_nll(
         chosen_mmu_logps: (B,) nats of the chosen captions under the policy, summed over their tokens.
         chosen_t2i_logps: (B,) nats of the chosen images under the policy, summed over the scored tokens.
         objective: as in `pair_dpo_loss`.
-        caption_weight: weight of the chosen captions.
-        image_weight: weight of the chosen images.
+        caption_weight: weight of the chosen captions, as in `pair_dpo_loss`.
+        image_weight: weight of the chosen images, likewise.
 
     Returns:
         (B,) nats.
