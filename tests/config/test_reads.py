@@ -77,6 +77,7 @@ def test_declared_keys_are_keys_of_the_config(stage):
     ("change", "stages"),
     [
         ({"beta": 0.9}, ["train"]),
+        ({"chosen_nll_reduction": "token_mean"}, ["train"]),
         ({"pairs": "any"}, ["prefer", "train"]),
     ],
 )

@@ -356,6 +356,14 @@ def reference_of(config, model, pairs):
     )
 
 
+def test_scored_tokens_are_those_of_a_pair_s_image(config, model):
+    """All of an image, or as many as its noise hides; never none."""
+    noise = model.noise(names(4), config.training)
+    scored, tokens = model.scored_tokens(noise, 4), math.prod(model.generated.shape)
+    assert scored.shape == (4,) and 1 <= scored.min() and scored.max() <= tokens
+    assert noise is not None or scored.tolist() == [tokens] * 4
+
+
 def test_the_first_step_is_two_ln_two(config, model):
     pairs = homologous(config, model)
     reference, rows = reference_of(config, model, pairs), pairs.rows(4)

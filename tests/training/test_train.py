@@ -19,7 +19,7 @@ from hermesflow.models.backbone import load_model
 from hermesflow.stages import prefer, train
 from hermesflow.tracking import runs
 from hermesflow.training.distributed import check_training, micro_batches, new_accelerator
-from hermesflow.training.logps import Logps, PairLogps, ReferenceTable
+from hermesflow.training.logps import Logps, PairLogps, ReferenceTable, chosen_tokens
 from hermesflow.training.pair_dpo import learning_rate, step_loss
 from hermesflow.training.pairs import HomologousPairs
 from hermesflow.training.state import StateFolder
@@ -373,6 +373,39 @@ def test_best_of_n_fine_tuning_meets_the_pairs_order_and_noise_of_pair_dpo(layou
     )
     assert history["loss"].iloc[-3:].mean() < 0.9 * history["loss"].iloc[0]
     assert history["rewards/chosen/mmu"].iloc[-1] > 0  # likelier than under the reference
+
+
+def test_likelihood_per_token_is_divided_by_the_scored_tokens_of_each_chosen_answer():
+    logps = Logps(*(torch.tensor(x) for x in ([-6.0, -8.0], [-1.0, -1.0], [-20.0, -9.0], [-1.0, -1.0])))
+    tokens = torch.tensor([[3.0, 2.0], [10.0, 4.5]])
+    own = {"objective": "chosen", "training": training()}
+    assert step_loss(logps, logps, **own)[0].tolist() == [26, 17]
+    assert step_loss(logps, logps, **own, chosen_tokens=tokens)[0].tolist() == [2 + 2, 4 + 2]
+    own = {"objective": "pair", "training": training(chosen_nll_weight=0.5)}
+    per_token, _ = step_loss(logps, logps, **own, chosen_tokens=tokens)
+    assert per_token.tolist() == pytest.approx([2 * LN2 + 2, 2 * LN2 + 3])  # the preference stays a sum
+
+
+def test_scored_tokens_are_a_caption_with_its_end_unless_it_was_cut_and_the_masked_image_tokens(layout):
+    pairs, model = pairs_of(layout), load_model(layout.checkpoint(0, "base") / "model", device="cpu")
+    batch = pairs.batch(pairs.rows(3), device="cpu")
+    captions = ["a red circle", (5, 6), "a blue square and a red cross"]  # (5, 6): as sampled, without an end
+    found = chosen_tokens(model, replace(batch, chosen_captions=captions))
+    assert found[0].tolist() == [4, 2, 8]
+    assert found[1].tolist() == batch.noise.sum(dim=1).tolist() and 0 < found[1].min() < found[1].max()
+
+
+def test_training_divides_where_the_config_says_so(layout):
+    tree = {"sft-1": Checkpoint(parent="base", objective="chosen", chosen_nll_reduction="token_mean")}
+    config = replace(small_config(micro_batch_size=2), checkpoints=tree)
+    prefer.run(config, layout, seed=0, checkpoint="sft-1")
+    history = trained(config, layout, "sft-1")
+    pairs, model = pairs_of(layout), load_model(layout.checkpoint(0, "base") / "model", device="cpu")
+    batch = pairs.batch(pairs.rows(4), device="cpu")
+    with torch.no_grad():
+        logps, tokens = PairLogps(model, "pair").eval()(batch), chosen_tokens(model, batch)
+    wanted = -(logps.chosen_caption / tokens[0] + logps.chosen_image / tokens[1]).mean()
+    assert history["loss"].iloc[0] == pytest.approx(wanted.item(), rel=1e-5)
 
 
 def of_kinds(layout, captions="", images=""):

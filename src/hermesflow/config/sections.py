@@ -26,6 +26,7 @@ Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Objective = Literal["pair", "product", "understanding", "generation", "chosen"]
+Reduction = Literal["sum", "token_mean"]
 PairsKept = Literal["both", "any"]
 MaskSchedule = Literal["cosine", "linear", "square_root"]
 CaptionMeasure = Literal["embedding", "chrf", "bleu"]
@@ -360,6 +361,9 @@ class Training:
     chosen_nll_weight: Weight = 0.0
     """Weight of the negative log-likelihood of chosen answers (Iterative RPO), for many iterations; 0 is the paper.
     Objective `chosen` does not read it."""
+    chosen_nll_reduction: Reduction = "sum"
+    """That likelihood, and objective `chosen`: of an answer, the `sum` over its scored tokens, or their `token_mean`
+    (Iterative RPO); of images these are the masked tokens."""
     mask_schedule: MaskSchedule = "cosine"
     """Share of image tokens masked at a random moment (see masking.py); `cosine` is the paper's and masks most."""
     lora: Lora | None = None
@@ -387,6 +391,8 @@ class Checkpoint:
     """Own beta; None is that of `training`."""
     chosen_nll_weight: Weight | None = None
     """Own weight of the likelihood of chosen answers; None is that of `training`."""
+    chosen_nll_reduction: Reduction | None = None
+    """Own reduction of that likelihood; None is that of `training`."""
     pairs: PairsKept | None = None
     """Own pairs to train on; None is that of `preferences`."""
 

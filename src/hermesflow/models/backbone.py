@@ -134,6 +134,10 @@ class UnifiedModel(nn.Module, ABC):
     def noise(self, names: Sequence[NoiseName], settings: Training) -> Noise:
         """The noise of B pairs, remade from their names."""
 
+    def scored_tokens(self, noise: Noise, rows: int) -> Tensor:
+        """Tokens of an image that `image_logps` sums over under the noise of B = rows pairs, (B,): all of them here."""
+        return torch.full((rows,), float(np.prod(self.generated.shape)))
+
     @abstractmethod
     def training_noise(self, rows: int, generator: torch.Generator) -> Noise:
         """Noise of a pre-training batch; the generator is advanced."""

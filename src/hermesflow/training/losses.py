@@ -114,8 +114,8 @@ def chosen_nll(
     as objective `chosen`, it imitates the best of n answers: what Pair-DPO has to beat.
 
     Args:
-        chosen_mmu_logps: (B,) nats of the chosen captions under the policy, summed over their tokens.
-        chosen_t2i_logps: (B,) nats of the chosen images under the policy, summed over the scored tokens.
+        chosen_mmu_logps: (B,) nats of the chosen captions under the policy, summed over their tokens, or per token.
+        chosen_t2i_logps: (B,) nats of the chosen images under the policy, likewise over the scored tokens.
         objective: as in `pair_dpo_loss`.
         caption_weight: weight of the chosen captions, as in `pair_dpo_loss`.
         image_weight: weight of the chosen images, likewise.

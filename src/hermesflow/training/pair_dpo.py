@@ -22,7 +22,7 @@ from hermesflow.core.progress import Progress
 from hermesflow.models.backbone import UnifiedModel
 from hermesflow.training.distributed import micro_batches
 from hermesflow.training.interruption import Interruption
-from hermesflow.training.logps import Logps, PairLogps, ReferenceTable
+from hermesflow.training.logps import Logps, PairLogps, ReferenceTable, chosen_tokens
 from hermesflow.training.losses import chosen_nll, dpo_logratios, implicit_rewards, pair_dpo_loss
 from hermesflow.training.pairs import HomologousPairs, Row
 from hermesflow.training.state import StateFolder
@@ -35,7 +35,13 @@ MEND = (
 
 
 def step_loss(
-    policy: Logps, reference: Logps, *, objective: Objective, training: Training, weights: Tensor | None = None
+    policy: Logps,
+    reference: Logps,
+    *,
+    objective: Objective,
+    training: Training,
+    weights: Tensor | None = None,
+    chosen_tokens: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Pair-DPO loss of a batch and what there is to watch while it falls.
 
@@ -47,11 +53,14 @@ def step_loss(
         objective: what the loss is made of.
         training: hyper-parameters.
         weights: (2, B) of `HomologousPairs.weights`, captions and images; None is 1 for all.
+        chosen_tokens: (2, B) scored tokens of the chosen captions and images, which their likelihood is divided by;
+            None divides nothing.
 
     Returns:
         Loss per pair, (B,) nats, and metrics, (B,) each without gradient. Both are weighted: their means over a step
         are means over the pairs of each skill that are in it, of the loss skill by skill.
     """
+    caption_tokens, image_tokens = (1, 1) if chosen_tokens is None else chosen_tokens
     caption_weights, image_weights = policy.chosen_caption.new_ones(2, 1) if weights is None else weights
     delta_mmu = dpo_logratios(
         policy.chosen_caption, policy.rejected_caption, reference.chosen_caption, reference.rejected_caption
@@ -69,8 +78,8 @@ def step_loss(
     )
     if nll_weight := 1.0 if objective == "chosen" else training.chosen_nll_weight:
         nll = chosen_nll(
-            policy.chosen_caption,
-            policy.chosen_image,
+            policy.chosen_caption / caption_tokens,
+            policy.chosen_image / image_tokens,
             objective=objective,
             caption_weight=training.caption_weight * caption_weights,
             image_weight=training.image_weight * image_weights,
@@ -128,6 +137,7 @@ def train_policy(
     scorer = PairLogps(model, objective).eval()
     policy, optimizer = accelerator.prepare(scorer, new_optimizer(scorer, training))
     rows = pairs.rows(training.steps * training.batch_size)
+    per_token = training.chosen_nll_reduction == "token_mean"
     history: list[dict[str, float | None]] = state.resume(accelerator)
     mend = MEND.format(accelerator.mixed_precision)
     progress = Progress(training.steps - len(history), what, "step")
@@ -142,13 +152,15 @@ def train_policy(
             parts: list[tuple[Sequence[Row], dict[str, Tensor]]] = []
             for batch_rows in micro_batches(rows, step, training, accelerator):
                 with accelerator.accumulate(policy), naming(f"{what}, step {step}", mend):
-                    logps = policy(pairs.batch(batch_rows, device=accelerator.device))
+                    batch = pairs.batch(batch_rows, device=accelerator.device)
+                    logps = policy(batch)
                     loss, metrics = step_loss(
                         logps,
                         reference.of(batch_rows, accelerator.device),
                         objective=objective,
                         training=training,
                         weights=pairs.weights(batch_rows, step_rows, device=accelerator.device),
+                        chosen_tokens=chosen_tokens(model, batch) if per_token else None,
                     )
                     accelerator.backward(loss.mean())
                     parts.append((batch_rows, metrics))

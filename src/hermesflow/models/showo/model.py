@@ -162,6 +162,10 @@ class ShowO(UnifiedModel):
         tokens, schedule = self.num_image_tokens, settings.mask_schedule
         return torch.stack([pair_mask(name, num_tokens=tokens, schedule=schedule) for name in names])
 
+    def scored_tokens(self, noise: Tensor, rows: int) -> Tensor:
+        """Masked tokens of each pair, (B,)."""
+        return noise.sum(dim=1)
+
     def training_noise(self, rows: int, generator: torch.Generator) -> Tensor:
         """Masks of a pre-training batch, (rows, T) bool, by the cosine schedule."""
         masks = [draw_mask(self.num_image_tokens, generator, schedule="cosine") for _ in range(rows)]
