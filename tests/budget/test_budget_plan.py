@@ -99,6 +99,14 @@ def test_best_of_n_fine_tuning_costs_what_pair_dpo_costs_and_shares_its_referenc
     assert ("reference", "pair-1") in lines and ("reference", "sft-1") not in lines
 
 
+def test_masks_that_hide_more_cost_more():
+    entry = MICRO.checkpoints["pair-1"]
+    tree = {"pair-1": entry, "high-1": replace(entry, mask_ratios=(0.85, 1.0))}
+    lines = {(line.rule, line.checkpoint): line for line in lines_of(replace(MICRO, checkpoints=tree))}
+    for rule in ("reference", "train"):
+        assert lines[rule, "high-1"].flops > lines[rule, "pair-1"].flops
+
+
 def test_stages_do_at_most_what_is_planned(tmp_path, monkeypatch):
     """Texts are shorter than their maxima, and equal ones are scored once; the measure and method need no encoder."""
     config, layout = make_world(tmp_path)

@@ -138,6 +138,8 @@ def test_a_checkpoint_knows_how_many_generations_wait_for_it():
         ("training.steps", 0, ["training.steps", "greater than 0"]),
         ("training.steps", 3.5, ["training.steps", "3.5"]),
         ("training.steps", True, ["training.steps", "True"]),
+        ("training.mask_ratios", [0.9, 0.1], ["training.mask_ratios", "may not be above the second"]),
+        ("checkpoints.pair-1.mask_ratios", [0.9, 1.1], ["checkpoints.pair-1.mask_ratios.1", "1.1"]),
         ("data.seed", None, ["data.seed", "required"]),
         ("preferences.min_image_score", 1.5, ["preferences.min_image_score", "1.5"]),
         ("checkpoints.pair-1.objective", "both", ["checkpoints.pair-1.objective", "both"]),
@@ -216,13 +218,17 @@ def test_the_paper_s_loss_is_the_default_and_one_key_away(write):
 def test_a_reference_is_shared_by_all_that_rest_on_the_same():
     config = load_config(ROOT / "config" / "micro.yaml")
     own = reference_of(config, "pair-1")
-    assert own == ("base", None, config.training.steps, "both") and own.variant == f"all-{config.training.steps}"
+    assert (
+        own == ("base", None, config.training.steps, "both", (0, 1)) and own.variant == f"all-{config.training.steps}"
+    )
     assert {name for name in config.checkpoints if reference_of(config, name) == own} == {
         *("pair-1", "und-1", "gen-1", "dpo-1")
     }
 
 
-@pytest.mark.parametrize(("key", "value"), [("candidates", 2), ("steps", 3), ("pairs", "any")])
+@pytest.mark.parametrize(
+    ("key", "value"), [("candidates", 2), ("steps", 3), ("pairs", "any"), ("mask_ratios", [0.85, 1])]
+)
 def test_what_a_reference_rests_on_is_not_shared(write, key, value):
     for changed, to, shared in (("training.beta", 0.3, True), (f"checkpoints.gen-1.{key}", value, False)):
         config = load_config(write(changed, to))
@@ -253,10 +259,11 @@ def test_the_product_of_both_terms_needs_both(write):
         st.none() | st.integers(1, 99),
         st.integers(1, 10**6),
         st.sampled_from(["both", "any"]),
+        st.tuples(st.floats(0, 1), st.floats(0, 1)),
     )
 )
 def test_a_reference_is_read_back_from_its_name(own):
-    assert read_variant("base", own.variant) == own
+    assert read_variant("base", own.variant) == own and "/" not in own.variant
     with pytest.raises(ConfigError, match="no reference is called so"):
         read_variant("base", f"{own.variant}-more")
 

@@ -78,6 +78,7 @@ def test_declared_keys_are_keys_of_the_config(stage):
     [
         ({"beta": 0.9}, ["train"]),
         ({"chosen_nll_reduction": "token_mean"}, ["train"]),
+        ({"mask_ratios": (0.85, 1.0)}, ["train"]),
         ({"pairs": "any"}, ["prefer", "train"]),
     ],
 )

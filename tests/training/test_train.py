@@ -17,6 +17,7 @@ from hermesflow.core.errors import ArtifactError, ConfigError, DataError, NotFin
 from hermesflow.core.files import Layout, read_json, read_table, read_weights, write_json, write_weights
 from hermesflow.models.backbone import load_model
 from hermesflow.stages import prefer, train
+from hermesflow.stages.reference import load_pairs
 from hermesflow.tracking import runs
 from hermesflow.training.distributed import check_training, micro_batches, new_accelerator
 from hermesflow.training.logps import Logps, PairLogps, ReferenceTable, chosen_tokens
@@ -406,6 +407,21 @@ def test_training_divides_where_the_config_says_so(layout):
         logps, tokens = PairLogps(model, "pair").eval()(batch), chosen_tokens(model, batch)
     wanted = -(logps.chosen_caption / tokens[0] + logps.chosen_image / tokens[1]).mean()
     assert history["loss"].iloc[0] == pytest.approx(wanted.item(), rel=1e-5)
+
+
+def test_a_checkpoint_s_masks_are_those_of_its_reference(layout):
+    tree = {CHECKPOINT: Checkpoint(parent="base", objective="pair", mask_ratios=(0.9, 1.0))}
+    config = replace(small_config(), checkpoints=tree)
+    assert reference_of(config, CHECKPOINT).variant == "all-6-0.9to1.0"
+    history = trained(config, layout)
+    assert layout.reference(0, "base", "all-6-0.9to1.0").exists()
+    assert history["loss"].iloc[0] == pytest.approx(2 * LN2, abs=1e-6)  # else policy and reference differ at step 1
+    model = load_model(layout.checkpoint(0, "base") / "model", device="cpu")
+    pairs = load_pairs(config, layout, model, seed=0, checkpoint=CHECKPOINT)
+    masks = pairs.batch(pairs.rows(7), device="cpu").noise
+    assert masks.sum(dim=1).min() >= round(0.9 * masks.shape[1])
+    plain = pairs_of(layout)
+    assert plain.batch(plain.rows(7), device="cpu").noise.sum() < masks.sum()
 
 
 def of_kinds(layout, captions="", images=""):

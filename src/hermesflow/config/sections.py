@@ -20,12 +20,19 @@ def _check_prompt(prompt: str) -> str:
     return prompt
 
 
+def _check_interval(ends: tuple[float, float]) -> tuple[float, float]:
+    if ends[0] > ends[1]:
+        raise ValueError("the first is the lower end of an interval and may not be above the second")
+    return ends
+
+
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Objective = Literal["pair", "product", "understanding", "generation", "chosen"]
+Interval = Annotated[tuple[Share, Share], AfterValidator(_check_interval)]
 Reduction = Literal["sum", "token_mean"]
 PairsKept = Literal["both", "any"]
 MaskSchedule = Literal["cosine", "linear", "square_root"]
@@ -365,7 +372,11 @@ class Training:
     """That likelihood, and objective `chosen`: of an answer, the `sum` over its scored tokens, or their `token_mean`
     (Iterative RPO); of images these are the masked tokens."""
     mask_schedule: MaskSchedule = "cosine"
-    """Share of image tokens masked at a random moment (see masking.py); `cosine` is the paper's and masks most."""
+    """Share of image tokens masked at a random moment (see masking.py); `cosine` is the paper's and masks most. Other
+    backbones than those that mask image tokens refuse another."""
+    mask_ratios: Interval = (0.0, 1.0)
+    """Only shares between these two are drawn, in the schedule's proportions: `[0.85, 1.0]` masks nearly all tokens,
+    where generation begins. Refused like `mask_schedule`."""
     lora: Lora | None = None
     """Train low-rank adapters and merge them into the weights at the end; None trains all weights."""
     checkpoint_every: Positive
@@ -393,6 +404,8 @@ class Checkpoint:
     """Own weight of the likelihood of chosen answers; None is that of `training`."""
     chosen_nll_reduction: Reduction | None = None
     """Own reduction of that likelihood; None is that of `training`."""
+    mask_ratios: Interval | None = None
+    """Own shares of masked image tokens; None is that of `training`."""
     pairs: PairsKept | None = None
     """Own pairs to train on; None is that of `preferences`."""
 

@@ -42,18 +42,22 @@ class Reference(NamedTuple):
     """Of training: how many rows it meets."""
     pairs: PairsKept
     """Which of the homologous pairs are kept."""
+    mask_ratios: tuple[float, float]
+    """Between which shares of image tokens are masked."""
 
     @property
     def variant(self) -> str:
         """All but the checkpoint as the name of a file; what is the paper's is left out: `all-3000`, `4-100-any`."""
-        return "-".join([str(self.candidates or "all"), str(self.steps), *([self.pairs] * (self.pairs != "both"))])
+        masked = "{}to{}".format(*self.mask_ratios) if self.mask_ratios != Training.mask_ratios else None
+        parts = (self.candidates or "all", self.steps, self.pairs if self.pairs != "both" else None, masked)
+        return "-".join(str(part) for part in parts if part is not None)
 
 
 def reference_of(config: Config, checkpoint: str) -> Reference:
     """The reference that a checkpoint is trained against."""
     entry = config.checkpoints[checkpoint]
-    steps, pairs = training_of(config, checkpoint).steps, preferences_of(config, checkpoint).pairs
-    return Reference(entry.parent, entry.candidates, steps, pairs)
+    training, pairs = training_of(config, checkpoint), preferences_of(config, checkpoint).pairs
+    return Reference(entry.parent, entry.candidates, training.steps, pairs, training.mask_ratios)
 
 
 def read_variant(checkpoint: str, variant: str) -> Reference:
@@ -62,11 +66,15 @@ def read_variant(checkpoint: str, variant: str) -> Reference:
     Raises:
         ConfigError: no such name.
     """
-    parts = re.fullmatch(r"(?P<candidates>all|\d+)-(?P<steps>\d+)(-(?P<pairs>any))?", variant)
+    share = r"\d[\d.e-]*"
+    parts = re.fullmatch(
+        rf"(?P<candidates>all|\d+)-(?P<steps>\d+)(-(?P<pairs>any))?(-(?P<low>{share})to(?P<high>{share}))?", variant
+    )
     if parts is None:
         raise ConfigError(f"--variant {variant}: no reference is called so; take a name as `all-3000` or `4-100-any`.")
     candidates = None if parts["candidates"] == "all" else int(parts["candidates"])
-    return Reference(checkpoint, candidates, int(parts["steps"]), parts["pairs"] or "both")
+    masked = (float(parts["low"]), float(parts["high"])) if parts["low"] else Training.mask_ratios
+    return Reference(checkpoint, candidates, int(parts["steps"]), parts["pairs"] or "both", masked)
 
 
 def sampled_checkpoints(config: Config) -> tuple[str, ...]:

@@ -11,7 +11,8 @@ import pandas as pd
 import torch
 
 from hermesflow.config.experiment import Config
-from hermesflow.config.tree import iteration, read_variant
+from hermesflow.config.sections import Training
+from hermesflow.config.tree import iteration, read_variant, training_of
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout, read_table, write_table
 from hermesflow.core.images import read_images
@@ -42,7 +43,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, variant: 
     """
     torch.set_num_threads(config.runtime.train_threads)
     asked = read_variant(checkpoint, variant)
-    training = replace(config.training, steps=asked.steps)
+    training = replace(config.training, steps=asked.steps, mask_ratios=asked.mask_ratios)
     own = replace(config.preferences, pairs=asked.pairs)
     accelerator = new_accelerator(training, device=config.runtime.device, precision=config.runtime.precision)
     folder = layout.checkpoint(seed, checkpoint)
@@ -54,7 +55,13 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, variant: 
     table = reference_logps(
         model,
         homologous_pairs(
-            config, layout, model, preferences, arrays, seed=seed, iteration=1 + iteration(config, checkpoint)
+            layout,
+            model,
+            preferences,
+            arrays,
+            training=training,
+            seed=seed,
+            iteration=1 + iteration(config, checkpoint),
         ),
         training=training,
         accelerator=accelerator,
@@ -84,28 +91,34 @@ def load_pairs(config: Config, layout: Layout, model: UnifiedModel, *, seed: int
     ids, images = read_images(folder / "images.npy", model.generated)
     arrays = dict(zip(ids, images, strict=True))
     return homologous_pairs(
-        config, layout, model, preferences, arrays, seed=seed, iteration=iteration(config, checkpoint)
+        layout,
+        model,
+        preferences,
+        arrays,
+        training=training_of(config, checkpoint),
+        seed=seed,
+        iteration=iteration(config, checkpoint),
     )
 
 
 def homologous_pairs(
-    config: Config,
     layout: Layout,
     model: UnifiedModel,
     preferences: pd.DataFrame,
     images: Mapping[str, np.ndarray],
     *,
+    training: Training,
     seed: int,
     iteration: int,
 ) -> HomologousPairs:
     """Preferences with the real images and captions they are about, and their noise.
 
     Args:
-        config: the experiment.
-        layout: where it lies.
+        layout: where the experiment lies.
         model: decides the forms of images, and their noise.
         preferences: one row per id, of `CAPTION_COLUMNS` and `IMAGE_COLUMNS`.
         images: chosen and rejected image by id, (2, *generated), of those that have a pair of images.
+        training: settings of the noise.
         seed: run seed.
         iteration: self-play iteration, from 1.
     """
@@ -119,7 +132,7 @@ def homologous_pairs(
         seen=dict(zip(seen_ids, seen[:, 0], strict=True)),
         seed=seed,
         iteration=iteration,
-        noise=partial(model.noise, settings=config.training),
+        noise=partial(model.noise, settings=training),
     )
 
 

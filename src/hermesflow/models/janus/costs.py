@@ -21,6 +21,7 @@ from hermesflow.config.sections import ImageTokenizer, Lora, MaskSchedule, Train
 from hermesflow.data.worlds.language import WORLDS, lexicon_of
 from hermesflow.data.worlds.questions import vocabulary
 from hermesflow.models import capacity
+from hermesflow.models.backbone import refuse_masks
 from hermesflow.models.janus.model import tower_of
 from hermesflow.models.janus.prompting import TOKENS
 from hermesflow.models.janus.vq import ImageVQ
@@ -204,6 +205,7 @@ class Batches(batches.Batches):
 
     def pair_scoring(self, training: Training, pairs: int) -> tuple[Any, Scored]:
         """A micro batch of Pair-DPO, its texts and its images."""
+        refuse_masks(training)
         sizes = self.decoder
         return (
             text_scoring(sizes, **self._captions(pairs)),
