@@ -219,7 +219,8 @@ def test_a_reference_is_shared_by_all_that_rest_on_the_same():
     config = load_config(ROOT / "config" / "micro.yaml")
     own = reference_of(config, "pair-1")
     assert (
-        own == ("base", None, config.training.steps, "both", (0, 1)) and own.variant == f"all-{config.training.steps}"
+        own == ("base", None, config.training.steps, "both", "previous", (0, 1))
+        and own.variant == f"all-{config.training.steps}"
     )
     assert {name for name in config.checkpoints if reference_of(config, name) == own} == {
         *("pair-1", "und-1", "gen-1", "dpo-1")
@@ -227,7 +228,8 @@ def test_a_reference_is_shared_by_all_that_rest_on_the_same():
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("candidates", 2), ("steps", 3), ("pairs", "any"), ("mask_ratios", [0.85, 1])]
+    ("key", "value"),
+    [("candidates", 2), ("steps", 3), ("pairs", "any"), ("rejected", "fresh"), ("mask_ratios", [0.85, 1])],
 )
 def test_what_a_reference_rests_on_is_not_shared(write, key, value):
     for changed, to, shared in (("training.beta", 0.3, True), (f"checkpoints.gen-1.{key}", value, False)):
@@ -259,6 +261,7 @@ def test_the_product_of_both_terms_needs_both(write):
         st.none() | st.integers(1, 99),
         st.integers(1, 10**6),
         st.sampled_from(["both", "any"]),
+        st.sampled_from(["previous", "fresh"]),
         st.tuples(st.floats(0, 1), st.floats(0, 1)),
     )
 )

@@ -19,7 +19,7 @@ PROPERTIES = {
     "num_image_tokens": {"data.image_size", "image_tokenizer"},
     "codebook_size": {"image_tokenizer"},
     "training_of": {"training", "checkpoint"},
-    "preferences_of": {"preferences", "checkpoint.pairs"},
+    "preferences_of": {"preferences", "checkpoint.pairs", "checkpoint.rejected"},
     "iteration": {"checkpoint"},
     "checkpoints": {"checkpoint"},
     "sampled_checkpoints": {"checkpoint"},
@@ -80,6 +80,7 @@ def test_declared_keys_are_keys_of_the_config(stage):
         ({"chosen_nll_reduction": "token_mean"}, ["train"]),
         ({"mask_ratios": (0.85, 1.0)}, ["train"]),
         ({"pairs": "any"}, ["prefer", "train"]),
+        ({"rejected": "fresh"}, ["prefer", "train"]),
     ],
 )
 def test_one_checkpoints_settings_touch_no_other_step(change, stages):

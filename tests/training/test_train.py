@@ -24,7 +24,7 @@ from hermesflow.training.logps import Logps, PairLogps, ReferenceTable, chosen_t
 from hermesflow.training.pair_dpo import learning_rate, step_loss
 from hermesflow.training.pairs import HomologousPairs
 from hermesflow.training.state import StateFolder
-from tests.support.pair_world import make_world, pairs_of, score_reference, small_config, training
+from tests.support.pair_world import make_candidates, make_world, pairs_of, score_reference, small_config, training
 from tests.support.poison import poisoned_gradient
 
 LN2 = math.log(2)
@@ -407,6 +407,20 @@ def test_training_divides_where_the_config_says_so(layout):
         logps, tokens = PairLogps(model, "pair").eval()(batch), chosen_tokens(model, batch)
     wanted = -(logps.chosen_caption / tokens[0] + logps.chosen_image / tokens[1]).mean()
     assert history["loss"].iloc[0] == pytest.approx(wanted.item(), rel=1e-5)
+
+
+def test_a_second_iteration_with_fresh_rejected_answers_has_a_reference_of_its_own(layout):
+    config = small_config()
+    tree = {name: Checkpoint(parent=CHECKPOINT, objective="pair", rejected=name) for name in ("previous", "fresh")}
+    config = replace(config, checkpoints={CHECKPOINT: config.checkpoints[CHECKPOINT], **tree})
+    trained(config, layout)
+    ids = [f"pairs-{k}" for k in range(7)]
+    make_candidates(layout.checkpoint(0, CHECKPOINT), ids, n=4, config=config, seed=9)
+    for name in tree:
+        prefer.run(config, layout, seed=0, checkpoint=name)
+        assert trained(config, layout, name)["loss"].iloc[0] == pytest.approx(2 * LN2, abs=1e-6)
+    found = sorted(path.name for path in (layout.checkpoint(0, CHECKPOINT) / "reference").iterdir())
+    assert found == ["all-6-fresh.parquet", "all-6.parquet"]
 
 
 def test_a_checkpoint_s_masks_are_those_of_its_reference(layout):

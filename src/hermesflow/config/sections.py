@@ -35,6 +35,7 @@ Objective = Literal["pair", "product", "understanding", "generation", "chosen"]
 Interval = Annotated[tuple[Share, Share], AfterValidator(_check_interval)]
 Reduction = Literal["sum", "token_mean"]
 PairsKept = Literal["both", "any"]
+RejectedFrom = Literal["previous", "fresh"]
 MaskSchedule = Literal["cosine", "linear", "square_root"]
 CaptionMeasure = Literal["embedding", "chrf", "bleu"]
 VqaMethod = Literal["generate", "likelihood", "probability"]
@@ -326,6 +327,9 @@ class Preferences:
     pairs: PairsKept = "both"
     """Trained on: homologous pairs that have a pair of captions and one of images (`both`, the paper), or `any` of the
     two. With `any` the loss and every curve of a skill are means over the pairs of that skill in a step."""
+    rejected: RejectedFrom = "previous"
+    """Of later iterations: an answer of the `previous` pair (Eq. 10, the paper), or the worst of the newest candidates
+    (`fresh`), as in the first. Chosen is the newest best in both."""
 
 
 @section
@@ -408,6 +412,8 @@ class Checkpoint:
     """Own shares of masked image tokens; None is that of `training`."""
     pairs: PairsKept | None = None
     """Own pairs to train on; None is that of `preferences`."""
+    rejected: RejectedFrom | None = None
+    """Own source of rejected answers; None is that of `preferences`."""
 
 
 @section

@@ -10,7 +10,7 @@ from dataclasses import fields, replace
 from typing import NamedTuple, TypeVar
 
 from hermesflow.config.experiment import BASE, Config
-from hermesflow.config.sections import Checkpoint, PairsKept, Preferences, Training
+from hermesflow.config.sections import Checkpoint, PairsKept, Preferences, RejectedFrom, Training
 from hermesflow.core.errors import ConfigError
 
 Section = TypeVar("Section", Training, Preferences)
@@ -42,6 +42,8 @@ class Reference(NamedTuple):
     """Of training: how many rows it meets."""
     pairs: PairsKept
     """Which of the homologous pairs are kept."""
+    rejected: RejectedFrom
+    """Where rejected answers of later iterations come from."""
     mask_ratios: tuple[float, float]
     """Between which shares of image tokens are masked."""
 
@@ -49,15 +51,15 @@ class Reference(NamedTuple):
     def variant(self) -> str:
         """All but the checkpoint as the name of a file; what is the paper's is left out: `all-3000`, `4-100-any`."""
         masked = "{}to{}".format(*self.mask_ratios) if self.mask_ratios != Training.mask_ratios else None
-        parts = (self.candidates or "all", self.steps, self.pairs if self.pairs != "both" else None, masked)
-        return "-".join(str(part) for part in parts if part is not None)
+        parts = (self.candidates or "all", self.steps, self.pairs, self.rejected, masked)
+        return "-".join(str(part) for part in parts if part not in ("both", "previous", None))
 
 
 def reference_of(config: Config, checkpoint: str) -> Reference:
     """The reference that a checkpoint is trained against."""
     entry = config.checkpoints[checkpoint]
-    training, pairs = training_of(config, checkpoint), preferences_of(config, checkpoint).pairs
-    return Reference(entry.parent, entry.candidates, training.steps, pairs, training.mask_ratios)
+    training, kept = training_of(config, checkpoint), preferences_of(config, checkpoint)
+    return Reference(entry.parent, entry.candidates, training.steps, kept.pairs, kept.rejected, training.mask_ratios)
 
 
 def read_variant(checkpoint: str, variant: str) -> Reference:
@@ -68,13 +70,16 @@ def read_variant(checkpoint: str, variant: str) -> Reference:
     """
     share = r"\d[\d.e-]*"
     parts = re.fullmatch(
-        rf"(?P<candidates>all|\d+)-(?P<steps>\d+)(-(?P<pairs>any))?(-(?P<low>{share})to(?P<high>{share}))?", variant
+        r"(?P<candidates>all|\d+)-(?P<steps>\d+)(-(?P<pairs>any))?(-(?P<rejected>fresh))?"
+        rf"(-(?P<low>{share})to(?P<high>{share}))?",
+        variant,
     )
     if parts is None:
         raise ConfigError(f"--variant {variant}: no reference is called so; take a name as `all-3000` or `4-100-any`.")
     candidates = None if parts["candidates"] == "all" else int(parts["candidates"])
     masked = (float(parts["low"]), float(parts["high"])) if parts["low"] else Training.mask_ratios
-    return Reference(checkpoint, candidates, int(parts["steps"]), parts["pairs"] or "both", masked)
+    pairs, rejected = parts["pairs"] or "both", parts["rejected"] or "previous"
+    return Reference(checkpoint, candidates, int(parts["steps"]), pairs, rejected, masked)
 
 
 def sampled_checkpoints(config: Config) -> tuple[str, ...]:

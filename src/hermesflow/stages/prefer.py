@@ -75,7 +75,7 @@ def selections(
 
     Args:
         layout: where the experiment lies.
-        preferences: what a pair must reach.
+        preferences: what a pair must reach, and where rejected answers come from.
         seed: run seed.
         checkpoint: whose candidates, and whose own pairs they are compared with.
         candidates: use only the first so many; None is all.
@@ -84,7 +84,8 @@ def selections(
         ArtifactError, DataError: as `run`.
     """
     folder = layout.checkpoint(seed, checkpoint)
-    previous = {"captions": {}, "images": {}} if checkpoint == BASE else _previous(folder / "preferences")
+    anew = checkpoint == BASE or preferences.rejected == "fresh"
+    previous = {"captions": {}, "images": {}} if anew else _previous(folder / "preferences")
     captions = select(
         group_candidates(_scored_captions(folder), content="caption", first=candidates),
         previous["captions"],

@@ -44,7 +44,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, variant: 
     torch.set_num_threads(config.runtime.train_threads)
     asked = read_variant(checkpoint, variant)
     training = replace(config.training, steps=asked.steps, mask_ratios=asked.mask_ratios)
-    own = replace(config.preferences, pairs=asked.pairs)
+    own = replace(config.preferences, pairs=asked.pairs, rejected=asked.rejected)
     accelerator = new_accelerator(training, device=config.runtime.device, precision=config.runtime.precision)
     folder = layout.checkpoint(seed, checkpoint)
     model = load_model(folder / "model", device=accelerator.device)
