@@ -29,10 +29,10 @@ def main_checkpoints(config: Config) -> tuple[str, ...]:
 
 
 def roles(config: Config) -> dict[str, str]:
-    """Role in the ablation (`base`, `understanding`, `generation`, `pair-1`..., `chosen`) to checkpoint name."""
+    """Role in the paper's ablation (`base`, `understanding`, `generation`, `pair-1`...) to checkpoint name."""
     checkpoint_of = {"base": BASE}
     checkpoint_of |= {f"pair-{i}": name for i, name in enumerate(pair_chain(config), start=1)}
-    for objective in ("understanding", "generation", "chosen"):
+    for objective in ("understanding", "generation"):
         for name, entry in config.checkpoints.items():
             if entry.objective == objective and entry.parent == BASE:
                 checkpoint_of.setdefault(objective, name)
