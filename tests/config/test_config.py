@@ -229,7 +229,7 @@ def test_a_reference_is_shared_by_all_that_rest_on_the_same():
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("candidates", 2), ("steps", 3), ("pairs", "any"), ("rejected", "fresh"), ("mask_ratios", [0.85, 1])],
+    [("candidates", 2), ("steps", 3), ("pairs", "any"), ("mask_ratios", [0.85, 1])],
 )
 def test_what_a_reference_rests_on_is_not_shared(write, key, value):
     for changed, to, shared in (("training.beta", 0.3, True), (f"checkpoints.gen-1.{key}", value, False)):
@@ -243,6 +243,12 @@ def test_checkpoints_override_preferences_for_themselves_alone(write):
     assert preferences_of(config, "pair-1") == config.preferences and config.preferences.pairs == "both"
     config = load_config(write("preferences.pairs", "any"))
     assert {reference_of(config, name).pairs for name in config.checkpoints} == {"any"}
+
+
+def test_fresh_rejected_answers_make_a_difference_from_the_second_iteration_on(write):
+    config = load_config(write("preferences.rejected", "fresh"))
+    assert reference_of(config, "pair-1").variant == f"all-{config.training.steps}"
+    assert reference_of(config, "pair-2").variant == f"all-{config.training.steps}-fresh"
 
 
 def test_the_product_of_both_terms_needs_both(write):

@@ -63,7 +63,7 @@ rule reference:
         settings=settings("reference"),
         code=code("reference"),
     message:
-        "Log-probs under {wildcards.checkpoint} (seed {wildcards.seed}): {wildcards.variant} (candidates, steps)"
+        "Log-probs under {wildcards.checkpoint} (seed {wildcards.seed}): {wildcards.variant}"
     shell:
         "{LAUNCH} reference --config {CONFIG_FILE} --threads {CONFIG.runtime.train_threads}"
         " --seed {wildcards.seed} --checkpoint {wildcards.checkpoint}"

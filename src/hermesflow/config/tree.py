@@ -43,7 +43,7 @@ class Reference(NamedTuple):
     pairs: PairsKept
     """Which of the homologous pairs are kept."""
     rejected: RejectedFrom
-    """Where rejected answers of later iterations come from."""
+    """Where rejected answers come from; from base, which has no pairs of its own, it makes no difference."""
     mask_ratios: tuple[float, float]
     """Between which shares of image tokens are masked."""
 
@@ -59,7 +59,8 @@ def reference_of(config: Config, checkpoint: str) -> Reference:
     """The reference that a checkpoint is trained against."""
     entry = config.checkpoints[checkpoint]
     training, kept = training_of(config, checkpoint), preferences_of(config, checkpoint)
-    return Reference(entry.parent, entry.candidates, training.steps, kept.pairs, kept.rejected, training.mask_ratios)
+    rejected: RejectedFrom = "previous" if entry.parent == BASE else kept.rejected
+    return Reference(entry.parent, entry.candidates, training.steps, kept.pairs, rejected, training.mask_ratios)
 
 
 def read_variant(checkpoint: str, variant: str) -> Reference:
@@ -68,7 +69,7 @@ def read_variant(checkpoint: str, variant: str) -> Reference:
     Raises:
         ConfigError: no such name.
     """
-    share = r"\d[\d.e-]*"
+    share = r"\d+(\.\d+)?(e-\d+)?"
     parts = re.fullmatch(
         r"(?P<candidates>all|\d+)-(?P<steps>\d+)(-(?P<pairs>any))?(-(?P<rejected>fresh))?"
         rf"(-(?P<low>{share})to(?P<high>{share}))?",
@@ -78,7 +79,8 @@ def read_variant(checkpoint: str, variant: str) -> Reference:
         raise ConfigError(f"--variant {variant}: no reference is called so; take a name as `all-3000` or `4-100-any`.")
     candidates = None if parts["candidates"] == "all" else int(parts["candidates"])
     masked = (float(parts["low"]), float(parts["high"])) if parts["low"] else Training.mask_ratios
-    pairs, rejected = parts["pairs"] or "both", parts["rejected"] or "previous"
+    pairs: PairsKept = "any" if parts["pairs"] else "both"
+    rejected: RejectedFrom = "fresh" if parts["rejected"] else "previous"
     return Reference(checkpoint, candidates, int(parts["steps"]), pairs, rejected, masked)
 
 

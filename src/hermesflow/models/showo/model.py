@@ -159,8 +159,9 @@ class ShowO(UnifiedModel):
 
     def noise(self, names: Sequence[NoiseName], settings: Training) -> Tensor:
         """The masks of B pairs, (B, T) bool; see `masking.pair_mask`."""
-        own = {"schedule": settings.mask_schedule, "mask_ratios": settings.mask_ratios}
-        return torch.stack([pair_mask(name, num_tokens=self.num_image_tokens, **own) for name in names])
+        tokens, schedule, ratios = self.num_image_tokens, settings.mask_schedule, settings.mask_ratios
+        masks = [pair_mask(name, num_tokens=tokens, schedule=schedule, mask_ratios=ratios) for name in names]
+        return torch.stack(masks)
 
     def scored_tokens(self, noise: Tensor, rows: int) -> Tensor:
         """Masked tokens of each pair, (B,)."""
