@@ -372,8 +372,7 @@ def test_best_of_n_fine_tuning_meets_the_pairs_order_and_noise_of_pair_dpo(layou
     assert history["loss"].iloc[0] == pytest.approx(
         -(first.chosen_caption + first.chosen_image).mean().item(), rel=1e-5
     )
-    assert history["loss"].iloc[-3:].mean() < 0.9 * history["loss"].iloc[0]
-    assert history["rewards/chosen/mmu"].iloc[-1] > 0  # likelier than under the reference
+    assert (history[["rewards/chosen/mmu", "rewards/chosen/t2i"]].iloc[-3:] > 0).all().all()  # likelier than before
 
 
 def test_likelihood_per_token_is_divided_by_the_scored_tokens_of_each_chosen_answer():
