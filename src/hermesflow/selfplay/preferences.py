@@ -258,7 +258,7 @@ def caption_pairs(table: pd.DataFrame) -> dict[str, Pair]:
     sampled = [_sampled(table, f"{side}_tokens", f"{side}_cut") for side in ("chosen", "rejected")]
     rows = table[list(CAPTION_COLUMNS)].itertuples(index=False)
     return {
-        pair_id: Pair(Candidate(chosen, float(best), *own), Candidate(rejected, float(worst), *other, age))
+        pair_id: Pair(Candidate(chosen, float(best), *own), Candidate(rejected, float(worst), *other, age=age))
         for (pair_id, chosen, rejected, best, worst), own, other, age in zip(
             rows, *(zip(*columns, strict=True) for columns in sampled), _ages(table), strict=True
         )
