@@ -25,7 +25,7 @@ import yaml
 from hermesflow.config.benchmarks import BENCHMARKS
 from hermesflow.config.digests import modules_behind, step_digests, step_name
 from hermesflow.config.experiment import BASE, Config, has_judge
-from hermesflow.config.load import load_config
+from hermesflow.config.load import config_files, load_config
 from hermesflow.config.reads import READS
 from hermesflow.core.errors import ConfigError
 from hermesflow.core.files import atomic, digest_of, read_json
@@ -139,7 +139,7 @@ def _digests_stage(config: Config, config_file: Path) -> dict[str, Any]:
     return {
         "cmd": f"python -m hermesflow digests --config {source} --steps {file}",
         "deps": ["src/hermesflow", *sorted(map(_relative, modules))],  # of a backbone of the user's
-        "params": [{source: None}],  # all keys
+        "params": [{_relative(file): None} for file in config_files(config_file)],  # all keys
         "outs": [file],
     }
 
