@@ -162,6 +162,8 @@ def _examples(layout: Layout, codec: ImageCodec, folder: Path) -> list[Any]:
 
     table = read_table(folder / "preferences.parquet", PREFERENCES)
     records = table.dropna(subset=list(PREFERENCES)).to_dict("records")  # both kinds are shown
+    if not records:
+        return []
     by_id = {str(row["id"]): row for row in records}
     ids = spread(list(by_id), EXAMPLES)
     path = layout.data("pairs")
