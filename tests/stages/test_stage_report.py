@@ -139,7 +139,7 @@ def test_pairs_of_one_kind_alone_are_no_examples_of_both(results, tmp_path, homo
     for name in config.checkpoints:
         folder = layout.checkpoint(0, name) / "preferences"
         table = pd.read_parquet(folder / "preferences.parquet")
-        table.loc[homologous:, ["chosen_image_score", "rejected_image_score"]] = None
+        table.loc[homologous:, ["chosen_image_score", "rejected_image_score"]] = float("nan")
         write_table(folder / "preferences.parquet", table)
         ids, images = read_images(folder / "images.npy")
         form = image_form(config.data.image_size, config.image_tokenizer)
