@@ -53,8 +53,8 @@ def check_benchmarks(config: Config, config_file: str) -> None:
         if BENCHMARKS[name].paper:
             raise ConfigError(
                 f"{config_file}: benchmarks.{BENCHMARKS[name].section_name}: with data.source {config.data.source} the "
-                "evaluation measures this itself, by a judge that reads the micro world alone. Remove the section, or "
-                "take real pairs (docs/data.md)."
+                "evaluation measures this itself, by a judge that reads this world alone. Remove the section, or take "
+                "real pairs (docs/data.md)."
             )
 
 
