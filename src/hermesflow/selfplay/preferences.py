@@ -255,12 +255,14 @@ def image_arrays(pairs: Mapping[str, Pair], form: ImageForm) -> np.ndarray:
 
 def caption_pairs(table: pd.DataFrame) -> dict[str, Pair]:
     """Read what `captions_table` made back."""
-    sampled = [_sampled(table, f"{side}_tokens", f"{side}_cut") for side in ("chosen", "rejected")]
+    chosen_sampled, rejected_sampled = (
+        _sampled(table, f"{side}_tokens", f"{side}_cut") for side in ("chosen", "rejected")
+    )
     rows = table[list(CAPTION_COLUMNS)].itertuples(index=False)
     return {
-        pair_id: Pair(Candidate(chosen, float(best), *own), Candidate(rejected, float(worst), *other, age=age))
-        for (pair_id, chosen, rejected, best, worst), own, other, age in zip(
-            rows, *(zip(*columns, strict=True) for columns in sampled), _ages(table), strict=True
+        pair_id: Pair(Candidate(chosen, float(best), *of_chosen), Candidate(rejected, float(worst), *of_rejected))
+        for (pair_id, chosen, rejected, best, worst), of_chosen, of_rejected in zip(
+            rows, zip(*chosen_sampled, strict=True), zip(*rejected_sampled, _ages(table), strict=True), strict=True
         )
     }
 
