@@ -20,7 +20,7 @@ from hermesflow.config.experiment import Config
 from hermesflow.config.sections import ImageSampling, LanguageModel, Training, VisionTower
 from hermesflow.core.images import ImageForm
 from hermesflow.models import capacity, grouping, packing
-from hermesflow.models.backbone import Completion, NoiseName, UnifiedModel
+from hermesflow.models.backbone import Completion, NoiseName, UnifiedModel, refuse_masks
 from hermesflow.models.janus import FAMILY, generation
 from hermesflow.models.janus.prompting import TokenIds
 from hermesflow.models.janus.released import model_names
@@ -172,7 +172,12 @@ class Janus(UnifiedModel):
         return generation.generate_images(self, prompts, settings=settings, generators=generators)
 
     def noise(self, names: Sequence[NoiseName], settings: Training) -> None:
-        """None: nothing is hidden, so a pair is scored alike in every pass."""
+        """None: nothing is hidden, so a pair is scored alike in every pass.
+
+        Raises:
+            ConfigError: settings of masks.
+        """
+        refuse_masks(settings)
 
     def training_noise(self, rows: int, generator: torch.Generator) -> Tensor:
         """How many tokens of padding stand for an empty prompt, (rows,) int64: as many as a text may have."""
