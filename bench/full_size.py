@@ -155,11 +155,11 @@ def config_of(size: str, backbone: str, *, text_tokenizer: str) -> Config:
     """The backbone's config with prompts of made-up words."""
     config = load_config(CONFIGS / f"{backbone}.yaml")
     before = words(40) if config.language_model.text_before_image else None
-    prompts = {"caption_prompt": words(10), "question_template": "{}", "text_before_image": before}
+    prompts: dict[str, Any] = {"caption_prompt": words(10), "question_template": "{}", "text_before_image": before}
     language = replace(config.language_model, text_tokenizer=text_tokenizer, image_template=None, **prompts)
     tokenizer, image_size = config.image_tokenizer, BACKBONES[backbone].image_size
     if size == "tiny":
-        sizes = {"hidden_size": 64, "layers": 2, "heads": 2, "intermediate_size": 128}
+        sizes: dict[str, Any] = {"hidden_size": 64, "layers": 2, "heads": 2, "intermediate_size": 128}
         vision = language.vision and replace(language.vision, **sizes)
         language = replace(language, **sizes, vision=vision, vocabulary=None)
         image_size = 4 * 2 ** (len(tokenizer.encoder_multipliers) - 1) * tokenizer.patch_size

@@ -133,7 +133,8 @@ def test_another_backbone_has_the_jobs_of_the_config_that_it_extends(fresh):
         out = fresh.run(sys.executable, "workflow/scripts/jobs.py", f"config/{name}.yaml")
         return Counter(json.loads(line)["rule"] for line in out.splitlines() if line.startswith("{"))
 
-    assert jobs("pictures-janus") == jobs("pictures") and jobs("pictures")["train"] == 5
+    counts = jobs("pictures-janus")
+    assert counts["train"] > 4 and counts == jobs("pictures")
 
 
 @pytest.fixture(scope="module")
