@@ -15,7 +15,7 @@ COMMA := ,
 LMMS ?= .venv-lmms
 LMMS_EVAL = lmms-eval==0.7.3
 
-.PHONY: help setup lmms demo smoke paper report ui test test-fast test-costs test-kills test-lmms test-cluster test-faults lint bench gpu-check full-size dvc restore
+.PHONY: help setup lmms demo smoke paper report ui test test-fast test-long test-costs test-kills test-lmms test-cluster test-faults lint bench gpu-check full-size dvc restore
 
 help:
 	@echo "make demo     set up, run the whole paper at micro scale, write results/micro/report.html"
@@ -24,6 +24,7 @@ help:
 	@echo "make ui       MLflow on the runs        make report   the HTML report again"
 	@echo "make test     set up and run the tests  make lint     style and types"
 	@echo "make test-fast  those that are not slow: two minutes"
+	@echo "make test-long  several processes, every boundary of a save, further whole DAGs"
 	@echo "make test-costs  what plan and bench say against what processes take"
 	@echo "make test-kills  make smoke, killed at ten random moments: the same files"
 	@echo "make lmms     set up lmms-eval          make test-lmms  run the tests that need it"
@@ -36,18 +37,18 @@ help:
 setup: $(INSTALLED)
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e .
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
 lmms: $(LMMS)/.installed
 $(LMMS)/.installed: workflow/envs/lmms-eval.txt constraints.txt pyproject.toml
 	test -x $(LMMS)/bin/python || $(PYTHON) -m venv $(LMMS)
-	$(LMMS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r $<
-	$(LMMS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(LMMS_EVAL) -e .
+	$(LMMS)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -r $<
+	$(LMMS)/bin/python -m pip install --quiet --no-compile --disable-pip-version-check --no-deps $(LMMS_EVAL) -e .
 	touch $@
 
 demo: setup
@@ -74,13 +75,16 @@ ui: setup
 	$(RUN) MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 --backend-store-uri sqlite:///results/mlflow.db
 
 PYTEST = $(RUN) OMP_NUM_THREADS=1 python -m pytest
-NORMAL = not cluster and not faults and not lmms and not kills and not costs
+OTHERS = cluster or faults or lmms or kills or costs
 
 test: $(VENV)/.installed-dev
 	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: $(VENV)/.installed-dev
-	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder -m "$(NORMAL) and not slow"
+	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder -m "not (slow or $(OTHERS))"
+
+test-long: $(VENV)/.installed-dev
+	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder -m long tests/training tests/workflow
 
 test-costs: $(VENV)/.installed-dev
 	$(PYTEST) -n 2 -m costs tests/bench tests/budget

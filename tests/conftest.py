@@ -13,6 +13,12 @@ settings.load_profile("hermesflow")
 
 COSTS = ("bench", "budget")
 """Folders of what `make test-costs` tests: what things are said to cost, against what they cost."""
+LONG = (
+    *("training/distributed", "training/interruption", "training/killed_saves", "training/launching"),
+    *("workflow/container", "workflow/order", "workflow/own_pictures", "workflow/paper_scale"),
+    *("workflow/second_backbone", "workflow/sharing"),
+)
+"""What `make test-long` tests: trainings of several processes, every boundary of a save, further whole DAGs."""
 FOLDERS = (*COSTS, "lmms", "workflow")
 FILES = (
     "asking",
@@ -22,16 +28,12 @@ FILES = (
     "conversion",
     "defects",
     "digests",
-    "distributed",
     "hub",
     "imports",
-    "interruption",
     "journeydb",
     "judging_chat",
     "judging_local",
     "judging_processes",
-    "killed_saves",
-    "launching",
     "pictures_stages",
     "sources_properties",
     "stage_evaluate",
@@ -48,9 +50,12 @@ FILES = (
 def pytest_collection_modifyitems(items):
     """Slow files first, so that two workers end together (`make test` keeps this order)."""
     for item in items:
-        if item.path.parent.name in COSTS:
+        file, folder = item.path.stem.removeprefix("test_"), item.path.parent.name
+        if folder in COSTS:
             item.add_marker(pytest.mark.costs)
-        if item.path.parent.name in FOLDERS or item.path.stem.removeprefix("test_") in FILES:
+        if f"{folder}/{file}" in LONG:
+            item.add_marker(pytest.mark.long)
+        if folder in FOLDERS or file in FILES or item.get_closest_marker("long"):
             item.add_marker(pytest.mark.slow)
     items.sort(key=lambda item: ("workflow" not in item.path.parts, item.get_closest_marker("slow") is None))
 

@@ -10,6 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from hermesflow.budget import benchmarks, table
+from hermesflow.budget.disk import split_sizes
 from hermesflow.budget.plan import added, by, places, plan
 from hermesflow.budget.rules import Rules
 from hermesflow.cli import main
@@ -143,6 +144,21 @@ def test_images_of_benchmarks_cost_what_as_many_candidates_do():
     rules = Rules(config, Lengths.of(config), gpus=1)
     passes, _ = rules.batches.drawn(250, 250)
     assert total(rules.draw("coco").passes, "flops") / 30_000 == pytest.approx(total(passes, "flops") / 250)
+
+
+def test_genevals_own_prompts_are_generated_in_the_pictures_world_alone():
+    """An image more of every prompt costs what 399 images cost: six kinds of 30, 40 dense, 179 of GenEval's own."""
+    pictures = load_config(FOLDER / "pictures.yaml")
+    settings = pictures.evaluation
+
+    def flops(**values):
+        config = replace(pictures, evaluation=replace(settings, **values))
+        return total(Rules(config, Lengths.of(config), gpus=1).evaluate().passes, "flops")
+
+    an_image_each, a_prompt_each = flops(geneval_images=3) - flops(), flops(geneval_prompts=31) - flops()
+    assert an_image_each / a_prompt_each == pytest.approx(399 / (6 * 2))
+    assert split_sizes(pictures)["prompts"] == 399
+    assert split_sizes(MICRO)["prompts"] == MICRO.evaluation.geneval_prompts * 6 + MICRO.evaluation.dense_prompts
 
 
 def test_questions_of_benchmarks_are_those_published():

@@ -201,7 +201,8 @@ def test_measure_is_perfect_on_real_images_and_lower_on_wrong_ones(world):
     ]
     scenes = [scene for _, scene in world[:70]]
     result = measure(scenes, [Scene(())] * 70, rows, WORLD)
-    assert result["real images"]["all"] == {"images": 70, "captions accepted": 1.0, "questions right": 1.0}
+    perfect = {"captions accepted": 1.0, "questions right": 1.0, "wrong captions rejected": 1.0}
+    assert result["real images"]["all"] == {"images": 70, **perfect}
     assert set(result["reconstructions"]) == {"all", *KINDS}
     assert result["reconstructions"]["all"]["same scene"] == 0.0
     assert truth([Scene(())] * 70, rows, WORLD)["captions accepted"] == 0.0

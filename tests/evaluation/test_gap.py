@@ -7,6 +7,7 @@ from hermesflow.data.worlds.questions import Question
 from hermesflow.data.worlds.scenes import Scene, SceneObject
 from hermesflow.evaluation.bootstrap import point_values
 from hermesflow.evaluation.evaluated import Evaluated
+from hermesflow.evaluation.worlds import self_judged
 from hermesflow.evaluation.worlds.gap import Asked, gap_table, gap_units
 
 REAL = Scene((SceneObject("circle", "red", "large", 0),))
@@ -37,6 +38,33 @@ def test_both_protocols_by_hand():
     )  # the shape alone
     assert found["gap/paper/gap"] == pytest.approx(1 / 3)
     assert found["gap/same-judge/gap"] == pytest.approx(0)
+    assert found["gap/paper/both_right"] == found["gap/same-judge/both_right"] == pytest.approx(1 / 3)  # the shape
+
+
+def test_both_right_is_of_the_same_question():
+    """One of three is right on each side, on a generated image of another color the shape: the sides are equal."""
+    for answers, both in ((["red", "square", "no"], 0), (["blue", "circle", "no"], 1 / 3)):
+        found = values(graded(answers, answers, WRONG_COLOR))
+        for protocol in ("paper", "same-judge"):
+            sides = [found[f"gap/{protocol}/{side}"] for side in ("understanding", "generation", "both_right")]
+            assert sides == pytest.approx([1 / 3, 1 / 3, both])
+
+
+def test_same_judge_takes_both_right_by_its_own_rule():
+    """Nearest choice right, free answer not what the judge reads: right by `paper` alone."""
+    found = values(graded(["reddish", "round", "yes"], ["red", "circle", "yes"], REAL))
+    assert found["gap/paper/both_right"] == 1 and found["gap/same-judge/both_right"] == pytest.approx(1 / 3)
+
+
+def test_both_right_by_the_model_s_own_answers():
+    asked = [Asked("a", COLOR), Asked("a", SHAPE), Asked("b", COLOR), Asked("b", THERE)]
+    table = self_judged.gap_table(
+        asked, real=["red", "circle", "blue", "yes"], drawn=["red", "square", "red", "yes"]
+    )  # both right: the first and the last
+    units = gap_units(table, {"a": "one", "b": "two"}, self_judged.SIDES)
+    both = units[units["metric"] == "gap/self/both_right"].set_index("id")[["numerator", "denominator"]]
+    assert both.loc["one"].tolist() == [1, 2] and both.loc["two"].tolist() == [1, 2]
+    assert set(units["metric"]) == set(self_judged.SIDES)
 
 
 def test_what_the_judge_cannot_tell_is_wrong():

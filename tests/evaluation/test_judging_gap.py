@@ -47,6 +47,7 @@ def test_both_protocols_by_hand():
     assert found["gap/paper/generation"] == found["gap/same-judge/generation"] == 0.25
     assert found["gap/paper/gap"] == 0.5
     assert found["gap/same-judge/gap"] == 0
+    assert found["gap/paper/both_right"] == found["gap/same-judge/both_right"] == 0.25  # the first
 
 
 def test_two_times_nothing_is_not_agreement():

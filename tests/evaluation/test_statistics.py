@@ -146,6 +146,29 @@ def test_table_has_its_columns_and_no_difference_of_base_from_itself(tmp_path):
     assert (table["low"] <= table["value"]).all() and (table["value"] <= table["high"]).all()
 
 
+def test_arms_are_compared_with_each_other_as_with_base(tmp_path):
+    folders = paired_folders(tmp_path, seeds=(0, 1))
+    difference = {0: 0.03, 1: 0.05}  # on every prompt alike, so a seed's difference has no spread over prompts
+    folders["sft-1"] = {
+        seed: write(
+            tmp_path / "sft-1" / str(seed),
+            read_evaluated(folder).units.assign(numerator=lambda t, less=difference[seed]: t["numerator"] - less),
+        )
+        for seed, folder in folders["pair-1"].items()
+    }
+    pairs = [("pair-1", "sft-1"), ("sft-1", "pair-1")]
+    table = summarise(folders, resamples=400, confidence=0.95, pairs=pairs).set_index(["checkpoint", "against"])
+    row, other = table.loc[("pair-1", "sft-1")], table.loc[("sft-1", "pair-1")]
+    assert row["delta"] == pytest.approx(0.04)  # and its spread is that of drawing two seeds with repeats
+    assert row[["delta_low", "delta_high"]].tolist() == pytest.approx([0.03, 0.05], abs=0.002)
+    assert other[["delta", "delta_low", "delta_high"]].tolist() == pytest.approx([-0.04, -0.05, -0.03], abs=0.002)
+    of_base = table.loc[[("pair-1", "base"), ("sft-1", "base")], "delta"]
+    assert row["delta"] == pytest.approx(of_base.iloc[0] - of_base.iloc[1])
+    assert row["value"] == table.loc[("pair-1", "base"), "value"]
+    without = summarise(folders, resamples=400, confidence=0.95)
+    pd.testing.assert_frame_equal(table.reset_index()[without.columns][: len(without)], without, check_exact=True)
+
+
 def test_same_table_twice(tmp_path):
     folders = paired_folders(tmp_path, seeds=(0, 1))
     first = summarise(folders, resamples=50, confidence=0.95)

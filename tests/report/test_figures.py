@@ -31,13 +31,25 @@ def heights(axes) -> list[float]:
 
 def test_gap_bars_are_the_figures_and_only_quoted_ones_are_hatched(known, quoted):
     paper, same, theirs = figures.gap_figure(known, CHAIN, quoted).axes
-    assert heights(same) == pytest.approx([GAPS[c][0] for c in CHAIN] + [GAPS[c][1] for c in CHAIN])
+    both = [GAPS[c][1] - 0.1 for c in CHAIN]  # as tests/support makes it
+    assert heights(same) == pytest.approx([GAPS[c][0] for c in CHAIN] + [GAPS[c][1] for c in CHAIN] + both)
     assert heights(paper)[0] == pytest.approx(0.88)
     assert heights(theirs) == pytest.approx([*quoted["understanding"], *quoted["generation"]])
     assert all(bar.get_hatch() for bar in theirs.patches)
     assert not any(bar.get_hatch() for bar in (*paper.patches, *same.patches))
     assert [t.get_text() for t in same.texts] == ["gap 0.128", "gap 0.076", "gap 0.062", "gap 0.050"]
     assert [t.get_text() for t in same.get_xticklabels()] == list(CHAIN)
+
+
+def test_both_right_is_the_darker_part_of_both_bars(known, quoted):
+    _, same, theirs = figures.gap_figure(known, CHAIN, quoted).axes
+    understanding, generation, both = (same.patches[i] for i in (0, len(CHAIN), 2 * len(CHAIN)))
+    assert both.get_x() <= understanding.get_x() + 0.02 and both.get_x() + both.get_width() >= generation.get_x() + 0.33
+    assert [text.get_text() for text in same.figure.legends[0].get_texts()][-1] == "both right, same question"
+    summary = make_summary()
+    without = Figures(summary[~summary["metric"].str.endswith("both_right")])
+    _, same, theirs = figures.gap_figure(without, CHAIN, quoted).axes
+    assert len(same.patches) == len(theirs.patches) == 2 * len(CHAIN)
 
 
 def test_intervals_are_drawn_as_error_bars(known, quoted):
@@ -98,6 +110,34 @@ def test_many_prompts_go_into_blocks_and_none_is_lost():
     figure = grids.sample_figure(prompts, ("base",), images, np.zeros((count, 1), dtype=bool))
     shown = [t.get_text() for axes in figure.axes for t in axes.texts]
     assert sorted(shown) == sorted(prompts)
+
+
+def test_before_and_after_have_their_prompt_and_the_judge_s_verdict():
+    images = np.random.default_rng(0).integers(0, 256, (3, 2, 8, 8, 3), dtype=np.uint8)
+    accepted = np.array([[False, True], [True, True], [False, False]])
+    figure = grids.before_after_figure(["a cat", "a dog", "a cow"], ("base", "pair-3"), images, accepted)
+    above, below = figure.axes[:3], figure.axes[3:]
+    assert [axes.get_title() for axes in above] == ["a cat", "a dog", "a cow"]
+    assert (above[0].get_ylabel(), below[0].get_ylabel()) == ("base", "pair-3")
+    for row, panels in enumerate((above, below)):
+        for axes, pictures, verdicts in zip(panels, images, accepted, strict=True):
+            assert np.array_equal(axes.images[0].get_array(), pictures[row])
+            assert [t.get_text() for t in axes.texts] == ["✓" if verdicts[row] else "✗"]
+    unjudged = grids.before_after_figure(["a cat"], ("base", "pair-3"), images[:1], None)
+    assert not [t for axes in unjudged.axes for t in axes.texts]
+    assert unjudged.get_supxlabel() == ""
+
+
+def test_the_licence_line_stands_below_all_other_words():
+    images = np.zeros((1, 2, 8, 8, 3), dtype=np.uint8)
+    figure = grids.before_after_figure(["a cat"], ("base", "pair-3"), images, np.zeros((1, 2), dtype=bool))
+    grids.credit(figure, None)
+    before = figure.get_supxlabel()
+    grids.credit(figure, "Graphics: somebody (CC BY 4.0)")
+    assert figure.get_supxlabel() == f"{before}\nGraphics: somebody (CC BY 4.0)" and before.startswith("Tick")
+    pairs = grids.preference_figure([example()])
+    grids.credit(pairs, "Graphics: somebody (CC BY 4.0)")
+    assert pairs.get_supxlabel() == "Graphics: somebody (CC BY 4.0)"
 
 
 def example() -> grids.Example:

@@ -83,6 +83,33 @@ def test_readme_has_the_figure_and_five_rows_of_table_4_as_published(micro_pages
     assert readme.read_text() == text
 
 
+def test_readme_shows_pictures_before_and_after_where_the_report_has_them(micro_pages):
+    readme, _, published = micro_pages
+    fill_readme(readme, published, MICRO)
+    without = readme.read_text()
+    (published / "figures" / "before_after.png").write_bytes(b"")
+    fill_readme(readme, published, MICRO)
+    line = "![Pictures of `base` and of `pair-3`, for the first prompt of each kind]"
+    line += "(docs/results/micro/figures/before_after.png)\n\n"
+    assert line in readme.read_text() and readme.read_text().replace(line, "") == without
+
+
+def test_readme_has_both_right_where_the_report_has_it(micro_pages):
+    readme, _, published = micro_pages
+    table = published / "tables" / "table4_gap.md"
+    rows = [line.split("|") for line in table.read_text().splitlines()]
+    for row in rows:
+        if len(row) > 6 and row[1].strip("* -:"):
+            row.insert(6, "Both right" if row[1].strip() == "Model" else "0.700 [0.6, 0.8]")
+        elif len(row) > 6:
+            row.insert(6, "---")
+    table.write_text("\n".join("|".join(row) for row in rows))
+    fill_readme(readme, published, MICRO)
+    header, _, *lines = [line.strip("|").split("|") for line in readme.read_text().splitlines() if "|" in line]
+    assert [cell.strip() for cell in header][3:5] == ["Gap", "Both right"]
+    assert {line[4].strip() for line in lines} == {"0.700"}
+
+
 def test_readme_of_a_short_config_has_fewer_rows(micro_pages):
     readme, _, published = micro_pages
     fill_readme(readme, published, replace(MICRO, checkpoints={"pair-1": MICRO.checkpoints["pair-1"]}))

@@ -18,9 +18,10 @@ from hermesflow.report import audit, formatting
 from hermesflow.report.answer import answer
 from hermesflow.report.columns import GAP_SIDES, columns_of
 from hermesflow.report.formatting import EMPTY, Table
-from hermesflow.report.roles import candidate_sweep, main_checkpoints, pair_chain, roles
-from hermesflow.report.tables import all_tables
-from tests.support.report_world import PAPER_TABLES, ROOT, make_summary, micro, showo
+from hermesflow.report.lookup import Figures
+from hermesflow.report.roles import arm_pairs, candidate_sweep, main_checkpoints, pair_chain, roles
+from hermesflow.report.tables import all_tables, gap_table
+from tests.support.report_world import PAPER_TABLES, ROOT, make_summary, micro, pictures, pictures_summary, showo
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +76,31 @@ def test_the_micro_world_has_the_papers_tables_alone(made):
     assert list(made) == names
 
 
+def test_genevals_own_prompts_are_a_column_where_the_world_was_asked_any(made):
+    tables = {table.name: table for table in all_tables(pictures_summary(), pictures(), PAPER_TABLES)}
+    generation, ablation = tables["table2_generation"], tables["table5_ablation"]
+    title = "GenEval's own prompts"
+    assert list(generation.cells.columns)[-3:] == ["Overall", title, "Dense (DPG)"]
+    assert list(generation.cells[title]) == ["0.44 [0.42, 0.46]", "0.52 [0.50, 0.54]"]
+    assert generation.values["geneval_own_low"][0] == pytest.approx(0.742 - 0.3 - 0.02)
+    assert ablation.cells.set_index("Checkpoint").loc["pair-1", title] == "0.493 (+0.051 [+0.031, +0.071])"
+    for table in (generation, ablation):
+        assert set(table.quoted[title]) == {EMPTY}
+        assert any("the 179 of its 553 that the pictures world can be asked" in note for note in table.notes)
+    for name in ("table2_generation", "table5_ablation"):
+        assert title not in made[name].cells and not any("its 553" in note for note in made[name].notes)
+
+
+def test_notes_are_about_the_world_of_the_config(made):
+    tables = {table.name: table for table in all_tables(pictures_summary(), pictures(), PAPER_TABLES)}
+    notes = {name: " ".join(table.notes) for name, table in tables.items()}
+    for name in ("table1_understanding", "table5_ablation"):
+        assert "the pictures world, with its 64 px scenes of emoji on five grounds, has no" in notes[name]
+        assert "the micro world, with its 48 px scenes of flat shapes, has no" in " ".join(made[name].notes)
+    assert "of the pictures world's own CLIP" in notes["table3_fidelity"]
+    assert not [name for name, text in notes.items() if "micro world" in text or "flat shapes" in text]
+
+
 def test_mmmu_is_empty_with_the_reason(made):
     for name in ("table1_understanding", "table5_ablation"):
         table = made[name]
@@ -99,9 +125,11 @@ def test_quoted_figures_keep_the_decimals_of_the_paper(made):
 def test_gap_csv_has_exactly_the_agreed_columns_and_measured_rows_alone(made):
     table = made["table4_gap"].values
     assert list(table.columns) == [
-        "checkpoint", "protocol", "understanding", "generation", "gap", "delta_gap", "delta_gap_low", "delta_gap_high",
-        "delta_generation", "delta_generation_low", "delta_generation_high", "delta_understanding",
-        "delta_understanding_low", "delta_understanding_high", "seeds",
+        "checkpoint", "protocol", "understanding", "generation", "gap", "both_right",
+        "delta_gap", "delta_gap_low", "delta_gap_high",
+        "delta_generation", "delta_generation_low", "delta_generation_high",
+        "delta_understanding", "delta_understanding_low", "delta_understanding_high",
+        "delta_both_right", "delta_both_right_low", "delta_both_right_high", "seeds",
     ]  # fmt: skip
     assert set(table["protocol"]) == {"paper", "same-judge"}
     assert len(table) == 2 * (1 + len(micro().checkpoints))
@@ -111,6 +139,20 @@ def test_gap_csv_has_exactly_the_agreed_columns_and_measured_rows_alone(made):
     assert last["delta_generation_low"] == pytest.approx(0.079 - 0.02)
     assert last["seeds"] == 3
     assert math.isnan(table.loc[0, "delta_gap"])
+
+
+def test_both_right_is_a_column_with_its_interval_and_paired_change(made):
+    cells = made["table4_gap"].cells.set_index(["Model", "Protocol"]).loc[("pair-3", "same-judge")]
+    assert cells["Both right"] == "0.721 [0.701, 0.741]"  # 0.821 - 0.1, as tests/support makes it
+    assert cells["Change of both right"] == "+0.079 [+0.059, +0.099]"
+    assert set(made["table4_gap"].quoted["Both right"]) == {EMPTY}
+    assert any(note.startswith("Both right:") for note in made["table4_gap"].notes)
+
+
+def test_without_both_right_the_gap_table_has_no_such_column():
+    summary = make_summary()
+    table = gap_table(Figures(summary[~summary["metric"].str.endswith("both_right")]), micro(), PAPER_TABLES, {})
+    assert "both" not in f"{list(table.values)} {list(table.cells)} {table.notes}".lower().replace("both sides", "")
 
 
 def test_gap_text_has_the_quoted_rows_marked(made):
@@ -220,6 +262,27 @@ def test_roles_follow_the_tree_and_not_the_names():
     assert candidate_sweep(config) == {2: "few", 8: "first"}
 
 
+def test_arms_are_found_by_what_they_are_trained_on():
+    config, base = micro(), {"parent": "base"}
+    assert arm_pairs(config) == (("pair-1", "gen-1"), ("dpo-1", "gen-1"))
+
+    def chosen(parent, candidates=None):
+        entry = Checkpoint(parent=parent, objective="generation", candidates=candidates)
+        object.__setattr__(entry, "objective", "chosen")  # known by its name, whether the config knows it yet or not
+        return entry
+
+    tree = {
+        "mine": Checkpoint(**base, objective="pair"),
+        "second": Checkpoint(parent="mine", objective="pair"),
+        "images": Checkpoint(**base, objective="generation"),
+        "few": chosen("base", 2),
+        "later": chosen("mine"),
+        "best": chosen("base"),
+    }
+    assert arm_pairs(replace(config, checkpoints=tree)) == (("mine", "best"), ("mine", "images"))
+    assert arm_pairs(replace(config, checkpoints={"best": chosen("base")})) == ()
+
+
 def test_preferences_table_counts_every_reason():
     tree = {
         "captions": {"ids": 10, "candidates": 80, "updated": 0, "kept": 8, "dropped": {"same text": 2}},
@@ -252,7 +315,7 @@ def test_agreement_table_has_one_row_per_measure_and_seed():
 
 
 def test_without_a_judge_the_tables_of_trust_are_empty_and_say_why():
-    table = audit.judge_table({"no judge": "of another world"})
+    table = audit.judge_table({"no judge": "of another world"}, "eye")
     assert table.values.to_dict("records") == [{"no judge": "of another world"}]
     assert "of another world" in formatting.to_markdown(table)
     empty = audit.agreement_table({0: {"captions": {}, "images": {}, "pairs": 0}})
@@ -264,7 +327,9 @@ def test_judge_table_keeps_kinds_and_counts():
         "real images": {"all": {"images": 4, "questions right": 1.0}},
         "reconstructions": {"all": {"images": 4, "questions right": 0.98, "same scene": 0.97}},
     }
-    table = audit.judge_table(tree).values
+    made = audit.judge_table(tree, "least squares")
+    assert "reads pixels by least squares, without a model" in made.notes[0]
+    table = made.values
     assert table["read from"].tolist() == ["real images", "reconstructions"]
     assert table["images"].tolist() == [4, 4] and table["same scene"].tolist()[1] == 0.97
 

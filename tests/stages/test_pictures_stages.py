@@ -67,6 +67,7 @@ def test_the_judge_is_right_about_every_real_image(made):
     found = read_json(made[1].judge)
     real = found["real images"]["all"]
     assert (real["captions accepted"], real["questions right"]) == (1.0, 1.0)
+    assert real["wrong captions rejected"] == 1.0
     assert {"same ground", "same thing", "same color", "same scene"} <= set(found["reconstructions"]["all"])
 
 

@@ -79,7 +79,7 @@ def test_every_figure_of_the_tables_is_there(evaluated):
     wanted |= {part for parts in COMPOSED.values() for part in parts}
     other = "pope/.*(precision|recall|yes_ratio)|mme/(perception|cognition)|mme/.*/accuracy.*"  # lmms-eval's
     real = re.compile(f"{other}|geneval/own_.*")  # GenEval's own prompts: of the pictures world
-    wanted = {name for name in wanted if not real.match(name)}
+    wanted = {name for name in wanted if not real.match(name)} | {"gap/paper/both_right", "gap/same-judge/both_right"}
     assert set(metrics) == {name for name in wanted if not name.startswith("gap/self/")}  # an independent judge reads
     assert all(np.isfinite(value) for value in metrics.values())
 
@@ -101,6 +101,8 @@ def test_raw_rows_add_up_to_the_figures(evaluated):
     gap = read_table(folder / "gap.parquet", ["understanding_same_judge", "generation"])
     own = gap["understanding_same_judge"].mean() - gap["generation"].mean()
     assert metrics["gap/same-judge/gap"] == pytest.approx(own)
+    both = (gap["understanding_same_judge"] & gap["generation"]).mean()
+    assert metrics["gap/same-judge/both_right"] == pytest.approx(both)
     assert metrics["cider"] == pytest.approx(read_table(folder / "captions.parquet", ["cider"])["cider"].mean())
 
 
@@ -109,7 +111,7 @@ def test_checkpoints_are_compared_on_the_same_units(evaluated):
     assert set(table["checkpoint"]) == {"base", "pair-1"}
     assert table.loc[table["checkpoint"] == "pair-1", "delta"].notna().all()
     items = table[table["checkpoint"] == "base"].set_index("metric")["items"]
-    assert items["gap/paper/gap"] == 19  # captions of 21 pairs
+    assert items["gap/paper/gap"] == items["gap/paper/both_right"] == 19  # captions of 21 pairs
     assert items["fid"] == 24 and items["geneval/counting"] == 3 and items["dpg"] == 3
 
 

@@ -29,18 +29,19 @@ from tests.support.report_world import ROOT, metrics_of
 PAIRS = 8
 TABLES = ("table1_understanding", "table2_generation", "table3_fidelity", "table4_gap", "table5_ablation")
 AUDITS = ("table_agreement", "table_judge", "table_preferences", "table_rejected")
-FIGURES = ("fig2b_gap", "fig4_samples", "fig6_candidates", "training_curves", "preference_examples")
+FIGURES = ("fig2b_gap", "fig4_samples", "before_after", "fig6_candidates", "training_curves", "preference_examples")
 
 
 def small() -> Config:
     config = load_config(ROOT / "config" / "smoke.yaml")
-    keep = {name: config.checkpoints[name] for name in ("pair-1", "und-1", "pair-1-n2")}
+    keep = {name: config.checkpoints[name] for name in ("pair-1", "und-1", "gen-1", "pair-1-n2")}
     return replace(config, checkpoints=keep, evaluation=replace(config.evaluation, bootstrap=20))
 
 
 def write_evaluation(folder: Path, prompts: list[str], config: Config, level: float) -> None:
     random = np.random.default_rng(0)
-    measured = {*metrics_of(0.5, 0.5), *(part for parts in COMPOSED.values() for part in parts)}
+    parts = {part for parts in COMPOSED.values() for part in parts if not part.startswith("gap/self/")}
+    measured = {*metrics_of(0.5, 0.5), *parts}  # of a small world: real images have protocol `self` too
     units = [
         {
             **{"metric": metric, "pool": "fid" if metric == "clip_score" else metric, "id": f"i{i}"},
@@ -88,7 +89,9 @@ def make_results(root: Path, config: Config) -> Layout:
     write_table(layout.root / "data" / "rejected.csv", pd.DataFrame(columns=["split", "id", "record", "reason"]))
     torch.manual_seed(0)
     ShowOCodec(MagVitV2(config.image_tokenizer), config.data.image_size).save(layout.tokenizer)
-    write_json(layout.judge, {"real images": {"all": {"images": 8, "questions right": 1.0}}})
+    shares = {"images": 8, "captions accepted": 1.0, "questions right": 1.0, "wrong captions rejected": 0.875}
+    judge = {"real images": {"all": shares}, "reconstructions": {"all": {**shares, "same scene": 0.5}}}
+    write_json(layout.judge, judge)
     for seed in config.seeds:
         agreement = {"captions": {"bleu": {"kendall_tau": 0.5}}, "images": {}, "pairs": 8}
         write_json(layout.checkpoint(seed, "base") / "scores" / "agreement.json", agreement)
@@ -122,8 +125,32 @@ def test_every_file_is_there_and_twice_the_same(results):
     report.run(config, layout)
     assert files(layout.report) == first
     gap = pd.read_csv(layout.report / "tables" / "table4_gap.csv")
-    assert list(gap["checkpoint"][:4]) == ["base", "pair-1", "und-1", "pair-1-n2"]
+    assert list(gap["checkpoint"][:5]) == ["base", *config.checkpoints]
     assert json.loads(first["summary.json"])["checkpoint"] == "pair-1"
+    told = first["answer.md"].decode()
+    assert "rejects 87.5 % of the captions with one fact wrong" in told and "reads 50.0 % of their recons" in told
+
+
+def test_arms_are_compared_with_each_other(results):
+    config, layout = results
+    report.run(config, layout, seeds=config.seeds)
+    statistics = pd.read_csv(layout.report / "tables" / "statistics.csv").set_index(["metric", "checkpoint", "against"])
+    row = statistics.loc[("gap/same-judge/generation", "pair-1", "gen-1")]
+    of_base = statistics.loc["gap/same-judge/generation"].xs("base", level="against")["delta"]
+    assert row["delta"] == pytest.approx(of_base["pair-1"] - of_base["gen-1"]) and row["delta"] != 0
+    found = json.loads((layout.report / "summary.json").read_bytes())["between arms"]
+    assert {(one["checkpoint"], one["against"]) for one in found} == {("pair-1", "gen-1")}
+    (generation,) = (one for one in found if one["metric"] == "gap/same-judge/generation")
+    assert generation["delta_low"] == pytest.approx(row["delta_low"])
+    assert generation["delta_low"] < generation["delta"] < generation["delta_high"]
+    assert "less `gen-1` (objective generation)" in (layout.report / "answer.md").read_text()
+
+
+def test_before_and_after_are_the_first_prompt_of_each_kind():
+    ids, kinds = ["p0", "c0", "p1", "c1", "d0"], ["position", "colors", "position", "colors", "dense"]
+    assert report.first_of_each(ids, kinds) == ["p0", "c0", "d0"]
+    ids = [f"photo-{i}" for i in range(9)]
+    assert report.first_of_each(ids, ["folder"] * 9) == ids[: report.EXAMPLES]
 
 
 def test_captions_of_the_html_report_cover_every_file():

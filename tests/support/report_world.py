@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,10 @@ def micro() -> Config:
     return load_config(ROOT / "config" / "micro.yaml")
 
 
+def pictures() -> Config:
+    return load_config(ROOT / "config" / "pictures.yaml")
+
+
 def showo() -> Config:
     return load_config(ROOT / "config" / "showo.yaml")
 
@@ -56,9 +60,23 @@ def metrics_of(understanding: float, generation: float) -> dict[str, float]:
             "understanding": understanding + shift,
             "generation": generation,
             "gap": understanding + shift - generation,
+            "both_right": generation - 0.1,
         }
         values |= {f"gap/{protocol}/{side}": value for side, value in sides.items()}
     return values
+
+
+PICTURES_GAPS = {name: GAPS[name] for name in ("base", "pair-1", "pair-2", "pair-3", "und-1", "gen-1")}
+
+
+def pictures_summary(**settings: Any) -> pd.DataFrame:
+    """The same in the pictures world, which is asked GenEval's own prompts too."""
+
+    def metrics(understanding: float, generation: float) -> dict[str, float]:
+        asked = {f"geneval/own_{kind}": generation - 0.3 for kind in (*GENEVAL_KINDS, "overall")}
+        return metrics_of(understanding, generation) | asked
+
+    return make_summary(PICTURES_GAPS, metrics, **settings)
 
 
 REAL_GAPS = {"base": (0.52, 0.43), "pair-1": (0.53, 0.47), "pair-2": (0.53, 0.48), "pair-3": (0.54, 0.50),
@@ -70,7 +88,7 @@ def own_metrics_of(understanding: float, generation: float) -> dict[str, float]:
     pleased = 2 * generation - 0.41
     return {
         **{"vqa": understanding, "cider": 0.9, "gap/self/understanding": understanding},
-        **{"gap/self/generation": pleased, "gap/self/gap": understanding - pleased},
+        **{"gap/self/generation": pleased, "gap/self/gap": understanding - pleased, "gap/self/both_right": 0.3},
     }
 
 
@@ -100,16 +118,24 @@ def make_summary(
     *,
     half_width: float = 0.02,
     seeds: int = 3,
+    pairs: Sequence[tuple[str, str]] = (),
 ) -> pd.DataFrame:
-    """Every metric of every checkpoint; all intervals are value -/+ half_width, differences too."""
+    """Every metric of every checkpoint; all intervals are value -/+ half_width, differences (of pairs too) as well."""
     base = metrics_of(*gaps["base"])
     rows = []
     for checkpoint, sides in gaps.items():
         for metric, value in metrics_of(*sides).items():
             row = {"checkpoint": checkpoint, "metric": metric, "value": value, "items": 400, "seeds": seeds}
-            row |= {"low": value - half_width, "high": value + half_width}
+            row |= {"low": value - half_width, "high": value + half_width, "against": "base"}
             if checkpoint != "base":
                 delta = value - base[metric]
                 row |= {"delta": delta, "delta_low": delta - half_width, "delta_high": delta + half_width}
             rows.append(row)
+    for first, second in pairs:
+        others = metrics_of(*gaps[second])
+        for metric, value in metrics_of(*gaps[first]).items():
+            delta = value - others[metric]
+            row = {"checkpoint": first, "metric": metric, "value": value, "items": 400, "seeds": seeds}
+            row |= {"delta": delta, "delta_low": delta - half_width, "delta_high": delta + half_width}
+            rows.append(row | {"against": second})
     return pd.DataFrame(rows, columns=list(COLUMNS))

@@ -11,9 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
+from hermesflow.config.reads import params_of
 from hermesflow.core.errors import ArtifactError, DataError
-from hermesflow.core.files import write_json, write_table
+from hermesflow.core.files import write_json, write_manifest, write_table
 from hermesflow.core.images import write_images
+from hermesflow.data.pictures.sprites import CREDIT
 from hermesflow.models.backbone import new_model
 from hermesflow.models.codecs import image_form
 from hermesflow.models.showo.codec import ShowOCodec
@@ -110,6 +112,17 @@ def test_samples_are_a_picture_and_a_table(run):
     table = pd.read_json(Path(client.download_artifacts(run.info.run_id, "samples.json")), orient="split")
     assert list(table.columns) == ["id", "prompt"] and len(table) == 8
     assert list(table["prompt"]) == ["a " + name for name in table["id"]]
+
+
+def test_the_licence_line_of_the_pictures_is_a_tag_of_their_run(run, layout):
+    assert "hermesflow.credit" not in run.data.tags  # of the micro world nobody is to be named
+    folder = layout.checkpoint(0, "pair-2")
+    shutil.copytree(layout.checkpoint(0, "pair-1") / "evaluation", folder / "evaluation", dirs_exist_ok=True)
+    settings = {**params_of(CONFIG, "evaluate", "pair-2"), "data.source": "pictures"}
+    write_manifest(folder / "evaluation", config=settings, inputs=[layout.data("pairs")], seed=0)
+    runs.log_results(layout, seed=0, checkpoint="pair-2")
+    logged = runs_of(Store(layout.root.parent).client)["pair-2, seed 0"]
+    assert logged.data.tags["hermesflow.credit"] == CREDIT
 
 
 def test_weights_that_are_gone_or_trained_again_are_an_error(run, layout):

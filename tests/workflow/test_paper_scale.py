@@ -143,7 +143,14 @@ def test_tables_have_what_was_measured_and_say_why_the_rest_is_empty(world):
         assert "Some columns were not measured here" in (folder / f"{name}.md").read_text()
     answer = (world.layout.report / "answer.md").read_text()
     assert "own answers" in answer and "micro world" not in answer
-    for name in ("fig2b_gap", "fig4_samples", "fig6_candidates", "training_curves", "preference_examples"):
+    for name in (
+        "fig2b_gap",
+        "fig4_samples",
+        "before_after",
+        "fig6_candidates",
+        "training_curves",
+        "preference_examples",
+    ):
         assert (world.layout.report / "figures" / f"{name}.png").stat().st_size > 5000
 
 

@@ -213,6 +213,7 @@ def kill_when(clone, path, seconds, command):
         job.wait()
 
 
+@pytest.mark.long
 def test_killed_in_sampling_scoring_and_training_it_ends_the_same(runs):
     """As far as the first trained checkpoint; `make test-kills` kills a whole run at random moments."""
     _, before, clone = runs

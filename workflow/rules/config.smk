@@ -24,7 +24,7 @@ FOLDER_LOCK = hold_folder(Path(".snakemake"))
 
 def _config_file():
     if len(workflow.configfiles) > 1:
-        raise ConfigError("Pass one --configfile: a config is one whole file, not an overlay on another.")
+        raise ConfigError("Pass one --configfile; its line `extends: OTHER.yaml` takes over the keys of another file.")
     return os.path.relpath(workflow.configfiles[0]) if workflow.configfiles else "config/micro.yaml"
 
 

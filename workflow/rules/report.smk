@@ -18,6 +18,7 @@ TRUST_TABLES = (
 FIGURES = (
     "fig2b_gap",
     "fig4_samples",
+    "before_after",
     "fig6_candidates",
     "training_curves",
     "preference_examples",

@@ -25,7 +25,7 @@ import yaml
 from hermesflow.config.benchmarks import BENCHMARKS
 from hermesflow.config.digests import modules_behind, step_digests, step_name
 from hermesflow.config.experiment import BASE, Config, has_judge
-from hermesflow.config.load import load_config
+from hermesflow.config.load import config_files, load_config
 from hermesflow.config.reads import READS
 from hermesflow.core.errors import ConfigError
 from hermesflow.core.files import atomic, digest_of, read_json
@@ -53,8 +53,8 @@ def check_benchmarks(config: Config, config_file: str) -> None:
         if BENCHMARKS[name].paper:
             raise ConfigError(
                 f"{config_file}: benchmarks.{BENCHMARKS[name].section_name}: with data.source {config.data.source} the "
-                "evaluation measures this itself, by a judge that reads the micro world alone. Remove the section, or "
-                "take real pairs (docs/data.md)."
+                "evaluation measures this itself, by a judge that reads this world alone. Remove the section, or take "
+                "real pairs (docs/data.md)."
             )
 
 
@@ -139,7 +139,7 @@ def _digests_stage(config: Config, config_file: Path) -> dict[str, Any]:
     return {
         "cmd": f"python -m hermesflow digests --config {source} --steps {file}",
         "deps": ["src/hermesflow", *sorted(map(_relative, modules))],  # of a backbone of the user's
-        "params": [{source: None}],  # all keys
+        "params": [{_relative(file): None} for file in config_files(config_file)],  # all keys
         "outs": [file],
     }
 

@@ -15,22 +15,19 @@ from hermesflow.config.experiment import BASE, Config, as_plain, has_judge
 from hermesflow.config.sections import Checkpoint, Objective
 from hermesflow.core.errors import ConfigError
 
+EXTENDS = "extends"
+"""Key of a file whose keys a config takes over where it has none; mappings are merged, lists replaced."""
+
 
 def load_config(path: str | Path) -> Config:
-    """Read and validate one YAML config.
+    """Read and validate one YAML config, with what it takes over from another one (`extends`).
 
     Raises:
         ConfigError: unreadable file, unknown key, wrong type, unknown parent or a cycle in the tree.
     """
     path = Path(path)
     try:
-        raw = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(
-            f"{path}: cannot be read as YAML ({error}). Mend the file or pass another --config."
-        ) from error
-    try:
-        config = _from_plain(raw)
+        config = _from_plain(_extended(path))
     except ValidationError as error:
         lines = "; ".join(_one(e) for e in error.errors())
         raise ConfigError(f"{path}: {lines}. config/README.md lists every key with its meaning.") from None
@@ -39,6 +36,54 @@ def load_config(path: str | Path) -> Config:
     _check_source(config, path)
     _check_benchmarks(config, path)
     return replace(config, checkpoints=_in_order(config.checkpoints))
+
+
+def config_files(path: str | Path) -> list[Path]:
+    """The files that a config is made from: itself, what it extends, what that extends.
+
+    Raises:
+        ConfigError: a file cannot be read, or extends itself.
+    """
+    files = [Path(path)]
+    while isinstance(plain := _read(*files[-2:][::-1]), dict) and EXTENDS in plain:
+        parent, child = plain[EXTENDS], files[-1]
+        if not isinstance(parent, str):
+            raise ConfigError(f"{child}: {EXTENDS}: {parent!r} is not a file's name, from this file's folder.")
+        if "name" not in plain:
+            raise ConfigError(f"{child}: `name` is required: results/NAME would be those of {parent}.")
+        if any((child.parent / parent).resolve() == file.resolve() for file in files):
+            raise ConfigError(f"{child}: {EXTENDS}: {parent} extends this file in turn; end the circle.")
+        files.append(child.parent / parent)
+    return files
+
+
+def _extended(path: Path) -> Any:
+    """The keys of a file over those of the file that it extends; of `checkpoints`, null takes one away."""
+    own, *parents = map(_read, config_files(path))
+    for parent in parents:
+        own = _merged(parent, own)
+    if not parents:
+        return own
+    own.pop(EXTENDS)
+    if isinstance(own.get("checkpoints"), dict):
+        own["checkpoints"] = {name: entry for name, entry in own["checkpoints"].items() if entry is not None}
+    return own
+
+
+def _merged(parent: Any, own: Any) -> Any:
+    if not (isinstance(parent, dict) and isinstance(own, dict)):
+        return own
+    return {**parent, **{key: _merged(parent.get(key), value) for key, value in own.items()}}
+
+
+def _read(path: Path, child: Path | None = None) -> Any:
+    try:
+        return yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        why = f", which {child} extends," if child else ""
+        raise ConfigError(
+            f"{path}{why}: cannot be read as YAML ({error}). Mend the file or pass another --config."
+        ) from error
 
 
 def _from_plain(raw: Any) -> Config:

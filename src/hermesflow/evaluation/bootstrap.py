@@ -1,4 +1,4 @@
-"""Bootstrap intervals of every benchmark figure, paired against the base checkpoint.
+"""Bootstrap intervals of every benchmark figure, and of its differences between checkpoints, which are paired.
 
 A benchmark leaves one row per resampling unit (an image or a prompt: everything asked about one image, or drawn from
 one prompt, stays together) with a numerator and a denominator; its figure is the ratio of their sums. Resampling is
@@ -29,7 +29,7 @@ from hermesflow.evaluation.frechet import frechet_distance, frechet_distances
 from hermesflow.evaluation.metrics import compositions
 
 COLUMNS = (
-    "checkpoint", "metric", "value", "low", "high", "delta", "delta_low", "delta_high", "items", "seeds",
+    "checkpoint", "metric", "value", "low", "high", "delta", "delta_low", "delta_high", "items", "seeds", "against",
 )  # fmt: skip
 
 FIDELITY_POOL = "fid"
@@ -120,8 +120,11 @@ def summarise(
     resamples: int,
     confidence: float,
     baseline: str = BASE,
+    pairs: Sequence[tuple[str, str]] = (),
 ) -> pd.DataFrame:
     """Value, interval and paired difference from the baseline of every metric of every checkpoint.
+
+    A difference is taken resample by resample: both checkpoints meet the same draws of prompts and of seeds.
 
     Intervals are percentiles of the replicates, shifted so that their mean is the point value: for means the shift is
     next to nothing; for the Frechet distance it removes the upward bias that resampling with repeats brings.
@@ -132,9 +135,11 @@ def summarise(
         resamples: bootstrap resamples.
         confidence: in (0, 1), e.g. 0.95.
         baseline: checkpoint that differences are taken from, over the seeds both have; its own are NaN.
+        pairs: two checkpoints whose difference, first less second, has rows of its own behind the others.
 
     Returns:
-        One row per (checkpoint, metric): COLUMNS. `items`: resampled images or prompts; `seeds`: their number.
+        One row per (checkpoint, metric, against): COLUMNS. `items`: resampled images or prompts; `seeds`: their
+        number; `against`: the checkpoint that `delta` is the difference from.
 
     Raises:
         ArtifactError: a folder is unreadable, its prompts are not those of the others, or it was resampled another
@@ -149,19 +154,19 @@ def summarise(
     }
     _check_same_design(found, folders)
     rows: list[pd.DataFrame] = []
-    for name, seeds in folders.items():
-        own = [found[name, seed] for seed in sorted(seeds)]
-        shared = [seed for seed in sorted(seeds) if name != baseline and seed in folders.get(baseline, {})]
+    for name, other in [*((name, baseline) for name in folders), *pairs]:
+        own = [found[name, seed] for seed in sorted(folders[name])]
+        shared = [seed for seed in sorted(folders[name]) if name != other and seed in folders.get(other, {})]
         value, drawn = _over_seeds([e.values for e in own], [e.replicates for e in own])
         low, high = _interval(value, drawn, confidence)
         delta = delta_low = delta_high = np.full(len(value), np.nan)
         if shared:
-            pairs = [(found[name, seed], found[baseline, seed]) for seed in shared]
+            both = [(found[name, seed], found[other, seed]) for seed in shared]
             delta, drawn = _over_seeds(
-                [a.values - b.values for a, b in pairs], [a.replicates - b.replicates for a, b in pairs]
+                [a.values - b.values for a, b in both], [a.replicates - b.replicates for a, b in both]
             )
             delta_low, delta_high = _interval(delta, drawn, confidence)
-        columns = (name, own[0].metrics, value, low, high, delta, delta_low, delta_high, own[0].items, len(own))
+        columns = (name, own[0].metrics, value, low, high, delta, delta_low, delta_high, own[0].items, len(own), other)
         rows.append(pd.DataFrame(dict(zip(COLUMNS, columns, strict=True))))
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=list(COLUMNS))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -11,6 +12,7 @@ import pandas as pd
 from hermesflow.config.experiment import BASE, Config, as_plain
 from hermesflow.config.tree import training_of
 from hermesflow.core.errors import ConfigError
+from hermesflow.data.worlds.world import world_of
 from hermesflow.report.formatting import change, number, with_interval
 from hermesflow.report.lookup import SELF, Figures
 from hermesflow.report.roles import pair_chain, pair_chains, roles
@@ -86,6 +88,8 @@ def claims(figures: Figures, checkpoint: str) -> list[Claim]:
 def summary_of(summary: pd.DataFrame, config: Config) -> dict[str, Any]:
     """The answer as plain data, for `summary.json`: the checkpoint judged, its claims, seeds and confidence.
 
+    And the differences between arms, where any were taken.
+
     Raises:
         ConfigError: the config has no Pair-DPO checkpoint that uses all candidates.
     """
@@ -96,21 +100,34 @@ def summary_of(summary: pd.DataFrame, config: Config) -> dict[str, Any]:
             f"config `{config.name}`: no entry of `checkpoints` grows from base with objective `pair` and all "
             "candidates, so there is nothing to answer about. Add one, e.g. `pair-1: {parent: base, objective: pair}`."
         )
-    return {
+    facts = {
         "checkpoint": chain[-1],
         "seeds": figures.seeds(chain[-1]),
         "confidence": config.evaluation.confidence,
         "tolerance": TOLERANCE,
         "claims": [asdict(claim) for claim in claims(figures, chain[-1])],
     }
+    return facts | ({"between arms": list(between_arms(figures))} if figures.compared else {})
 
 
-def answer(summary: pd.DataFrame, config: Config) -> str:
+def between_arms(figures: Figures) -> Iterator[dict[str, Any]]:
+    """Differences between arms by one protocol, of both skills, their gap and both right: first less second."""
+    for checkpoint, other in figures.compared:
+        for side in ("generation", "understanding", "gap", "both_right"):
+            metric = f"gap/{figures.protocol}/{side}"
+            statistic = figures.get(checkpoint, metric, against=other)
+            numbers = {end: _rounded(statistic[end]) for end in ("delta", "delta_low", "delta_high")}
+            if figures.measured(metric):
+                yield {"checkpoint": checkpoint, "against": other, "metric": metric, **numbers}
+
+
+def answer(summary: pd.DataFrame, config: Config, judge: Mapping[str, Any] | None = None) -> str:
     """The answer as Markdown: the claims one by one, then iterations, ablation and what limits it all.
 
     Args:
         summary: of `statistics.summarise`.
         config: the experiment.
+        judge: the content of `judge/judge.json`; of None nothing is said.
     """
     figures = Figures(summary)
     chain = figures.kept(pair_chain(config))
@@ -124,12 +141,17 @@ def answer(summary: pd.DataFrame, config: Config) -> str:
     parts = [head]
     for protocol in figures.protocols():
         lines = [_sentence(Claim(**claim)) for claim in facts["claims"] if claim["protocol"] == protocol]
+        lines += _both_right(figures, facts["checkpoint"], protocol)
         parts.append(
             f"## {PROTOCOL_WORDS[protocol][0].upper()}{PROTOCOL_WORDS[protocol][1:]}\n\n" + "\n".join(lines) + "\n"
         )
     others = [*_iterations(figures, chain), *_other_chains(figures, config), *_arms(figures, config)]
     parts.append("## The paper's other claims\n\n" + "\n".join(others) + "\n")
-    parts.append("## What limits this answer\n\n" + "\n".join(_limits(figures, facts, config)) + "\n")
+    if figures.compared:
+        parts.append("## Between arms\n\n" + "\n".join(_between_arms(figures, config)) + "\n")
+    parts.append("## What limits this answer\n\n" + "\n".join(_limits(figures, facts, config, judge or {})) + "\n")
+    if credit := world_of(config.data.source).credit:
+        parts.append(f"{credit}.\n")
     return "\n".join(parts)
 
 
@@ -152,6 +174,18 @@ def _sentence(claim: Claim) -> str:
     if claim.verdict == "open":
         return text + ". The interval reaches across the bound, so this run neither shows nor refutes it."
     return text + "."
+
+
+def _both_right(figures: Figures, checkpoint: str, protocol: str) -> list[str]:
+    metric = f"gap/{protocol}/both_right"
+    if not figures.measured(metric):
+        return []
+    base, statistic = figures.get(BASE, metric), figures.get(checkpoint, metric)
+    return [
+        "- Both right, the same question about the real image and on the generated one: from "
+        f"{number(base['value'], 3)} to {number(statistic['value'], 3)}, a change of {change(statistic, 3)} "
+        f"({_direction(statistic)})."
+    ]
 
 
 def _iterations(figures: Figures, chain: tuple[str, ...]) -> list[str]:
@@ -178,14 +212,36 @@ def _other_chains(figures: Figures, config: Config) -> list[str]:
         last = chain[-1]
         if chain == pair_chain(config) or last not in figures.checkpoints:
             continue
-        entry = as_plain(config.checkpoints[chain[0]])
-        apart = ", ".join(f"{k} {v}" for k, v in entry.items() if k not in ("parent", "objective") and v is not None)
+        apart = ", ".join(_settings(config, chain[0], "parent", "objective"))
         steps = " -> ".join(number(figures.get(c, f"gap/{protocol}/gap")["value"], 3) for c in (BASE, *chain))
         statistic = figures.get(last, f"gap/{protocol}/gap")
         lines.append(
             f"- Trained otherwise ({apart or 'same settings'}), base -> {' -> '.join(chain)}, the {protocol} gap "
             f"goes {steps}; `{last}` against base {change(statistic, 3)}."
         )
+    return lines
+
+
+def _settings(config: Config, checkpoint: str, *without: str) -> list[str]:
+    entry = as_plain(config.checkpoints[checkpoint])
+    return [f"{key} {value}" for key, value in entry.items() if key not in without and value is not None]
+
+
+def _between_arms(figures: Figures, config: Config) -> list[str]:
+    lines = [
+        "One iteration of Pair-DPO less an arm that leaves out the preference (objective `chosen`: best-of-n "
+        "fine-tuning) or the captions (objective `generation`), each from base on the same candidates, "
+        f"{PROTOCOL_WORDS[figures.protocol]}. Differences are taken on the same resampled captions.\n"
+    ]
+    words = {"yes": "more", "no": "less", "open": "no clear difference"}
+    shown: dict[tuple[str, str], list[str]] = {}
+    for one in between_arms(figures):
+        verdict = verdict_above(one["delta_low"], one["delta_high"], 0.0)
+        text = f"{one['metric'].split('/')[-1].replace('_', ' ')} {change(one, 3)} ({words[verdict]})"
+        shown.setdefault((one["checkpoint"], one["against"]), []).append(text)
+    for pair, texts in shown.items():
+        first, second = (f"`{name}` ({', '.join(_settings(config, name, 'parent'))})" for name in pair)
+        lines.append(f"- {first} less {second}: {'; '.join(texts)}.")
     return lines
 
 
@@ -211,9 +267,10 @@ def _arms(figures: Figures, config: Config) -> list[str]:
         what = "both skills" if role == "pair-1" else f"{role} only"
         lines.append(f"- One iteration trained on {what} (`{checkpoint}`), change against base: {'; '.join(shown)}.")
     if len(lines) > 1:
+        where = "those against each other stand below" if figures.compared else "not against each other"
         lines.append(
             "- The paper finds that one-sided training leaves or lowers the other skill while Pair-DPO lifts both; "
-            "the lines above say what was measured here. Their intervals are against base, not against each other."
+            f"the lines above say what was measured here. Their intervals are against base, {where}."
         )
     return lines
 
@@ -223,9 +280,15 @@ def _direction(statistic: dict[str, float]) -> str:
     return {"yes": "up", "no": "down", "open": "no clear change"}[up]
 
 
-_MICRO = (
-    "- A micro world of flat shapes and a model of about a million parameters: the method is the paper's, the "
+_WORLD = (
+    "- A {world} of {shows} and a model of about a million parameters: the method is the paper's, the "
     "scale is not. Levels cannot be compared with the paper's, directions can."
+)
+_PIXEL_JUDGE = (
+    "- The judge reads pixels by {reading}, without a model. Of {images} held-out real images it accepts {accepted} % "
+    "of the true captions, rejects {rejected} % of the captions with one fact wrong, and answers {right} % of the "
+    "questions as the captions do; it reads {same} % of their reconstructions by the image tokenizer as it reads the "
+    "originals, and what is lost there counts against generation."
 )
 _NO_JUDGE = (
     "- The gap has no judge but the model itself: a model may overrate the images that it generated, "
@@ -238,11 +301,28 @@ _JUDGE = (
 )
 
 
-def _limits(figures: Figures, facts: dict[str, Any], config: Config) -> list[str]:
+def _of_world(config: Config, judge: Mapping[str, Any]) -> list[str]:
+    """What a small world and its judge are; the judge's shares where they were measured."""
+    world = world_of(config.data.source)
+    lines = [_WORLD.format(world=world.title, shows=world.shows)]
+    if "reconstructions" in judge:
+        real, rebuilt = judge["real images"]["all"], judge["reconstructions"]["all"]
+        shares = {
+            "accepted": real["captions accepted"],
+            "rejected": real["wrong captions rejected"],
+            "right": real["questions right"],
+            "same": rebuilt["same scene"],
+        }
+        percent = {name: number(100 * share, 1) for name, share in shares.items()}
+        lines.append(_PIXEL_JUDGE.format(reading=world.reading, images=real["images"], **percent))
+    return lines
+
+
+def _limits(figures: Figures, facts: dict[str, Any], config: Config, judge: Mapping[str, Any]) -> list[str]:
     seeds = facts["seeds"]
-    world = _MICRO if not figures.real else _NO_JUDGE if figures.protocols() == (SELF,) else _JUDGE
+    of_real = _NO_JUDGE if figures.protocols() == (SELF,) else _JUDGE
     lines = [
-        world,
+        *([of_real] if figures.real else _of_world(config, judge)),
         "- The paper prints neither seeds nor intervals, and different judges on the two sides of its gap.",
     ]
     training = as_plain(training_of(config, facts["checkpoint"]))

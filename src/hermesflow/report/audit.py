@@ -56,14 +56,20 @@ def agreement_table(by_seed: Mapping[int, Mapping[str, Any]]) -> Table:
     )
 
 
-def judge_table(tree: Mapping[str, Any]) -> Table:
-    """The judge's own accuracy, from `judge/judge.json`: on real renders and on reconstructions."""
+def judge_table(tree: Mapping[str, Any], reading: str) -> Table:
+    """The judge's own accuracy: on real renders and on reconstructions.
+
+    Args:
+        tree: the content of `judge/judge.json`.
+        reading: what it reads pixels by (`World.reading`).
+    """
     return _table(
         "table_judge",
         "Accuracy of the independent judge",
         nested_rows(tree, levels=("read from", "kind")),
-        "The judge reads pixels by segmentation and shape matching, without a model. On reconstructions of the image "
-        "tokenizer agreement means: read as the original is read; it caps every generation figure.",
+        f"The judge reads pixels by {reading}, without a model. On reconstructions of the image tokenizer "
+        "agreement means: read as the original is read; it caps every generation figure. Wrong captions are the true "
+        "ones with one fact changed.",
     )
 
 
@@ -147,8 +153,8 @@ def statistics_table(summary: pd.DataFrame) -> Table:
         "statistics",
         "All statistics",
         summary,
-        "value with its interval; delta: change against base with the interval of the paired difference; items: "
-        "images or prompts that were resampled.",
+        "value with its interval; delta: difference from the checkpoint in `against`, with the interval of the paired "
+        "difference; items: images or prompts that were resampled.",
     )
 
 

@@ -1,4 +1,4 @@
-"""Columns of Tables 1 to 5: those of the micro world, and those of real benchmarks.
+"""Columns of Tables 1 to 5: those of the small worlds, and those of real benchmarks.
 
 A table has the columns of one of the two. Scales convert our statistics to the paper's units, and `quoted` names the
 paper's figures that stand in a column below the measured ones.
@@ -7,6 +7,7 @@ paper's figures that stand in a column below the measured ones.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from hermesflow.evaluation.benchmark import ABLATION, FIDELITY, GENERATION, UNDERSTANDING, Benchmark, Column
 from hermesflow.evaluation.metrics import GENEVAL_KINDS, OWN
@@ -16,7 +17,7 @@ _MME = Column("mme", "MME", "mme/total", quoted="mme")
 _MMMU = Column("mmmu", "MMMU", None, quoted="mmmu")
 OWN_PROMPTS = Column("geneval_own", "GenEval's own prompts", f"geneval/{OWN}overall", digits=2)
 """Of the prompts that a small world can be asked word by word; only where there are any."""
-MICRO = {
+WORLD = {
     UNDERSTANDING: (
         _POPE,
         _MME,
@@ -42,12 +43,13 @@ MICRO = {
         _MME,
         _MMMU,
         Column("geneval", "GenEval", "geneval/overall", digits=3, quoted="geneval"),
+        replace(OWN_PROMPTS, digits=3),
         Column("dpg", "DPG", "dpg", 100.0, quoted="dpg"),
         Column("gap_paper", "Gap, paper's protocol", "gap/paper/gap", digits=3),
         Column("gap_same_judge", "Gap, same judge", "gap/same-judge/gap", digits=3),
     ),
 }
-"""Micro counterparts, all from a checkpoint's own evaluation."""
+"""Counterparts in a small world, all from a checkpoint's own evaluation."""
 _HELD_OUT = (
     Column("cider", "CIDEr, held-out pairs", "cider", 100.0),
     Column("vqa", "VQA, held-out pairs", "vqa", 100.0),
@@ -61,6 +63,8 @@ GAP_SIDES = tuple(
     Column(side, side.capitalize(), None, digits=3, quoted=side) for side in ("understanding", "generation", "gap")
 )
 """Of Table 4; their statistics are named by protocol."""
+BOTH_RIGHT = Column("both_right", "Both right", None, digits=3)
+"""Of Table 4, where it was measured: questions answered right about the real image and on the generated one."""
 
 
 def columns_of(table: str, benchmarks: Sequence[Benchmark], *, real: bool) -> tuple[Column, ...]:
@@ -69,7 +73,7 @@ def columns_of(table: str, benchmarks: Sequence[Benchmark], *, real: bool) -> tu
     Args:
         table: its name.
         benchmarks: of `config.benchmarks.reported`.
-        real: whether images are real ones; in the micro world its own evaluation stands for the paper's benchmarks.
+        real: whether images are real ones; in a small world its own evaluation stands for the paper's benchmarks.
     """
     columns = [column for one in benchmarks if real or not one.paper for column in one.columns_of(table)]
-    return (*columns, *REAL.get(table, ())) if real else (*MICRO.get(table, ()), *columns)
+    return (*columns, *REAL.get(table, ())) if real else (*WORLD.get(table, ()), *columns)

@@ -53,6 +53,8 @@ def save(figure: Figure, path: Path) -> None:
 def gap_figure(figures: Figures, checkpoints: Sequence[str], quoted: pd.DataFrame) -> Figure:
     """Figure 2b: understanding and generation of each checkpoint by every protocol; the paper's bars hatched, apart.
 
+    The part of both bars where the same questions are right on both sides is darker.
+
     Args:
         figures: the statistics.
         checkpoints: base and the chain.
@@ -71,7 +73,7 @@ def gap_figure(figures: Figures, checkpoints: Sequence[str], quoted: pd.DataFram
         for axes, protocol in zip(panels, protocols, strict=False):
             sides = {
                 side: [figures.get(c, f"gap/{protocol}/{side}") for c in checkpoints]
-                for side in ("understanding", "generation", "gap")
+                for side in ("understanding", "generation", "gap", "both_right")
             }
             _gap_bars(axes, checkpoints, sides, hatch=None)
             axes.set_title(titles[protocol])
@@ -86,7 +88,7 @@ def gap_figure(figures: Figures, checkpoints: Sequence[str], quoted: pd.DataFram
         panels[0].set_ylim(0, 1.1)
         panels[0].set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1.0])
         handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=2)
+        figure.legend(handles, labels, loc="outside lower center", ncols=3)
         return figure
 
 
@@ -101,6 +103,19 @@ def _gap_bars(axes: Axes, names: Sequence[str], sides: Mapping[str, list[dict[st
         axes.bar(places, heights, width * 0.94, label=side, linewidth=1.0, **face)
         if hatch is None:
             axes.errorbar(places, heights, yerr=_errors(sides[side]), fmt="none", ecolor=INK, elinewidth=0.9, capsize=2)
+    both = sides.get("both_right", [])
+    values = [one["value"] for one in both]
+    if any(value == value for value in values):
+        axes.bar(
+            range(len(names)),
+            values,
+            1.94 * width,
+            label="both right, same question",
+            color=INK,
+            alpha=0.3,
+            linewidth=0,
+        )
+        axes.errorbar(range(len(names)), values, yerr=_errors(both), fmt="none", ecolor=INK, elinewidth=0.9, capsize=2)
     for i, gap in enumerate(sides["gap"]):
         tops = [sides[side][i] for side in ("understanding", "generation")]
         top = max(max(t["value"], t["high"]) if t["high"] == t["high"] else t["value"] for t in tops) + 0.03

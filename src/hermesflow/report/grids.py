@@ -63,13 +63,46 @@ def sample_figure(
                 good = accepted is not None and bool(accepted[i, j])
                 _picture(axes, images[i, j], ACCEPTED if good else FAINT, width=2.2 if good else 0.8)
                 if good:
-                    _badge(axes)
+                    _badge(axes, good=True)
                 if row == 0:
                     axes.set_title(checkpoint, loc="center")
         if accepted is not None:
             figure.supxlabel(
                 "Green frame and tick: the judge finds exactly what the prompt says.", fontsize=8, color=INK
             )
+        return figure
+
+
+def before_after_figure(
+    prompts: Sequence[str], checkpoints: Sequence[str], images: np.ndarray, accepted: np.ndarray | None
+) -> Figure:
+    """One column per prompt, the same random numbers in it: the first checkpoint's image above, the last one's below.
+
+    Args:
+        prompts: P captions.
+        checkpoints: C names.
+        images: (P, C, H, W, 3) uint8.
+        accepted: (P, C) bool, the judge finds the image to show the prompt exactly; None where there is no judge.
+    """
+    titles = [fill(prompt, 20) for prompt in prompts]
+    above = 0.15 * max(1 + title.count("\n") for title in titles)
+    with rc_context(STYLE):
+        figure = new_figure(0.4 + 1.4 * len(prompts), above + 0.35 + 1.4 * len(checkpoints))
+        panels = figure.subplots(len(checkpoints), len(prompts), squeeze=False)
+        for row, checkpoint in enumerate(checkpoints):
+            for axes, pictures, verdicts in zip(
+                panels[row], images, [None] * len(prompts) if accepted is None else accepted, strict=True
+            ):
+                good = None if verdicts is None else bool(verdicts[row])
+                _picture(axes, pictures[row], FAINT if good is None else ACCEPTED if good else REJECTED, width=1.6)
+                if good is not None:
+                    _badge(axes, good=good)
+            panels[row, 0].set_ylabel(checkpoint, fontweight="bold")
+        for axes, title in zip(panels[0], titles, strict=True):
+            axes.set_title(title, loc="center", fontsize=7.5, fontweight="normal")
+        if accepted is not None:
+            line = "Tick: the judge finds exactly what the prompt says; cross: it does not. First prompt of each kind."
+            figure.supxlabel(fill(line, 20 * len(prompts)), fontsize=8, color=INK)
         return figure
 
 
@@ -108,9 +141,9 @@ def preference_figure(examples: Sequence[Example]) -> Figure:
 
 
 def credit(figure: Figure, line: str | None) -> None:
-    """Put a licence line into the lower right corner."""
+    """Put a licence line below everything else."""
     if line:
-        figure.text(0.995, 0.002, line, ha="right", va="bottom", fontsize=6, color=INK)
+        figure.supxlabel(f"{figure.get_supxlabel()}\n{line}".strip(), fontsize=8, color=INK)
 
 
 def _picture(axes: Axes, image: np.ndarray, color: str, *, width: float) -> None:
@@ -124,10 +157,11 @@ def _picture(axes: Axes, image: np.ndarray, color: str, *, width: float) -> None
         spine.set(visible=True, color=color, linewidth=width)
 
 
-def _badge(axes: Axes) -> None:
-    """A tick on the lower right corner of the frame, where it hides nothing."""
-    badge = {"boxstyle": "circle,pad=0.18", "facecolor": ACCEPTED, "edgecolor": "white", "linewidth": 0.8}
-    axes.text(0.985, 0.015, "✓", transform=axes.transAxes, ha="center", va="center", fontsize=6.5, color="white",
+def _badge(axes: Axes, *, good: bool) -> None:
+    """A tick or a cross on the lower right corner of the frame, where it hides nothing."""
+    text, color = ("✓", ACCEPTED) if good else ("✗", REJECTED)
+    badge = {"boxstyle": "circle,pad=0.18", "facecolor": color, "edgecolor": "white", "linewidth": 0.8}
+    axes.text(0.985, 0.015, text, transform=axes.transAxes, ha="center", va="center", fontsize=6.5, color="white",
               fontweight="bold", bbox=badge, clip_on=False, zorder=5).set_in_layout(False)  # fmt: skip
 
 

@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from hermesflow.evaluation.benchmark import ABLATION, FIDELITY, GAP, UNDERSTANDING, Benchmark, Column, ExtraTable
+from hermesflow.config.benchmarks import reported
+from hermesflow.config.experiment import Config
+from hermesflow.data import geneval
+from hermesflow.data.worlds.world import world_of
+from hermesflow.evaluation.benchmark import (
+    ABLATION,
+    FIDELITY,
+    GAP,
+    GENERATION,
+    UNDERSTANDING,
+    Benchmark,
+    Column,
+    ExtraTable,
+)
+from hermesflow.report.columns import OWN_PROMPTS
 from hermesflow.report.lookup import PROTOCOLS, SELF, Figures
 
 INTERVALS = "Brackets are bootstrap intervals."
@@ -19,16 +33,24 @@ QUOTED = (
     f"and more; compare directions with them, not levels. {_EMPTY_QUOTED}"
 )
 NO_MMMU = (
-    "MMMU is empty: it asks college-level questions about photographs and diagrams, which the micro world, "
-    "with its 48 px scenes of flat shapes, has no counterpart of."
+    "MMMU is empty: it asks college-level questions about photographs and diagrams, which the {world}, "
+    "with its {pixels} px scenes of {shows}, has no counterpart of."
 )
-MICRO_FIDELITY = (
-    "Frechet distance (lower is better) and image-text score use the features of the micro world's own CLIP, "
+WORLD_FIDELITY = (
+    "Frechet distance (lower is better) and image-text score use the features of the {world}'s own CLIP, "
     "so their levels are not those of Inception and CLIP on photographs."
 )
-MICRO_GAP = (
+GENEVAL_ASKED = (
+    f'"{OWN_PROMPTS.title}": the {{asked}} of its {{all}} that the {{world}} can be asked word by word, '
+    "none of which is in any other split; the mean over their six kinds. The paper's column is of all."
+)
+WORLD_GAP = (
     "Gap = understanding - generation. `paper`: the model's answers on real images, mapped to the nearest choice, "
     "against a judge's answers on generated images. `same-judge`: both sides are graded by the judge by one rule."
+)
+BOTH_RIGHT = (
+    "Both right: the same question is answered right about the real image and on the generated one; pairs of one "
+    "caption are resampled together, and its change is paired."
 )
 QUOTED_REAL = (
     "Quoted rows are from HermesFlow (arXiv 2502.12148). `base` is our measurement of the weights that the paper "
@@ -51,11 +73,13 @@ _PROTOCOL_NOTES = {
 }
 
 
-_MICRO = {
+_WORLD = {
     UNDERSTANDING: (NO_MMMU,),
-    FIDELITY: (MICRO_FIDELITY,),
-    ABLATION: (NO_MMMU,),
+    GENERATION: (GENEVAL_ASKED,),
+    FIDELITY: (WORLD_FIDELITY,),
+    ABLATION: (NO_MMMU, GENEVAL_ASKED),
 }
+"""Of small worlds; `world_notes` puts in what the world is."""
 _REAL = {
     UNDERSTANDING: (UNDERSTANDING_REAL, HELD_OUT),
     ABLATION: (HELD_OUT,),
@@ -65,7 +89,7 @@ _REAL = {
 def notes_of(
     table: str,
     columns: Sequence[Column],
-    benchmarks: Sequence[Benchmark],
+    config: Config,
     figures: Figures,
     lines: Mapping[str, str],
 ) -> tuple[str, ...]:
@@ -74,14 +98,23 @@ def notes_of(
     Args:
         table: its name.
         columns: its measured columns.
-        benchmarks: of `config.benchmarks.reported`.
+        config: the experiment.
         figures: the statistics.
         lines: real benchmark to the line that says what made its figures.
     """
     if not figures.real:
-        return (QUOTED, *_MICRO.get(table, ()), *made_by(columns, lines))
-    texts = (*_REAL.get(table, ()), *benchmark_notes(table, benchmarks, figures))
+        return (QUOTED, *world_notes(table, config), *made_by(columns, lines))
+    texts = (*_REAL.get(table, ()), *benchmark_notes(table, reported(config.benchmarks), figures))
     return (QUOTED_REAL, *texts, *unmeasured(columns, figures), *made_by(columns, lines))
+
+
+def world_notes(table: str, config: Config) -> tuple[str, ...]:
+    """What the small world of a config has no counterpart of, and has of its own."""
+    world = world_of(config.data.source)
+    words = {"world": world.title, "shows": world.shows, "pixels": config.data.image_size}
+    counts = {"asked": len(world.prompts()), "all": len(geneval.prompts())}
+    texts = [text for text in _WORLD.get(table, ()) if counts["asked"] or text != GENEVAL_ASKED]
+    return tuple(text.format(**words, **counts) for text in texts)
 
 
 def benchmark_notes(table: str, benchmarks: Sequence[Benchmark], figures: Figures) -> tuple[str, ...]:
@@ -92,11 +125,12 @@ def benchmark_notes(table: str, benchmarks: Sequence[Benchmark], figures: Figure
 
 def gap_notes(benchmarks: Sequence[Benchmark], figures: Figures, lines: Mapping[str, str]) -> tuple[str, ...]:
     """Notes of Table 4: the protocols, the brackets, what is quoted, and who was the judge."""
+    both = (BOTH_RIGHT,) if figures.both_right else ()
     if not figures.real:
-        return (MICRO_GAP, INTERVALS, PAIRED, QUOTED)
+        return (WORLD_GAP, *both, INTERVALS, PAIRED, QUOTED)
     judge = (lines["gap"],) if "gap" in lines else ()
     return (
-        *(real_gap(figures), INTERVALS, PAIRED, QUOTED_REAL),
+        *(real_gap(figures), *both, INTERVALS, PAIRED, QUOTED_REAL),
         *benchmark_notes(GAP, benchmarks, figures),
         *judge,
     )

@@ -72,7 +72,9 @@ def publish(config: Config, layout: Layout, target: Path, *, seeds: Sequence[int
 
 
 def fill_readme(readme: Path, published: Path, config: Config) -> None:
-    """Put the gap figure, the verdicts and a short Table 4 into the README's `results` section.
+    """Put two figures, the verdicts and a short Table 4 into the README's `results` section.
+
+    The figures are pictures before and after, where the report has them, and the gap.
 
     The table has base, the Pair-DPO iterations and the last checkpoint of every other chain, five rows at most, by one
     protocol: the same judge on both sides where there is a judge.
@@ -94,7 +96,8 @@ def fill_readme(readme: Path, published: Path, config: Config) -> None:
     chain = pair_chain(config)
     names = [BASE, *chain, *(other[-1] for other in pair_chains(config) if other != chain)][:README_ROWS]
     shown = [line for name in names for line in lines if (line["Model"], line["Protocol"]) == (name, protocol)]
-    columns = ("Model", "Understanding", "Generation", "Gap", "Change of gap", "Change of generation")
+    known = ("Model", "Understanding", "Generation", "Gap", "Both right", "Change of gap", "Change of generation")
+    columns = [column for column in known if column in header]
     cells = [[line[c] if c.startswith("Change") else line[c].partition(" [")[0] for c in columns] for line in shown]
     summary = read_json(published / "summary.json")
     claims = [claim for claim in summary["claims"] if claim["protocol"] == protocol]
@@ -104,8 +107,16 @@ def fill_readme(readme: Path, published: Path, config: Config) -> None:
         f"Figures from {seeds}, {PROTOCOL_WORDS[protocol]}. Brackets are {100 * summary['confidence']:.0f} % paired "
         f"bootstrap intervals of the change against `base`. Claims of the paper: {verdicts}."
     )
-    figure = f"![Understanding, generation and the gap]({folder}/figures/fig2b_gap.png)"
-    fill(readme, "results", "\n\n".join([figure, tabulate(cells, columns, "pipe", disable_numparse=True), words]))
+    texts = {
+        "before_after": f"Pictures of `{BASE}` and of `{summary['checkpoint']}`, for the first prompt of each kind",
+        "fig2b_gap": "Understanding, generation and the gap",
+    }
+    pictures = [
+        f"![{text}]({folder}/figures/{name}.png)"
+        for name, text in texts.items()
+        if (published / "figures" / f"{name}.png").exists()
+    ]
+    fill(readme, "results", "\n\n".join([*pictures, tabulate(cells, columns, "pipe", disable_numparse=True), words]))
 
 
 def fill_results(page: Path, published: Path) -> None:

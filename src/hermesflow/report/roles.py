@@ -39,6 +39,22 @@ def roles(config: Config) -> dict[str, str]:
     return checkpoint_of
 
 
+def arm_pairs(config: Config) -> tuple[tuple[str, str], ...]:
+    """One iteration of Pair-DPO of every chain, each with every arm that leaves out what Pair-DPO adds.
+
+    That is what was trained from base, on all candidates, on the chosen answers alone, without a preference, or on the
+    preferences of images alone.
+    """
+    others = [
+        name
+        for objective in ("chosen", "generation")
+        for name, entry in config.checkpoints.items()
+        if entry.parent == BASE and entry.objective == objective and entry.candidates is None
+    ]
+    first = dict.fromkeys(chain[0] for chain in pair_chains(config))
+    return tuple((checkpoint, other) for checkpoint in first for other in others)
+
+
 def candidate_sweep(config: Config) -> dict[int, str]:
     """Candidates per prompt, ascending, to the checkpoint of one Pair-DPO iteration that used so many."""
     settings = config.sampling

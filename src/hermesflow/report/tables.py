@@ -25,12 +25,11 @@ from hermesflow.evaluation.benchmark import (
     GAP,
     GENERATION,
     UNDERSTANDING,
-    Benchmark,
     Column,
     ExtraTable,
 )
 from hermesflow.report import notes
-from hermesflow.report.columns import GAP_SIDES, OWN_PROMPTS, columns_of
+from hermesflow.report.columns import BOTH_RIGHT, GAP_SIDES, OWN_PROMPTS, columns_of
 from hermesflow.report.formatting import EMPTY, Table, change, number, with_interval
 from hermesflow.report.lookup import Figures
 from hermesflow.report.roles import main_checkpoints, roles
@@ -38,7 +37,6 @@ from hermesflow.report.roles import main_checkpoints, roles
 MEASURED = "measured here"
 EDITION = "camera-ready"
 """Edition of the paper that quoted rows are from; another one is named beside the model."""
-GAP_CHANGES = ("gap", "generation", "understanding")
 
 
 def all_tables(
@@ -57,16 +55,18 @@ def all_tables(
         ArtifactError: a file of quoted figures is missing or lacks a column.
     """
     figures, lines = Figures(summary), made_by or {}
-    checkpoints, benchmarks = figures.kept(main_checkpoints(config)), reported(config.benchmarks)
+    checkpoints = figures.kept(main_checkpoints(config))
     tables = [
-        _benchmark_table(name, title, benchmarks, figures, checkpoints, paper_tables, lines)
+        _benchmark_table(name, title, config, figures, checkpoints, paper_tables, lines)
         for name, title in (
             (UNDERSTANDING, "Table 1: understanding"),
             (GENERATION, "Table 2: generation"),
             (FIDELITY, "Table 3: image fidelity"),
         )
     ]
-    extra = [extra_table(one.table, figures, config, lines.get(one.name)) for one in benchmarks if one.table]
+    extra = [
+        extra_table(one.table, figures, config, lines.get(one.name)) for one in reported(config.benchmarks) if one.table
+    ]
     return [
         *tables,
         gap_table(figures, config, paper_tables, lines),
@@ -78,39 +78,40 @@ def all_tables(
 def _benchmark_table(
     name: str,
     title: str,
-    benchmarks: Sequence[Benchmark],
+    config: Config,
     figures: Figures,
     checkpoints: Sequence[str],
     paper_tables: Path,
     lines: Mapping[str, str],
 ) -> Table:
     """Returns one of Tables 1 to 3: our checkpoints, then the paper's models."""
-    known = columns_of(name, benchmarks, real=figures.real)
-    columns = [column for column in known if column != OWN_PROMPTS or figures.measured(column.metric)]
+    columns = _columns(name, config, figures)
     rows: list[dict[str, Any]] = [{"model": c, "source": MEASURED, **_values(figures, c, columns)} for c in checkpoints]
     cells = [{"Model": c, **_cells(figures, c, columns)} for c in checkpoints]
     quoted = []
     for row in read_quoted(paper_tables / f"{name}.csv", columns):
         rows.append({"model": row["model"], "source": _source(row), **_quoted_values(row, columns)})
         quoted.append({"Model": _model(row), **_quoted_cells(row, columns)})
-    notes_below = (notes.INTERVALS, *notes.notes_of(name, columns, benchmarks, figures, lines))
+    notes_below = (notes.INTERVALS, *notes.notes_of(name, columns, config, figures, lines))
     return _table(name, title, rows, cells, notes_below, quoted)
 
 
 def gap_table(figures: Figures, config: Config, paper_tables: Path, lines: Mapping[str, str]) -> Table:
-    """Returns Table 4: understanding, generation and their gap by every protocol; the CSV holds measured rows alone."""
+    """Returns Table 4: understanding, generation, their gap and both right; the CSV holds measured rows alone."""
+    sides = (*GAP_SIDES, *([BOTH_RIGHT] if figures.both_right else []))
+    changed = (*GAP_SIDES[::-1], *sides[len(GAP_SIDES) :])
     rows: list[dict[str, Any]] = []
     cells: list[dict[str, str]] = []
     for protocol in figures.protocols():
         for checkpoint in figures.kept((BASE, *config.checkpoints)):
-            statistics = {side.key: figures.get(checkpoint, f"gap/{protocol}/{side.key}") for side in GAP_SIDES}
+            statistics = {side.key: figures.get(checkpoint, f"gap/{protocol}/{side.key}") for side in sides}
             values = {side: statistic["value"] for side, statistic in statistics.items()}
-            ends = [(side, end) for side in GAP_CHANGES for end in ("", "_low", "_high")]
+            ends = [(side.key, end) for side in changed for end in ("", "_low", "_high")]
             deltas = {f"delta_{side}{end}": statistics[side][f"delta{end}"] for side, end in ends}
             seeds = figures.seeds(checkpoint)
             rows.append({"checkpoint": checkpoint, "protocol": protocol, **values, **deltas, "seeds": seeds})
-            levels = {side.title: _level(statistics[side.key], side.digits) for side in GAP_SIDES}
-            changes = {f"Change of {side}": change(statistics[side], 3) for side in GAP_CHANGES}
+            levels = {side.title: _level(statistics[side.key], side.digits) for side in sides}
+            changes = {f"Change of {side.title.lower()}": change(statistics[side.key], 3) for side in changed}
             cells.append({"Model": checkpoint, "Protocol": protocol, **levels, **changes, "Seeds": str(seeds)})
     quoted = [
         {"Model": _model(row), "Protocol": "paper's own", **_quoted_cells(row, GAP_SIDES)}
@@ -124,8 +125,7 @@ def ablation_table(figures: Figures, config: Config, paper_tables: Path, lines: 
     """Returns Table 5: every checkpoint with its change against base, then the paper's rows and what they stand for."""
     checkpoint_of = roles(config)
     role_of = {checkpoint: role for role, checkpoint in checkpoint_of.items()}
-    benchmarks = reported(config.benchmarks)
-    columns = columns_of(ABLATION, benchmarks, real=figures.real)
+    columns = _columns(ABLATION, config, figures)
     rows: list[dict[str, Any]] = []
     cells: list[dict[str, str]] = []
     for checkpoint in figures.kept((BASE, *config.checkpoints)):
@@ -143,7 +143,7 @@ def ablation_table(figures: Figures, config: Config, paper_tables: Path, lines: 
         counterpart = checkpoint_of.get(row["role"])
         name = f"as {counterpart}" if counterpart in figures.checkpoints else EMPTY
         quoted.append({"Checkpoint": name, "Arm": _model(row), **_quoted_cells(row, columns)})
-    notes_below = (notes.CHANGES, notes.COUNTERPARTS, *notes.notes_of(ABLATION, columns, benchmarks, figures, lines))
+    notes_below = (notes.CHANGES, notes.COUNTERPARTS, *notes.notes_of(ABLATION, columns, config, figures, lines))
     return _table(ABLATION, "Table 5: ablation", rows, cells, notes_below, quoted)
 
 
@@ -178,6 +178,12 @@ def read_quoted(path: Path, columns: Sequence[Column], *, extra: Sequence[str] =
     read_table(path, ["model", "source", *extra, *(c.quoted for c in columns if c.quoted)])
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def _columns(table: str, config: Config, figures: Figures) -> list[Column]:
+    """The columns of one of the paper's tables; GenEval's own prompts where the world could be asked any."""
+    known = columns_of(table, reported(config.benchmarks), real=figures.real)
+    return [column for column in known if column.metric != OWN_PROMPTS.metric or figures.measured(column.metric)]
 
 
 def _arm(config: Config, checkpoint: str) -> str:

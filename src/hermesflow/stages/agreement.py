@@ -32,7 +32,7 @@ def run(config: Config, layout: Layout, *, seed: int) -> None:
 
     Raises:
         ArtifactError: candidates or scores of the base model are missing.
-        DataError: a caption that the judge of the micro world cannot read.
+        DataError: a caption that the judge of the world cannot read.
     """
     torch.set_num_threads(config.runtime.shard_threads)
     pairs = read_pairs(layout.data("pairs")).remove_columns("image")
@@ -181,8 +181,8 @@ def _check_readable(path: Path, captions: Mapping[str, str], world: World) -> No
     for id_, caption in captions.items():
         if world.parse_caption(caption) is None:
             raise DataError(
-                f"{path}: the caption of pair `{id_}`, {caption!r}, is no sentence of the micro world, so its judge "
-                "cannot grade it. Set scoring.agreement_pairs to 0 for data from elsewhere."
+                f"{path}: the caption of pair `{id_}`, {caption!r}, is no sentence of the {world.title}, so its "
+                "judge cannot grade it. Set scoring.agreement_pairs to 0 for data from elsewhere."
             )
 
 

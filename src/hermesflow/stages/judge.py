@@ -29,7 +29,8 @@ def run(config: Config, layout: Layout) -> None:
     """
     dataset, world = read_pairs(layout.data(SPLIT)), world_of(config.data.source)
     if not any(world.parse_caption(caption) for caption in dataset["caption"]):
-        write_json(layout.judge, {"no judge": "no caption is a sentence of the micro world, which alone it reads"})
+        reason = f"no caption is a sentence of the {world.title}, which alone it reads"
+        write_json(layout.judge, {"no judge": reason})
         return
     images, rows = images_of(dataset), dataset.remove_columns("image").to_list()
     codec = load_codec(layout.tokenizer, device=config.runtime.device)
@@ -78,25 +79,24 @@ def reconstruct(codec: ImageCodec, images: np.ndarray, *, batch: int) -> np.ndar
 
 
 def truth(scenes: Sequence[Scene], rows: Sequence[Mapping[str, Any]], world: World) -> dict[str, float]:
-    """Shares of captions the judge accepts and of questions it answers as the captions do.
-
-    Where the world is `doubted`, of captions with one fact wrong that it rejects, too.
-    """
+    """Shares of captions accepted, questions answered as the captions do, and captions with one fact wrong rejected."""
     accepted = [world.accepts(scene, row["caption"]) for scene, row in zip(scenes, rows, strict=True)]
     right = [
         world.answer(scene, Question(q["question"], tuple(q["choices"]), q["answer"], q["kind"])) == q["answer"]
         for scene, row in zip(scenes, rows, strict=True)
         for q in row["questions"]
     ]
-    shares = {"images": len(rows), "captions accepted": _mean(accepted), "questions right": _mean(right)}
-    if not world.doubted:
-        return shares
     rejected = [
         not world.accepts(scene, wrong)
         for scene, row in zip(scenes, rows, strict=True)
         for wrong in wrong_captions(row["caption"], world.lexicon)
     ]
-    return {**shares, "wrong captions rejected": _mean(rejected)}
+    return {
+        "images": len(rows),
+        "captions accepted": _mean(accepted),
+        "questions right": _mean(right),
+        "wrong captions rejected": _mean(rejected),
+    }
 
 
 def agreement(originals: Sequence[Scene], others: Sequence[Scene], lexicon: Lexicon) -> dict[str, float]:

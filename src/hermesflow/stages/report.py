@@ -13,12 +13,13 @@ from hermesflow.config.experiment import BASE, Config
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout, read_json, read_table, write_json
 from hermesflow.core.images import as_tensor, read_images
+from hermesflow.data.worlds.world import world_of
 from hermesflow.evaluation.bootstrap import summarise
 from hermesflow.report import audit, formatting, tables
 from hermesflow.report.answer import answer, summary_of
 from hermesflow.report.facts import benchmark_lines
 from hermesflow.report.lookup import Figures
-from hermesflow.report.roles import candidate_sweep, pair_chain
+from hermesflow.report.roles import arm_pairs, candidate_sweep, pair_chain
 
 if TYPE_CHECKING:
     from hermesflow.models.backbone import ImageCodec
@@ -53,12 +54,15 @@ def run(config: Config, layout: Layout, *, seeds: Sequence[int] | None = None) -
     benchmarks = {name: {seed: benchmark_folders(config, layout, seed, name) for seed in seeds} for name in names}
     made_by = benchmark_lines(benchmarks)
     settings = config.evaluation
-    summary = summarise(folders, benchmarks, resamples=settings.bootstrap, confidence=settings.confidence)
+    summary = summarise(
+        folders, benchmarks, resamples=settings.bootstrap, confidence=settings.confidence, pairs=arm_pairs(config)
+    )
     facts = summary_of(summary, config)
-    write_tables(config, layout, summary, seeds, made_by)
+    judge = read_json(layout.judge)
+    write_tables(config, layout, summary, judge, seeds, made_by)
     write_figures(config, layout, summary, seeds)
     write_json(layout.report / "summary.json", facts)
-    formatting.write_text(layout.report / "answer.md", answer(summary, config))
+    formatting.write_text(layout.report / "answer.md", answer(summary, config, judge))
 
 
 def benchmark_folders(config: Config, layout: Layout, seed: int, checkpoint: str) -> tuple[Path, ...]:
@@ -69,7 +73,12 @@ def benchmark_folders(config: Config, layout: Layout, seed: int, checkpoint: str
 
 
 def write_tables(
-    config: Config, layout: Layout, summary: pd.DataFrame, seeds: Sequence[int], made_by: Mapping[str, str]
+    config: Config,
+    layout: Layout,
+    summary: pd.DataFrame,
+    judge: Mapping[str, Any],
+    seeds: Sequence[int],
+    made_by: Mapping[str, str],
 ) -> None:
     """The paper's tables and those of benchmarks as CSV, Markdown, LaTeX; trust and statistics as CSV and Markdown."""
     folder = layout.report / "tables"
@@ -85,7 +94,7 @@ def write_tables(
     rejected = pd.read_csv(path, dtype=str, keep_default_na=False)  # `007` is an id
     for table in (
         audit.agreement_table(agreement),
-        audit.judge_table(read_json(layout.judge)),
+        audit.judge_table(judge, world_of(config.data.source).reading),
         audit.preferences_table(counts),
         audit.rejected_table(rejected, _data_note(layout, seeds[0])),
     ):
@@ -94,7 +103,7 @@ def write_tables(
 
 
 def _data_note(layout: Layout, seed: int) -> str:
-    """What there is to say of pairs of real images; nothing of the micro world's."""
+    """What there is to say of pairs of real images; nothing of a small world's."""
     folder, model = layout.root / "data", layout.checkpoint(seed, BASE) / "model"
     if not (folder / "selection.json").is_file():
         return ""
@@ -129,25 +138,27 @@ def write_figures(config: Config, layout: Layout, summary: pd.DataFrame, seeds: 
 
 
 def _write_pictures(config: Config, layout: Layout, checkpoints: Sequence[str], seed: int) -> None:
-    """Figure 4 and the preference examples: both need the image tokenizer."""
-    from hermesflow.data.worlds.world import world_of
+    """Figure 4, before and after, and the preference examples: all need the image tokenizer."""
     from hermesflow.models.backbone import load_codec
     from hermesflow.report import figures, grids
 
     codec = load_codec(layout.tokenizer, device="cpu")
     samples = {name: read_images(layout.checkpoint(seed, name) / "evaluation" / "samples.npy") for name in checkpoints}
-    ids = spread(samples[BASE][0], SAMPLE_ROWS)
-    captions = _column(layout.data("prompts"), "caption")
-    generated = np.stack([rows_of(*samples[name], ids)[:, 0] for name in checkpoints], axis=1)
-    images = _decode(codec, generated)
-    prompts = [_of(captions, pair_id, layout.data("prompts")) for pair_id in ids]
-    world, accepted = world_of(config.data.source), None
-    if any(world.parse_caption(prompt) for prompt in prompts):
-        scenes = [world.read_images(row) for row in images]
-        accepted = np.array([[world.accepts(s, p) for s in row] for row, p in zip(scenes, prompts, strict=True)])
-    figure = grids.sample_figure(prompts, checkpoints, images, accepted)
-    grids.credit(figure, world.credit)
-    figures.save(figure, layout.report / "figures" / "fig4_samples.png")
+    known, world, path = samples[BASE][0], world_of(config.data.source), layout.data("prompts")
+    captions, kind_of = (_column(path, column) for column in ("caption", "kind"))
+    kinds = [_of(kind_of, pair_id, path) for pair_id in known]
+    for name, new_figure, ids, names in (
+        ("fig4_samples", grids.sample_figure, spread(known, SAMPLE_ROWS), checkpoints),
+        ("before_after", grids.before_after_figure, first_of_each(known, kinds), (BASE, checkpoints[-1])),
+    ):
+        images = _decode(codec, np.stack([rows_of(*samples[one], ids)[:, 0] for one in names], axis=1))
+        prompts, accepted = [_of(captions, pair_id, path) for pair_id in ids], None
+        if any(world.parse_caption(prompt) for prompt in prompts):
+            scenes = [world.read_images(row) for row in images]
+            accepted = np.array([[world.accepts(s, p) for s in row] for row, p in zip(scenes, prompts, strict=True)])
+        figure = new_figure(prompts, names, images, accepted)
+        grids.credit(figure, world.credit)
+        figures.save(figure, layout.report / "figures" / f"{name}.png")
 
     examples = _examples(layout, codec, layout.checkpoint(seed, checkpoints[1]) / "preferences")
     figure = grids.preference_figure(examples)
@@ -190,6 +201,14 @@ def spread(items: Sequence[str], count: int) -> list[str]:
     if len(items) <= count:
         return list(items)
     return [items[i * len(items) // count] for i in range(count)]
+
+
+def first_of_each(ids: Sequence[str], kinds: Sequence[str]) -> list[str]:
+    """The first id of each kind, in their order; the first `EXAMPLES` where all are of one kind."""
+    first: dict[str, str] = {}
+    for one, kind in zip(ids, kinds, strict=True):
+        first.setdefault(kind, one)
+    return list(first.values()) if len(first) > 1 else list(ids[:EXAMPLES])
 
 
 def rows_of(stored_ids: Sequence[str], images: np.ndarray, ids: Sequence[str]) -> np.ndarray:

@@ -147,6 +147,13 @@ class Results:
         table = prompts.reindex([ids[row] for row in rows]).rename("prompt").reset_index()
         return table, np.concatenate(list(pixels), axis=1)
 
+    @property
+    def credit(self) -> str | None:
+        """Licence line of the pictures that samples show; none before the evaluation."""
+        from hermesflow.data.worlds.world import world_of
+
+        return world_of(self.evaluated_with.get("data.source", "")).credit
+
     def state(self) -> str:
         """Digest of all that MLflow is told of; another one means that something is new."""
         names = ("*/*.json", "benchmarks/*/*.json", "benchmarks/*/units.parquet")  # not images.npy: gigabytes

@@ -24,6 +24,8 @@ SEED, CHECKPOINT, CONFIG = "hermesflow.seed", "hermesflow.checkpoint", "hermesfl
 REVISION = "mlflow.source.git.commit"
 MADE_FROM, HISTORY, STATE = "hermesflow.made_from", "hermesflow.history", "hermesflow.state"
 """Digests of what the weights are made from, of history.csv once it is logged, and of all results that are logged."""
+CREDIT = "hermesflow.credit"
+"""Licence line of the pictures in the samples."""
 SEED_RUN = "all"
 """Value of the checkpoint tag of a seed's run."""
 
@@ -169,6 +171,8 @@ def _log_checkpoint(store: Store, results: Results) -> bool:
     if samples := results.samples():
         tables["samples.json"], image = samples
         store.client.log_image(run_id, image, "samples.png")
+        if results.credit:
+            store.client.set_tag(run_id, CREDIT, results.credit)
     for name, table in tables.items():  # not `log_table`, which appends to a table that is there
         store.client.log_text(run_id, table.to_json(orient="split", index=False, date_format="iso"), name)
     shown = json.dumps([{"path": name, "type": "table"} for name in tables])

@@ -1,21 +1,25 @@
 """Low-rank adapters through peft, where `training.lora` is set.
 
-There is one copy of the weights: with its adapters off the policy is its own reference.
+There is one copy of the weights: with its adapters off the policy is its own reference. peft takes seconds to import,
+so only a training with adapters does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from torch import Tensor
 
 from hermesflow.config.sections import Lora
 from hermesflow.core.errors import ConfigError
 from hermesflow.core.files import write_json, write_weights
 from hermesflow.models.backbone import UnifiedModel
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 
 def add_adapters(model: UnifiedModel, lora: Lora, *, seed: int) -> PeftModel:
@@ -26,6 +30,8 @@ def add_adapters(model: UnifiedModel, lora: Lora, *, seed: int) -> PeftModel:
     Raises:
         ConfigError: no layer has one of the names.
     """
+    from peft import LoraConfig, PeftModel, get_peft_model
+
     config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets))  # type: ignore[arg-type]
     model.requires_grad_(False)  # what is outside the decoder, too
     try:
@@ -46,6 +52,8 @@ def save_adapters(adapted: PeftModel, folder: Path, weights: Mapping[str, Tensor
         folder: made if it is not there.
         weights: state dict of `adapted`, gathered where it is sharded.
     """
+    from peft import get_peft_model_state_dict
+
     write_weights(folder / "adapter_model.safetensors", get_peft_model_state_dict(adapted, state_dict=dict(weights)))
     settings = adapted.peft_config["default"].to_dict()
     plain = {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}

@@ -90,6 +90,9 @@ def _single_object_captions() -> tuple[str, ...]:
 
 WORLD = World(
     name="microworld",
+    title="micro world",
+    shows="flat shapes",
+    reading="segmentation and shape matching",
     lexicon=LEXICON,
     make_scene=make_scene,
     caption_of=caption_of,

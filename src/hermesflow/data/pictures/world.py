@@ -101,6 +101,9 @@ def _content(caption: str) -> str:
 
 WORLD = World(
     name="pictures",
+    title="pictures world",
+    shows="emoji on five grounds",
+    reading="least squares against every picture, colour and small shift",
     lexicon=LEXICON,
     make_scene=make_scene,
     caption_of=caption_of,
@@ -108,6 +111,5 @@ WORLD = World(
     read_images=read_images,
     bucket_of=bucket_of,
     prompts=geneval_prompts,
-    doubted=True,
     credit=CREDIT,
 )

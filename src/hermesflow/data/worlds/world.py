@@ -36,6 +36,12 @@ class World:
     """A small world: what it declares, and the functions that stages call."""
 
     name: str
+    title: str
+    """What the report calls it, "the micro world", without the article."""
+    shows: str
+    """What is in its scenes."""
+    reading: str
+    """What the judge reads pixels by."""
     lexicon: Lexicon
     make_scene: Callable[[str, np.random.Generator], Scene]
     """A scene of one caption kind; it depends on the generator alone."""
@@ -49,8 +55,6 @@ class World:
     """The part a caption belongs to: a value of `BUCKETS`, or another that no split draws from."""
     prompts: Callable[[], list[tuple[str, str]]] = list
     """GenEval's own prompts that the world can be asked, (kind, caption); no split holds them."""
-    doubted: bool = False
-    """Whether the judge's figures count captions with one fact wrong; `microworld`'s, which are published, do not."""
     credit: str | None = None
     """Licence line that stands wherever its images are shown."""
 

@@ -5,6 +5,11 @@ judge's answer on the one image drawn from the caption (GPT-4o in the paper, the
 graded by different rules. `same-judge`: the pixel judge's reading is the rule on both sides: the model's answer as it
 stands must be what the judge reads off the real image, and what the judge reads off the drawn image must be what the
 caption says.
+
+Both right: the share of questions whose answer is right on both sides, about the real image and on the one generated
+from its caption. Two models of equal sides may differ in it: the sides alone do not tell whether a model generates
+what it understands.
+
 Source: HermesFlow section 4.3 and Table 4.
 """
 
@@ -22,12 +27,14 @@ from hermesflow.evaluation.worlds.understanding import units_table
 
 POOL = "gap"
 SIDES = {
-    "gap/paper/understanding": "understanding_paper",
-    "gap/paper/generation": "generation",
-    "gap/same-judge/understanding": "understanding_same_judge",
-    "gap/same-judge/generation": "generation",
+    "gap/paper/understanding": ("understanding_paper",),
+    "gap/paper/generation": ("generation",),
+    "gap/paper/both_right": ("understanding_paper", "generation"),
+    "gap/same-judge/understanding": ("understanding_same_judge",),
+    "gap/same-judge/generation": ("generation",),
+    "gap/same-judge/both_right": ("understanding_same_judge", "generation"),
 }
-"""Metric and the column of `gap_table` it is the mean of."""
+"""Metric and the columns of `gap_table` that must be true: it is the share of questions where all are."""
 
 
 @dataclass(frozen=True)
@@ -86,17 +93,20 @@ def gap_table(
     return pd.DataFrame(rows)
 
 
-def gap_units(table: pd.DataFrame, captions: Mapping[str, str], sides: Mapping[str, str] = SIDES) -> pd.DataFrame:
-    """Right answers and questions per caption, for both sides of both protocols.
+def gap_units(
+    table: pd.DataFrame, captions: Mapping[str, str], sides: Mapping[str, tuple[str, ...]] = SIDES
+) -> pd.DataFrame:
+    """Right answers and questions per caption, for each side and both together, by all protocols.
 
     Args:
         table: of `gap_table`.
         captions: by id. Pairs of one caption are one unit: what is hard about it is hard in all of them.
-        sides: metric and the column it is the mean of.
+        sides: metric and the columns that must be true.
     """
     rows = []
-    for metric, column in sides.items():
-        sums = table.groupby(table["id"].map(captions), sort=True)[column].agg(["sum", "count"])
+    for metric, columns in sides.items():
+        right = table[list(columns)].all(axis=1)
+        sums = right.groupby(table["id"].map(captions), sort=True).agg(["sum", "count"])
         rows += [(metric, POOL, *row) for row in sums.itertuples()]
     return units_table(rows)
 

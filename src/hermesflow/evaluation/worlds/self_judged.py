@@ -15,8 +15,12 @@ import pandas as pd
 from hermesflow.evaluation.worlds.gap import Asked
 from hermesflow.evaluation.worlds.understanding import ANSWER_COLUMNS
 
-SIDES = {"gap/self/understanding": "understanding", "gap/self/generation": "generation"}
-"""Metric and the column of `gap_table` it is the mean of."""
+SIDES = {
+    "gap/self/understanding": ("understanding",),
+    "gap/self/generation": ("generation",),
+    "gap/self/both_right": ("understanding", "generation"),
+}
+"""Metric and the columns of `gap_table` that must be true."""
 
 
 def gap_table(asked: Sequence[Asked], *, real: Sequence[str], drawn: Sequence[str]) -> pd.DataFrame:
