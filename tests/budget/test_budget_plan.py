@@ -93,6 +93,22 @@ def test_expected_masked_tokens_are_those_of_drawn_masks(schedule):
     assert expected_masked(schedule, tokens=256) == pytest.approx(sum(drawn) / 2000, rel=0.03)
 
 
+def test_best_of_n_fine_tuning_costs_what_pair_dpo_costs_and_shares_its_reference():
+    tree = {"pair-1": MICRO.checkpoints["pair-1"], "sft-1": replace(MICRO.checkpoints["pair-1"], objective="chosen")}
+    lines = {(line.rule, line.checkpoint): line for line in lines_of(replace(MICRO, checkpoints=tree))}
+    pair, best = lines["train", "pair-1"], lines["train", "sft-1"]
+    assert (best.flops, best.memory, best.disk) == (pair.flops, pair.memory, pair.disk) and best.flops
+    assert ("reference", "pair-1") in lines and ("reference", "sft-1") not in lines
+
+
+def test_masks_that_hide_more_cost_more():
+    entry = MICRO.checkpoints["pair-1"]
+    tree = {"pair-1": entry, "high-1": replace(entry, mask_ratios=(0.85, 1.0))}
+    lines = {(line.rule, line.checkpoint): line for line in lines_of(replace(MICRO, checkpoints=tree))}
+    for rule in ("reference", "train"):
+        assert lines[rule, "high-1"].flops > lines[rule, "pair-1"].flops
+
+
 def test_stages_do_at_most_what_is_planned(tmp_path, monkeypatch):
     """Texts are shorter than their maxima, and equal ones are scored once; the measure and method need no encoder."""
     config, layout = make_world(tmp_path)

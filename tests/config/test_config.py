@@ -4,12 +4,23 @@ from pathlib import Path
 import jsonschema_markdown
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hermesflow.cli.fetching import sources_of
 from hermesflow.config.experiment import as_plain, config_schema
 from hermesflow.config.load import load_config
 from hermesflow.config.sections import Training
-from hermesflow.config.tree import generations_after, iteration, reference_of, sampled_checkpoints, training_of
+from hermesflow.config.tree import (
+    Reference,
+    generations_after,
+    iteration,
+    preferences_of,
+    read_variant,
+    reference_of,
+    sampled_checkpoints,
+    training_of,
+)
 from hermesflow.core import hub
 from hermesflow.core.errors import ConfigError, FetchError
 
@@ -127,6 +138,8 @@ def test_a_checkpoint_knows_how_many_generations_wait_for_it():
         ("training.steps", 0, ["training.steps", "greater than 0"]),
         ("training.steps", 3.5, ["training.steps", "3.5"]),
         ("training.steps", True, ["training.steps", "True"]),
+        ("training.mask_ratios", [0.9, 0.1], ["training.mask_ratios", "may not be above the second"]),
+        ("checkpoints.pair-1.mask_ratios", [0.9, 1.1], ["checkpoints.pair-1.mask_ratios.1", "1.1"]),
         ("data.seed", None, ["data.seed", "required"]),
         ("preferences.min_image_score", 1.5, ["preferences.min_image_score", "1.5"]),
         ("checkpoints.pair-1.objective", "both", ["checkpoints.pair-1.objective", "both"]),
@@ -188,6 +201,14 @@ def test_checkpoints_override_training_for_themselves_alone(write):
     assert training_of(config, "pair-2").steps == config.training.steps
 
 
+@pytest.mark.parametrize("key", ["beta", "chosen_nll_weight"])
+def test_best_of_n_fine_tuning_has_no_setting_of_a_preference(write, key):
+    file = write("checkpoints.gen-1", {"parent": "base", "objective": "chosen", key: 1.0})
+    with pytest.raises(ConfigError, match=rf"checkpoints\.gen-1\.{key}: objective `chosen` .* remove it"):
+        load_config(file)
+    assert load_config(write("checkpoints.gen-1.objective", "chosen")).checkpoints["gen-1"].objective == "chosen"
+
+
 def test_the_paper_s_loss_is_the_default_and_one_key_away(write):
     assert Training.__dataclass_fields__["chosen_nll_weight"].default == 0
     config = load_config(write("checkpoints.pair-2.chosen_nll_weight", 0.0))
@@ -197,17 +218,63 @@ def test_the_paper_s_loss_is_the_default_and_one_key_away(write):
 def test_a_reference_is_shared_by_all_that_rest_on_the_same():
     config = load_config(ROOT / "config" / "micro.yaml")
     own = reference_of(config, "pair-1")
-    assert own == ("base", None, config.training.steps)
+    assert (
+        own == ("base", None, config.training.steps, "both", "previous", (0, 1))
+        and own.variant == f"all-{config.training.steps}"
+    )
     assert {name for name in config.checkpoints if reference_of(config, name) == own} == {
         *("pair-1", "und-1", "gen-1", "dpo-1")
     }
 
 
-@pytest.mark.parametrize(("key", "value"), [("candidates", 2), ("steps", 3)])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("candidates", 2), ("steps", 3), ("pairs", "any"), ("mask_ratios", [0.85, 1])],
+)
 def test_what_a_reference_rests_on_is_not_shared(write, key, value):
     for changed, to, shared in (("training.beta", 0.3, True), (f"checkpoints.gen-1.{key}", value, False)):
         config = load_config(write(changed, to))
         assert (reference_of(config, "gen-1") == reference_of(config, "pair-1")) == shared
+
+
+def test_checkpoints_override_preferences_for_themselves_alone(write):
+    config = load_config(write("checkpoints.pair-2.pairs", "any"))
+    assert preferences_of(config, "pair-2").pairs == "any"
+    assert preferences_of(config, "pair-1") == config.preferences and config.preferences.pairs == "both"
+    config = load_config(write("preferences.pairs", "any"))
+    assert {reference_of(config, name).pairs for name in config.checkpoints} == {"any"}
+
+
+def test_fresh_rejected_answers_make_a_difference_from_the_second_iteration_on(write):
+    config = load_config(write("preferences.rejected", "fresh"))
+    assert reference_of(config, "pair-1").variant == f"all-{config.training.steps}"
+    assert reference_of(config, "pair-2").variant == f"all-{config.training.steps}-fresh"
+
+
+def test_the_product_of_both_terms_needs_both(write):
+    file = write("preferences.pairs", "any")
+    file.write_text(file.read_text().replace("objective: generation", "objective: product"))
+    with pytest.raises(ConfigError, match=r"gen-1\.objective: `product` .*; set checkpoints\.gen-1\.pairs to `both`"):
+        load_config(file)
+    file.write_text(file.read_text().replace("objective: product", "objective: product\n    pairs: both"))
+    assert reference_of(load_config(file), "gen-1").pairs == "both"
+
+
+@given(
+    st.builds(
+        Reference,
+        st.just("base"),
+        st.none() | st.integers(1, 99),
+        st.integers(1, 10**6),
+        st.sampled_from(["both", "any"]),
+        st.sampled_from(["previous", "fresh"]),
+        st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    )
+)
+def test_a_reference_is_read_back_from_its_name(own):
+    assert read_variant("base", own.variant) == own and "/" not in own.variant
+    with pytest.raises(ConfigError, match="no reference is called so"):
+        read_variant("base", f"{own.variant}-more")
 
 
 @pytest.mark.parametrize("key", ["mode", "checkpoints.pair-1.mode"])

@@ -26,6 +26,9 @@ OWN = st.fixed_dictionaries(
         "steps": st.integers(2, 4),
         "beta": st.sampled_from([0.1, 0.2, 0.7]),
         "chosen_nll_weight": st.sampled_from([0.0, 1.0]),
+        "pairs": st.just("both"),
+        "rejected": st.sampled_from(["previous", "fresh"]),
+        "mask_ratios": st.sampled_from([[0.0, 0.5], [0.85, 1.0]]),
     },
 )
 

@@ -19,6 +19,7 @@ PROPERTIES = {
     "num_image_tokens": {"data.image_size", "image_tokenizer"},
     "codebook_size": {"image_tokenizer"},
     "training_of": {"training", "checkpoint"},
+    "preferences_of": {"preferences", "checkpoint.pairs", "checkpoint.rejected"},
     "iteration": {"checkpoint"},
     "checkpoints": {"checkpoint"},
     "sampled_checkpoints": {"checkpoint"},
@@ -26,7 +27,7 @@ PROPERTIES = {
 }
 FREE = {"runtime", "name", "seeds", "reference_of"}
 """How a step runs, and where it and its inputs lie: no reason to run it again."""
-INHERITED = {"training_of", "iteration", "sampled_checkpoints", "reference_of"}
+INHERITED = {"training_of", "preferences_of", "iteration", "sampled_checkpoints", "reference_of"}
 """Functions of `config.tree`, by what they read (`PROPERTIES`)."""
 
 
@@ -72,8 +73,18 @@ def test_declared_keys_are_keys_of_the_config(stage):
     assert list(values) == [key for key in reads.reads(stage, "pair-1") if key != "benchmarks"]
 
 
-def test_one_checkpoints_settings_touch_no_other_step():
-    changed = dataclasses.replace(SMOKE.checkpoints["pair-2"], beta=0.9)
+@pytest.mark.parametrize(
+    ("change", "stages"),
+    [
+        ({"beta": 0.9}, ["train"]),
+        ({"chosen_nll_reduction": "token_mean"}, ["train"]),
+        ({"mask_ratios": (0.85, 1.0)}, ["train"]),
+        ({"pairs": "any"}, ["prefer", "train"]),
+        ({"rejected": "fresh"}, ["prefer", "train"]),
+    ],
+)
+def test_one_checkpoints_settings_touch_no_other_step(change, stages):
+    changed = dataclasses.replace(SMOKE.checkpoints["pair-2"], **change)
     other = dataclasses.replace(SMOKE, checkpoints={**SMOKE.checkpoints, "pair-2": changed})
     touched = [
         (stage, checkpoint)
@@ -82,7 +93,7 @@ def test_one_checkpoints_settings_touch_no_other_step():
         if "checkpoint" in STAGES[stage].takes
         and reads.params_of(SMOKE, stage, checkpoint) != reads.params_of(other, stage, checkpoint)
     ]
-    assert touched == [("train", "pair-2")]
+    assert touched == [(stage, "pair-2") for stage in stages]
 
 
 def test_how_it_runs_is_no_reason_to_run_again():

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from hermesflow.config.load import load_config
 from hermesflow.config.sections import Decoding
-from hermesflow.core.errors import ArtifactError, NotFiniteError
+from hermesflow.core.errors import ArtifactError, ConfigError, NotFiniteError
 from hermesflow.core.images import as_tensor, write_images
 from hermesflow.data.microworld.world import WORLD
 from hermesflow.data.pairs import write_pairs
@@ -354,6 +354,28 @@ def reference_of(config, model, pairs):
     return ReferenceTable(
         reference_logps(model, pairs, training=config.training, accelerator=accelerator, what="reference")
     )
+
+
+def test_scored_tokens_are_those_of_a_pair_s_image(config, model):
+    """All of an image, or as many as its noise hides; never none."""
+    noise = model.noise(names(4), config.training)
+    scored, tokens = model.scored_tokens(noise, 4), math.prod(model.generated.shape)
+    assert scored.shape == (4,) and scored.min() >= 1 and scored.max() <= tokens
+    assert noise is not None or scored.tolist() == [tokens] * 4
+
+
+def test_a_family_masks_as_it_is_told_or_says_that_it_masks_nothing(config, model):
+    for settings in ({"mask_ratios": (0.9, 1.0)}, {"mask_schedule": "linear"}):
+        training = replace(config.training, **settings)
+        try:
+            noise = model.noise(names(20), training)
+        except ConfigError as error:
+            assert f"training.{next(iter(settings))} is" in str(error) and "masks no image tokens" in str(error)
+            assert model.noise(names(20), config.training) is None
+            continue
+        assert not torch.equal(noise, model.noise(names(20), config.training))
+        if "mask_ratios" in settings:
+            assert model.scored_tokens(noise, 20).min() >= round(0.9 * math.prod(model.generated.shape))
 
 
 def test_the_first_step_is_two_ln_two(config, model):

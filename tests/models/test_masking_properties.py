@@ -21,6 +21,13 @@ def test_the_masked_share_is_the_schedules_at_the_first_number_drawn(tokens, see
     assert mask.sum() == max(1, round(tokens * share))
 
 
+@given(st.integers(1, 300), st.integers(0, 2**31), SCHEDULE, st.tuples(st.floats(0, 1), st.floats(0, 1)))
+def test_the_masked_share_lies_between_the_two_that_are_asked_for(tokens, seed, schedule, shares):
+    low, high = sorted(shares)
+    mask = draw_mask(tokens, torch.Generator().manual_seed(seed), schedule=schedule, mask_ratios=(low, high))
+    assert max(1, round(tokens * low)) <= mask.sum() <= max(1, round(tokens * high))
+
+
 @given(NAMES, st.integers(16, 64), SCHEDULE)
 def test_a_name_has_one_mask_and_its_passes_have_different_ones(name, tokens, schedule):
     one = pair_mask(name, num_tokens=tokens, schedule=schedule)

@@ -194,7 +194,32 @@ def test_the_ablation_tells_objectives_apart():
     tables = {table.name: table for table in all_tables(summary, replace(micro(), checkpoints=tree), PAPER_TABLES)}
     arms = tables["table5_ablation"].values.dropna(subset="checkpoint").set_index("checkpoint")["arm"]
     assert arms["generation-1"] == "DPO, generation only, iteration 1"
+    assert arms["chosen-1"] == "best-of-n fine-tuning, iteration 1"
     assert arms.is_unique
+
+
+def test_the_ablation_names_what_an_arm_is_trained_with():
+    ways = {
+        "plain": {},
+        "beta": {"beta": 0.1},
+        "few": {"candidates": 2, "learning_rate": 3e-5},
+        "nll": {"chosen_nll_weight": 1.0, "chosen_nll_reduction": "token_mean"},
+        "high": {"mask_ratios": (0.85, 1.0)},
+        "any": {"pairs": "any", "rejected": "fresh"},
+    }
+    tree = {name: Checkpoint(parent="base", objective="pair", **changes) for name, changes in ways.items()}
+    summary = make_summary(dict.fromkeys(("base", *tree), (0.8, 0.6)), seeds=1)
+    tables = {table.name: table for table in all_tables(summary, replace(micro(), checkpoints=tree), PAPER_TABLES)}
+    arms = tables["table5_ablation"].values.dropna(subset="checkpoint").set_index("checkpoint")["arm"]
+    first = "Pair-DPO, iteration 1"
+    assert arms.drop("base").to_dict() == {
+        "plain": first,
+        "beta": f"{first}, beta 0.1",
+        "few": f"{first}, 2 candidates, learning_rate 3e-05",
+        "nll": f"{first}, chosen_nll_weight 1.0, chosen_nll_reduction token_mean",
+        "high": f"{first}, mask_ratios 0.85 to 1.0",
+        "any": f"{first}, pairs any, rejected fresh",
+    }
 
 
 def test_missing_file_of_quoted_figures_is_named(tmp_path):
@@ -254,6 +279,7 @@ def test_roles_follow_the_tree_and_not_the_names():
         "second": Checkpoint(parent="first", objective="pair", beta=0.1),
         "u": Checkpoint(parent="base", objective="understanding"),
         "few": Checkpoint(parent="base", objective="pair", candidates=2),
+        "best": Checkpoint(parent="base", objective="chosen"),
     }
     config = replace(config, checkpoints=tree)
     assert pair_chain(config) == ("first", "second")

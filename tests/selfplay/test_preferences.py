@@ -12,11 +12,13 @@ from hermesflow.config.sections import Checkpoint
 from hermesflow.core.errors import ArtifactError, DataError
 from hermesflow.core.files import Layout, read_table
 from hermesflow.core.images import ImageForm, read_images, write_images
+from hermesflow.report import audit
 from hermesflow.selfplay.preferences import (
     CAPTION_COLUMNS,
     IMAGE_COLUMNS,
     Candidate,
     Pair,
+    Selection,
     Threshold,
     caption_pairs,
     captions_table,
@@ -124,6 +126,34 @@ def test_only_ids_with_both_kinds_are_homologous():
     assert counts["captions"]["dropped"] == {"tie": 1}
 
 
+def test_any_keeps_ids_with_one_kind_without_values_of_the_other(tmp_path):
+    captions = select({"a": scored(0.1, 0.9), "b": scored(0.5, 0.5), "c": scored(0.9, 0.2)}, {}, ANY)
+    drawn = [Candidate(b"12", 0.2), Candidate(b"34", 0.8)]
+    images = select({"c": drawn, "b": drawn, "a": drawn[:1]}, {}, ANY)
+    table, counts = homologous_table(captions, images, "any")
+    table.to_parquet(tmp_path / "pairs.parquet")
+    for one in (table, pd.read_parquet(tmp_path / "pairs.parquet")):
+        rows = one.set_index("id")
+        assert sorted(rows.index) == ["a", "b", "c"]
+        assert rows["chosen_caption"].notna().to_dict() == {"a": True, "b": False, "c": True}
+        assert rows["rejected_image_score"].notna().to_dict() == {"a": False, "b": True, "c": True}
+        assert caption_pairs(one[one["chosen_caption"].notna()]) == captions.pairs
+    homologous = {"kept": 1, "alone": {"captions": 1, "images": 1}, "dropped": {"captions": {}, "images": {}}}
+    assert counts["homologous"] == homologous
+    report = audit.preferences_table({"pair-1": {0: counts}})
+    assert report.values.set_index("side")["trained on"].to_dict() == {"captions": 2, "images": 2}
+    assert "one side alone is trained on too" in report.notes[0]
+
+
+def test_any_keeps_tokens_of_captions_that_were_cut(tmp_path):
+    cut = [Candidate("x", 0.1, tokens=(4, 5), cut=True), Candidate("y", 0.9)]
+    captions, drawn = select({"a": cut, "c": scored(0.9, 0.2)}, {}, ANY), [Candidate(b"1", 0.2), Candidate(b"3", 0.8)]
+    table, _ = homologous_table(captions, select({"b": drawn, "c": drawn}, {}, ANY), "any")
+    table.to_parquet(tmp_path / "pairs.parquet")
+    for one in (table, pd.read_parquet(tmp_path / "pairs.parquet")):
+        assert caption_pairs(one[one["chosen_caption"].notna()]) == captions.pairs
+
+
 def test_tables_are_read_back_as_written(tmp_path):
     captions = {"a": pair(0.9, 0.3)}
     captions_table(captions).to_parquet(tmp_path / "pairs.parquet")
@@ -217,6 +247,21 @@ def test_stage_says_what_is_wrong_with_its_inputs(world):
         prefer.run(config, layout, seed=0, checkpoint="pair-1")
 
 
+def test_stage_keeps_any_pair_where_a_checkpoint_asks_for_it(world):
+    config, layout = world
+    entry = replace(config.checkpoints["pair-1"], pairs="any")
+    config = replace(config, checkpoints={"both-1": config.checkpoints["pair-1"], "any-1": entry})
+    scores = layout.checkpoint(0, "base") / "scores" / "images.parquet"
+    table = pd.read_parquet(scores)
+    table.loc[table["id"] < "pairs-4", "score"] = 0.5
+    table.to_parquet(scores)
+    for checkpoint in config.checkpoints:
+        prefer.run(config, layout, seed=0, checkpoint=checkpoint)
+    both, some = (preferences(layout, checkpoint) for checkpoint in config.checkpoints)
+    assert 0 < len(both) < len(some) == 12
+    pd.testing.assert_frame_equal(some.loc[both.index], both)
+
+
 def test_stage_refuses_an_empty_set(world):
     config, layout = world
     strict = replace(config, preferences=replace(config.preferences, min_image_score=1.0))
@@ -235,6 +280,65 @@ def test_same_inputs_give_identical_files(world, tmp_path):
     assert all((tmp_path / "first" / f).read_bytes() == (tmp_path / "second" / f).read_bytes() for f in files)
 
 
+def test_rejected_answers_grow_old_by_equation_10():
+    """Iterations 1 to 4 of two ids: `a` gets better every time, `b` never."""
+    previous: dict[str, Pair] = {}
+    counted = []
+    for best in (0.2, 0.4, 0.6, 0.8):
+        new = {"a": scored(best, 0.1, prefix=str(best)), "b": scored(0.2, 0.1, prefix=str(best))}
+        selection = select(new, previous, ANY)
+        previous = selection.pairs
+        counted.append(selection.counts["ages"]["rejected"])
+    # a rejects what was chosen one iteration ago, b what was rejected in the first
+    assert counted == [{"0": 2}, {"1": 2}, {"1": 1, "2": 1}, {"1": 1, "3": 1}]
+    assert (previous["a"].rejected.content, previous["b"].rejected.content) == ("0.6 0", "0.2 1")
+
+
+def test_ages_are_read_back_as_written(tmp_path):
+    old = Pair(Candidate("w", 0.9), Candidate("l", 0.3, age=2))
+    captions = {"a": old, "b": pair(0.9, 0.3)}
+    captions_table(captions).to_parquet(tmp_path / "pairs.parquet")
+    assert caption_pairs(pd.read_parquet(tmp_path / "pairs.parquet")) == captions
+    assert "rejected_age" not in captions_table({"b": captions["b"]})  # where all are new
+    drawn = {"a": Pair(Candidate(b"12", 0.9), Candidate(b"34", 0.3, age=1))}
+    table, _ = homologous_table(Selection(captions, {}), Selection(drawn, {}))
+    assert list(table) == [*CAPTION_COLUMNS, *IMAGE_COLUMNS[1:]]  # what training reads stays as it was
+    arrays = {"a": np.frombuffer(b"1234", dtype=np.uint8).reshape(2, 2)}
+    assert image_pairs(images_table(drawn), arrays) == drawn
+
+
+def grow(config, layout, tree):
+    """Preferences of every checkpoint, and new candidates of each."""
+    config = replace(config, checkpoints=tree)
+    for seed, checkpoint in enumerate(tree, start=5):
+        prefer.run(config, layout, seed=0, checkpoint=checkpoint)
+        ids = [f"pairs-{k}" for k in range(12)]
+        make_candidates(layout.checkpoint(0, checkpoint), ids, n=4, config=config, seed=seed)
+
+
+def counts_of(layout, checkpoint):
+    return json.loads((layout.checkpoint(0, checkpoint) / "preferences" / "counts.json").read_text())
+
+
+def test_fresh_rejected_answers_are_the_worst_of_the_newest_candidates(world):
+    config, layout = world
+    tree = {
+        "a": Checkpoint(parent="base", objective="pair"),
+        "old": Checkpoint(parent="a", objective="pair"),
+        "new": Checkpoint(parent="a", objective="pair", rejected="fresh"),
+        "after": Checkpoint(parent="new", objective="pair"),
+    }
+    grow(config, layout, tree)
+    for kind, column in (("captions", "rejected_caption_score"), ("images", "rejected_image_score")):
+        scores = pd.read_parquet(layout.checkpoint(0, "a") / "scores" / f"{kind}.parquet").groupby("id")["score"]
+        found = preferences(layout, "new")
+        assert found[column].to_dict() == scores.min()[found.index].to_dict() and len(found)
+        kept, before = (counts_of(layout, name)[kind] for name in ("new", "old"))
+        assert kept["ages"]["rejected"] == {"0": kept["kept"]} and kept["updated"] == 0
+        assert before["ages"]["rejected"].keys() <= {"0", "1"} and before["ages"]["rejected"]["1"] > 0
+        assert max(map(int, counts_of(layout, "after")[kind]["ages"]["rejected"])) == 1  # of the fresh pair
+
+
 def test_any_tree_of_checkpoints_can_be_grown(world):
     config, layout = world
     tree = {
@@ -242,12 +346,7 @@ def test_any_tree_of_checkpoints_can_be_grown(world):
         "b": Checkpoint(parent="a", objective="pair"),
         "c": Checkpoint(parent="b", objective="pair"),
     }
-    config = replace(config, checkpoints=tree)
-    for seed, checkpoint in enumerate(tree, start=5):
-        prefer.run(config, layout, seed=0, checkpoint=checkpoint)
-        make_candidates(
-            layout.checkpoint(0, checkpoint), [f"pairs-{k}" for k in range(12)], n=4, config=config, seed=seed
-        )
+    grow(config, layout, tree)
     a, b, c = (preferences(layout, name) for name in tree)
     images = {name: images_of(layout, name) for name in "ab"}
     both = a.index.intersection(b.index)
@@ -255,3 +354,4 @@ def test_any_tree_of_checkpoints_can_be_grown(world):
         assert b["rejected_caption"][i] in (a["chosen_caption"][i], a["rejected_caption"][i])
         assert images["b"][i][1] in images["a"][i]
     assert len(both) and len(c) and not b.equals(c)
+    assert max(map(int, counts_of(layout, "c")["captions"]["ages"]["rejected"])) == 2

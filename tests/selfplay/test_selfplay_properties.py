@@ -1,6 +1,7 @@
 """Rules of preferences and sharding that hold whatever the input; hypothesis looks for one that breaks them."""
 
 import math
+from dataclasses import replace
 
 import pandas as pd
 from hypothesis import given
@@ -42,6 +43,15 @@ def test_every_id_is_kept_or_counted_as_dropped(groups, previous, threshold):
     assert counts["updated"] == len(groups.keys() & previous.keys())
 
 
+@given(GROUPS, PREVIOUS, THRESHOLDS)
+def test_ages_count_every_kept_pair_and_chosen_is_always_new(groups, previous, threshold):
+    selection = select(groups, previous, threshold)
+    ages, kept = selection.counts["ages"], selection.counts["kept"]
+    assert ages["chosen"] == ({"0": kept} if kept else {}) and sum(ages["rejected"].values()) == kept
+    old = sum(pair_id in previous for pair_id in selection.pairs)
+    assert sum(n for age, n in ages["rejected"].items() if int(age)) == old
+
+
 @given(GROUPS, PREVIOUS, THRESHOLDS, st.randoms())
 def test_the_pair_of_an_id_does_not_depend_on_the_others(groups, previous, threshold, random):
     together = select(groups, previous, threshold).pairs
@@ -65,8 +75,8 @@ def test_scores_of_best_and_worst_do_not_depend_on_the_order(candidates, random)
 def test_an_update_takes_the_newest_policys_best_and_rejects_one_of_the_previous_pair(candidates, previous):
     pair = updated_pair(candidates, previous)
     assert pair.chosen.score == max(c.score for c in candidates)
-    beats = pair.chosen.score > previous.chosen.score
-    assert pair.rejected == (previous.chosen if beats else previous.rejected)
+    kept = previous.chosen if pair.chosen.score > previous.chosen.score else previous.rejected
+    assert pair.rejected == replace(kept, age=kept.age + 1) and pair.chosen.age == 0
 
 
 @given(GROUPS, GROUPS)
@@ -79,6 +89,19 @@ def test_homologous_ids_have_both_kinds_and_all_others_are_counted(captions, ima
     for kind, selection in (("captions", first), ("images", second)):
         lonely = counts["homologous"]["dropped"][kind]["other side missing"]
         assert lonely + len(table) == len(selection.pairs)
+
+
+@given(GROUPS, GROUPS)
+def test_any_keeps_every_pair_of_either_kind_and_counts_it_once(captions, images):
+    images = {i: [Candidate(c.content.encode(), c.score) for c in group] for i, group in images.items()}
+    first, second = (select(group, {}, Threshold()) for group in (captions, images))
+    both, _ = homologous_table(first, second)
+    table, counts = homologous_table(first, second, "any")
+    kept, alone = counts["homologous"]["kept"], counts["homologous"]["alone"]
+    assert set(table["id"]) == first.pairs.keys() | second.pairs.keys() and table["id"].is_unique
+    assert kept == len(both) and kept + sum(alone.values()) == len(table)
+    assert table["chosen_caption"].notna().sum() == len(first.pairs) == kept + alone["captions"]
+    assert table["chosen_image_score"].notna().sum() == len(second.pairs) == kept + alone["images"]
 
 
 @given(st.lists(st.integers(), unique=True, max_size=40), st.integers(1, 7), st.integers(1, 9))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from hermesflow.config.experiment import Config
 from hermesflow.config.load import load_config
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout, write_json, write_table, write_weights
-from hermesflow.core.images import write_images
+from hermesflow.core.images import read_images, write_images
 from hermesflow.data.microworld.world import WORLD
 from hermesflow.data.pairs import write_pairs
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS
@@ -156,6 +157,22 @@ def test_before_and_after_are_the_first_prompt_of_each_kind():
 def test_captions_of_the_html_report_cover_every_file():
     known = {path.stem for path in (ROOT / "workflow" / "report").glob("*.rst")}
     assert {*TABLES, *AUDITS, *FIGURES, "statistics", "answer", "workflow"} <= known
+
+
+@pytest.mark.parametrize("homologous", [0, 3])
+def test_pairs_of_one_kind_alone_are_no_examples_of_both(results, tmp_path, homologous):
+    """With preferences.pairs `any`; the images of the others are not there."""
+    config, layout = results[0], Layout(Path(shutil.copytree(results[1].root, tmp_path / "results")))
+    for name in config.checkpoints:
+        folder = layout.checkpoint(0, name) / "preferences"
+        table = pd.read_parquet(folder / "preferences.parquet")
+        table.loc[homologous:, ["chosen_image_score", "rejected_image_score"]] = float("nan")
+        write_table(folder / "preferences.parquet", table)
+        ids, images = read_images(folder / "images.npy")
+        form = image_form(config.data.image_size, config.image_tokenizer)
+        write_images(folder / "images.npy", ids[:homologous], np.asarray(images)[:homologous], form)
+    report.run(config, layout, seeds=(0,))
+    assert (layout.report / "figures" / "preference_examples.png").stat().st_size > 0
 
 
 def test_a_missing_evaluation_is_named(results, tmp_path):

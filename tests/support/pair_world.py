@@ -81,7 +81,8 @@ def pairs_of(layout: Layout, checkpoint: str = "pair-1") -> HomologousPairs:
 
 def score_reference(config: Config, layout: Layout, checkpoint: str) -> None:
     """Stage `reference` for the training of a checkpoint."""
-    reference.run(config, layout, seed=0, **reference_of(config, checkpoint)._asdict())
+    asked = reference_of(config, checkpoint)
+    reference.run(config, layout, seed=0, checkpoint=asked.checkpoint, variant=asked.variant)
 
 
 def training(**changes: object) -> Training:
@@ -117,7 +118,7 @@ class CommandLine:
         return {**own, "PYTHONPATH": os.pathsep.join([str(self.folder), own["PYTHONPATH"]])}
 
     def start(self, *stage: str, checkpoint: str = "pair-1", **variables: str) -> subprocess.Popen[str]:
-        of = ["--checkpoint=base", "--steps=6"] if "reference" in stage else [f"--checkpoint={checkpoint}"]
+        of = ["--checkpoint=base", "--variant=all-6"] if "reference" in stage else [f"--checkpoint={checkpoint}"]
         options = ["--config=config.yaml", "--seed=0", *of]
         command = [sys.executable, "-m", "hermesflow", *stage, *options]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 
 from hermesflow.core.images import ImageForm
 from hermesflow.models import codec_training
-from hermesflow.models.backbone import UnifiedModel
+from hermesflow.models.backbone import UnifiedModel, refuse_masks
 from hermesflow.models.draws import inverse_cdf, uniforms_per_row
 from hermesflow.models.showo import codec
 from hermesflow.models.text_tokenizers import text_tokenizer
@@ -18,7 +18,8 @@ class Tiny(UnifiedModel):
     family = "tests.support.tiny_backbone"
     text_rows, decoder_layers = 64, ()
     decoder, frozen = property(lambda self: self), property(lambda self: (self.tower,))
-    noise = training_noise = lambda *_, **__: None  # nothing hides what the next token is
+    noise = lambda self, names, settings: refuse_masks(settings)  # noqa: E731 - nothing hides what the next token is
+    training_noise = lambda *_, **__: None  # noqa: E731
 
     def __init__(self, tokenizer, width, side, tokens, codes, caption_prompt, question_template):
         super().__init__()

@@ -49,6 +49,21 @@ def test_every_loss_is_per_pair_finite_and_not_below_zero(deltas, beta, captions
     assert loss.tolist() == pytest.approx(alone)
 
 
+@given(DELTAS, BETAS, WEIGHTS, WEIGHTS, st.sampled_from(["pair", "understanding", "generation"]), st.randoms())
+def test_a_pair_that_weighs_nothing_is_as_if_it_were_not_there(deltas, beta, captions, images, objective, random):
+    mmu, t2i = vectors(deltas)
+    there = [torch.tensor([random.random() < 0.5 for _ in deltas]) for _ in range(2)]
+    weights = [skill * len(deltas) / max(int(skill.sum()), 1) for skill in there]
+    own = {"caption_weight": captions * weights[0], "image_weight": images * weights[1]}
+    loss = pair_dpo_loss(mmu, t2i, beta=beta, objective=objective, **own).mean()
+    alone = [
+        weight * -torch.nn.functional.logsigmoid(beta * delta[skill]).sum() / max(int(skill.sum()), 1)
+        for weight, delta, skill in ((captions, mmu, there[0]), (images, t2i, there[1]))
+    ]
+    wanted = {"pair": sum(alone), "understanding": alone[0], "generation": alone[1]}
+    assert loss.item() == pytest.approx(wanted[objective].item())
+
+
 @given(DELTAS, BETAS, st.floats(0.1, 3), st.floats(0.1, 3))
 def test_pair_dpo_never_pushes_a_skill_towards_its_rejected_answer(deltas, beta, captions, images):
     """The gradient of each delta is below 0 however the other skill stands; `product` does not have that."""

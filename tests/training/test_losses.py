@@ -83,6 +83,15 @@ def test_wrong_arguments_are_refused():
         pair_dpo_loss(two, two, objective="both", **ONE)
 
 
+def test_chosen_has_no_preference_term_and_the_likelihood_of_both_skills():
+    mmu, t2i = tensor([1.0, -2.0], requires_grad=True), tensor([0.5, 3.0])
+    assert pair_dpo_loss(mmu, t2i, objective="chosen", **ONE).tolist() == [0, 0]
+    logps = tensor([-3.0, -1.0]), tensor([-20.0, -8.0])
+    assert chosen_nll(*logps, objective="chosen").tolist() == [23, 9]
+    assert chosen_nll(*logps, objective="chosen", caption_weight=2.0, image_weight=0.5).tolist() == [16, 6]
+    assert chosen_nll(*logps, objective="understanding", caption_weight=2.0).tolist() == [6, 2]
+
+
 def test_likelihood_of_chosen_is_that_of_the_skills_trained():
     mmu, t2i = tensor([-3.0, -1.0]), tensor([-20.0, -8.0])
     assert chosen_nll(mmu, t2i, objective="pair").tolist() == [23, 9]

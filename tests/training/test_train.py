@@ -11,18 +11,20 @@ import torch
 from accelerate.state import AcceleratorState, GradientState
 
 from hermesflow.config.experiment import Config
+from hermesflow.config.sections import Checkpoint
 from hermesflow.config.tree import reference_of
 from hermesflow.core.errors import ArtifactError, ConfigError, DataError, NotFiniteError
-from hermesflow.core.files import Layout, read_json, read_weights, write_json, write_weights
+from hermesflow.core.files import Layout, read_json, read_table, read_weights, write_json, write_weights
 from hermesflow.models.backbone import load_model
 from hermesflow.stages import prefer, train
+from hermesflow.stages.reference import load_pairs
 from hermesflow.tracking import runs
 from hermesflow.training.distributed import check_training, micro_batches, new_accelerator
-from hermesflow.training.logps import Logps, PairLogps, ReferenceTable
+from hermesflow.training.logps import Logps, PairLogps, ReferenceTable, chosen_tokens
 from hermesflow.training.pair_dpo import learning_rate, step_loss
 from hermesflow.training.pairs import HomologousPairs
 from hermesflow.training.state import StateFolder
-from tests.support.pair_world import make_world, pairs_of, score_reference, small_config, training
+from tests.support.pair_world import make_candidates, make_world, pairs_of, score_reference, small_config, training
 from tests.support.poison import poisoned_gradient
 
 LN2 = math.log(2)
@@ -155,7 +157,7 @@ def test_missing_inputs_are_named(layout):
 
 def test_a_reference_that_is_no_number_is_refused_with_its_row(layout):
     score_reference(small_config(), layout, CHECKPOINT)
-    path = layout.reference(0, *reference_of(small_config(), CHECKPOINT))
+    path = layout.reference(0, "base", "all-6")
     table = pd.read_parquet(path)
     table.loc[3, "chosen_image"] = float("nan")
     table.to_parquet(path)
@@ -175,7 +177,7 @@ def test_log_probs_of_the_reference_that_are_no_numbers_are_named_and_not_writte
     broken_parent(layout)
     with pytest.raises(NotFiniteError, match=r"reference base, seed 0, precision no: a log-prob of pair `pairs-\d` in"):
         score_reference(small_config(), layout, CHECKPOINT)
-    assert not layout.reference(0, *reference_of(small_config(), CHECKPOINT)).exists()
+    assert not layout.reference(0, "base", "all-6").exists()
 
 
 @pytest.mark.parametrize("checkpoint", ["pair-1", "gen-1"])
@@ -343,6 +345,189 @@ def test_likelihood_of_chosen_adds_its_weight_and_pulls_chosen_up_alone():
     (weighted - plain).sum().backward()
     assert policy.chosen_image.grad.tolist() == policy.chosen_caption.grad.tolist() == [-0.5, -0.5]
     assert not policy.rejected_image.grad.any() and not policy.rejected_caption.grad.any()
+
+
+def test_best_of_n_fine_tuning_is_the_likelihood_of_chosen_whatever_the_reference_and_the_rejected(layout):
+    chosen, rejected = (torch.tensor([x, 2 * x], requires_grad=True) for x in (-1.0, -5.0))
+    policy = Logps(chosen, rejected, 10 * chosen, rejected)
+    settings = training(chosen_nll_weight=7.0, caption_weight=2.0)  # the first is not read
+    for reference in (policy, Logps(*(torch.tensor([-2.0, -9.0]) for _ in range(4)))):
+        loss, metrics = step_loss(policy, reference, objective="chosen", training=settings)
+        assert loss.tolist() == metrics["loss"].tolist() == [12, 24]  # 2 * 1 + 10, 2 * 2 + 20
+    loss.sum().backward()
+    assert chosen.grad.tolist() == [-12, -12] and (rejected.grad is None or not rejected.grad.any())
+
+
+def test_best_of_n_fine_tuning_meets_the_pairs_order_and_noise_of_pair_dpo(layout, tmp_path):
+    config = small_config(steps=30, learning_rate=3e-3)
+    tree = {**config.checkpoints, "sft-1": Checkpoint(parent="base", objective="chosen")}
+    config = replace(config, checkpoints=tree)
+    prefer.run(config, layout, seed=0, checkpoint="sft-1")
+    assert reference_of(config, "sft-1") == reference_of(config, CHECKPOINT)
+    history = trained(config, layout, "sft-1")
+    pairs, model = pairs_of(layout, CHECKPOINT), load_model(layout.checkpoint(0, "base") / "model", device="cpu")
+    batch = pairs.batch(pairs.rows(4), device="cpu")
+    with torch.no_grad():
+        first = PairLogps(model, "pair").eval()(batch)
+    assert history["loss"].iloc[0] == pytest.approx(
+        -(first.chosen_caption + first.chosen_image).mean().item(), rel=1e-5
+    )
+    assert (history[["rewards/chosen/mmu", "rewards/chosen/t2i"]].iloc[-3:] > 0).all().all()  # likelier than before
+
+
+def test_likelihood_per_token_is_divided_by_the_scored_tokens_of_each_chosen_answer():
+    logps = Logps(*(torch.tensor(x) for x in ([-6.0, -8.0], [-1.0, -1.0], [-20.0, -9.0], [-1.0, -1.0])))
+    tokens = torch.tensor([[3.0, 2.0], [10.0, 4.5]])
+    own = {"objective": "chosen", "training": training()}
+    assert step_loss(logps, logps, **own)[0].tolist() == [26, 17]
+    assert step_loss(logps, logps, **own, chosen_tokens=tokens)[0].tolist() == [2 + 2, 4 + 2]
+    own = {"objective": "pair", "training": training(chosen_nll_weight=0.5)}
+    per_token, _ = step_loss(logps, logps, **own, chosen_tokens=tokens)
+    assert per_token.tolist() == pytest.approx([2 * LN2 + 2, 2 * LN2 + 3])  # the preference stays a sum
+
+
+def test_scored_tokens_are_a_caption_with_its_end_unless_it_was_cut_and_the_masked_image_tokens(layout):
+    pairs, model = pairs_of(layout), load_model(layout.checkpoint(0, "base") / "model", device="cpu")
+    batch = pairs.batch(pairs.rows(3), device="cpu")
+    captions = ["a red circle", (5, 6), "a blue square and a red cross"]  # (5, 6): as sampled, without an end
+    found = chosen_tokens(model, replace(batch, chosen_captions=captions))
+    assert found[0].tolist() == [4, 2, 8]
+    assert found[1].tolist() == batch.noise.sum(dim=1).tolist() and 0 < found[1].min() < found[1].max()
+
+
+def test_training_divides_where_the_config_says_so(layout):
+    tree = {"sft-1": Checkpoint(parent="base", objective="chosen", chosen_nll_reduction="token_mean")}
+    config = replace(small_config(micro_batch_size=2), checkpoints=tree)
+    prefer.run(config, layout, seed=0, checkpoint="sft-1")
+    history = trained(config, layout, "sft-1")
+    pairs, model = pairs_of(layout), load_model(layout.checkpoint(0, "base") / "model", device="cpu")
+    batch = pairs.batch(pairs.rows(4), device="cpu")
+    with torch.no_grad():
+        logps, tokens = PairLogps(model, "pair").eval()(batch), chosen_tokens(model, batch)
+    wanted = -(logps.chosen_caption / tokens[0] + logps.chosen_image / tokens[1]).mean()
+    assert history["loss"].iloc[0] == pytest.approx(wanted.item(), rel=1e-5)
+
+
+def test_a_second_iteration_with_fresh_rejected_answers_has_a_reference_of_its_own(layout):
+    config = small_config()
+    tree = {name: Checkpoint(parent=CHECKPOINT, objective="pair", rejected=name) for name in ("previous", "fresh")}
+    config = replace(config, checkpoints={CHECKPOINT: config.checkpoints[CHECKPOINT], **tree})
+    trained(config, layout)
+    ids = [f"pairs-{k}" for k in range(7)]
+    make_candidates(layout.checkpoint(0, CHECKPOINT), ids, n=4, config=config, seed=9)
+    for name in tree:
+        prefer.run(config, layout, seed=0, checkpoint=name)
+        assert trained(config, layout, name)["loss"].iloc[0] == pytest.approx(2 * LN2, abs=1e-6)
+    found = sorted(path.name for path in (layout.checkpoint(0, CHECKPOINT) / "reference").iterdir())
+    assert found == ["all-6-fresh.parquet", "all-6.parquet"]
+
+
+def test_a_checkpoint_s_masks_are_those_of_its_reference(layout):
+    tree = {CHECKPOINT: Checkpoint(parent="base", objective="pair", mask_ratios=(0.9, 1.0))}
+    config = replace(small_config(), checkpoints=tree)
+    assert reference_of(config, CHECKPOINT).variant == "all-6-0.9to1.0"
+    history = trained(config, layout)
+    assert layout.reference(0, "base", "all-6-0.9to1.0").exists()
+    assert history["loss"].iloc[0] == pytest.approx(2 * LN2, abs=1e-6)  # else policy and reference differ at step 1
+    model = load_model(layout.checkpoint(0, "base") / "model", device="cpu")
+    pairs = load_pairs(config, layout, model, seed=0, checkpoint=CHECKPOINT)
+    masks = pairs.batch(pairs.rows(7), device="cpu").noise
+    assert masks.sum(dim=1).min() >= round(0.9 * masks.shape[1])
+    plain = pairs_of(layout)
+    assert plain.batch(plain.rows(7), device="cpu").noise.sum() < masks.sum()
+
+
+def of_kinds(layout, captions="", images=""):
+    """Six pairs a to f of CHECKPOINT; those named have no pair of captions, or of images."""
+    known = pairs_of(layout, CHECKPOINT)
+    ids = known.pass_order(0)[:6]
+    table = read_table(layout.checkpoint(0, CHECKPOINT) / "preferences" / "preferences.parquet", ["id"])
+    table = table.set_index("id").loc[ids].reset_index()
+    for letters, column in ((captions, "chosen_caption"), (images, "chosen_image_score")):
+        table.loc[["abcdef".index(letter) for letter in letters], column] = None
+    return ids, HomologousPairs(table, **_sources(layout), seed=0, iteration=1)
+
+
+def test_a_pair_that_is_not_there_weighs_nothing_and_the_others_make_up_the_mean(layout):
+    (a, b, c, d, *_), pairs = of_kinds(layout, captions="abc", images="d")
+    step = [(pair_id, 0) for pair_id in (a, b, c, d)]
+    weights = pairs.weights(step, step, device="cpu")
+    assert weights.tolist() == [[0, 0, 0, 4], pytest.approx([4 / 3, 4 / 3, 4 / 3, 0])]
+    assert torch.equal(torch.cat([pairs.weights(step[k : k + 2], step, device="cpu") for k in (0, 2)], dim=1), weights)
+    assert pairs.weights(step[:3], step[:3], device="cpu").tolist() == [[0, 0, 0], [1, 1, 1]]  # not 3 / 0
+    assert pairs_of(layout).weights(step, step, device="cpu").tolist() == [[1] * 4] * 2
+
+
+def test_the_loss_and_every_curve_are_means_over_the_pairs_that_are_there():
+    policy = Logps(
+        *(torch.tensor(x, requires_grad=True) for x in ([-1.0, -8.0], [-3.0, -9.0], [-1.0, -2.0], [-2.0, -2.0]))
+    )
+    frozen = Logps(*(torch.zeros(2) for _ in range(4)))
+    weights = torch.tensor([[2.0, 0.0], [1.0, 1.0]])  # the second pair has no captions
+    settings = training(beta=1.0, chosen_nll_weight=0.5)
+    loss, metrics = step_loss(policy, frozen, objective="pair", training=settings, weights=weights)
+    sigma = [math.log(1 + math.exp(-delta)) for delta in (2, 1, 0)]
+    # captions: the first alone; images: both; likelihood likewise
+    assert loss.mean().item() == pytest.approx(sigma[0] + (sigma[1] + sigma[2]) / 2 + 0.5 * (1 + (1 + 2) / 2))
+    means = {name: values.mean().item() for name, values in metrics.items()}
+    assert means["rewards/margins/mmu"] == 2 and means["rewards/margins/t2i"] == 0.5
+    assert means["rewards/accuracies/mmu"] == 1 and means["rewards/accuracies/t2i"] == 0.5
+    assert means["rewards/chosen/mmu"] == -1 and means["rewards/rejected/t2i"] == -2
+    assert means["loss/mmu"] == pytest.approx(sigma[0])
+    loss.mean().backward()
+    assert policy.chosen_caption.grad[1] == policy.rejected_caption.grad[1] == 0
+
+
+@pytest.fixture
+def some_have_one_kind(layout):
+    """Two ids whose captions tie, three whose images do."""
+    for kind, tied in (("captions", (0, 1)), ("images", (2, 3, 4))):
+        path = layout.checkpoint(0, "base") / "scores" / f"{kind}.parquet"
+        table = pd.read_parquet(path)
+        table.loc[table["id"].isin([f"pairs-{k}" for k in tied]), "score"] = 0.5
+        table.to_parquet(path)
+    config = small_config(steps=12, learning_rate=3e-3)
+    return replace(config, preferences=replace(config.preferences, pairs="any"))
+
+
+def test_ids_with_one_kind_of_pair_are_trained_on_where_any_are_asked_for(layout, some_have_one_kind, tmp_path):
+    config = some_have_one_kind
+    prefer.run(config, layout, seed=0, checkpoint=CHECKPOINT)
+    pairs = pairs_of(layout)
+    assert len(pairs) == 7
+    whole = trained(config, layout)
+    assert whole["loss"].iloc[0] == pytest.approx(2 * LN2, abs=1e-6)
+    assert whole["loss"].iloc[-3:].mean() < whole["loss"].iloc[0]
+    assert whole["rewards/accuracies/mmu"].iloc[-1] == 1
+    own = replace(config, training=replace(config.training, micro_batch_size=1))
+    parts = trained(own, layout)  # each micro batch has one pair, of which a kind may be missing
+    pd.testing.assert_frame_equal(whole, parts, atol=1e-3, rtol=1e-2)
+    for objective in ("understanding", "generation", "chosen"):
+        one = replace(config, checkpoints={CHECKPOINT: Checkpoint(parent="base", objective=objective)})
+        assert trained(one, layout)["loss"].notna().all()
+
+
+def test_a_step_without_a_kind_of_pair_has_no_curve_of_it(layout, some_have_one_kind):
+    """A state is saved in between: JSON has no nan."""
+    path = layout.checkpoint(0, "base") / "scores" / "images.parquet"
+    table = pd.read_parquet(path)
+    table.loc[table["id"] != "pairs-0", "score"] = 0.5
+    table.to_parquet(path)
+    config = replace(some_have_one_kind, training=replace(some_have_one_kind.training, batch_size=1))
+    prefer.run(config, layout, seed=0, checkpoint=CHECKPOINT)
+    history = trained(config, layout)
+    images = [pair_id == "pairs-0" for pair_id, _ in pairs_of(layout).rows(12)]
+    assert history["loss/t2i"].notna().tolist() == images and any(images)
+    assert history["rewards/margins/mmu"].notna().tolist() == [not image for image in images]  # its captions tie
+    assert history[["loss", "lr", "grad_norm"]].notna().all().all()
+
+
+def test_no_pair_of_images_at_all_is_a_training_of_captions(layout, some_have_one_kind):
+    path = layout.checkpoint(0, "base") / "scores" / "images.parquet"
+    pd.read_parquet(path).assign(score=0.5).to_parquet(path)
+    prefer.run(some_have_one_kind, layout, seed=0, checkpoint=CHECKPOINT)
+    history = trained(some_have_one_kind, layout)
+    assert history["loss"].iloc[0] == pytest.approx(LN2, abs=1e-6) and history["loss/t2i"].isna().all()
 
 
 def test_untrained_skill_is_scored_without_gradient(layout):

@@ -47,12 +47,11 @@ rule reference:
         seen=images(f"{ROOT}/images/seen/pairs"),
         model=model(NODE),
     output:
-        LAYOUT.reference("{seed}", "{checkpoint}", "{candidates}", "{steps}"),
+        LAYOUT.reference("{seed}", "{checkpoint}", "{variant}"),
     log:
-        f"{ROOT}/logs/reference-seed{{seed}}-{{checkpoint}}-{{candidates}}-{{steps}}.log",
+        f"{ROOT}/logs/reference-seed{{seed}}-{{checkpoint}}-{{variant}}.log",
     wildcard_constraints:
-        candidates=r"all|\d+",
-        steps=r"\d+",
+        variant=r"[^/]+",
     priority: urgency
     threads: TRAIN_THREADS
     resources:
@@ -64,8 +63,8 @@ rule reference:
         settings=settings("reference"),
         code=code("reference"),
     message:
-        "Log-probs under {wildcards.checkpoint} (seed {wildcards.seed}): {wildcards.candidates} candidates, {wildcards.steps} steps"
+        "Log-probs under {wildcards.checkpoint} (seed {wildcards.seed}): {wildcards.variant}"
     shell:
         "{LAUNCH} reference --config {CONFIG_FILE} --threads {CONFIG.runtime.train_threads}"
         " --seed {wildcards.seed} --checkpoint {wildcards.checkpoint}"
-        " --candidates {wildcards.candidates} --steps {wildcards.steps} 2>&1 | tee {log}"
+        " --variant {wildcards.variant} 2>&1 | tee {log}"

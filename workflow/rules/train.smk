@@ -2,7 +2,9 @@
 rule train:
     input:
         preferences=f"{NODE}/preferences/preferences.parquet",
-        reference=lambda w: LAYOUT.reference(w.seed, *reference_of(CONFIG, w.checkpoint)),
+        reference=lambda w: LAYOUT.reference(
+            w.seed, CONFIG.checkpoints[w.checkpoint].parent, reference_of(CONFIG, w.checkpoint).variant
+        ),
         pairs=f"{ROOT}/data/pairs.parquet",
         images=images(f"{NODE}/preferences/images"),
         seen=images(f"{ROOT}/images/seen/pairs"),

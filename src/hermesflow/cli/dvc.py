@@ -171,7 +171,7 @@ def _file_of(wildcards: dict[str, str]) -> Path:
 
 def _name_of(job: dict[str, Any]) -> str:
     """`train`, `grade-coco`, `reference-all-100`. Shards share the name of the rule that joins them."""
-    which = map(job["wildcards"].get, ("benchmark", "candidates", "steps"))
+    which = map(job["wildcards"].get, ("benchmark", "variant"))
     return "-".join([GATHERED_BY.get(job["rule"], job["rule"]), *filter(None, which)])
 
 

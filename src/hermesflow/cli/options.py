@@ -9,7 +9,7 @@ from typing import Any
 CHECKPOINT = ("seed", "checkpoint")
 SHARD = (*CHECKPOINT, "shard", "shards")
 BENCHMARK = (*CHECKPOINT, "benchmark")
-REFERENCE = (*CHECKPOINT, "candidates", "steps")
+REFERENCE = (*CHECKPOINT, "variant")
 
 
 def new_command(commands: Any, name: str, text: str, run: Any) -> argparse.ArgumentParser:
@@ -22,17 +22,17 @@ def new_command(commands: Any, name: str, text: str, run: Any) -> argparse.Argum
 
 
 def add_option(command: argparse.ArgumentParser, option: str, *, required: bool = True) -> None:
-    """One of seed, seeds, checkpoint, benchmark, shard, shards, candidates, steps."""
+    """One of seed, seeds, checkpoint, benchmark, shard, shards, variant."""
     if option == "seeds":
         command.add_argument("--seeds", type=count, nargs="+", required=required, help="run seeds")
     elif option == "checkpoint":
         command.add_argument("--checkpoint", required=required, help="a name in `checkpoints`, or base")
     elif option == "benchmark":
         command.add_argument("--benchmark", required=required, help="a name in `benchmarks`, or a column of it")
-    elif option == "candidates":
-        command.add_argument("--candidates", type=first, help="only the first so many; default all")
+    elif option == "variant":
+        command.add_argument("--variant", required=required, help="candidates, steps and what else differs: all-3000")
     else:
-        kind = positive if option in ("shards", "steps") else count
+        kind = positive if option == "shards" else count
         command.add_argument(f"--{option}", type=kind, required=required)
 
 
@@ -41,11 +41,6 @@ def positive(text: str) -> int:
     if (value := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"{text} is below 1")
     return value
-
-
-def first(text: str) -> int | None:
-    """A number of candidates; `all` is None."""
-    return None if text == "all" else positive(text)
 
 
 def count(text: str) -> int:

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from hermesflow.config.benchmarks import BENCHMARKS
 from hermesflow.config.experiment import BASE, Config, as_plain, has_judge
 from hermesflow.config.sections import Checkpoint, Objective
+from hermesflow.config.tree import preferences_of
 from hermesflow.core.errors import ConfigError
 
 EXTENDS = "extends"
@@ -117,6 +118,17 @@ def _check_tree(config: Config, path: Path) -> None:
             raise ConfigError(
                 f"{path}: checkpoints.{name}.parent: `{checkpoint.parent}` is not a checkpoint; "
                 f"use one of {[BASE, *config.checkpoints]}."
+            )
+        idle = [key for key in ("beta", "chosen_nll_weight") if getattr(checkpoint, key) is not None]
+        if checkpoint.objective == "chosen" and idle:
+            raise ConfigError(
+                f"{path}: checkpoints.{name}.{idle[0]}: objective `chosen` has no preference term and does not read "
+                "it; remove it, or choose another objective."
+            )
+        if checkpoint.objective == "product" and preferences_of(config, name).pairs == "any":
+            raise ConfigError(
+                f"{path}: checkpoints.{name}.objective: `product` joins both terms of a pair, and preferences.pairs is "
+                f"`any`; set checkpoints.{name}.pairs to `both`, or choose another objective."
             )
         seen = {name}
         while (name := config.checkpoints[name].parent) != BASE:

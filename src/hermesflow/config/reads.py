@@ -32,7 +32,10 @@ READS: dict[str, tuple[str, ...]] = {
     "score": ("sampling.images.n", "scoring"),
     "gather_scores": ("sampling", "scoring"),
     "agreement": ("data.source", "scoring"),
-    "prefer": ("preferences", "checkpoint.parent", "checkpoint.candidates"),
+    "prefer": (
+        "preferences",
+        *("checkpoint.parent", "checkpoint.candidates", "checkpoint.pairs", "checkpoint.rejected"),
+    ),
     "reference": (
         *("preferences", "training.batch_size", "training.micro_batch_size"),
         *("training.mask_schedule", "checkpoint.parent"),

@@ -20,12 +20,22 @@ def _check_prompt(prompt: str) -> str:
     return prompt
 
 
+def _check_interval(ends: tuple[float, float]) -> tuple[float, float]:
+    if ends[0] > ends[1]:
+        raise ValueError("the first is the lower end of an interval and may not be above the second")
+    return ends
+
+
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Objective = Literal["pair", "product", "understanding", "generation"]
+Objective = Literal["pair", "product", "understanding", "generation", "chosen"]
+Interval = Annotated[tuple[Share, Share], AfterValidator(_check_interval)]
+Reduction = Literal["sum", "token_mean"]
+PairsKept = Literal["both", "any"]
+RejectedFrom = Literal["previous", "fresh"]
 MaskSchedule = Literal["cosine", "linear", "square_root"]
 CaptionMeasure = Literal["embedding", "chrf", "bleu"]
 VqaMethod = Literal["generate", "likelihood", "probability"]
@@ -321,6 +331,12 @@ class Preferences:
     """An image pair is kept only if its best self-VQA score is above this (paper 0.6)."""
     min_caption_margin: Weight = 0.0
     """A caption pair is kept only if the scores differ by more than this."""
+    pairs: PairsKept = "both"
+    """Trained on: homologous pairs that have a pair of captions and one of images (`both`, the paper), or `any` of the
+    two. With `any` the loss and every curve of a skill are means over the pairs of that skill in a step."""
+    rejected: RejectedFrom = "previous"
+    """Of later iterations: an answer of the `previous` pair (Eq. 10, the paper), or the worst of the newest candidates
+    (`fresh`), as in the first. Chosen is the newest best in both."""
 
 
 @section
@@ -357,13 +373,21 @@ class Training:
     beta: Rate
     """Strength of the pull towards the reference."""
     caption_weight: Weight = 1.0
-    """Weight of the understanding term; 1 is the paper."""
+    """Weight of understanding, of its preference and its likelihood alike; 1 is the paper."""
     image_weight: Weight = 1.0
-    """Weight of the generation term; 1 is the paper."""
+    """Weight of generation likewise; 1 is the paper."""
     chosen_nll_weight: Weight = 0.0
-    """Weight of the negative log-likelihood of chosen answers (Iterative RPO), for many iterations; 0 is the paper."""
+    """Weight of the negative log-likelihood of chosen answers (Iterative RPO), for many iterations; 0 is the paper.
+    Objective `chosen` does not read it."""
+    chosen_nll_reduction: Reduction = "sum"
+    """That likelihood, and objective `chosen`: of an answer, the `sum` over its scored tokens, or their `token_mean`
+    (Iterative RPO); of images these are the masked tokens."""
     mask_schedule: MaskSchedule = "cosine"
-    """Share of image tokens masked at a random moment (see masking.py); `cosine` is the paper's and masks most."""
+    """Share of image tokens masked at a random moment (see masking.py); `cosine` is the paper's and masks most. Other
+    backbones than those that mask image tokens refuse another."""
+    mask_ratios: Interval = (0.0, 1.0)
+    """Only shares between these two are drawn, in the schedule's proportions: `[0.85, 1.0]` masks nearly all tokens,
+    where generation begins. Refused like `mask_schedule`."""
     lora: Lora | None = None
     """Train low-rank adapters and merge them into the weights at the end; None trains all weights."""
     checkpoint_every: Positive
@@ -377,7 +401,8 @@ class Checkpoint:
     parent: str
     """The checkpoint it grows from: its start, its reference and the maker of its candidates."""
     objective: Objective
-    """`pair`: sum of both terms. `product`: both inside one sigmoid. The others: one term alone."""
+    """`pair`: sum of both terms. `product`: both inside one sigmoid. `understanding`, `generation`: one term alone.
+    `chosen`: no preference, the likelihood of chosen answers of both skills (best-of-n fine-tuning)."""
     candidates: Positive | None = None
     """Use only the first so many candidates of each kind (Figure 6); None is all."""
     steps: Positive | None = None
@@ -388,6 +413,14 @@ class Checkpoint:
     """Own beta; None is that of `training`."""
     chosen_nll_weight: Weight | None = None
     """Own weight of the likelihood of chosen answers; None is that of `training`."""
+    chosen_nll_reduction: Reduction | None = None
+    """Own reduction of that likelihood; None is that of `training`."""
+    mask_ratios: Interval | None = None
+    """Own shares of masked image tokens; None is that of `training`."""
+    pairs: PairsKept | None = None
+    """Own pairs to train on; None is that of `preferences`."""
+    rejected: RejectedFrom | None = None
+    """Own source of rejected answers; None is that of `preferences`."""
 
 
 @section

@@ -82,9 +82,9 @@ class Layout:
         """Folder of one checkpoint of one seed: candidates, scores, preferences, model, evaluation."""
         return self.root / f"seed{seed}" / checkpoint
 
-    def reference(self, seed: int, checkpoint: str, candidates: int | None, steps: int) -> Path:
+    def reference(self, seed: int, checkpoint: str, variant: str) -> Path:
         """Log-probs under one checkpoint, in a file named by what they are made from: `config.tree.Reference`."""
-        return self.checkpoint(seed, checkpoint) / "reference" / f"{candidates or 'all'}-{steps}.parquet"
+        return self.checkpoint(seed, checkpoint) / "reference" / f"{variant}.parquet"
 
     def benchmark(self, seed: int, checkpoint: str, benchmark: str) -> Path:
         """Folder of one real benchmark of one checkpoint of one seed."""

@@ -136,7 +136,11 @@ class UnifiedModel(nn.Module, ABC):
 
     @abstractmethod
     def noise(self, names: Sequence[NoiseName], settings: Training) -> Noise:
-        """The noise of B pairs, remade from their names."""
+        """The noise of B pairs, remade from their names; settings of masks are refused where there are none."""
+
+    def scored_tokens(self, noise: Noise, rows: int) -> Tensor:
+        """Tokens of an image that `image_logps` sums over under the noise of B = rows pairs, (B,): all of them here."""
+        return torch.full((rows,), float(np.prod(self.generated.shape)))
 
     @abstractmethod
     def training_noise(self, rows: int, generator: torch.Generator) -> Noise:
@@ -250,6 +254,20 @@ class ImageCodec(Protocol):
 
     def describe(self, folder: Path) -> None:
         """Write what `save` writes beside the weights."""
+
+
+def refuse_masks(settings: Training) -> None:
+    """Refuse settings of masks where a family masks nothing, so that no arm is called by what it does not do.
+
+    Raises:
+        ConfigError: a schedule or shares other than the default.
+    """
+    for key in ("mask_schedule", "mask_ratios"):
+        if (value := getattr(settings, key)) != (default := getattr(Training, key)):
+            raise ConfigError(
+                f"training.{key} is {value!r}, but this backbone masks no image tokens; leave it out of `training` and "
+                f"of its `checkpoints` (default {default!r})."
+            )
 
 
 def part(family: str, name: str) -> ModuleType:

@@ -80,6 +80,7 @@ def preferences_table(counts: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> 
         counts: checkpoint to run seed to the content of `preferences/counts.json`.
     """
     rows: list[dict[str, Any]] = []
+    any_alone = any("alone" in tree["homologous"] for by_seed in counts.values() for tree in by_seed.values())
     for checkpoint, by_seed in counts.items():
         for seed, tree in by_seed.items():
             incomplete = tree["homologous"]["dropped"]
@@ -91,7 +92,9 @@ def preferences_table(counts: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> 
                     {
                         **{"checkpoint": checkpoint, "seed": seed, "side": side},
                         **{k: counted[k] for k in ("ids", "candidates", "updated", "kept")},
-                        **{"trained on": tree["homologous"]["kept"], **dropped, **cut},
+                        "trained on": tree["homologous"]["kept"] + tree["homologous"].get("alone", {}).get(side, 0),
+                        **dropped,
+                        **cut,
                     }
                 )
     values = pd.DataFrame(rows)
@@ -104,6 +107,7 @@ def preferences_table(counts: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> 
         values,
         "ids: homologous pairs sampled for; updated: made from the parent's pair by Eq. 10; trained on: ids with a "
         "pair of captions and a pair of images (`other side missing` counts those that had only one)."
+        + " With preferences.pairs `any` a pair of one side alone is trained on too." * any_alone
         + " Captions cut at the limit of tokens are trained without an end."
         * any(c.startswith("cut") for c in reasons),
     )

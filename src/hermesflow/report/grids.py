@@ -110,16 +110,17 @@ def preference_figure(examples: Sequence[Example]) -> Figure:
     """Examples of homologous preferences, one per row, with the scores that made them.
 
     Args:
-        examples: at least one.
+        examples: none leaves the titles alone, where pairs of one kind were trained on and no id had both.
     """
     titles = ("caption y", "image x", "chosen image", "rejected image", "chosen and rejected caption")
     with rc_context(STYLE):
-        figure = new_figure(9.4, 0.5 + 1.24 * len(examples))
+        figure = new_figure(9.4, 0.5 + 1.24 * max(len(examples), 1))
         ratios = [1.5, 1.0, 1.0, 1.0, 4.0]
-        panels = figure.subplots(len(examples), 5, squeeze=False, gridspec_kw={"width_ratios": ratios})
+        panels = figure.subplots(max(len(examples), 1), 5, squeeze=False, gridspec_kw={"width_ratios": ratios})
         for axes, title in zip(panels[0], titles, strict=True):
             axes.set_title(title, loc="center")
-        for row, example in zip(panels, examples, strict=True):
+            axes.set_axis_off()
+        for row, example in zip(panels, examples, strict=False):
             for axes, ratio in zip(row, ratios, strict=True):
                 axes.set_axis_off()
                 axes.set_box_aspect(1 / ratio)  # all of one height, so that titles line up

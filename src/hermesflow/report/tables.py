@@ -195,11 +195,19 @@ def _arm(config: Config, checkpoint: str) -> str:
         "product": "Pair-DPO, product",
         "understanding": "DPO, understanding only",
         "generation": "DPO, generation only",
+        "chosen": "best-of-n fine-tuning",
     }
     arm = f"{words.get(entry.objective, entry.objective)}, iteration {iteration(config, checkpoint)}"
     if entry.candidates is not None:
         arm = f"{arm}, {entry.candidates} candidates"
-    return arm
+    named = ("parent", "objective", "candidates")
+    overrides = {
+        key: value for key, value in vars(entry).items() if key not in named and value
+    }  # 0 says: not that term
+    texts = {
+        key: " to ".join(map(str, value)) if isinstance(value, tuple) else value for key, value in overrides.items()
+    }
+    return ", ".join([arm, *(f"{key} {text}" for key, text in texts.items())])
 
 
 def _values(figures: Figures, checkpoint: str, columns: Sequence[Column]) -> dict[str, float]:

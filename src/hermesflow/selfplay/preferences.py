@@ -1,20 +1,21 @@
 """From scored candidates to chosen and rejected: one pair of captions and one pair of images per homologous pair.
 
 First iteration: the best candidate is chosen, the worst rejected. Later iterations update the pair of the one before
-with the best candidate of the newest policy (Eq. 10). Both skills follow the same two rules; a pair in which chosen
-does not beat rejected is never kept.
+with the best candidate of the newest policy (Eq. 10), or start as the first. Both skills follow the same two rules; a
+pair in which chosen does not beat rejected is never kept.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
+from hermesflow.config.sections import PairsKept
 from hermesflow.core.errors import DataError
 from hermesflow.core.images import ImageForm
 
@@ -32,6 +33,8 @@ class Candidate:
     """Token ids of a caption, where its text alone does not give them: it was cut, or is tokenised otherwise."""
     cut: bool = False
     """Whether a caption ended at the limit of tokens instead of its end token, so that its end is not trained."""
+    age: int = 0
+    """Iterations since it was sampled; 0 is the newest policy's."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def updated_pair(candidates: Iterable[Candidate], previous: Pair) -> Pair:
     """
     best = max(candidates, key=_score)
     rejected = previous.chosen if best.score > previous.chosen.score else previous.rejected
-    return Pair(chosen=best, rejected=rejected)
+    return Pair(chosen=best, rejected=replace(rejected, age=rejected.age + 1))
 
 
 def reason_to_drop(pair: Pair, threshold: Threshold) -> Drop | None:
@@ -97,8 +100,9 @@ class Selection:
     pairs: dict[str, Pair]
     """By pair id, in the order of the candidates."""
     counts: dict[str, Any]
-    """ids, candidates, updated (from a previous pair), kept, dropped (by reason); and only where there are any, `cut`:
-    candidates and kept pairs that were cut at the limit of tokens."""
+    """ids, candidates, updated (from a previous pair), kept, dropped (by reason), ages (of chosen and rejected of kept
+    pairs, by iterations since they were sampled); and only where there are any, `cut`: candidates and kept pairs that
+    were cut at the limit of tokens."""
 
 
 def select(candidates: Mapping[str, list[Candidate]], previous: Mapping[str, Pair], threshold: Threshold) -> Selection:
@@ -106,7 +110,9 @@ def select(candidates: Mapping[str, list[Candidate]], previous: Mapping[str, Pai
 
     Args:
         candidates: by pair id, in candidate order; never empty.
-        previous: pairs of the parent, by id; ids without one start as in the first iteration.
+        previous: pairs of the parent, by id; ids without one start as in the first iteration. None at all makes
+            every pair anew: both answers are then those of the policy that training starts from, scored by it alone,
+            as in Iterative RPO (Pang et al. 2024); Eq. 10 compares scores of two policies and reuses old answers.
         threshold: what a pair must reach.
     """
     pairs: dict[str, Pair] = {}
@@ -124,6 +130,10 @@ def select(candidates: Mapping[str, list[Candidate]], previous: Mapping[str, Pai
         "updated": sum(pair_id in previous for pair_id in candidates),
         "kept": len(pairs),
         "dropped": dict(sorted(dropped.items())),
+        "ages": {
+            "chosen": _counted(pair.chosen.age for pair in pairs.values()),
+            "rejected": _counted(pair.rejected.age for pair in pairs.values()),
+        },
     }
     if cut := sum(candidate.cut for group in candidates.values() for candidate in group):
         counts["cut"] = {
@@ -133,24 +143,30 @@ def select(candidates: Mapping[str, list[Candidate]], previous: Mapping[str, Pai
     return Selection(pairs, counts)
 
 
-def homologous_table(captions: Selection, images: Selection) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Join both skills by id: only ids with a pair of captions AND a pair of images are trained on.
+def _counted(ages: Iterable[int]) -> dict[str, int]:
+    return {str(age): n for age, n in sorted(Counter(ages).items())}
+
+
+def homologous_table(
+    captions: Selection, images: Selection, kept: PairsKept = "both"
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Join both skills by id: ids with a pair of captions AND a pair of images are trained on, or with `any` of them.
 
     Returns:
-        The table (id and the columns of both kinds) and counts of all kinds.
+        The table (id and the columns of both kinds, without values for a kind that an id has no pair of) and counts
+        of all kinds: `homologous` counts ids with both pairs and, with `any`, those with one pair `alone`.
     """
-    both = [pair_id for pair_id in captions.pairs if pair_id in images.pairs]
-    table = captions_table(captions.pairs).merge(images_table(images.pairs), on="id", validate="one_to_one")
-    lonely = {
-        "captions": {"other side missing": len(captions.pairs) - len(both)},
-        "images": {"other side missing": len(images.pairs) - len(both)},
-    }
-    counts = {
-        "captions": captions.counts,
-        "images": images.counts,
-        "homologous": {"kept": len(both), "dropped": lonely},
-    }
-    return table, counts
+    how: Literal["inner", "outer"] = "inner" if kept == "both" else "outer"
+    tables = captions_table(captions.pairs), images_table(images.pairs)
+    left, right = (table.drop(columns=AGE, errors="ignore") for table in tables)  # training does not ask
+    table = left.merge(right, on="id", how=how, validate="one_to_one")
+    both = len(captions.pairs.keys() & images.pairs.keys())
+    lonely = {"captions": len(captions.pairs) - both, "images": len(images.pairs) - both}
+    if kept == "both":
+        homologous = {"kept": both, "dropped": {kind: {"other side missing": n} for kind, n in lonely.items()}}
+    else:
+        homologous = {"kept": both, "alone": lonely, "dropped": {kind: {} for kind in lonely}}
+    return table, {"captions": captions.counts, "images": images.counts, "homologous": homologous}
 
 
 def group_candidates(table: pd.DataFrame, *, content: str, first: int | None) -> dict[str, list[Candidate]]:
@@ -194,6 +210,8 @@ SAMPLED_COLUMNS = ("chosen_tokens", "rejected_tokens", "chosen_cut", "rejected_c
 """Of tables of captions in which the tokens of some are not those of their text."""
 CAPTION_COLUMNS = ("id", "chosen_caption", "rejected_caption", "chosen_caption_score", "rejected_caption_score")
 IMAGE_COLUMNS = ("id", "chosen_image_score", "rejected_image_score")
+AGE = "rejected_age"
+"""Column of both tables where a rejected answer is older than the newest candidates; chosen ones never are."""
 
 
 def captions_table(pairs: Mapping[str, Pair]) -> pd.DataFrame:
@@ -207,13 +225,22 @@ def captions_table(pairs: Mapping[str, Pair]) -> pd.DataFrame:
     ]
     table = pd.DataFrame(rows, columns=[*CAPTION_COLUMNS, *SAMPLED_COLUMNS])
     needed = any(side.tokens is not None for pair in pairs.values() for side in (pair.chosen, pair.rejected))
-    return table if needed else table[list(CAPTION_COLUMNS)]
+    return _with_ages(table if needed else table[list(CAPTION_COLUMNS)], pairs)
 
 
 def images_table(pairs: Mapping[str, Pair]) -> pd.DataFrame:
     """Scores of pairs of images as a table of `IMAGE_COLUMNS`; the images themselves are `image_arrays`."""
     rows = [(pair_id, pair.chosen.score, pair.rejected.score) for pair_id, pair in pairs.items()]
-    return pd.DataFrame(rows, columns=list(IMAGE_COLUMNS))
+    return _with_ages(pd.DataFrame(rows, columns=list(IMAGE_COLUMNS)), pairs)
+
+
+def _with_ages(table: pd.DataFrame, pairs: Mapping[str, Pair]) -> pd.DataFrame:
+    ages = [pair.rejected.age for pair in pairs.values()]
+    return table.assign(**{AGE: ages}) if any(ages) else table
+
+
+def _ages(table: pd.DataFrame) -> list[int]:
+    return table[AGE].to_list() if AGE in table else [0] * len(table)
 
 
 def image_arrays(pairs: Mapping[str, Pair], form: ImageForm) -> np.ndarray:
@@ -228,12 +255,14 @@ def image_arrays(pairs: Mapping[str, Pair], form: ImageForm) -> np.ndarray:
 
 def caption_pairs(table: pd.DataFrame) -> dict[str, Pair]:
     """Read what `captions_table` made back."""
-    sampled = [_sampled(table, f"{side}_tokens", f"{side}_cut") for side in ("chosen", "rejected")]
+    chosen_sampled, rejected_sampled = (
+        _sampled(table, f"{side}_tokens", f"{side}_cut") for side in ("chosen", "rejected")
+    )
     rows = table[list(CAPTION_COLUMNS)].itertuples(index=False)
     return {
-        pair_id: Pair(Candidate(chosen, float(best), *own), Candidate(rejected, float(worst), *other))
-        for (pair_id, chosen, rejected, best, worst), own, other in zip(
-            rows, *(zip(*columns, strict=True) for columns in sampled), strict=True
+        pair_id: Pair(Candidate(chosen, float(best), *of_chosen), Candidate(rejected, float(worst), *of_rejected))
+        for (pair_id, chosen, rejected, best, worst), of_chosen, of_rejected in zip(
+            rows, zip(*chosen_sampled, strict=True), zip(*rejected_sampled, _ages(table), strict=True), strict=True
         )
     }
 
@@ -242,9 +271,12 @@ def image_pairs(table: pd.DataFrame, images: Mapping[str, np.ndarray]) -> dict[s
     """Read a table of `IMAGE_COLUMNS` back, with chosen and rejected images (2, *form.shape) by id."""
     return {
         pair_id: Pair(
-            Candidate(images[pair_id][0].tobytes(), float(best)), Candidate(images[pair_id][1].tobytes(), float(worst))
+            Candidate(images[pair_id][0].tobytes(), float(best)),
+            Candidate(images[pair_id][1].tobytes(), float(worst), age=age),
         )
-        for pair_id, best, worst in table[list(IMAGE_COLUMNS)].itertuples(index=False)
+        for (pair_id, best, worst), age in zip(
+            table[list(IMAGE_COLUMNS)].itertuples(index=False), _ages(table), strict=True
+        )
     }
 
 

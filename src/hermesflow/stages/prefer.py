@@ -9,6 +9,8 @@ import pandas as pd
 
 from hermesflow.config.experiment import BASE, Config
 from hermesflow.config.reads import params_of
+from hermesflow.config.sections import Preferences
+from hermesflow.config.tree import preferences_of
 from hermesflow.core.errors import DataError
 from hermesflow.core.files import Layout, read_table, write_json, write_manifest, write_table
 from hermesflow.core.images import read_form, read_images, write_images
@@ -42,8 +44,9 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
     own = config.checkpoints[checkpoint]
     parent = layout.checkpoint(seed, own.parent)
     folder = layout.checkpoint(seed, checkpoint) / "preferences"
-    captions, images = selections(config, layout, seed=seed, checkpoint=own.parent, candidates=own.candidates)
-    table, counts = homologous_table(captions, images)
+    preferences = preferences_of(config, checkpoint)
+    captions, images = selections(layout, preferences, seed=seed, checkpoint=own.parent, candidates=own.candidates)
+    table, counts = homologous_table(captions, images, preferences.pairs)
     write_table(folder / "captions.parquet", captions_table(captions.pairs))
     write_table(folder / "images.parquet", images_table(images.pairs))
     form = read_form(parent / "candidates" / "images.npy")
@@ -54,19 +57,25 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
     write_manifest(folder, config=params_of(config, "prefer", checkpoint), inputs=inputs, seed=seed)
     if table.empty:
         raise DataError(
-            f"{folder / 'counts.json'}: no id of `{checkpoint}` has both a pair of captions and a pair of images, so "
-            "there is nothing to train on. Lower preferences.min_image_score, or sample more pairs or candidates."
+            f"{folder / 'counts.json'}: no id of `{checkpoint}` has {_WANTED[preferences.pairs]}, so there is nothing "
+            "to train on. Lower preferences.min_image_score, or sample more pairs or candidates."
         )
 
 
+_WANTED = {
+    "both": "both a pair of captions and a pair of images",
+    "any": "a pair of captions or a pair of images",
+}
+
+
 def selections(
-    config: Config, layout: Layout, *, seed: int, checkpoint: str, candidates: int | None
+    layout: Layout, preferences: Preferences, *, seed: int, checkpoint: str, candidates: int | None
 ) -> tuple[Selection, Selection]:
     """The pairs of captions and of images that the scored candidates of a checkpoint give.
 
     Args:
-        config: the experiment.
-        layout: where it lies.
+        layout: where the experiment lies.
+        preferences: what a pair must reach, and where rejected answers come from.
         seed: run seed.
         checkpoint: whose candidates, and whose own pairs they are compared with.
         candidates: use only the first so many; None is all.
@@ -75,16 +84,17 @@ def selections(
         ArtifactError, DataError: as `run`.
     """
     folder = layout.checkpoint(seed, checkpoint)
-    previous = {"captions": {}, "images": {}} if checkpoint == BASE else _previous(folder / "preferences")
+    anew = checkpoint == BASE or preferences.rejected == "fresh"
+    previous = {"captions": {}, "images": {}} if anew else _previous(folder / "preferences")
     captions = select(
         group_candidates(_scored_captions(folder), content="caption", first=candidates),
         previous["captions"],
-        Threshold(min_margin=config.preferences.min_caption_margin),
+        Threshold(min_margin=preferences.min_caption_margin),
     )
     images = select(
         group_candidates(_scored_images(folder), content="image", first=candidates),
         previous["images"],
-        Threshold(min_score=config.preferences.min_image_score),
+        Threshold(min_score=preferences.min_image_score),
     )
     return captions, images
 

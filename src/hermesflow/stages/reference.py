@@ -11,7 +11,8 @@ import pandas as pd
 import torch
 
 from hermesflow.config.experiment import Config
-from hermesflow.config.tree import iteration
+from hermesflow.config.sections import Training
+from hermesflow.config.tree import iteration, read_variant, training_of
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout, read_table, write_table
 from hermesflow.core.images import read_images
@@ -23,9 +24,7 @@ from hermesflow.training.logps import reference_logps
 from hermesflow.training.pairs import HomologousPairs
 
 
-def run(
-    config: Config, layout: Layout, *, seed: int, checkpoint: str, candidates: int | None = None, steps: int
-) -> None:
+def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, variant: str) -> None:
     """Write `reference/` of one checkpoint for all that are trained from it on the same pairs for as many steps.
 
     The pairs are made here from its scored candidates, as stage `prefer` makes them for each of those.
@@ -35,8 +34,7 @@ def run(
         layout: where it lies.
         seed: run seed.
         checkpoint: the reference.
-        candidates: pairs of only the first so many candidates of each kind; None is all.
-        steps: of the training.
+        variant: what these have in common beside the section `preferences`: `config.tree.Reference.variant`.
 
     Raises:
         ArtifactError: candidates, scores, captions, image tokens or the weights are missing or broken.
@@ -44,25 +42,33 @@ def run(
         NotFiniteError: a log-prob is not.
     """
     torch.set_num_threads(config.runtime.train_threads)
-    training = replace(config.training, steps=steps)
+    asked = read_variant(checkpoint, variant)
+    training = replace(config.training, steps=asked.steps, mask_ratios=asked.mask_ratios)
+    own = replace(config.preferences, pairs=asked.pairs, rejected=asked.rejected)
     accelerator = new_accelerator(training, device=config.runtime.device, precision=config.runtime.precision)
     folder = layout.checkpoint(seed, checkpoint)
     model = load_model(folder / "model", device=accelerator.device)
     read_images(folder / "candidates" / "images.npy", model.generated)
-    captions, images = selections(config, layout, seed=seed, checkpoint=checkpoint, candidates=candidates)
+    captions, images = selections(layout, own, seed=seed, checkpoint=checkpoint, candidates=asked.candidates)
     arrays = dict(zip(images.pairs, image_arrays(images.pairs, model.generated), strict=True))
-    preferences, _ = homologous_table(captions, images)
+    preferences, _ = homologous_table(captions, images, own.pairs)
     table = reference_logps(
         model,
         homologous_pairs(
-            config, layout, model, preferences, arrays, seed=seed, iteration=1 + iteration(config, checkpoint)
+            layout,
+            model,
+            preferences,
+            arrays,
+            training=training,
+            seed=seed,
+            iteration=1 + iteration(config, checkpoint),
         ),
         training=training,
         accelerator=accelerator,
         what=f"reference {checkpoint}, seed {seed}",
     )
     if accelerator.is_main_process:
-        write_table(layout.reference(seed, checkpoint, candidates, steps), table)
+        write_table(layout.reference(seed, checkpoint, variant), table)
     accelerator.end_training()
 
 
@@ -85,40 +91,48 @@ def load_pairs(config: Config, layout: Layout, model: UnifiedModel, *, seed: int
     ids, images = read_images(folder / "images.npy", model.generated)
     arrays = dict(zip(ids, images, strict=True))
     return homologous_pairs(
-        config, layout, model, preferences, arrays, seed=seed, iteration=iteration(config, checkpoint)
+        layout,
+        model,
+        preferences,
+        arrays,
+        training=training_of(config, checkpoint),
+        seed=seed,
+        iteration=iteration(config, checkpoint),
     )
 
 
 def homologous_pairs(
-    config: Config,
     layout: Layout,
     model: UnifiedModel,
     preferences: pd.DataFrame,
     images: Mapping[str, np.ndarray],
     *,
+    training: Training,
     seed: int,
     iteration: int,
 ) -> HomologousPairs:
     """Preferences with the real images and captions they are about, and their noise.
 
     Args:
-        config: the experiment.
-        layout: where it lies.
+        layout: where the experiment lies.
         model: decides the forms of images, and their noise.
         preferences: one row per id, of `CAPTION_COLUMNS` and `IMAGE_COLUMNS`.
-        images: chosen and rejected image by id, (2, *generated).
+        images: chosen and rejected image by id, (2, *generated), of those that have a pair of images.
+        training: settings of the noise.
         seed: run seed.
         iteration: self-play iteration, from 1.
     """
+    without = preferences["id"][preferences["chosen_image_score"].isna()]
+    blank = np.zeros((2, *model.generated.shape), model.generated.dtype)
     seen_ids, seen = read_images(layout.seen("pairs"), model.seen)
     return HomologousPairs(
         preferences,
-        images=images,
+        images={**images, **dict.fromkeys(without, blank)},
         captions=_captions(layout),
         seen=dict(zip(seen_ids, seen[:, 0], strict=True)),
         seed=seed,
         iteration=iteration,
-        noise=partial(model.noise, settings=config.training),
+        noise=partial(model.noise, settings=training),
     )
 
 

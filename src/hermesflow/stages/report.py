@@ -171,7 +171,10 @@ def _examples(layout: Layout, codec: ImageCodec, folder: Path) -> list[Any]:
     from hermesflow.data.pairs import images_of, read_pairs
     from hermesflow.report.grids import Example
 
-    records = read_table(folder / "preferences.parquet", PREFERENCES).to_dict("records")
+    table = read_table(folder / "preferences.parquet", PREFERENCES)
+    records = table.dropna(subset=list(PREFERENCES)).to_dict("records")  # both kinds are shown
+    if not records:
+        return []
     by_id = {str(row["id"]): row for row in records}
     ids = spread(list(by_id), EXAMPLES)
     path = layout.data("pairs")

@@ -44,7 +44,7 @@ def _train(config: Config, layout: Layout, *, seed: int, checkpoint: str, interr
     accelerator = new_accelerator(training, device=config.runtime.device, precision=config.runtime.precision)
     folder = layout.checkpoint(seed, checkpoint)
     parent_model = layout.checkpoint(seed, own.parent) / "model"
-    reference_path = layout.reference(seed, *reference_of(config, checkpoint))
+    reference_path = layout.reference(seed, own.parent, reference_of(config, checkpoint).variant)
     model = load_model(parent_model, device=accelerator.device)
     if config.runtime.activation_checkpointing:
         recompute_activations(model)

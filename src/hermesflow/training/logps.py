@@ -65,6 +65,13 @@ class PairLogps(nn.Module):
         return Logps(*(part.clone() for part in (*mmu.split(size), *t2i.split(size))))  # FSDP warns of views
 
 
+def chosen_tokens(model: UnifiedModel, batch: PairBatch) -> Tensor:
+    """Tokens that the log-probs of the chosen captions and images are sums over, (2, B) float32."""
+    captions = [len(tokens) for tokens in model.completion_tokens(batch.chosen_captions)]
+    images = model.scored_tokens(batch.noise, len(captions))
+    return torch.stack([torch.tensor(captions), images.cpu()]).float().to(batch.seen.device)
+
+
 def reference_logps(
     model: UnifiedModel, pairs: HomologousPairs, *, training: Training, accelerator: Accelerator, what: str
 ) -> pd.DataFrame:

@@ -5,12 +5,13 @@ Everything here is a pure function of summed log-probabilities, one value per pa
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Objective = Literal["pair", "product", "understanding", "generation"]
+Objective = Literal["pair", "product", "understanding", "generation", "chosen"]
 
 
 def dpo_logratios(
@@ -47,8 +48,8 @@ def pair_dpo_loss(
     *,
     beta: float,
     objective: Objective,
-    caption_weight: float,
-    image_weight: float,
+    caption_weight: float | Tensor,
+    image_weight: float | Tensor,
 ) -> Tensor:
     """Pair-DPO: the loss of homologous pairs, row k of both deltas about the same (image, caption).
 
@@ -58,6 +59,7 @@ def pair_dpo_loss(
     | `product`       | -caption_weight * image_weight * log sigma(beta delta_mmu * beta delta_t2i)                 |
     | `understanding` | -caption_weight * log sigma(beta delta_mmu)                                               |
     | `generation`    | -image_weight * log sigma(beta delta_t2i)                                                 |
+    | `chosen`        | 0: no preference term; `chosen_nll` is the whole loss (best-of-n fine-tuning)             |
 
     `pair` is what the paper's appendix derives. `product` is what its main text prints, kept for the ablation. Taken
     literally it cannot start: at policy = reference both deltas are 0, and so is its gradient; and it rewards a policy
@@ -68,8 +70,8 @@ def pair_dpo_loss(
         delta_t2i: (B,) nats, `dpo_logratios` of image tokens given the caption (generation).
         beta: above 0 (paper 0.2).
         objective: one row of the table.
-        caption_weight: weight of the understanding term (paper 1).
-        image_weight: weight of the generation term (paper 1).
+        caption_weight: weight of the understanding term (paper 1); of every pair, (B,), where some have no such term.
+        image_weight: weight of the generation term (paper 1), likewise.
 
     Returns:
         (B,) nats.
@@ -92,7 +94,9 @@ def pair_dpo_loss(
             return caption_weight * _negative_log_sigma(delta_mmu, beta=beta)
         case "generation":
             return image_weight * _negative_log_sigma(delta_t2i, beta=beta)
-    raise ValueError(f"objective is pair, product, understanding or generation, but got {objective!r}")
+        case "chosen":
+            return torch.zeros_like(delta_mmu)
+    raise ValueError(f"objective is one of {get_args(Objective)}, but got {objective!r}")
 
 
 def chosen_nll(
@@ -100,16 +104,21 @@ def chosen_nll(
     chosen_t2i_logps: Tensor,
     *,
     objective: Objective,
+    caption_weight: float | Tensor = 1.0,
+    image_weight: float | Tensor = 1.0,
 ) -> Tensor:
     """Negative log-likelihood of the chosen answers of the skills that an objective trains.
 
     DPO is content when rejected falls further than chosen, wherever the mass goes; over several iterations, as chosen
-    and rejected grow alike, both fall. This term holds chosen up. It is not in the paper (docs/decisions/0004).
+    and rejected grow alike, both fall. This term holds chosen up. It is not in the paper (docs/decisions/0004). Alone,
+    as objective `chosen`, it imitates the best of n answers: what Pair-DPO has to beat.
 
     Args:
-        chosen_mmu_logps: (B,) nats of the chosen captions under the policy, summed over their tokens.
-        chosen_t2i_logps: (B,) nats of the chosen images under the policy, summed over the scored tokens.
+        chosen_mmu_logps: (B,) nats of the chosen captions under the policy, summed over their tokens, or per token.
+        chosen_t2i_logps: (B,) nats of the chosen images under the policy, likewise over the scored tokens.
         objective: as in `pair_dpo_loss`.
+        caption_weight: weight of the chosen captions, as in `pair_dpo_loss`.
+        image_weight: weight of the chosen images, likewise.
 
     Returns:
         (B,) nats.
@@ -122,11 +131,12 @@ def chosen_nll(
     if chosen_mmu_logps.ndim != 1 or chosen_mmu_logps.shape != chosen_t2i_logps.shape:
         shapes = tuple(chosen_mmu_logps.shape), tuple(chosen_t2i_logps.shape)
         raise ValueError(f"log-probs are one value per pair, (B,) each, but got {shapes}")
+    understanding, generation = -caption_weight * chosen_mmu_logps, -image_weight * chosen_t2i_logps
     if objective == "understanding":
-        return -chosen_mmu_logps
+        return understanding
     if objective == "generation":
-        return -chosen_t2i_logps
-    return -chosen_mmu_logps - chosen_t2i_logps
+        return generation
+    return understanding + generation
 
 
 def implicit_rewards(policy_logps: Tensor, reference_logps: Tensor, *, beta: float) -> Tensor:

@@ -22,7 +22,7 @@ from hermesflow.core.progress import Progress
 from hermesflow.models.backbone import UnifiedModel
 from hermesflow.training.distributed import micro_batches
 from hermesflow.training.interruption import Interruption
-from hermesflow.training.logps import Logps, PairLogps, ReferenceTable
+from hermesflow.training.logps import Logps, PairLogps, ReferenceTable, chosen_tokens
 from hermesflow.training.losses import chosen_nll, dpo_logratios, implicit_rewards, pair_dpo_loss
 from hermesflow.training.pairs import HomologousPairs, Row
 from hermesflow.training.state import StateFolder
@@ -35,13 +35,33 @@ MEND = (
 
 
 def step_loss(
-    policy: Logps, reference: Logps, *, objective: Objective, training: Training
+    policy: Logps,
+    reference: Logps,
+    *,
+    objective: Objective,
+    training: Training,
+    weights: Tensor | None = None,
+    chosen_tokens: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Pair-DPO loss of a batch and what there is to watch while it falls.
 
+    The curves are those of preferences for every objective, `chosen` too: they need the reference, its loss does not.
+
+    Args:
+        policy: log-probs under the policy.
+        reference: log-probs under the frozen reference.
+        objective: what the loss is made of.
+        training: hyper-parameters.
+        weights: (2, B) of `HomologousPairs.weights`, captions and images; None is 1 for all.
+        chosen_tokens: (2, B) scored tokens of the chosen captions and images, which their likelihood is divided by;
+            None divides nothing.
+
     Returns:
-        Loss per pair, (B,) nats, and metrics, (B,) each without gradient.
+        Loss per pair, (B,) nats, and metrics, (B,) each without gradient. Both are weighted: their means over a step
+        are means over the pairs of each skill that are in it, of the loss skill by skill.
     """
+    caption_tokens, image_tokens = (1, 1) if chosen_tokens is None else chosen_tokens
+    caption_weights, image_weights = policy.chosen_caption.new_ones(2, 1) if weights is None else weights
     delta_mmu = dpo_logratios(
         policy.chosen_caption, policy.rejected_caption, reference.chosen_caption, reference.rejected_caption
     )
@@ -53,23 +73,29 @@ def step_loss(
         delta_t2i,
         beta=training.beta,
         objective=objective,
-        caption_weight=training.caption_weight,
-        image_weight=training.image_weight,
+        caption_weight=training.caption_weight * caption_weights,
+        image_weight=training.image_weight * image_weights,
     )
-    if training.chosen_nll_weight:
-        nll = chosen_nll(policy.chosen_caption, policy.chosen_image, objective=objective)
-        loss = loss + training.chosen_nll_weight * nll
+    if nll_weight := 1.0 if objective == "chosen" else training.chosen_nll_weight:
+        nll = chosen_nll(
+            policy.chosen_caption / caption_tokens,
+            policy.chosen_image / image_tokens,
+            objective=objective,
+            caption_weight=training.caption_weight * caption_weights,
+            image_weight=training.image_weight * image_weights,
+        )
+        loss = loss + nll_weight * nll
     metrics = {"loss": loss.detach()}
-    for skill, delta, kind in (("t2i", delta_t2i, "image"), ("mmu", delta_mmu, "caption")):
+    skills = (("t2i", delta_t2i, "image", image_weights), ("mmu", delta_mmu, "caption", caption_weights))
+    for skill, delta, kind, weight in skills:
         margin = training.beta * delta.detach()
-        metrics[f"loss/{skill}"] = -nn.functional.logsigmoid(margin)
-        metrics[f"rewards/margins/{skill}"] = margin
-        metrics[f"rewards/accuracies/{skill}"] = (margin > 0).float()
+        metrics[f"loss/{skill}"] = weight * -nn.functional.logsigmoid(margin)
+        metrics[f"rewards/margins/{skill}"] = weight * margin
+        metrics[f"rewards/accuracies/{skill}"] = weight * (margin > 0)
         for side in ("chosen", "rejected"):
             answer = f"{side}_{kind}"
-            metrics[f"rewards/{side}/{skill}"] = implicit_rewards(
-                getattr(policy, answer), getattr(reference, answer), beta=training.beta
-            )
+            rewards = implicit_rewards(getattr(policy, answer), getattr(reference, answer), beta=training.beta)
+            metrics[f"rewards/{side}/{skill}"] = weight * rewards
     return loss, metrics
 
 
@@ -101,7 +127,8 @@ def train_policy(
         what: name of the work, for the progress lines.
 
     Returns:
-        History: one row per step with step, loss, loss/*, rewards/*, lr and grad_norm.
+        History: one row per step with step, loss, loss/*, rewards/*, lr and grad_norm. Curves of a skill are means over
+        the pairs of that skill in the step, and missing where it has none: it then adds nothing to the loss.
 
     Raises:
         NotFiniteError: a loss, another metric or a gradient is not; the optimizer has not made the step.
@@ -110,7 +137,8 @@ def train_policy(
     scorer = PairLogps(model, objective).eval()
     policy, optimizer = accelerator.prepare(scorer, new_optimizer(scorer, training))
     rows = pairs.rows(training.steps * training.batch_size)
-    history: list[dict[str, float]] = state.resume(accelerator)
+    per_token = training.chosen_nll_reduction == "token_mean"
+    history: list[dict[str, float | None]] = state.resume(accelerator)
     mend = MEND.format(accelerator.mixed_precision)
     progress = Progress(training.steps - len(history), what, "step")
 
@@ -118,17 +146,21 @@ def train_policy(
         lr = learning_rate(step, training)
         for group in optimizer.param_groups:
             group["lr"] = lr
+        step_rows = rows[(step - 1) * training.batch_size : step * training.batch_size]
         grad_norm = math.nan
         while not math.isfinite(grad_norm):  # fp16: again where gradients overflowed, with the loss scaled less
             parts: list[tuple[Sequence[Row], dict[str, Tensor]]] = []
             for batch_rows in micro_batches(rows, step, training, accelerator):
                 with accelerator.accumulate(policy), naming(f"{what}, step {step}", mend):
-                    logps = policy(pairs.batch(batch_rows, device=accelerator.device))
+                    batch = pairs.batch(batch_rows, device=accelerator.device)
+                    logps = policy(batch)
                     loss, metrics = step_loss(
                         logps,
                         reference.of(batch_rows, accelerator.device),
                         objective=objective,
                         training=training,
+                        weights=pairs.weights(batch_rows, step_rows, device=accelerator.device),
+                        chosen_tokens=chosen_tokens(model, batch) if per_token else None,
                     )
                     accelerator.backward(loss.mean())
                     parts.append((batch_rows, metrics))
@@ -137,10 +169,16 @@ def train_policy(
                         grad_norm = _clipped_norm(policy, training, accelerator)
                     optimizer.step()
                     optimizer.zero_grad()
-        history.append({"step": step, **means, "lr": lr, "grad_norm": grad_norm})
+        absent = [
+            s
+            for s, n in zip(("mmu", "t2i"), pairs.weights(step_rows, step_rows, device="cpu"), strict=True)
+            if not n.any()
+        ]
+        curves = {name: None if name.endswith(tuple(absent)) else value for name, value in means.items()}
+        history.append({"step": step, **curves, "lr": lr, "grad_norm": grad_norm})
         if accelerator.is_main_process:
-            log({name: value for name, value in history[-1].items() if name != "step"}, step)
-            progress.what = f"{what}, loss {history[-1]['loss']:.4f}"
+            log({name: value for name, value in history[-1].items() if name != "step" and value is not None}, step)
+            progress.what = f"{what}, loss {means['loss']:.4f}"
             progress.advance()
         if step < training.steps:
             stop = interruption.wished_by_any(accelerator)

@@ -20,7 +20,7 @@ from hermesflow.core.errors import DataError
 from hermesflow.core.images import as_tensor
 from hermesflow.core.seeding import seed_of
 from hermesflow.models.backbone import Completion, Noise, NoiseName
-from hermesflow.selfplay.preferences import Candidate, caption_pairs
+from hermesflow.selfplay.preferences import Candidate, Pair, caption_pairs
 
 Row = tuple[str, int]
 """A pair id and the pass (from 0) in which it is met."""
@@ -49,8 +49,8 @@ class HomologousPairs:
     """The preference pairs of one checkpoint with the real images and captions they are about.
 
     Args:
-        preferences: one row per id with a pair of captions and a pair of images (`preferences.parquet`).
-        images: chosen and rejected image by id, (2, *generated).
+        preferences: one row per id with a pair of captions, a pair of images or both (`preferences.parquet`).
+        images: chosen and rejected image by id, (2, *generated); any two where the id has no pair of images.
         captions: y by id.
         seen: x by id, (*seen).
         seed: run seed.
@@ -79,17 +79,19 @@ class HomologousPairs:
                 "image or caption; run stages encode and prefer again on the same data."
             )
         self.seed, self.iteration = seed, iteration
-        self._pairs = caption_pairs(preferences)
+        there = preferences.set_index("id").reindex(columns=["chosen_caption", "chosen_image_score"], fill_value=1.0)
+        self._there = dict(zip(there.index, there.notna().to_numpy(np.float32), strict=True))
+        self._pairs = caption_pairs(preferences[preferences["chosen_caption"].notna()])
         self._images, self._captions, self._seen, self._noise = images, captions, seen, noise
-        if len(self._pairs) < len(preferences):
+        if len(self._there) < len(preferences):
             raise DataError("preferences.parquet holds an id twice; run stage prefer again.")
 
     def __len__(self) -> int:
-        return len(self._pairs)
+        return len(self._there)
 
     def pass_order(self, pass_: int) -> list[str]:
         """All ids, shuffled anew in every pass; the order of the table plays no part."""
-        return sorted(self._pairs, key=lambda i: seed_of(self.seed, self.iteration, "order", pass_, i))
+        return sorted(self._there, key=lambda i: seed_of(self.seed, self.iteration, "order", pass_, i))
 
     def rows(self, total: int) -> list[Row]:
         """The first `total` rows of training, pass after pass; a pass may end inside a batch."""
@@ -97,9 +99,13 @@ class HomologousPairs:
         return list(islice(endless, total))
 
     def batch(self, rows: Sequence[Row], *, device: torch.device | str) -> PairBatch:
-        """Put rows together; both skills of row k come from the same id."""
+        """Put rows together; both skills of row k come from the same id.
+
+        Where an id has no pair of a kind, two equal answers stand in its place: they are scored and weigh nothing
+        (`weights`), so that every process makes the same calls.
+        """
         ids = [pair_id for pair_id, _ in rows]
-        pairs = [self._pairs[i] for i in ids]
+        pairs = [self._pairs.get(i, _NO_CAPTIONS) for i in ids]
         return PairBatch(
             rows=list(rows),
             captions=[self._captions[i] for i in ids],
@@ -110,6 +116,24 @@ class HomologousPairs:
             rejected_images=_stacked((self._images[i][1] for i in ids), device),
             noise=self._noise([(self.seed, self.iteration, *row) for row in rows]),
         )
+
+    def weights(self, rows: Sequence[Row], step: Sequence[Row], *, device: torch.device | str) -> Tensor:
+        """What rows weigh in their step, (2, B) float32: captions, images.
+
+        The mean over the rows of a step of values times their weights is the mean over the pairs of that skill that
+        are in the step: a pair that is not there weighs 0, the others N / n for n of N rows; all 1 where all are there.
+
+        Args:
+            rows: B rows.
+            step: all rows of the step that they belong to, of all micro batches and processes.
+            device: of the result.
+        """
+        totals = np.sum([self._there[pair_id] for pair_id, _ in step], axis=0)
+        there = np.stack([self._there[pair_id] for pair_id, _ in rows], axis=1)
+        return torch.from_numpy(there * (len(step) / np.maximum(totals, 1))[:, None]).float().to(device)
+
+
+_NO_CAPTIONS = Pair(Candidate("", 0.0), Candidate("", 0.0))
 
 
 def _completion(caption: Candidate) -> Completion:

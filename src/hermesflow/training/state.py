@@ -28,7 +28,7 @@ class StateFolder:
     task: str
     """Digest of everything the training is made from; the state of another task is not resumed."""
 
-    def save(self, accelerator: Accelerator, history: list[dict[str, float]]) -> None:
+    def save(self, accelerator: Accelerator, history: list[dict[str, float | None]]) -> None:
         """Write the state after the last step of `history`; then drop older ones.
 
         Killed or out of disk anywhere in here, the last whole state is there, under its name, and is resumed.

@@ -9,6 +9,7 @@ from typing import Any
 
 from hermesflow.config.sections import Lora, MaskSchedule, Training
 from hermesflow.models import capacity
+from hermesflow.models.backbone import refuse_masks
 from hermesflow.models.costs import batches, decoder, memory
 from hermesflow.models.costs.decoder import Scored, text_scoring
 from hermesflow.models.machines import FLOAT, Pass
@@ -98,6 +99,7 @@ class Batches(batches.Batches):
 
     def pair_scoring(self, training: Training, pairs: int) -> tuple[Any, Scored]:
         """A micro batch of Pair-DPO, its texts and its images."""
+        refuse_masks(training)
         sizes = self.decoder
         drawn = image_scoring(sizes, **self.images_of(pairs), scored=sizes.image_tokens)
         return text_scoring(sizes, **self.texts_of(pairs)), drawn

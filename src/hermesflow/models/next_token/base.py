@@ -18,7 +18,7 @@ from transformers import AttentionInterface
 
 from hermesflow.config.sections import ImageSampling, LanguageModel, Training
 from hermesflow.models import capacity, grouping, packing
-from hermesflow.models.backbone import Completion, NoiseName, UnifiedModel
+from hermesflow.models.backbone import Completion, NoiseName, UnifiedModel, refuse_masks
 from hermesflow.models.logps import row_sums, token_logps
 from hermesflow.models.next_token import generation
 from hermesflow.models.next_token.sessions import CachedImageSession
@@ -190,7 +190,12 @@ class NextTokenModel(UnifiedModel):
         return generation.generate_images(self, prompts, settings=settings, generators=generators)
 
     def noise(self, names: Sequence[NoiseName], settings: Training) -> None:
-        """None: nothing is hidden, so a pair is scored alike in every pass."""
+        """None: nothing is hidden, so a pair is scored alike in every pass.
+
+        Raises:
+            ConfigError: settings of masks.
+        """
+        refuse_masks(settings)
 
     def image_logps(
         self, prompts: Sequence[str], images: Tensor, noise: None, *, owners: Tensor | None = None

@@ -154,8 +154,13 @@ class ShowO(UnifiedModel):
 
     def noise(self, names: Sequence[NoiseName], settings: Training) -> Tensor:
         """The masks of B pairs, (B, T) bool; see `masking.pair_mask`."""
-        tokens, schedule = self.num_image_tokens, settings.mask_schedule
-        return torch.stack([pair_mask(name, num_tokens=tokens, schedule=schedule) for name in names])
+        tokens, schedule, ratios = self.num_image_tokens, settings.mask_schedule, settings.mask_ratios
+        masks = [pair_mask(name, num_tokens=tokens, schedule=schedule, mask_ratios=ratios) for name in names]
+        return torch.stack(masks)
+
+    def scored_tokens(self, noise: Tensor, rows: int) -> Tensor:
+        """Masked tokens of each pair, (B,)."""
+        return noise.sum(dim=1)
 
     def training_noise(self, rows: int, generator: torch.Generator) -> Tensor:
         """Masks of a pre-training batch, (rows, T) bool, by the cosine schedule."""

@@ -41,7 +41,9 @@ class Batches(batches.Batches):
 
     def pair_scoring(self, training: Training, pairs: int) -> tuple[Scored, Scored]:
         """A micro batch of Pair-DPO, its texts and its images."""
-        masked = expected_masked(training.mask_schedule, tokens=self.decoder.image_tokens)
+        masked = expected_masked(
+            training.mask_schedule, tokens=self.decoder.image_tokens, mask_ratios=training.mask_ratios
+        )
         return (
             text_scoring(self.decoder, **self.texts_of(pairs)),
             image_scoring(self.decoder, **self.images_of(pairs), scored=masked),

@@ -7,12 +7,12 @@ import math
 import torch
 
 from hermesflow.config.sections import MaskSchedule
-from hermesflow.models.showo.masking import SCHEDULES
+from hermesflow.models.showo.masking import SCHEDULES, ratios_between
 
 
-def expected_masked(schedule: MaskSchedule, *, tokens: int) -> float:
+def expected_masked(schedule: MaskSchedule, *, tokens: int, mask_ratios: tuple[float, float] = (0.0, 1.0)) -> float:
     """Image tokens that are scored of a row, on the average."""
-    ratio = (torch.arange(2000) + 0.5) / 2000
+    ratio = ratios_between(schedule, mask_ratios, (torch.arange(2000) + 0.5) / 2000)
     return max(1.0, tokens * SCHEDULES[schedule](ratio).mean().item())
 
 
