@@ -17,9 +17,9 @@ from hermesflow.config.sections import ImageSampling, Lora, Source, VisionTower
 from hermesflow.core.errors import ArtifactError, ConfigError
 from hermesflow.models import backbone
 from hermesflow.models.conversion import converted
-from hermesflow.models.janus.generation import draw
 from hermesflow.models.janus.released import model_names
 from hermesflow.models.janus.vq import ImageVQ
+from hermesflow.models.next_token.generation import draw
 from hermesflow.models.text_tokenizers import load_text_tokenizer
 from hermesflow.training.lora import add_adapters
 from tests.support.janus_golden import IDS, VQ, golden_model, official_weights, reference, text_of

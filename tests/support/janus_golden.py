@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from hermesflow.config.sections import ImageTokenizer
-from hermesflow.models.janus.model import Janus, Wording
+from hermesflow.models.janus.model import Janus
 from hermesflow.models.janus.prompting import TokenIds
 from hermesflow.models.janus.released import model_names
 from hermesflow.models.janus.vq import vq_config
+from hermesflow.models.next_token.base import Wording
 
 GOLDENS = Path(__file__).parents[1] / "goldens" / "janus_tiny"
 IDS = TokenIds(bos=0, eos=1, pad=2, boi=3, eoi=4, image=5, vocabulary=160)

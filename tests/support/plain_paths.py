@@ -2,7 +2,7 @@
 
 import torch
 from torch.nn.functional import log_softmax
-from transformers import JanusConfig, JanusForConditionalGeneration
+from transformers import Emu3Config, Emu3ForConditionalGeneration, JanusConfig, JanusForConditionalGeneration
 
 from bench import plain
 from hermesflow.models.draws import inverse_cdf
@@ -134,4 +134,69 @@ class JanusPlain:
         return codes
 
 
-PLAIN = {"showo": ShowOPlain, "janus": JanusPlain, Tiny.family: TinyPlain}
+class Emu3Plain:
+    """By transformers' own Emu3ForConditionalGeneration with the same weights, whole rows, nothing cached."""
+
+    @staticmethod
+    def whole(model):
+        config = Emu3Config.from_dict(model.config.to_dict())
+        with torch.random.fork_rng(devices=[]):
+            whole = Emu3ForConditionalGeneration(config).eval()
+        # the same parameters, so that gradients reach the model
+        for name, parameter in model.named_parameters():
+            owner, _, last = name.rpartition(".")
+            setattr(whole.get_submodule(owner), last, parameter)
+        return whole
+
+    @staticmethod
+    def image(model, codes):
+        """`boi "H*W" <img>` and rows of codes, each with its end, (tokens, columns that are codes)."""
+        rows, columns = model.grid
+        tokens, places = [model.ids.boi, *model.tokenize([f"{rows}*{columns}"])[0], model.ids.img], []
+        for place, code in enumerate(codes):
+            places.append(len(tokens))
+            tokens.append(model.ids.first_code + int(code))
+            if (place + 1) % columns == 0:
+                tokens.append(model.ids.eol)
+        return tokens, places
+
+    @classmethod
+    def image_logps(cls, model, prompts, images, noise):
+        whole, values = cls.whole(model), []
+        for prompt, image in zip(prompts, images, strict=True):
+            start = [model.ids.bos, *model.tokenize([prompt])[0]]
+            tokens, places = cls.image(model, image)
+            row = torch.tensor([start + tokens])
+            at = torch.tensor(places) + len(start)
+            logps = log_softmax(whole(input_ids=row, use_cache=False).logits[0], dim=1)
+            values.append(logps[at - 1, row[0, at]].sum())
+        return torch.stack(values)
+
+    @classmethod
+    def text_logps(cls, model, seen, prompts, completions):
+        whole, values, ids = cls.whole(model), [], model.ids
+        for codes, prompt, completion in zip(seen, prompts, completions, strict=True):
+            [asked], [said] = model.tokenize([prompt]), model.tokenize([completion])
+            image, _ = cls.image(model, codes)
+            row = torch.tensor([[ids.bos, *image, ids.eof, ids.eoi, *asked, *said, ids.eos]])
+            logps = log_softmax(whole(input_ids=row, use_cache=False).logits[0, :-1], dim=1)
+            values.append(logps[torch.arange(row.shape[1] - 1), row[0, 1:]][-len(said) - 1 :].sum())
+        return torch.stack(values)
+
+    @classmethod
+    @torch.inference_mode()
+    def generate(cls, model, prompt, settings, generator):
+        whole, image, first = cls.whole(model), [], model.ids.first_code
+        starts = [[model.ids.bos, *model.tokenize([text])[0]] for text in (prompt, "")]
+        for uniform in torch.rand(model.num_image_tokens, generator=generator):
+            tokens, _ = cls.image(model, image)
+            given, empty = (
+                whole(input_ids=torch.tensor([start + tokens]), use_cache=False).logits[0, -1].log_softmax(dim=0)
+                for start in starts
+            )
+            logits = (empty + (1 + settings.guidance) * (given - empty))[first : first + model.ids.codes]
+            image.append(int(inverse_cdf((logits / settings.temperature).softmax(dim=0), uniform)))
+        return torch.tensor(image)
+
+
+PLAIN = {"showo": ShowOPlain, "janus": JanusPlain, "emu3": Emu3Plain, Tiny.family: TinyPlain}

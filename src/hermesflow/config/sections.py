@@ -74,8 +74,9 @@ class Data:
 class ImageTokenizer:
     """Image tokenizer: MAGVITv2-style lookup-free (official: ch 128, codebook_bits 13, patch_size 1), or a codebook.
 
-    Which one it is follows from the backbone. Official with a codebook (LlamaGen's VQ-16): ch 128, multipliers
-    1,1,2,2,4 of both sides, encoder_blocks 2,2,2,2,2, codebook_bits 14, patch_size 1.
+    Which one it is follows from the backbone. Official with a codebook (Janus: LlamaGen's VQ-16): ch 128, multipliers
+    1,1,2,2,4 of both sides, encoder_blocks 2,2,2,2,2, codebook_bits 14, patch_size 1; Emu3: ch 256, multipliers
+    1,2,2,4, encoder_blocks 2,2,2,2, codebook_bits 15.
     """
 
     channels: Positive
@@ -91,9 +92,10 @@ class ImageTokenizer:
     codebook_bits: Positive
     """The codebook has 2 ** codebook_bits codes; lookup-free, these are the z channels."""
     code_width: Positive | None = None
-    """Length of a vector of the codebook, where there is one (official, and None: 8)."""
+    """Length of a vector of the codebook, where there is one (official: Janus 8, Emu3 4); None is 8."""
     latent_channels: Positive | None = None
-    """z channels before they are made as narrow as a vector of the codebook (official, and None: 256)."""
+    """z channels before they are made as narrow as a vector of the codebook (official: Janus 256, Emu3 4); None is 256
+    with Janus, `code_width` with Emu3."""
     patch_size: Positive
     """Space-to-depth factor before the first convolution; 1 is the official model."""
     kernel_size: Literal[1, 3] = 3
@@ -166,6 +168,9 @@ class LanguageModel:
     """Decoder layers."""
     heads: Positive
     """Attention heads."""
+    key_value_heads: Positive | None = None
+    """Heads of keys and values, each of which serves as many attention heads, where a backbone has fewer; None is as
+    many as `heads`."""
     intermediate_size: Positive
     """Width of the MLP."""
     partial_rotary_factor: Annotated[float, Field(gt=0, le=1)]
@@ -188,6 +193,8 @@ class LanguageModel:
     """What stands before the image in questions and captions, where a backbone reads text there; None is nothing."""
     image_template: str | None = None
     """How an image is asked for; `{}` stands for the caption; None is the caption alone."""
+    negative_prompt: str | None = None
+    """What guidance leads away from, where a backbone reads text there; None is nothing."""
     vocabulary: Positive | None = None
     """Rows of the word embedding where they are more than the text tokenizer has tokens; None is as many."""
     vision: VisionTower | None = None

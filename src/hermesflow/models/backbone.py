@@ -81,6 +81,8 @@ class UnifiedModel(nn.Module, ABC):
     caption_prompt: str
     question_template: str
     end_token: int
+    no_text: Sequence[int] = ()
+    """Tokens of the vocabulary that texts are never written with: image codes, say."""
 
     @property
     def device(self) -> torch.device:

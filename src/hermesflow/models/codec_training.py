@@ -64,7 +64,7 @@ def train(model: Any, tiles: np.ndarray, counts: np.ndarray, settings: Tokenizer
     """Train in place with AdamW and a one-cycle rate.
 
     Args:
-        model: the network of a codec, in training mode: makes a `Reconstruction`, and has a `quantize`.
+        model: the network of a codec, in training mode: makes a `Reconstruction`, and codes.
         tiles: (M, h, w, 3) uint8, all different.
         counts: (M,) int64, how often each occurs.
         settings: steps, rates and loss weights.
@@ -94,6 +94,8 @@ def train(model: Any, tiles: np.ndarray, counts: np.ndarray, settings: Tokenizer
             rows = chances.multinomial(min(settings.batch_size, len(pixels)), generator=generator).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
             done = model(pixels[rows])
+            with torch.no_grad():
+                codes = model.encode(pixels[rows]) if step % LOG_EVERY == 0 or step == settings.steps else None
         terms = loss_terms(done, pixels[rows], weights[rows], margin=settings.separation_margin)
         loss = (
             terms["l1"]
@@ -107,11 +109,10 @@ def train(model: Any, tiles: np.ndarray, counts: np.ndarray, settings: Tokenizer
             clip_gradients(model, 1.0)
         optimiser.step()
         schedule.step()
-        if step % LOG_EVERY == 0 or step == settings.steps:
-            codes = model.quantize.codes_of(done.latents).flatten(1)
-            own = len(codes.unique(dim=0)) / len(codes)
+        if codes is not None:
+            different = len(codes.unique(dim=0)) / len(codes)
             values = {name: term.item() for name, term in terms.items()}
-            history.append({"step": step, "loss": loss.item(), **values, "different_codes": own})
+            history.append({"step": step, "loss": loss.item(), **values, "different_codes": different})
         progress.advance(1)
     return pd.DataFrame(history)
 

@@ -53,11 +53,11 @@ class Reconstruction(NamedTuple):
     pixels: Tensor
     """(B, 3, H, W) float."""
     latents: Tensor
-    """(B, bits, h, w), before the signs are taken, of length sqrt(bits) at every position."""
+    """(B, bits, h, w), before they are looked up, of length sqrt(bits) at every position."""
     entropy_loss: Tensor
-    """Scalar, nats per bit."""
+    """Scalar, nats."""
     commitment_loss: Tensor
-    """Scalar, mean squared distance of latents to their signs."""
+    """Scalar, mean squared distance of latents to their codes."""
 
 
 def image_form(image_size: int, tokenizer: ImageTokenizer) -> ImageForm:

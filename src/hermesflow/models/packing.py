@@ -23,7 +23,8 @@ from hermesflow.models import trees
 from hermesflow.models.trees import TextTree
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-"""attend(layer, query, key, value), each (B, H, L, d) -> attention's output, (B, L, H, d)."""
+"""attend(layer, query, key, value), each (B, H, L, d) -> attention's output, (B, L, H, d); keys may have
+fewer heads."""
 Layers = list[tuple[Tensor, Tensor]]
 """Keys and values of every layer, (B, H, L, d) each."""
 Embed = Callable[[Tensor], Tensor]
@@ -52,9 +53,15 @@ def attention(
     (transformers' eager attention adds a boolean mask to the scores, which is silently wrong.)
     """
     if attend is None:
-        return scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2), None
+        return attended(query, key, value, attn_mask=mask).transpose(1, 2), None
     layer: Any = module
     return attend(layer.layer_idx, query, key, value), None
+
+
+def attended(query: Tensor, keys: Tensor, values: Tensor, **settings: Any) -> Tensor:
+    """Scaled dot-product attention; each head of keys and values may serve several heads of queries."""
+    grouped = query.shape[1] != keys.shape[1]
+    return scaled_dot_product_attention(query, keys, values, enable_gqa=grouped, **settings)
 
 
 class Ragged:
@@ -138,10 +145,8 @@ class TextsBehindImages:
         keys, values = (torch.cat(pair, dim=2) for pair in list(zip(images, texts, strict=True))[1:])
         # what is kept for the gradient is kept once: images are seen in the same copies
         length = self._shape[1]
-        of_images = scaled_dot_product_attention(
-            images[0], keys[:, :, :length], values[:, :, :length], is_causal=self._causal
-        )
-        of_texts = scaled_dot_product_attention(texts[0], keys, values, attn_mask=self._mask)
+        of_images = attended(images[0], keys[:, :, :length], values[:, :, :length], is_causal=self._causal)
+        of_texts = attended(texts[0], keys, values, attn_mask=self._mask)
         return torch.cat([of_images.transpose(1, 2).flatten(0, 1), self._texts.unpad(of_texts)])[None]
 
 
@@ -170,7 +175,7 @@ class ImagesBehindPrompts:
             self._kept.append((prompts[1], prompts[2]))
         # what is padded at the right is behind all that counts
         said, keys, values = prompts
-        found = [self._prompts.unpad(scaled_dot_product_attention(said, keys, values, is_causal=True))]
+        found = [self._prompts.unpad(attended(said, keys, values, is_causal=True))]
         if self._shape[1]:
             blocks = [x[0, :, end:].unflatten(1, self._shape).transpose(0, 1) for x in (query, key, value)]
             of_blocks = [self._block(prompts, [x[:, :, i] for x in blocks]) for i in range(self._shape[1])]
@@ -179,7 +184,7 @@ class ImagesBehindPrompts:
 
     def _block(self, prompts: Sequence[Tensor], block: Sequence[Tensor]) -> Tensor:
         keys, values = (torch.cat(pair, dim=2) for pair in list(zip(prompts, block, strict=True))[1:])
-        return scaled_dot_product_attention(block[0], keys, values, attn_mask=self._mask).transpose(1, 2)
+        return attended(block[0], keys, values, attn_mask=self._mask).transpose(1, 2)
 
 
 class BlocksBehindPrompts:
@@ -199,7 +204,7 @@ class BlocksBehindPrompts:
         prompt_keys, prompt_values = self._prompts[layer]
         keys = torch.cat([prompt_keys[self._rows], key], dim=2)
         values = torch.cat([prompt_values[self._rows], value], dim=2)
-        return scaled_dot_product_attention(query, keys, values, attn_mask=self._mask).transpose(1, 2)
+        return attended(query, keys, values, attn_mask=self._mask).transpose(1, 2)
 
 
 class RowsBehindImages:
@@ -256,17 +261,20 @@ class RowsBehindImages:
         own_keys, own_values = self._own[layer]
         end = self.length + 1
         own_keys[:, :, self.length : end], own_values[:, :, self.length : end] = key, value
-        image = torch.matmul(self._gathered(query[:, :, 0]), image_keys.transpose(2, 3))  # (I, H, R, P)
+        heads = own_keys.shape[1]  # G, each of which serves H / G heads of queries
+        query = query[:, :, 0]
+        image = _by_head(torch.matmul(_by_key(self._gathered(query), heads), image_keys.transpose(2, 3)), query)
         if self._beyond is not None:
             image.masked_fill_(self._beyond[:, None, None], -torch.inf)
-        own = torch.matmul(query, own_keys[:, :, :end].transpose(2, 3))[:, :, 0]  # (N, H, end)
+        own = torch.matmul(query.unflatten(1, (heads, -1)), own_keys[:, :, :end].transpose(2, 3))  # (N, G, H / G, end)
+        own = own.flatten(1, 2)
         own[:, :, : self._padding.shape[1]].masked_fill_(self._padding[:, None], -torch.inf)
-        scores = torch.cat([self._scattered(image), own], dim=2) * query.shape[3] ** -0.5
+        scores = torch.cat([self._scattered(image), own], dim=2) * query.shape[2] ** -0.5
         weights = scores.softmax(dim=2, dtype=torch.float32).to(query.dtype)
         split = image_keys.shape[2]
-        seen = torch.matmul(self._gathered(weights[:, :, :split]), image_values)  # (I, H, R, d)
-        said = torch.matmul(weights[:, :, None, split:], own_values[:, :, :end])  # (N, H, 1, d)
-        return (said[:, :, 0] + self._scattered(seen))[:, None]
+        seen = torch.matmul(_by_key(self._gathered(weights[:, :, :split]), heads), image_values)
+        said = torch.matmul(weights[:, :, split:].unflatten(1, (heads, -1)), own_values[:, :, :end])
+        return (said.flatten(1, 2) + self._scattered(_by_head(seen, query)))[:, None]
 
     def _gathered(self, rows: Tensor) -> Tensor:
         """(N, H, x) by image, (I, H, R, x)."""
@@ -363,6 +371,16 @@ def block_mask(
     if causal:
         mask = mask & (place <= place[prompt_length:, None])
     return mask.to(device)
+
+
+def _by_key(rows: Tensor, heads: int) -> Tensor:
+    """Rows of H heads of queries, (I, H, R, x), by the head of keys that serves them, (I, G, H / G * R, x)."""
+    return rows.unflatten(1, (heads, -1)).flatten(2, 3)
+
+
+def _by_head(rows: Tensor, query: Tensor) -> Tensor:
+    """The inverse of `_by_key`, for queries (N, H, d)."""
+    return rows.unflatten(2, (query.shape[1] // rows.shape[1], -1)).flatten(1, 2)
 
 
 def ends_before(lengths: Sequence[int]) -> list[int]:

@@ -89,11 +89,12 @@ def _write(
     heat = torch.tensor([d.temperature for d in decodings])
     written = torch.full((size, max_new_tokens), model.end_token)
     session = model.text_session(seen, owners, prompts)
+    no_text = torch.tensor(getattr(model, "no_text", ()), dtype=torch.int64, device=session.logits.device)
     rows, alive = torch.arange(size), torch.ones(size, dtype=torch.bool)
     logits = session.logits
     for step in range(max_new_tokens):
         tokens = _draw_top_k(
-            logits,
+            logits.index_fill(1, no_text, -math.inf) if len(no_text) else logits,
             top_k[rows],
             heat[rows],
             uniforms[rows, step],

@@ -1,4 +1,4 @@
-"""Arithmetic of decoders: parameters, FLOPs and bytes of what the stages let it do.
+"""Arithmetic of decoders: parameters, FLOPs and bytes of what the stages let them do.
 
 A token through a layer costs 8 D^2 (query, key, value, output) + 4 D I (MLP) FLOPs, and 4 D per position it sees (two
 matrix products); a place that is scored 2 D V. torch's FlopCounterMode counts the same (test_budget_flops.py).

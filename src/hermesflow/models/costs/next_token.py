@@ -9,6 +9,7 @@ from typing import Any
 
 from hermesflow.config.sections import Lora, MaskSchedule, Training
 from hermesflow.models import capacity
+from hermesflow.models.backbone import refuse_masks
 from hermesflow.models.costs import batches, decoder, memory
 from hermesflow.models.costs.decoder import Scored, text_scoring
 from hermesflow.models.machines import FLOAT, Pass
@@ -46,6 +47,10 @@ class Decoder(decoder.Decoder):
     def kept_states(self, *, again: bool) -> int:
         """Elements that the MLP keeps of a token for its gradient: these and their product; nothing is done again."""
         return 4 * self.intermediate_size
+
+    def unconditional(self, length: int) -> int:
+        """Columns of an unconditional prompt, where a conditional one has `length`."""
+        return length
 
     @property
     def code_state(self) -> float:
@@ -94,6 +99,7 @@ class Batches(batches.Batches):
 
     def pair_scoring(self, training: Training, pairs: int) -> tuple[Any, Scored]:
         """A micro batch of Pair-DPO, its texts and its images."""
+        refuse_masks(training)
         sizes = self.decoder
         drawn = image_scoring(sizes, **self.images_of(pairs), scored=sizes.image_tokens)
         return text_scoring(sizes, **self.texts_of(pairs)), drawn
@@ -130,19 +136,19 @@ def image_decoding(
         guided: with unconditional rows.
         size: bytes of a number.
     """
-    length, sides, block = prompt_length - 1, 2 if guided else 1, sizes.image_block
-    different, every = prompts + sides - 1, rows * sides
-    *before, outputs = sizes.code_outputs
+    length, block = prompt_length - 1, sizes.image_block
+    sides = [(prompts, length), (1, sizes.unconditional(length))][: 2 if guided else 1]
+    every, (*before, outputs) = rows * len(sides), sizes.code_outputs
     states = Pass(sizes.image_tokens - 1, rows * sizes.code_state, size * sizes.code_state / 2)
     return [
-        sizes.forward(rows=different, length=length, seen=length, size=size),
+        *(sizes.forward(rows=different, length=columns, seen=columns, size=size) for different, columns in sides),
         sizes.forward(
             rows=every,
             length=1,
-            seen=length + (block + 1) / 2,
+            seen=sum(columns for _, columns in sides) / len(sides) + (block + 1) / 2,
             size=size,
             times=block,
-            shared=(every - different) * length,
+            shared=sum((rows - different) * columns for different, columns in sides),
         ),
         states,
         *(sizes.logits(places=every, outputs=n, size=size, times=block) for n in before),

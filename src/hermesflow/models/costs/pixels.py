@@ -118,5 +118,5 @@ def _add(convs: list[Conv], module: Any, _: object, output: torch.Tensor) -> Non
         convs.append(Conv(module.in_features, module.out_features, 1, math.isqrt(output.shape[1])))
         return
     (*taps, kernel), widths = module.kernel_size[:-1], (module.in_channels, module.out_channels)
-    frames = math.prod(output.shape[2:-2])
+    frames = math.prod((output.shape[0], *output.shape[2:-2]))
     convs.append(Conv(*widths, kernel, output.shape[-1], taps=math.prod(taps), frames=frames))

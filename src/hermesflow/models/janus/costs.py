@@ -15,7 +15,6 @@ from hermesflow.config.experiment import Config
 from hermesflow.config.sections import ImageTokenizer, Training, VqaMethod
 from hermesflow.data.worlds.language import WORLDS, lexicon_of
 from hermesflow.data.worlds.questions import vocabulary
-from hermesflow.models.backbone import refuse_masks
 from hermesflow.models.costs import decoder, next_token, pixels
 from hermesflow.models.costs.decoder import Scored
 from hermesflow.models.costs.memory import scoring_peak, text_calls
@@ -162,7 +161,6 @@ class Batches(next_token.Batches):
 
     def pair_scoring(self, training: Training, pairs: int) -> tuple[ScoredTexts, Scored]:
         """A micro batch of Pair-DPO; the tower runs for its texts."""
-        refuse_masks(training)
         _, drawn = super().pair_scoring(training, pairs)
         return text_scoring(self.decoder, **self.texts_of(pairs)), drawn
 

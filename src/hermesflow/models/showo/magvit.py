@@ -19,6 +19,7 @@ from hermesflow.config.sections import ImageTokenizer
 from hermesflow.core.finite import check_finite
 from hermesflow.models.codecs import Reconstruction
 from hermesflow.models.showo.magvit_blocks import Decoder, Encoder
+from hermesflow.models.tiles import cut, grid_of, join
 
 
 class MagVitV2(nn.Module):
@@ -44,12 +45,12 @@ class MagVitV2(nn.Module):
             ValueError: the tiles do not fill the image.
             NotFiniteError: a latent is not.
         """
-        grid = self._grid_of(pixels)
-        latents = self.encoder(_cut(pixels, self.config.tile_size))
+        grid = grid_of(pixels, self.config.tile_size)
+        latents = self.encoder(cut(pixels, self.config.tile_size))
         # or else each comparison with 0 is false, and its bit too
         check_finite(latents, lambda tile: f"a latent of image {tile * len(pixels) // len(latents)}")
         codes = self.quantize.codes_of(latents)
-        return _join(codes.unsqueeze(1), grid).flatten(1)
+        return join(codes.unsqueeze(1), grid).flatten(1)
 
     def decode(self, codes: Tensor, *, grid: tuple[int, int] | None = None) -> Tensor:
         """Images of codes.
@@ -70,7 +71,7 @@ class MagVitV2(nn.Module):
         bits = self.quantize.bits_of(codes.view(-1, rows, columns))
         tile = self.config.tile_size // self.token_size
         tiles = (rows // tile, columns // tile) if tile else (1, 1)
-        return _join(self.decoder(_cut(bits, tile)), tiles)
+        return join(self.decoder(cut(bits, tile)), tiles)
 
     @property
     def token_size(self) -> int:
@@ -83,19 +84,10 @@ class MagVitV2(nn.Module):
         Args:
             pixels: (B, 3, H, W) float in [-1, 1].
         """
-        grid = self._grid_of(pixels)
-        latents = self.encoder(_cut(pixels, self.config.tile_size))
+        grid = grid_of(pixels, self.config.tile_size)
+        latents = self.encoder(cut(pixels, self.config.tile_size))
         bits, latents, entropy_loss, commitment_loss = self.quantize(latents)
-        return Reconstruction(_join(self.decoder(bits), grid), _join(latents, grid), entropy_loss, commitment_loss)
-
-    def _grid_of(self, pixels: Tensor) -> tuple[int, int]:
-        """Rows and columns of tiles."""
-        size, height, width = self.config.tile_size, *pixels.shape[2:]
-        if not size:
-            return 1, 1
-        if height % size or width % size:
-            raise ValueError(f"tiles of {size} pixels do not fill an image of {height} x {width}; change tile_size.")
-        return height // size, width // size
+        return Reconstruction(join(self.decoder(bits), grid), join(latents, grid), entropy_loss, commitment_loss)
 
 
 class LookupFreeQuantizer(nn.Module):
@@ -143,21 +135,3 @@ def _entropy(probability: Tensor) -> Tensor:
     """Entropy in nats of bits that are 1 with this probability."""
     bounded = probability.clamp(1e-6, 1.0 - 1e-6)
     return -bounded * bounded.log() - (1.0 - bounded) * (1.0 - bounded).log()
-
-
-def _cut(images: Tensor, size: int) -> Tensor:
-    """Square tiles (B * tiles, C, size, size), row by row, of (B, C, H, W); size 0 leaves the images whole."""
-    if not size:
-        return images
-    batch, channels, height, width = images.shape
-    tiles = images.reshape(batch, channels, height // size, size, width // size, size)
-    return tiles.permute(0, 2, 4, 1, 3, 5).reshape(-1, channels, size, size)
-
-
-def _join(tiles: Tensor, grid: tuple[int, int]) -> Tensor:
-    """The inverse of `_cut`; (B * rows * columns, C, h, w) to (B, C, rows * h, columns * w)."""
-    if grid == (1, 1):
-        return tiles
-    (rows, columns), (_, channels, height, width) = grid, tiles.shape
-    images = tiles.reshape(-1, rows, columns, channels, height, width).permute(0, 3, 1, 4, 2, 5)
-    return images.reshape(-1, channels, rows * height, columns * width)

@@ -1,6 +1,7 @@
 """Images written code by code: each is drawn from what the guided logits say after all codes before it.
 
-Source: deepseek-ai/Janus (generation_inference.py), whose weight 5 is a guidance of 4 here.
+Source: deepseek-ai/Janus (generation_inference.py) and baaivision/Emu3 (image_generation.py), whose weights 5 and 3 are
+guidances of 4 and 2 here.
 """
 
 from __future__ import annotations

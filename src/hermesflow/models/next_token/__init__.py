@@ -1,0 +1,1 @@
+"""What families share that write texts and images token by token, on decoders of transformers."""
