@@ -61,7 +61,7 @@ class Job:
     images: GeneratedImages
     progress: Progress
     """Of images."""
-    kept: Callable[[], Path]
+    verdicts_folder: Callable[[], Path]
     """Folder with verdicts of a run that was killed; naming it takes reading all models, so it is made where used."""
 
     @property
@@ -149,7 +149,7 @@ def grade_in_parts(job: Job, make: Callable[[int, int], pd.DataFrame], *, togeth
         make: rows about the images of prompts `start` to `stop` - 1.
         together: prompts whose verdicts are kept together.
     """
-    folder, parts, prompts = job.kept(), [], len(job.prompts.ids)
+    folder, parts, prompts = job.verdicts_folder(), [], len(job.prompts.ids)
     for start in range(0, prompts, together):
         stop = min(start + together, prompts)
         path = folder / f"{start}-{stop}.parquet"

@@ -154,7 +154,7 @@ def _by_itself(
     asked, about = questions_of(held_out), questions_of(real)
     on_real = _choose(config, model, encoder, held_out.seen, held_out, asked)
     on_drawn = _choose(config, model, encoder, seen, held_out, asked)
-    table = self_judged.gap_table(asked, real=on_real, drawn=on_drawn)
+    table = self_judged.gap_table(asked, real=on_real, generated=on_drawn)
     answers = self_judged.answer_table(about, _choose(config, model, encoder, real.seen, real, about))
     captions = _captions(real, _describe(config, model, real.seen), normal=self_judged.plain_words)
     empty = pd.DataFrame(columns=["kind", "id", "image", "caption", "accepted"])
@@ -171,7 +171,7 @@ def _choose(
     encoder: SentenceEncoder,
     seen: Tensor,
     split: Split,
-    asked: Sequence[gap.Asked],
+    asked: Sequence[gap.PairQuestion],
 ) -> list[str]:
     """The choices nearest to the model's free answers about images in the order of a split."""
     return nearest_choice(ask(config, model, seen, split, asked), [one.question.choices for one in asked], encoder)
@@ -223,7 +223,7 @@ def _ask_gap(config: Config, model: UnifiedModel, held_out: Split, drawn: Drawn,
     nearest = nearest_choice(free, [one.question.choices for one in asked], encoder)
     seen = {drawn.requests[i].id: drawn.scenes[i] for i in drawn.of(held_out.ids)}
     real = dict(zip(held_out.ids, world.read_images(held_out.images), strict=True))
-    return gap.gap_table(asked, free=free, nearest=nearest, real=real, drawn=seen, read=world.answer)
+    return gap.gap_table(asked, free=free, nearest=nearest, real=real, generated=seen, read=world.answer)
 
 
 def _fidelity(
