@@ -17,7 +17,7 @@ from hermesflow.data.pairs import images_of, read_pairs
 from hermesflow.data.worlds.questions import Question
 from hermesflow.evaluation.worlds.gap import PairQuestion
 from hermesflow.models.backbone import UnifiedModel
-from hermesflow.selfplay.scoring import asked_texts, free_answers
+from hermesflow.selfplay.scoring import free_answers, question_texts
 from hermesflow.selfplay.sharding import check_ids
 
 
@@ -71,7 +71,7 @@ def ask(
     """The model's free answers about images in the order of a split: (N, *seen), Q questions to Q texts."""
     place = {key: i for i, key in enumerate(split.ids)}
     owners = torch.tensor([place[one.id] for one in questions], dtype=torch.long)
-    texts = asked_texts([one.question for one in questions], config.scoring.vqa_prompt)
+    texts = question_texts([one.question for one in questions], config.scoring.vqa_prompt)
     return answer(config, model, seen, owners, texts)
 
 
