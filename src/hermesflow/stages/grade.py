@@ -45,11 +45,11 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, benchmark
     progress = Progress(len(prompts.ids) * prompts.images, what, "image")
     model, settings = layout.checkpoint(seed, checkpoint) / "model", one.settings(config.benchmarks)
 
-    def kept() -> Path:
+    def verdicts_folder() -> Path:
         origin = origin_of(one, settings, [folder / "images.npy", layout.tokenizer / "model.safetensors"])
         return kept_folder(folder, origin, Path(str(sys.modules[one.grade.__module__].__file__)))
 
-    graded = one.grade(Job(config, settings, layout, model, prompts, images, progress, kept))
+    graded = one.grade(Job(config, settings, layout, model, prompts, images, progress, verdicts_folder))
     scorers = {key.partition(".")[0]: name_of(source) for key, source in one.model_sources(settings).items()}
     facts = {"protocol": graded.protocol, "items": len(prompts.ids), "images": prompts.images, **graded.notes}
     if one.models and (reason := getattr(config.benchmarks, "untried", None)):

@@ -125,16 +125,16 @@ def write_figures(config: Config, layout: Layout, summary: pd.DataFrame, seeds: 
 
     folder = layout.report / "figures"
     known = Figures(summary)
-    shown = known.kept((BASE, *pair_chain(config)))
+    chain = known.kept((BASE, *pair_chain(config)))
     quoted = read_table(PAPER_TABLES / "table4_gap.csv", ["model", "understanding", "generation", "gap"])
-    figures.save(figures.gap_figure(known, shown, quoted), folder / "fig2b_gap.png")
+    figures.save(figures.gap_figure(known, chain, quoted), folder / "fig2b_gap.png")
     figures.save(figures.candidates_figure(known, candidate_sweep(config)), folder / "fig6_candidates.png")
     histories = {
         name: [read_table(layout.checkpoint(seed, name) / "model" / "history.csv", HISTORY) for seed in seeds]
         for name in config.checkpoints
     }
     figures.save(figures.training_figure(histories), folder / "training_curves.png")
-    _write_pictures(config, layout, shown, seeds[0])
+    _write_pictures(config, layout, chain, seeds[0])
 
 
 def _write_pictures(config: Config, layout: Layout, checkpoints: Sequence[str], seed: int) -> None:
