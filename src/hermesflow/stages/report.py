@@ -125,7 +125,7 @@ def write_figures(config: Config, layout: Layout, summary: pd.DataFrame, seeds: 
 
     folder = layout.report / "figures"
     known = Figures(summary)
-    chain = known.kept((BASE, *pair_chain(config)))
+    chain = known.checkpoints_in((BASE, *pair_chain(config)))
     quoted = read_table(PAPER_TABLES / "table4_gap.csv", ["model", "understanding", "generation", "gap"])
     figures.save(figures.gap_figure(known, chain, quoted), folder / "fig2b_gap.png")
     figures.save(figures.candidates_figure(known, candidate_sweep(config)), folder / "fig6_candidates.png")
