@@ -71,9 +71,9 @@ def reads(stage: str, checkpoint: str | None = None, benchmark: str | None = Non
 
     Likewise for one benchmark.
     """
-    own = f"checkpoints.{checkpoint}"
+    prefix = f"checkpoints.{checkpoint}"
     known = [key for key in READS[stage] if checkpoint != BASE or not _is_own(key)]
-    keys = [own + key.removeprefix("checkpoint") if _is_own(key) else key for key in known]
+    keys = [prefix + key.removeprefix("checkpoint") if _is_own(key) else key for key in known]
     return sorted({part for key in keys for part in _of_benchmark(key, benchmark)})
 
 
