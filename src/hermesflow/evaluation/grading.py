@@ -25,7 +25,7 @@ from hermesflow.evaluation.evaluated import Whole
 from hermesflow.evaluation.prompts import Prompts
 
 Grader = TypeVar("Grader")
-_KEPT_TOGETHER = 8  # prompts whose verdicts are kept together
+_PROMPTS_PER_PART = 8  # prompts whose verdicts are kept together
 _DRAW = "Delete it and run snakemake again to draw anew."
 
 
@@ -138,7 +138,7 @@ def grade_by_prompt(job: Job, grade: Callable[[int, list[Image.Image]], pd.DataF
             job.progress.advance(len(images))
         return pd.concat(tables, ignore_index=True)
 
-    return grade_in_parts(job, make, together=_KEPT_TOGETHER)
+    return grade_in_parts(job, make, together=_PROMPTS_PER_PART)
 
 
 def grade_in_parts(job: Job, make: Callable[[int, int], pd.DataFrame], *, together: int) -> pd.DataFrame:

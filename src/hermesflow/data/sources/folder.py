@@ -76,7 +76,7 @@ def open_source(settings: Folder, *, downloads: Path) -> Source:
     return ImageSource(folder)
 
 
-class _Own:
+class _RecordSource:
     """What all readers share."""
 
     def own_questions(self, candidate: Candidate) -> tuple[list[dict[str, Any]], Counter[str]]:
@@ -84,7 +84,7 @@ class _Own:
         return rows_of(candidate.questions, KIND)
 
 
-class ImageSource(_Own):
+class ImageSource(_RecordSource):
     """Image files with `metadata.jsonl` or `metadata.csv`, or each with a text file of the same name."""
 
     def __init__(self, folder: Path) -> None:
@@ -114,7 +114,7 @@ class ImageSource(_Own):
         yield from files_in(self._folder, members)
 
 
-class TarSource(_Own):
+class TarSource(_RecordSource):
     """Webdataset tars: files of one name with different endings are one record."""
 
     def __init__(self, folder: Path, tars: list[Path]) -> None:
@@ -133,7 +133,7 @@ class TarSource(_Own):
         yield from tar_files(self._folder / shard, members)
 
 
-class TableSource(_Own):
+class TableSource(_RecordSource):
     """A `datasets` dataset with a column of images and one of captions.
 
     Raises:

@@ -13,7 +13,7 @@ from hermesflow.core.files import read_json, write_json
 from hermesflow.data.sources.drawing import Candidate, DrawResult
 from hermesflow.data.sources.store import Store
 
-_SHOWN = 5  # records named in a message
+_RECORDS = 5  # records named in a message
 
 
 @dataclass(frozen=True)
@@ -108,10 +108,10 @@ def check_selection(selection: Selection, result: DrawResult, store: Store) -> N
         elif (sha256 := store.sha256(images[id_])) != expected:
             differing.append(f"{id_}: the image has sha256 {sha256} instead of {expected}")
     if differing:
-        more = f"; and {len(differing) - _SHOWN:,} more" if len(differing) > _SHOWN else ""
+        more = f"; and {len(differing) - _RECORDS:,} more" if len(differing) > _RECORDS else ""
         raise DataError(
             f"{selection.path}: {len(differing):,} of {len(selection.sha256):,} records differ here: "
-            f"{'; '.join(differing[:_SHOWN])}{more}. Fetch or copy these again, or use the data and revision of the "
+            f"{'; '.join(differing[:_RECORDS])}{more}. Fetch or copy these again, or use the data and revision of the "
             "other site (`origin` in that file)."
         )
 

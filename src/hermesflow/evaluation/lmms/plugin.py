@@ -66,7 +66,7 @@ class HermesFlow(lmms):
         self._model = load_model(Path(pretrained), device=place, precision=precision)
         self._pictures = Pictures(load_codec(Path(tokenizer), device=place))
         self._batch_size, self._images = int(batch_size), None if images is None else Path(images)
-        self._shown: dict[tuple[str, int], str] = {}
+        self._digests: dict[tuple[str, int], str] = {}
         self._counts: dict[str, Counter[str]] = defaultdict(Counter)
         self._several: set[tuple[str, int]] = set()
 
@@ -106,9 +106,9 @@ class HermesFlow(lmms):
         digests = self._pictures.add(self._visuals(requests))
         for request, digest in zip(requests, digests, strict=True):
             _, _, _, doc_id, task, _ = request.args
-            self._shown[task, doc_id] = digest
+            self._digests[task, doc_id] = digest
         if self._images is not None:
-            rows = [(task, doc_id, digest) for (task, doc_id), digest in self._shown.items()]
+            rows = [(task, doc_id, digest) for (task, doc_id), digest in self._digests.items()]
             write_table(self._images, pd.DataFrame(rows, columns=list(IMAGE_COLUMNS)))
         return digests
 
