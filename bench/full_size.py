@@ -205,7 +205,7 @@ def gradients(
     policy = accelerator.prepare(PairLogps(model, "pair").eval())
     rows = pairs.rows(training.batch_size)
     logps = policy(pairs.batch(rows, device=accelerator.device))
-    losses, _ = step_loss(logps, reference.of(rows, accelerator.device), objective="pair", training=training)
+    losses, _ = step_loss(logps, reference.lookup(rows, accelerator.device), objective="pair", training=training)
     loss: Tensor = losses.mean()
     accelerator.backward(loss)
     norm = accelerator.clip_grad_norm_(policy.parameters(), training.max_grad_norm)

@@ -71,6 +71,22 @@ def test_a_source_of_its_own_takes_nothing_over(folder):
         assert (source.repo, source.revision, source.files) == expected
 
 
+def test_other_data_and_another_encoder_take_nothing_over(folder):
+    data = {"source": "folder", "path": "pictures", "seed": 1, "image_size": 48, "base_pairs": 9, "pairs": 9}
+    smoke = load_config(SMOKE)
+    config = load_config(
+        written(
+            folder,
+            data={**data, "gap_pairs": 9},
+            scoring={"encoder": {"source": "elsewhere", "pooling": "cls"}, "agreement_pairs": 0},
+            language_model={"text_tokenizer": "trained"},
+        )
+    )
+    assert config.data.path == "pictures" and config.data.seed == 1
+    assert (config.scoring.encoder.source, config.scoring.encoder.sha256) == ("elsewhere", None)
+    assert config.scoring.vqa_method == smoke.scoring.vqa_method
+
+
 def test_chains_of_files(folder):
     parent = written(folder, "parent", training={"beta": 0.5, "steps": 3})
     (folder / "deep").mkdir()

@@ -8,7 +8,7 @@ from hermesflow.data.worlds.scenes import Scene, SceneObject
 from hermesflow.evaluation.bootstrap import point_values
 from hermesflow.evaluation.evaluated import Evaluated
 from hermesflow.evaluation.worlds import self_judged
-from hermesflow.evaluation.worlds.gap import Asked, gap_table, gap_units
+from hermesflow.evaluation.worlds.gap import PairQuestion, gap_table, gap_units
 
 REAL = Scene((SceneObject("circle", "red", "large", 0),))
 WRONG_COLOR = Scene((SceneObject("circle", "blue", "large", 0),))
@@ -23,8 +23,8 @@ def values(table):
 
 
 def graded(free, nearest, drawn):
-    asked = [Asked("a", q) for q in (COLOR, SHAPE, THERE)]
-    return gap_table(asked, free=free, nearest=nearest, real={"a": REAL}, drawn={"a": drawn}, read=WORLD.answer)
+    asked = [PairQuestion("a", q) for q in (COLOR, SHAPE, THERE)]
+    return gap_table(asked, free=free, nearest=nearest, real={"a": REAL}, generated={"a": drawn}, read=WORLD.answer)
 
 
 def test_both_protocols_by_hand():
@@ -57,9 +57,9 @@ def test_same_judge_takes_both_right_by_its_own_rule():
 
 
 def test_both_right_by_the_model_s_own_answers():
-    asked = [Asked("a", COLOR), Asked("a", SHAPE), Asked("b", COLOR), Asked("b", THERE)]
+    asked = [PairQuestion("a", COLOR), PairQuestion("a", SHAPE), PairQuestion("b", COLOR), PairQuestion("b", THERE)]
     table = self_judged.gap_table(
-        asked, real=["red", "circle", "blue", "yes"], drawn=["red", "square", "red", "yes"]
+        asked, real=["red", "circle", "blue", "yes"], generated=["red", "square", "red", "yes"]
     )  # both right: the first and the last
     units = gap_units(table, {"a": "one", "b": "two"}, self_judged.SIDES)
     both = units[units["metric"] == "gap/self/both_right"].set_index("id")[["numerator", "denominator"]]
@@ -81,13 +81,13 @@ def test_a_perfect_model_has_no_gap():
 
 
 def test_pairs_are_joined_by_id_and_resampled_whole():
-    asked = [Asked("b", COLOR), Asked("a", COLOR), Asked("b", SHAPE)]
+    asked = [PairQuestion("b", COLOR), PairQuestion("a", COLOR), PairQuestion("b", SHAPE)]
     table = gap_table(
         asked,
         free=["red"] * 3,
         nearest=["red"] * 3,
         real={"a": REAL, "b": REAL},
-        drawn={"a": REAL, "b": EMPTY},
+        generated={"a": REAL, "b": EMPTY},
         read=WORLD.answer,
     )
     units = gap_units(table, {"a": "one", "b": "two"})
@@ -98,11 +98,11 @@ def test_pairs_are_joined_by_id_and_resampled_whole():
 
 def test_pairs_of_one_caption_are_one_unit():
     table = gap_table(
-        [Asked("a", COLOR), Asked("b", COLOR)],
+        [PairQuestion("a", COLOR), PairQuestion("b", COLOR)],
         free=["red", "blue"],
         nearest=["red", "blue"],
         real={"a": REAL, "b": REAL},
-        drawn={"a": REAL, "b": REAL},
+        generated={"a": REAL, "b": REAL},
         read=WORLD.answer,
     )
     units = gap_units(table, {"a": "a red circle", "b": "a red circle"}).set_index("metric")
@@ -111,6 +111,8 @@ def test_pairs_of_one_caption_are_one_unit():
 
 
 def test_a_question_the_judge_has_no_rule_for_is_named():
-    asked = [Asked("pair-7", Question("why ?", ("a", "b"), "a", "shape"))]
+    asked = [PairQuestion("pair-7", Question("why ?", ("a", "b"), "a", "shape"))]
     with pytest.raises(DataError, match=r"pair-7.*why \?"):
-        gap_table(asked, free=["a"], nearest=["a"], real={"pair-7": REAL}, drawn={"pair-7": REAL}, read=WORLD.answer)
+        gap_table(
+            asked, free=["a"], nearest=["a"], real={"pair-7": REAL}, generated={"pair-7": REAL}, read=WORLD.answer
+        )

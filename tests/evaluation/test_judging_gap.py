@@ -3,12 +3,12 @@ import pytest
 
 from hermesflow.core.errors import DataError
 from hermesflow.data.worlds.questions import Question
-from hermesflow.evaluation.benchmarks.gap import Judged, ask, gap_table, judge_facts, literal_verdict, own_answers
+from hermesflow.evaluation.benchmarks.gap import Judged, answer_counts, ask, gap_table, judge_facts, literal_verdict
 from hermesflow.evaluation.bootstrap import point_values
 from hermesflow.evaluation.evaluated import UNIT_COLUMNS, Evaluated
 from hermesflow.evaluation.judges.endpoint import EndpointJudge
 from hermesflow.evaluation.judges.protocol import Verdict
-from hermesflow.evaluation.worlds.gap import Asked, gap_units
+from hermesflow.evaluation.worlds.gap import PairQuestion, gap_units
 from tests.support.chat_server import ChatServer, picture
 
 COLOR = Question("what color is the wall ?", ("red", "blue"), "red", "color")
@@ -28,7 +28,7 @@ def values(table, captions):
 
 
 def test_both_protocols_by_hand():
-    asked = [Asked("a", q) for q in (COLOR, ANIMAL, THERE)] + [Asked("a", COLOR)]
+    asked = [PairQuestion("a", q) for q in (COLOR, ANIMAL, THERE)] + [PairQuestion("a", COLOR)]
     judged = Judged(
         drawn=chose("red", None, "no", "blue"),
         real=chose("red", "cats", None, "red"),
@@ -51,7 +51,7 @@ def test_both_protocols_by_hand():
 
 
 def test_two_times_nothing_is_not_agreement():
-    table = gap_table([Asked("a", COLOR)], free=["?"], nearest=["red"],
+    table = gap_table([PairQuestion("a", COLOR)], free=["?"], nearest=["red"],
                       judged=Judged(drawn=chose(None), real=chose(None), said=chose(None)))  # fmt: skip
     assert not table["understanding_same_judge"][0]
     assert not table["generation"][0]
@@ -59,14 +59,14 @@ def test_two_times_nothing_is_not_agreement():
 
 def test_a_model_that_says_what_the_judge_sees_is_right_by_the_same_judge():
     # the micro world's rule too: the judge's reading is the rule, also where the caption says otherwise
-    table = gap_table([Asked("a", COLOR)], free=["blue"], nearest=["blue"],
+    table = gap_table([PairQuestion("a", COLOR)], free=["blue"], nearest=["blue"],
                       judged=Judged(drawn=chose("red"), real=chose("blue"), said=chose("blue")))  # fmt: skip
     assert table["understanding_same_judge"][0]
     assert not table["understanding_paper"][0]
 
 
 def test_pairs_of_one_caption_are_one_unit():
-    asked = [Asked("a", COLOR), Asked("b", COLOR), Asked("c", COLOR)]
+    asked = [PairQuestion("a", COLOR), PairQuestion("b", COLOR), PairQuestion("c", COLOR)]
     same = chose("red", "blue", "red")
     table = gap_table(asked, free=["red"] * 3, nearest=["red"] * 3, judged=Judged(drawn=same, real=same, said=same))
     units = gap_units(table, {"a": "a wall", "b": "a wall", "c": "a red wall"})
@@ -76,15 +76,15 @@ def test_pairs_of_one_caption_are_one_unit():
 
 
 def test_own_answers_that_were_no_choice_or_empty_are_counted():
-    asked = [Asked("a", Question("what color ?", ("red", "blue"), "red", "color"))] * 5
-    counts = own_answers(asked, ["red", " Blue", "it is red", "", "  "])
+    asked = [PairQuestion("a", Question("what color ?", ("red", "blue"), "red", "color"))] * 5
+    counts = answer_counts(asked, ["red", " Blue", "it is red", "", "  "])
     assert counts == {"a choice": 2, "taken for the nearest": 1, "empty": 2}
 
 
 def test_refusals_are_counted_on_their_own():
     refused = Verdict("a", "refused", None, "no")
     judged = Judged(drawn=[refused, refused], real=chose("red", "cats"), said=[*chose("red"), refused])
-    asked = [Asked("a", COLOR), Asked("a", ANIMAL)]
+    asked = [PairQuestion("a", COLOR), PairQuestion("a", ANIMAL)]
     facts = judge_facts(asked, judged)
     none = {"chosen": 0, "cannot tell": 0, "refused": 0, "unreadable": 0, "cut short": 0}
     assert facts["drawn"] == {**none, "questions": 2, "refused": 2}
@@ -99,20 +99,20 @@ def test_refusals_are_counted_on_their_own():
     ("text", "outcome", "choice"), [(" Red ", "chosen", "red"), ("", "unreadable", None), (" \n", "unreadable", None)]
 )
 def test_what_needs_no_judge(text, outcome, choice):
-    verdict = literal_verdict(Asked("a", COLOR), text)
+    verdict = literal_verdict(PairQuestion("a", COLOR), text)
     assert (verdict.outcome, verdict.choice) == (outcome, choice)
 
 
 def test_free_words_need_a_judge():
-    assert literal_verdict(Asked("a", COLOR), "it is red") is None
+    assert literal_verdict(PairQuestion("a", COLOR), "it is red") is None
 
 
 def test_an_endpoint_grades_both_sides(tmp_path):
-    asked = [Asked("a", COLOR), Asked("b", COLOR), Asked("b", ANIMAL), Asked("a", COLOR)]
+    asked = [PairQuestion("a", COLOR), PairQuestion("b", COLOR), PairQuestion("b", ANIMAL), PairQuestion("a", COLOR)]
     free = ["surely red", "red", "", "blueish, I think"]
     with ChatServer() as server:
         judge = EndpointJudge(server.settings(tmp_path))
-        judged = ask(judge, asked, free=free, real={"a": RED, "b": RED}, drawn={"a": BLUE, "b": RED})
+        judged = ask(judge, asked, free=free, real={"a": RED, "b": RED}, generated={"a": BLUE, "b": RED})
         # drawn a and b and b's animals, real a with b (the same picture) and its animals, two answers in free words
         assert len(server.paid) == 5
         assert sum("answer to be read" in text for text in server.paid) == 2
@@ -130,5 +130,5 @@ def test_an_endpoint_grades_both_sides(tmp_path):
 def test_a_pair_without_an_image_is_named(tmp_path):
     with ChatServer() as server, pytest.raises(DataError, match=r"pair b of split gap has no drawn image"):
         judge = EndpointJudge(server.settings(tmp_path))
-        ask(judge, [Asked("b", COLOR)], free=["red"], real={"b": RED}, drawn={})
+        ask(judge, [PairQuestion("b", COLOR)], free=["red"], real={"b": RED}, generated={})
     assert server.requests == []

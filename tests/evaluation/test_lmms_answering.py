@@ -86,15 +86,15 @@ def test_an_answer_ends_before_the_first_stop():
 
 def test_stopping_reads_the_settings_of_tasks():
     shipped = {"max_new_tokens": 16, "temperature": 0, "top_p": 1.0, "num_beams": 1, "do_sample": False}
-    assert Stopping.of({**shipped, "until": ["\n\n"]}, otherwise=9) == Stopping(16, ("\n\n",))
-    assert Stopping.of({"until": "end"}, otherwise=9) == Stopping(9, ("end",))
-    assert Stopping.of({"until": None, "do_sample": True, "temperature": 0.0}, otherwise=9) == Stopping(9)
+    assert Stopping.from_settings({**shipped, "until": ["\n\n"]}, otherwise=9) == Stopping(16, ("\n\n",))
+    assert Stopping.from_settings({"until": "end"}, otherwise=9) == Stopping(9, ("end",))
+    assert Stopping.from_settings({"until": None, "do_sample": True, "temperature": 0.0}, otherwise=9) == Stopping(9)
 
 
 @pytest.mark.parametrize("settings", [{"do_sample": True, "temperature": 0.7}, {"do_sample": True}, {"num_beams": 3}])
 def test_sampling_and_beams_are_refused(settings):
     with pytest.raises(DataError, match="answered greedily"):
-        Stopping.of(settings, otherwise=9)
+        Stopping.from_settings(settings, otherwise=9)
 
 
 def test_questions_about_one_picture_stay_together():

@@ -385,7 +385,7 @@ def test_the_first_step_is_two_ln_two(config, model):
 
     policy = PairLogps(model, "pair").eval()(pairs.batch(rows, device=DEVICE))
     settings = replace(config.training, chosen_nll_weight=0.0, caption_weight=1.0, image_weight=1.0)
-    loss, metrics = step_loss(policy, reference.of(rows, torch.device(DEVICE)), objective="pair", training=settings)
+    loss, metrics = step_loss(policy, reference.lookup(rows, torch.device(DEVICE)), objective="pair", training=settings)
     assert isinstance(policy, Logps)
     assert torch.equal(loss.cpu(), torch.full((4,), 2 * torch.tensor(2.0).log().item()))
     assert math.isclose(metrics["loss"].mean().item(), 2 * math.log(2), rel_tol=1e-6)

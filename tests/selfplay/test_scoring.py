@@ -11,10 +11,10 @@ from hermesflow.models.sentence_encoder import load_encoder
 from hermesflow.selfplay.scoring import (
     VQA_METHODS,
     answer_credits,
-    asked_texts,
     caption_scores,
     free_answers,
     nearest_choice,
+    question_texts,
     sum_per_image,
     vqa_generate,
     vqa_likelihood,
@@ -173,7 +173,7 @@ RELEASED = "Question:{question} Choice:{choices}"
     ],
 )
 def test_a_prompt_shows_the_choices_as_the_released_code_does(prompt, text):
-    assert asked_texts(QUESTIONS[1:2], prompt) == [text]
+    assert question_texts(QUESTIONS[1:2], prompt) == [text]
 
 
 @pytest.mark.parametrize("method", VQA_METHODS)

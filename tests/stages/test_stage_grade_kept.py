@@ -48,7 +48,7 @@ def count_calls(monkeypatch, name):
         calls["made"] += 1
         return whole(*arguments, **options)
 
-    for constant in ("benchmarks.coco._TOGETHER", "grading._KEPT_TOGETHER"):
+    for constant in ("benchmarks.coco._TOGETHER", "grading._PROMPTS_PER_PART"):
         monkeypatch.setattr(f"hermesflow.evaluation.{constant}", 1)
     monkeypatch.setattr(name, sees)
     return calls

@@ -543,9 +543,9 @@ def test_reference_is_joined_by_id_and_pass():
     table = pd.DataFrame([("a", 0, -1.0, -2.0, -3.0, -4.0), ("a", 1, -1.0, -2.0, -5.0, -6.0)])
     table.columns = ["id", "pass", *Logps._fields]
     own = ReferenceTable(table[::-1])
-    assert [x.item() for x in own.of([("a", 1)], torch.device("cpu"))] == [-1.0, -2.0, -5.0, -6.0]
+    assert [x.item() for x in own.lookup([("a", 1)], torch.device("cpu"))] == [-1.0, -2.0, -5.0, -6.0]
     with pytest.raises(DataError, match="pass 2"):
-        own.of([("a", 2)], torch.device("cpu"))
+        own.lookup([("a", 2)], torch.device("cpu"))
 
 
 def test_accelerator_refuses_what_cannot_be_meant():

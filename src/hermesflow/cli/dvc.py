@@ -46,10 +46,10 @@ def check_benchmarks(config: Config, config_file: str) -> None:
     Raises:
         ConfigError: the config has both.
     """
-    own = config.benchmarks
-    if own is None or not has_judge(config):
+    benchmarks = config.benchmarks
+    if benchmarks is None or not has_judge(config):
         return
-    for name in own.names:
+    for name in benchmarks.names:
         if BENCHMARKS[name].paper:
             raise ConfigError(
                 f"{config_file}: benchmarks.{BENCHMARKS[name].section_name}: with data.source {config.data.source} the "
@@ -157,10 +157,10 @@ def _header(config: Config, config_file: Path, seeds: Sequence[int]) -> str:
 def _jobs(config_file: Path) -> list[dict[str, Any]]:
     outside = {key: value for key, value in os.environ.items() if key != "DVC_STAGE"}
     command = [sys.executable, "workflow/scripts/jobs.py", str(config_file)]
-    done = subprocess.run(command, capture_output=True, text=True, env=outside)
-    if done.returncode or not done.stdout:
-        raise ConfigError(f"{config_file}: Snakemake cannot list its jobs. It says: {done.stderr.strip()[-2000:]}")
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    process = subprocess.run(command, capture_output=True, text=True, env=outside)
+    if process.returncode or not process.stdout:
+        raise ConfigError(f"{config_file}: Snakemake cannot list its jobs. It says: {process.stderr.strip()[-2000:]}")
+    return [json.loads(line) for line in process.stdout.splitlines()]
 
 
 def _file_of(wildcards: dict[str, str]) -> Path:
@@ -178,8 +178,8 @@ def _name_of(job: dict[str, Any]) -> str:
 def _stage(path: Path, jobs: list[dict[str, Any]], config: Config, config_file: Path) -> dict[str, Any]:
     rules = sorted({job["rule"] for job in jobs}, key=lambda rule: rule not in GATHERED_BY)
     last = next(job for job in jobs if job["rule"] == rules[-1])
-    made = {path for job in jobs for path in job["output"]}
-    inputs = {path for job in jobs for path in job["input"]} - made
+    outputs = {path for job in jobs for path in job["output"]}
+    inputs = {path for job in jobs for path in job["input"]} - outputs
     steps = [step_name(rule, *map(last["wildcards"].get, ("checkpoint", "benchmark"))) for rule in rules]
     metrics = [path for path in last["output"] if Path(path).name == METRICS]
     stage: dict[str, Any] = {"cmd": _command(rules, last["output"][0], config_file)}

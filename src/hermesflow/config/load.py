@@ -17,8 +17,10 @@ from hermesflow.config.tree import preferences_of
 from hermesflow.core.errors import ConfigError
 
 EXTENDS = "extends"
-"""Key of a file whose keys a config takes over where it has none; mappings are merged, lists replaced. A source that
-names its `repo` or `folder` is another source: nothing of the former's revision, files or checksums stays."""
+"""Key of a file whose keys a config takes over where it has none; mappings are merged, lists replaced."""
+SOURCES = {"source", "repo", "folder"}
+"""A mapping with one of these keys says where something comes from and is taken whole: nothing that belonged to another
+source, as a digest or a revision, is taken over."""
 
 
 def load_config(path: str | Path) -> Config:
@@ -61,21 +63,21 @@ def config_files(path: str | Path) -> list[Path]:
 
 def _extended(path: Path) -> Any:
     """The keys of a file over those of the file that it extends; of `checkpoints`, null takes one away."""
-    own, *parents = map(_read, config_files(path))
+    content, *parents = map(_read, config_files(path))
     for parent in parents:
-        own = _merged(parent, own)
+        content = _merged(parent, content)
     if not parents:
-        return own
-    own.pop(EXTENDS)
-    if isinstance(own.get("checkpoints"), dict):
-        own["checkpoints"] = {name: entry for name, entry in own["checkpoints"].items() if entry is not None}
-    return own
+        return content
+    content.pop(EXTENDS)
+    if isinstance(content.get("checkpoints"), dict):
+        content["checkpoints"] = {name: entry for name, entry in content["checkpoints"].items() if entry is not None}
+    return content
 
 
-def _merged(parent: Any, own: Any) -> Any:
-    if not (isinstance(parent, dict) and isinstance(own, dict)) or own.keys() & {"repo", "folder"}:
-        return own
-    return {**parent, **{key: _merged(parent.get(key), value) for key, value in own.items()}}
+def _merged(parent: Any, child: Any) -> Any:
+    if not (isinstance(parent, dict) and isinstance(child, dict)) or child.keys() & SOURCES:
+        return child
+    return {**parent, **{key: _merged(parent.get(key), value) for key, value in child.items()}}
 
 
 def _read(path: Path, child: Path | None = None) -> Any:

@@ -71,9 +71,9 @@ def reads(stage: str, checkpoint: str | None = None, benchmark: str | None = Non
 
     Likewise for one benchmark.
     """
-    own = f"checkpoints.{checkpoint}"
+    prefix = f"checkpoints.{checkpoint}"
     known = [key for key in READS[stage] if checkpoint != BASE or not _is_own(key)]
-    keys = [own + key.removeprefix("checkpoint") if _is_own(key) else key for key in known]
+    keys = [prefix + key.removeprefix("checkpoint") if _is_own(key) else key for key in known]
     return sorted({part for key in keys for part in _of_benchmark(key, benchmark)})
 
 
@@ -87,7 +87,7 @@ def params_of(
     """
     plain, benchmarks = as_plain(config), config.benchmarks
     keys = [key for key in reads(stage, checkpoint, benchmark) if benchmarks or not _is_benchmarks(key)]
-    values = {key: _given(_look_up(plain, key)) for key in keys}
+    values = {key: _without_none(_look_up(plain, key)) for key in keys}
     return values | ({"benchmarks": list(benchmarks.names)} if benchmarks and "benchmarks" in values else {})
 
 
@@ -122,7 +122,7 @@ def _look_up(plain: Any, key: str) -> Any:
     return plain
 
 
-def _given(value: Any) -> Any:
+def _without_none(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _given(part) for key, part in value.items() if part is not None}
-    return [_given(part) for part in value] if isinstance(value, list) else value
+        return {key: _without_none(part) for key, part in value.items() if part is not None}
+    return [_without_none(part) for part in value] if isinstance(value, list) else value

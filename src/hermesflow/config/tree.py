@@ -58,9 +58,9 @@ class Reference(NamedTuple):
 def reference_of(config: Config, checkpoint: str) -> Reference:
     """The reference that a checkpoint is trained against."""
     entry = config.checkpoints[checkpoint]
-    training, kept = training_of(config, checkpoint), preferences_of(config, checkpoint)
-    rejected: RejectedFrom = "previous" if entry.parent == BASE else kept.rejected
-    return Reference(entry.parent, entry.candidates, training.steps, kept.pairs, rejected, training.mask_ratios)
+    training, preferences = training_of(config, checkpoint), preferences_of(config, checkpoint)
+    rejected: RejectedFrom = "previous" if entry.parent == BASE else preferences.rejected
+    return Reference(entry.parent, entry.candidates, training.steps, preferences.pairs, rejected, training.mask_ratios)
 
 
 def read_variant(checkpoint: str, variant: str) -> Reference:

@@ -308,9 +308,9 @@ def save_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
 def git_revision() -> str:
     """Revision of the code, `unknown` outside a git checkout."""
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
         )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return done.stdout.strip()
+    return process.stdout.strip()

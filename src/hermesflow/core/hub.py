@@ -162,21 +162,21 @@ def _local_folder(source: Source, folder: Path) -> Path:
         path = folder / name
         if not path.is_file():
             raise FetchError(f"{path}: no such file. Correct `folder` or `files`, or put it there.")
-        if pin is not None and (found := sha256(path)) != pin:
+        if pin is not None and (digest := sha256(path)) != pin:
             raise FetchError(
-                f"{path}: its sha256 is {found}, but the config pins {pin}. Put the pinned file there, or correct the "
+                f"{path}: its sha256 is {digest}, but the config pins {pin}. Put the pinned file there, or correct the "
                 "pin if the change is meant."
             )
     return folder
 
 
 def _check(path: Path, expected: str | None, place: str, says: str) -> None:
-    found = sha256(path)
-    if found != expected:
+    digest = sha256(path)
+    if digest != expected:
         path.resolve().unlink()
         path.unlink(missing_ok=True)
         raise FetchError(
-            f"{place}: its sha256 is {found}, but {says} {expected}; the copy was deleted. Give the same command "
+            f"{place}: its sha256 is {digest}, but {says} {expected}; the copy was deleted. Give the same command "
             "again. If it differs again, the pin, a proxy or the mirror (HF_ENDPOINT) is wrong."
         )
 
@@ -193,8 +193,8 @@ def _cached(repository: Repository, name: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
     with explained(repository, name):
-        found = try_to_load_from_cache(repository.name, name, revision=repository.revision)
-    return Path(found) if isinstance(found, str) else None
+        path = try_to_load_from_cache(repository.name, name, revision=repository.revision)
+    return Path(path) if isinstance(path, str) else None
 
 
 def _download(repository: Repository, name: str) -> Path:

@@ -39,8 +39,8 @@ def read_model(reader: Any, folder: Path | str, *, role: str, unused: str = "", 
     more = {"local_files_only": True, "use_safetensors": True, "output_loading_info": True}
     from hermesflow.core.finite import check_weights
 
-    model, told = reader.from_pretrained(folder, **options, **more)
-    if absent := _absent(model, told["missing_keys"], unused):
+    model, loading_info = reader.from_pretrained(folder, **options, **more)
+    if absent := _absent(model, loading_info["missing_keys"], unused):
         raise ConfigError(
             f"{folder}: its weights are not those of {role} ({type(model).__name__}): {len(absent)} tensors are not "
             f"there, the first is {absent[0]}, and would have been random numbers. Take the released weights of just "
@@ -60,5 +60,5 @@ def _absent(model: torch.nn.Module, missing: Iterable[str], unused: str) -> list
         pattern for part in model.modules() for pattern in getattr(part, "_keys_to_ignore_on_load_missing", None) or ()
     ]
     known = [re.compile(pattern) for pattern in (*spared, *([unused] if unused else []))]
-    own = {name for name, _ in model.named_parameters()}
-    return sorted(key for key in own & set(missing) if not any(pattern.search(key) for pattern in known))
+    parameters = {name for name, _ in model.named_parameters()}
+    return sorted(key for key in parameters & set(missing) if not any(pattern.search(key) for pattern in known))

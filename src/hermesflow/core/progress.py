@@ -33,27 +33,27 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.total, self.what, self.unit = total, what, unit
-        self.done = 0
+        self.count = 0
         self._every, self._stream, self._clock = every, stream, clock
         self._start = self._last = clock()
 
     def advance(self, n: int = 1) -> None:
         """Say that `n` more units are done."""
-        self.done += n
+        self.count += n
         now = self._clock()
-        if self.done >= self.total or now - self._last >= self._every:
+        if self.count >= self.total or now - self._last >= self._every:
             self._last = now
             print(self._line(now - self._start), file=self._stream or sys.stderr, flush=True)
 
     def _line(self, seconds: float) -> str:
-        rate = self.done / seconds if seconds > 0 else 0.0
-        line = f"{self.what}: {self.done:,}/{self.total:,} {self.unit}s, {rate:,.1f} {self.unit}s/s"
-        if self.done >= self.total:
+        rate = self.count / seconds if seconds > 0 else 0.0
+        line = f"{self.what}: {self.count:,}/{self.total:,} {self.unit}s, {rate:,.1f} {self.unit}s/s"
+        if self.count >= self.total:
             return f"{line}, took {_clock_time(seconds)}"
-        return f"{line}, {_clock_time((self.total - self.done) / rate)} left" if rate > 0 else line
+        return f"{line}, {_clock_time((self.total - self.count) / rate)} left" if rate > 0 else line
 
 
 def _clock_time(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, remainder = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    return f"{hours}:{minutes:02}:{remainder:02}" if hours else f"{minutes}:{remainder:02}"

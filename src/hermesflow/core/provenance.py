@@ -24,7 +24,7 @@ Modules: TypeAlias = tuple[tuple[str, Path], ...]
 def modules_of(
     roots: tuple[str, ...],
     left_out: tuple[str, ...] = (),
-    kept: tuple[str, ...] = (),
+    exceptions: tuple[str, ...] = (),
     chosen: tuple[tuple[str, str], ...] = (),
     declared: tuple[str, ...] = (),
 ) -> Modules:
@@ -35,7 +35,7 @@ def modules_of(
     Args:
         roots: modules to start from. Names of no module are passed over.
         left_out: modules and packages that neither count nor are followed.
-        kept: modules that count all the same.
+        exceptions: modules that count all the same.
         chosen: names of functions with a module that calling them imports.
         declared: modules of which the functions do not run, only what they declare; imports inside of functions are
             passed over.
@@ -47,7 +47,7 @@ def modules_of(
         name = queue.pop()
         queue += [module for function, module in chosen if function == name and module not in reached]
         path = path_of(name) if _package_of(name) in packages else None
-        if path is None or name in reached or (name not in kept and _is_within(name, left_out)):
+        if path is None or name in reached or (name not in exceptions and _is_within(name, left_out)):
             continue
         reached[name] = path
         queue += [*_imported(name, name not in declared), *([parent] if (parent := name.rpartition(".")[0]) else [])]

@@ -31,7 +31,7 @@ MOST = 4
 
 
 @dataclass(frozen=True)
-class Asked:
+class Prompt:
     """What one prompt asks for."""
 
     kind: str
@@ -45,22 +45,22 @@ class Asked:
 
 
 @cache
-def prompts() -> tuple[Asked, ...]:
+def prompts() -> tuple[Prompt, ...]:
     """All 553, in GenEval's order."""
     rng = np.random.default_rng(SEED)
-    asked = [Asked(KINDS[0], (OBJECTS[i],)) for i in rng.choice(len(OBJECTS), size=len(OBJECTS), replace=False)]
+    rows = [Prompt(KINDS[0], (OBJECTS[i],)) for i in rng.choice(len(OBJECTS), size=len(OBJECTS), replace=False)]
     for kind in KINDS[1:]:
-        asked += [_draw(kind, rng) for _ in range(PROMPTS_PER_KIND)]
-    return tuple(dict.fromkeys(asked))
+        rows += [_draw(kind, rng) for _ in range(PROMPTS_PER_KIND)]
+    return tuple(dict.fromkeys(rows))
 
 
-def _draw(kind: str, rng: np.random.Generator) -> Asked:
+def _draw(kind: str, rng: np.random.Generator) -> Prompt:
     """One prompt; persons, the first object, are never given a colour."""
     number, colored = 1 + (kind not in ("counting", "colors")), kind in ("colors", "color_attribution")
     objects, size = OBJECTS[colored:], None if number == 1 else number
     names = tuple(objects[i] for i in np.atleast_1d(rng.choice(len(objects), size=size, replace=False)))
     if kind == "counting":
-        return Asked(kind, names, count=int(rng.integers(2, MOST, endpoint=True)))
+        return Prompt(kind, names, count=int(rng.integers(2, MOST, endpoint=True)))
     if colored:
-        return Asked(kind, names, tuple(COLORS[i] for i in np.atleast_1d(rng.choice(10, size=size, replace=False))))
-    return Asked(kind, names, relation=RELATIONS[rng.choice(4)] if kind == "position" else None)
+        return Prompt(kind, names, tuple(COLORS[i] for i in np.atleast_1d(rng.choice(10, size=size, replace=False))))
+    return Prompt(kind, names, relation=RELATIONS[rng.choice(4)] if kind == "position" else None)

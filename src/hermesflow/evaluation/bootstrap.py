@@ -73,7 +73,7 @@ def estimate(evaluated: Evaluated, *, resamples: int) -> Estimate:
     """Point values and bootstrap replicates of all metrics of one checkpoint and seed."""
     names: list[str] = []
     points: list[np.ndarray] = []
-    drawn: list[np.ndarray] = []
+    replicates: list[np.ndarray] = []
     items: list[np.ndarray] = []
     for pool, rows in evaluated.units.groupby("pool", sort=True):
         counts = resample_counts(str(pool), rows["id"].nunique(), resamples=resamples)
@@ -92,22 +92,22 @@ def estimate(evaluated: Evaluated, *, resamples: int) -> Estimate:
             sizes = np.append(sizes, counts.shape[1])
         names += metrics
         points.append(values[0])
-        drawn.append(values[1:])
+        replicates.append(values[1:])
         items.append(sizes)
     designs = {
         str(metric): digest_of(sorted(map(list, rows[["pool", "id"]].itertuples(index=False))))
         for metric, rows in evaluated.units.groupby("metric")
     }
     simple = Estimate(
-        tuple(names), np.concatenate(points), np.concatenate(drawn, axis=1), np.concatenate(items), designs
+        tuple(names), np.concatenate(points), np.concatenate(replicates, axis=1), np.concatenate(items), designs
     )
     return _with_values(_compose(simple), evaluated.values)
 
 
 def point_values(evaluated: Evaluated) -> dict[str, float]:
     """Every metric of one checkpoint and seed, without intervals."""
-    found = estimate(evaluated, resamples=0)
-    values = {name: float(value) for name, value in sorted(zip(found.metrics, found.values, strict=True))}
+    estimates = estimate(evaluated, resamples=0)
+    values = {name: float(value) for name, value in sorted(zip(estimates.metrics, estimates.values, strict=True))}
     if "fid" in values and "fid" not in evaluated.values:
         values["fid"] = frechet_distance(evaluated.generated, evaluated.real)
     return values
@@ -145,43 +145,55 @@ def summarise(
         ArtifactError: a folder is unreadable, its prompts are not those of the others, or it was resampled another
             number of times.
     """
-    found = {
+    estimates = {
         (name, seed): estimate(
             read_evaluated(folder, (benchmarks or {}).get(name, {}).get(seed, ())), resamples=resamples
         )
         for name, seeds in folders.items()
         for seed, folder in sorted(seeds.items())
     }
-    _check_same_design(found, folders)
+    _check_same_design(estimates, folders)
     rows: list[pd.DataFrame] = []
     for name, other in [*((name, baseline) for name in folders), *pairs]:
-        own = [found[name, seed] for seed in sorted(folders[name])]
+        seed_estimates = [estimates[name, seed] for seed in sorted(folders[name])]
         shared = [seed for seed in sorted(folders[name]) if name != other and seed in folders.get(other, {})]
-        value, drawn = _over_seeds([e.values for e in own], [e.replicates for e in own])
-        low, high = _interval(value, drawn, confidence)
+        value, replicates = _over_seeds([e.values for e in seed_estimates], [e.replicates for e in seed_estimates])
+        low, high = _interval(value, replicates, confidence)
         delta = delta_low = delta_high = np.full(len(value), np.nan)
         if shared:
-            both = [(found[name, seed], found[other, seed]) for seed in shared]
-            delta, drawn = _over_seeds(
+            both = [(estimates[name, seed], estimates[other, seed]) for seed in shared]
+            delta, replicates = _over_seeds(
                 [a.values - b.values for a, b in both], [a.replicates - b.replicates for a, b in both]
             )
-            delta_low, delta_high = _interval(delta, drawn, confidence)
-        columns = (name, own[0].metrics, value, low, high, delta, delta_low, delta_high, own[0].items, len(own), other)
+            delta_low, delta_high = _interval(delta, replicates, confidence)
+        columns = (
+            name,
+            seed_estimates[0].metrics,
+            value,
+            low,
+            high,
+            delta,
+            delta_low,
+            delta_high,
+            seed_estimates[0].items,
+            len(seed_estimates),
+            other,
+        )
         rows.append(pd.DataFrame(dict(zip(COLUMNS, columns, strict=True))))
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=list(COLUMNS))
 
 
 def _compose(simple: Estimate) -> Estimate:
     place = {name: i for i, name in enumerate(simple.metrics)}
-    made = {name: parts for name, parts in compositions().items() if all(part in place for part in parts)}
-    mixing = np.zeros((len(place), len(made)))
-    items = np.zeros(len(made), dtype=np.int64)
-    for column, parts in enumerate(made.values()):
+    composites = {name: parts for name, parts in compositions().items() if all(part in place for part in parts)}
+    mixing = np.zeros((len(place), len(composites)))
+    items = np.zeros(len(composites), dtype=np.int64)
+    for column, parts in enumerate(composites.values()):
         for part, weight in parts.items():
             mixing[place[part], column] = weight
         items[column] = max(simple.items[place[part]] for part in parts)
     return Estimate(
-        (*simple.metrics, *made),
+        (*simple.metrics, *composites),
         np.concatenate([simple.values, simple.values @ mixing]),
         np.concatenate([simple.replicates, simple.replicates @ mixing], axis=1),
         np.concatenate([simple.items, items]),
@@ -216,8 +228,8 @@ def _replicates(metric: str, one: Whole, resamples: int) -> np.ndarray:
 def _over_seeds(values: Sequence[np.ndarray], replicates: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Mean over seeds, and replicates that also resample the seeds: (M,), (R, M)."""
     counts = resample_counts(f"seeds/{len(values)}", len(values), resamples=len(replicates[0]))
-    drawn = np.einsum("rs,srm->rm", counts / len(values), np.stack(replicates))
-    return np.mean(values, axis=0), drawn
+    means = np.einsum("rs,srm->rm", counts / len(values), np.stack(replicates))
+    return np.mean(values, axis=0), means
 
 
 def _interval(value: np.ndarray, replicates: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray]:
@@ -227,9 +239,11 @@ def _interval(value: np.ndarray, replicates: np.ndarray, confidence: float) -> t
     return low, high
 
 
-def _check_same_design(found: Mapping[tuple[str, int], Estimate], folders: Mapping[str, Mapping[int, Path]]) -> None:
-    first = next(iter(found.values()), None)
-    for (name, seed), one in found.items():
+def _check_same_design(
+    estimates: Mapping[tuple[str, int], Estimate], folders: Mapping[str, Mapping[int, Path]]
+) -> None:
+    first = next(iter(estimates.values()), None)
+    for (name, seed), one in estimates.items():
         assert first is not None
         apart = sorted(m for m in {*first.designs, *one.designs} if first.designs.get(m) != one.designs.get(m))
         if apart:

@@ -65,14 +65,14 @@ def read_evaluated(folder: Path, benchmarks: Sequence[Path] = ()) -> Evaluated:
     measured = set(units[0]["metric"])
     for benchmark in benchmarks:
         units.append(read_table(benchmark / UNITS, UNIT_COLUMNS, numbers=UNIT_COLUMNS[3:])[list(UNIT_COLUMNS)])
-        found = read_values(benchmark / VALUES)
-        own = {*units[-1]["metric"], *found}
-        if twice := sorted(measured & own):
+        benchmark_values = read_values(benchmark / VALUES)
+        metrics = {*units[-1]["metric"], *benchmark_values}
+        if twice := sorted(measured & metrics):
             raise ArtifactError(
                 f"{benchmark}: measures `{twice[0]}`, which another folder of this checkpoint does too. {_AGAIN}"
             )
-        measured |= own
-        values |= found
+        measured |= metrics
+        values |= benchmark_values
     from hermesflow.core.finite import check_weights  # imports torch, as reading features does
 
     check_weights(features.items(), str(folder / FEATURES), "Evaluate again.")

@@ -70,28 +70,28 @@ def distances_to(
     """
     import torch
 
-    there = torch.from_numpy(covariance).to(device)
+    sigma = torch.from_numpy(covariance).to(device)
     rows = torch.from_numpy(generated - mean).to(device)
     squares, few = (rows**2).sum(dim=1), len(rows) <= rows.shape[1]
     if few:
-        seen = rows @ there @ rows.T
+        products = rows @ sigma @ rows.T
     else:
-        values, vectors = torch.linalg.eigh(there)
-        seen = rows @ (vectors * values.clamp(min=0).sqrt())
+        values, vectors = torch.linalg.eigh(sigma)
+        products = rows @ (vectors * values.clamp(min=0).sqrt())
     distances = np.empty(len(counts))
     for place, weights in enumerate(torch.from_numpy(counts)):
         weight = weights.to(device)
         total = weight.sum()
         shift = weight @ rows / total
-        own = (weight @ squares - total * shift @ shift) / (total - 1)
+        trace = (weight @ squares - total * shift @ shift) / (total - 1)
         if few:
-            middle = seen @ weight / total
-            centred = seen - middle[:, None] - middle + weight @ middle / total
+            middle = products @ weight / total
+            centred = products - middle[:, None] - middle + weight @ middle / total
             product = weight.sqrt()[:, None] * centred * weight.sqrt() / (total - 1)
         else:
-            middle = weight @ seen / total
-            product = ((seen.T * weight) @ seen - total * middle[:, None] * middle) / (total - 1)
+            middle = weight @ products / total
+            product = ((products.T * weight) @ products - total * middle[:, None] * middle) / (total - 1)
         cross = torch.linalg.eigvalsh(product).clamp(min=0).sqrt().sum()
-        distances[place] = float(shift @ shift + own + there.trace() - 2 * cross)
+        distances[place] = float(shift @ shift + trace + sigma.trace() - 2 * cross)
         advance(1)
     return distances

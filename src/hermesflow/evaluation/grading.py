@@ -25,7 +25,7 @@ from hermesflow.evaluation.evaluated import Whole
 from hermesflow.evaluation.prompts import Prompts
 
 Grader = TypeVar("Grader")
-_KEPT_TOGETHER = 8  # prompts whose verdicts are kept together
+_PROMPTS_PER_PART = 8  # prompts whose verdicts are kept together
 _DRAW = "Delete it and run snakemake again to draw anew."
 
 
@@ -61,7 +61,7 @@ class Job:
     images: GeneratedImages
     progress: Progress
     """Of images."""
-    kept: Callable[[], Path]
+    verdicts_folder: Callable[[], Path]
     """Folder with verdicts of a run that was killed; naming it takes reading all models, so it is made where used."""
 
     @property
@@ -138,7 +138,7 @@ def grade_by_prompt(job: Job, grade: Callable[[int, list[Image.Image]], pd.DataF
             job.progress.advance(len(images))
         return pd.concat(tables, ignore_index=True)
 
-    return grade_in_parts(job, make, together=_KEPT_TOGETHER)
+    return grade_in_parts(job, make, together=_PROMPTS_PER_PART)
 
 
 def grade_in_parts(job: Job, make: Callable[[int, int], pd.DataFrame], *, together: int) -> pd.DataFrame:
@@ -149,7 +149,7 @@ def grade_in_parts(job: Job, make: Callable[[int, int], pd.DataFrame], *, togeth
         make: rows about the images of prompts `start` to `stop` - 1.
         together: prompts whose verdicts are kept together.
     """
-    folder, parts, prompts = job.kept(), [], len(job.prompts.ids)
+    folder, parts, prompts = job.verdicts_folder(), [], len(job.prompts.ids)
     for start in range(0, prompts, together):
         stop = min(start + together, prompts)
         path = folder / f"{start}-{stop}.parquet"

@@ -11,7 +11,7 @@ from hermesflow.core.files import digest_of, sha256
 _PREFIX = "graded-"
 
 
-def kept_folder(folder: Path, origin: Sequence[object], module: Path) -> Path:
+def parts_folder(folder: Path, origin: Sequence[object], module: Path) -> Path:
     """Folder of the parts that are graded already, each of the same prompts in every run.
 
     Args:
@@ -24,7 +24,7 @@ def kept_folder(folder: Path, origin: Sequence[object], module: Path) -> Path:
     return folder / f"{_PREFIX}{digest_of([*origin, code])}"
 
 
-def drop_kept(folder: Path) -> None:
+def remove_parts(folder: Path) -> None:
     """Remove all parts in the folder of a benchmark, of whatever origin."""
     for parts in folder.glob(f"{_PREFIX}*"):
         shutil.rmtree(parts)

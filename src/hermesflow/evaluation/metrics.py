@@ -26,8 +26,8 @@ def _compositions() -> dict[str, dict[str, float]]:
         table[f"mme/{skill}"] = {f"mme/{category}/{half}": 1.0 for category in categories for half in halves}
         for half in halves:
             table[f"mme/{skill}/{half}"] = {f"mme/{c}/{half}": 1 / len(categories) for c in categories}
-    for own in ("", OWN):
-        table[f"geneval/{own}overall"] = {f"geneval/{own}{kind}": 1 / len(GENEVAL_KINDS) for kind in GENEVAL_KINDS}
+    for part in ("", OWN):
+        table[f"geneval/{part}overall"] = {f"geneval/{part}{kind}": 1 / len(GENEVAL_KINDS) for kind in GENEVAL_KINDS}
     for protocol in PROTOCOLS:
         stem = f"gap/{protocol}"
         table[f"{stem}/gap"] = {f"{stem}/understanding": 1.0, f"{stem}/generation": -1.0}

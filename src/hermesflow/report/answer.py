@@ -94,7 +94,7 @@ def summary_of(summary: pd.DataFrame, config: Config) -> dict[str, Any]:
         ConfigError: the config has no Pair-DPO checkpoint that uses all candidates.
     """
     figures = Figures(summary)
-    chain = figures.kept(pair_chain(config))
+    chain = figures.checkpoints_in(pair_chain(config))
     if not chain:
         raise ConfigError(
             f"config `{config.name}`: no entry of `checkpoints` grows from base with objective `pair` and all "
@@ -130,7 +130,7 @@ def answer(summary: pd.DataFrame, config: Config, judge: Mapping[str, Any] | Non
         judge: the content of `judge/judge.json`; of None nothing is said.
     """
     figures = Figures(summary)
-    chain = figures.kept(pair_chain(config))
+    chain = figures.checkpoints_in(pair_chain(config))
     facts = summary_of(summary, config)
     percent = number(100 * config.evaluation.confidence, 0)
     seeds = facts["seeds"]
@@ -145,8 +145,8 @@ def answer(summary: pd.DataFrame, config: Config, judge: Mapping[str, Any] | Non
         parts.append(
             f"## {PROTOCOL_WORDS[protocol][0].upper()}{PROTOCOL_WORDS[protocol][1:]}\n\n" + "\n".join(lines) + "\n"
         )
-    others = [*_iterations(figures, chain), *_other_chains(figures, config), *_arms(figures, config)]
-    parts.append("## The paper's other claims\n\n" + "\n".join(others) + "\n")
+    sentences = [*_iterations(figures, chain), *_other_chains(figures, config), *_arms(figures, config)]
+    parts.append("## The paper's other claims\n\n" + "\n".join(sentences) + "\n")
     if figures.compared:
         parts.append("## Between arms\n\n" + "\n".join(_between_arms(figures, config)) + "\n")
     parts.append("## What limits this answer\n\n" + "\n".join(_limits(figures, facts, config, judge or {})) + "\n")
@@ -234,12 +234,12 @@ def _between_arms(figures: Figures, config: Config) -> list[str]:
         f"{PROTOCOL_WORDS[figures.protocol]}. Differences are taken on the same resampled captions.\n"
     ]
     words = {"yes": "more", "no": "less", "open": "no clear difference"}
-    shown: dict[tuple[str, str], list[str]] = {}
+    changes: dict[tuple[str, str], list[str]] = {}
     for one in between_arms(figures):
         verdict = verdict_above(one["delta_low"], one["delta_high"], 0.0)
         text = f"{one['metric'].split('/')[-1].replace('_', ' ')} {change(one, 3)} ({words[verdict]})"
-        shown.setdefault((one["checkpoint"], one["against"]), []).append(text)
-    for pair, texts in shown.items():
+        changes.setdefault((one["checkpoint"], one["against"]), []).append(text)
+    for pair, texts in changes.items():
         first, second = (f"`{name}` ({', '.join(_settings(config, name, 'parent'))})" for name in pair)
         lines.append(f"- {first} less {second}: {'; '.join(texts)}.")
     return lines
@@ -259,13 +259,13 @@ def _arms(figures: Figures, config: Config) -> list[str]:
         checkpoint = part.get(role, "")
         if checkpoint not in figures.checkpoints:
             continue
-        shown = []
+        changes = []
         for benchmark, substitute in _SKILLS:
             metric, name = benchmark if figures.measured(benchmark[0]) else substitute
             statistic = figures.get(checkpoint, metric)
-            shown.append(f"{name} {change(statistic, 3)} ({_direction(statistic)})")
+            changes.append(f"{name} {change(statistic, 3)} ({_direction(statistic)})")
         what = "both skills" if role == "pair-1" else f"{role} only"
-        lines.append(f"- One iteration trained on {what} (`{checkpoint}`), change against base: {'; '.join(shown)}.")
+        lines.append(f"- One iteration trained on {what} (`{checkpoint}`), change against base: {'; '.join(changes)}.")
     if len(lines) > 1:
         where = "those against each other stand below" if figures.compared else "not against each other"
         lines.append(

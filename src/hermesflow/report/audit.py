@@ -113,15 +113,15 @@ def preferences_table(counts: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> 
     )
 
 
-def rejected_table(rejected: pd.DataFrame, told: str = "") -> Table:
+def rejected_table(rejected: pd.DataFrame, remark: str = "") -> Table:
     """Records of the data set aside when they were read, with the reason.
 
     Args:
         rejected: of `data/rejected.csv`.
-        told: what else there is to say of the data (`data_note`).
+        remark: what else there is to say of the data (`data_note`).
     """
     note = f"{len(rejected)} records were set aside; nothing here was trained or evaluated on."
-    return _table("table_rejected", "Records set aside", rejected, f"{note} {told}".rstrip())
+    return _table("table_rejected", "Records set aside", rejected, f"{note} {remark}".rstrip())
 
 
 def data_note(selection: Mapping[str, Any], questions: pd.DataFrame, cut: Mapping[str, int]) -> str:
@@ -133,13 +133,13 @@ def data_note(selection: Mapping[str, Any], questions: pd.DataFrame, cut: Mappin
         cut: split to the number of its captions that have more tokens than the model takes; empty if not known.
     """
     records, changes = selection["records"], selection["changes"]
-    kept = questions.loc[questions["outcome"] == "kept", "questions"].sum()
+    total = questions.loc[questions["outcome"] == "kept", "questions"].sum()
     rows = questions[["from", "outcome", "questions"]].itertuples(index=False)
     dropped = [f"{n:,} of the {origin}'s, {outcome}" for origin, outcome, n in rows if outcome != "kept"]
     parts = [
         f"Of {records['read']:,} records {records['drawn']:,} were drawn and {records['not needed']:,} not needed.",
         f"Of those drawn: {_listed(f'{n:,} {what}' for what, n in sorted(changes.items()))}.",
-        f"Questions: {kept:,} kept; dropped: {_listed(dropped)}.",
+        f"Questions: {total:,} kept; dropped: {_listed(dropped)}.",
     ]
     if cut:
         longer = _listed(f"{n:,} in {split}" for split, n in cut.items() if n)

@@ -90,8 +90,8 @@ def _notes(noted: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _check_alike(by_folder: Mapping[Path, Facts]) -> None:
-    (first, expected), *others = by_folder.items()
-    for folder, facts in others:
+    (first, expected), *entries = by_folder.items()
+    for folder, facts in entries:
         for key in _KNOWN:
             value, first_value = getattr(facts, key), getattr(expected, key)
             if value != first_value:

@@ -73,6 +73,6 @@ class Figures:
         """Names of all figures that some checkpoint has."""
         return frozenset(metric for _, metric, _ in self._rows)
 
-    def kept(self, names: Sequence[str]) -> tuple[str, ...]:
+    def checkpoints_in(self, names: Sequence[str]) -> tuple[str, ...]:
         """Those of the names that were evaluated, in the given order."""
         return tuple(name for name in names if name in self.checkpoints)

@@ -95,10 +95,10 @@ def fill_readme(readme: Path, published: Path, config: Config) -> None:
     protocol = "same-judge" if "same-judge" in protocols else protocols[0]
     chain = pair_chain(config)
     names = [BASE, *chain, *(other[-1] for other in pair_chains(config) if other != chain)][:README_ROWS]
-    shown = [line for name in names for line in lines if (line["Model"], line["Protocol"]) == (name, protocol)]
+    selection = [line for name in names for line in lines if (line["Model"], line["Protocol"]) == (name, protocol)]
     known = ("Model", "Understanding", "Generation", "Gap", "Both right", "Change of gap", "Change of generation")
     columns = [column for column in known if column in header]
-    cells = [[line[c] if c.startswith("Change") else line[c].partition(" [")[0] for c in columns] for line in shown]
+    cells = [[line[c] if c.startswith("Change") else line[c].partition(" [")[0] for c in columns] for line in selection]
     summary = read_json(published / "summary.json")
     claims = [claim for claim in summary["claims"] if claim["protocol"] == protocol]
     verdicts = "; ".join(f"*{claim['claim']}*, {VERDICTS[claim['verdict']].lower().rstrip('.')}" for claim in claims)
@@ -196,8 +196,8 @@ def fill(page: Path, section: str, text: str) -> None:
         ArtifactError: the markers are not there.
     """
     begin, end = f"<!-- {section}:begin -->\n", f"<!-- {section}:end -->"
-    before, opening, rest = (page.read_text() if page.exists() else "").partition(begin)
-    _, closing, after = rest.partition(end)
+    before, opening, tail = (page.read_text() if page.exists() else "").partition(begin)
+    _, closing, after = tail.partition(end)
     if not (opening and closing):
         raise ArtifactError(f"{page}: has no section between {begin.strip()} and {end}. Put both lines back.")
     with atomic(page) as temporary:

@@ -13,7 +13,7 @@ def pair_chains(config: Config) -> tuple[tuple[str, ...], ...]:
     def descend(parent: str) -> Iterator[tuple[str, ...]]:
         for name, entry in config.checkpoints.items():
             if entry.parent == parent and entry.objective == "pair" and entry.candidates is None:
-                yield from ((name, *rest) for rest in tuple(descend(name)) or ((),))
+                yield from ((name, *chain) for chain in tuple(descend(name)) or ((),))
 
     return tuple(descend(BASE))
 
@@ -45,14 +45,14 @@ def arm_pairs(config: Config) -> tuple[tuple[str, str], ...]:
     That is what was trained from base, on all candidates, on the chosen answers alone, without a preference, or on the
     preferences of images alone.
     """
-    others = [
+    arms = [
         name
         for objective in ("chosen", "generation")
         for name, entry in config.checkpoints.items()
         if entry.parent == BASE and entry.objective == objective and entry.candidates is None
     ]
     first = dict.fromkeys(chain[0] for chain in pair_chains(config))
-    return tuple((checkpoint, other) for checkpoint in first for other in others)
+    return tuple((checkpoint, arm) for checkpoint in first for arm in arms)
 
 
 def candidate_sweep(config: Config) -> dict[int, str]:

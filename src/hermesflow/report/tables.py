@@ -55,7 +55,7 @@ def all_tables(
         ArtifactError: a file of quoted figures is missing or lacks a column.
     """
     figures, lines = Figures(summary), made_by or {}
-    checkpoints = figures.kept(main_checkpoints(config))
+    checkpoints = figures.checkpoints_in(main_checkpoints(config))
     tables = [
         _benchmark_table(name, title, config, figures, checkpoints, paper_tables, lines)
         for name, title in (
@@ -103,7 +103,7 @@ def gap_table(figures: Figures, config: Config, paper_tables: Path, lines: Mappi
     rows: list[dict[str, Any]] = []
     cells: list[dict[str, str]] = []
     for protocol in figures.protocols():
-        for checkpoint in figures.kept((BASE, *config.checkpoints)):
+        for checkpoint in figures.checkpoints_in((BASE, *config.checkpoints)):
             statistics = {side.key: figures.get(checkpoint, f"gap/{protocol}/{side.key}") for side in sides}
             values = {side: statistic["value"] for side, statistic in statistics.items()}
             ends = [(side.key, end) for side in changed for end in ("", "_low", "_high")]
@@ -128,7 +128,7 @@ def ablation_table(figures: Figures, config: Config, paper_tables: Path, lines: 
     columns = _columns(ABLATION, config, figures)
     rows: list[dict[str, Any]] = []
     cells: list[dict[str, str]] = []
-    for checkpoint in figures.kept((BASE, *config.checkpoints)):
+    for checkpoint in figures.checkpoints_in((BASE, *config.checkpoints)):
         names = {"checkpoint": checkpoint, "arm": _arm(config, checkpoint)}
         role = role_of.get(checkpoint)
         rows.append({**names, "source": MEASURED, "role": role, **_values(figures, checkpoint, columns)})
@@ -156,12 +156,12 @@ def extra_table(table: ExtraTable, figures: Figures, config: Config, line: str |
         config: the experiment.
         line: what made the benchmark's figures.
     """
-    main, *others = table.columns(figures.metrics)
+    main, *extras = table.columns(figures.metrics)
     if not figures.measured(main.metric):
         return None
-    columns = [main, *(column for column in others if figures.measured(column.metric))]
+    columns = [main, *(column for column in extras if figures.measured(column.metric))]
     rows, cells = [], []
-    for checkpoint in figures.kept((BASE, *config.checkpoints)):
+    for checkpoint in figures.checkpoints_in((BASE, *config.checkpoints)):
         texts = _cells(figures, checkpoint, columns)
         delta = change(figures.get(checkpoint, main.metric, scale=main.scale), main.digits)
         rows.append({"checkpoint": checkpoint, **_values(figures, checkpoint, columns)})

@@ -148,7 +148,7 @@ def _counted(ages: Iterable[int]) -> dict[str, int]:
 
 
 def homologous_table(
-    captions: Selection, images: Selection, kept: PairsKept = "both"
+    captions: Selection, images: Selection, pairs: PairsKept = "both"
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Join both skills by id: ids with a pair of captions AND a pair of images are trained on, or with `any` of them.
 
@@ -156,16 +156,16 @@ def homologous_table(
         The table (id and the columns of both kinds, without values for a kind that an id has no pair of) and counts
         of all kinds: `homologous` counts ids with both pairs and, with `any`, those with one pair `alone`.
     """
-    how: Literal["inner", "outer"] = "inner" if kept == "both" else "outer"
+    how: Literal["inner", "outer"] = "inner" if pairs == "both" else "outer"
     tables = captions_table(captions.pairs), images_table(images.pairs)
     left, right = (table.drop(columns=AGE, errors="ignore") for table in tables)  # training does not ask
     table = left.merge(right, on="id", how=how, validate="one_to_one")
     both = len(captions.pairs.keys() & images.pairs.keys())
-    lonely = {"captions": len(captions.pairs) - both, "images": len(images.pairs) - both}
-    if kept == "both":
-        homologous = {"kept": both, "dropped": {kind: {"other side missing": n} for kind, n in lonely.items()}}
+    singles = {"captions": len(captions.pairs) - both, "images": len(images.pairs) - both}
+    if pairs == "both":
+        homologous = {"kept": both, "dropped": {kind: {"other side missing": n} for kind, n in singles.items()}}
     else:
-        homologous = {"kept": both, "alone": lonely, "dropped": {kind: {} for kind in lonely}}
+        homologous = {"kept": both, "alone": singles, "dropped": {kind: {} for kind in singles}}
     return table, {"captions": captions.counts, "images": images.counts, "homologous": homologous}
 
 

@@ -105,9 +105,9 @@ def _write(
         if step + 1 == max_new_tokens or not alive.any():
             break
         if alive.sum() < KEEP_BELOW * len(alive):
-            left = alive.nonzero()[:, 0]
-            session.keep(left)
-            rows, tokens, alive = rows[left], tokens[left], alive[left]
+            places = alive.nonzero()[:, 0]
+            session.keep(places)
+            rows, tokens, alive = rows[places], tokens[places], alive[places]
         logits = session.step(tokens)
     return written.tolist()
 

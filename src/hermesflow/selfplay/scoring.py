@@ -112,7 +112,7 @@ class _Choices(tuple[str, ...]):
         return between.join(self) if between else str(list(self))
 
 
-def asked_texts(questions: Sequence[Question], prompt: str | None) -> list[str]:
+def question_texts(questions: Sequence[Question], prompt: str | None) -> list[str]:
     """What a model is asked, without its own template.
 
     Args:
@@ -178,7 +178,7 @@ def vqa_generate(
 
     Source: HermesFlow section 3.2.
     """
-    answers = free_answers(model, seen, owners, asked_texts(questions, prompt), max_answer_tokens=max_answer_tokens)
+    answers = free_answers(model, seen, owners, question_texts(questions, prompt), max_answer_tokens=max_answer_tokens)
     return nearest_choice(answers, [q.choices for q in questions], encoder)
 
 
@@ -197,7 +197,7 @@ def vqa_likelihood(
     Returns:
         Q choices.
     """
-    texts = asked_texts(questions, prompt)
+    texts = question_texts(questions, prompt)
     flat = [(i, choice) for i, q in enumerate(questions) for choice in q.choices]
     keys = [(texts[i], choice) for i, choice in flat]
     logps = _answer_logps(model, seen, owners[[i for i, _ in flat]], keys).split([len(q.choices) for q in questions])
@@ -239,7 +239,7 @@ def vqa_probability(
 
     Source: Lin et al. 2024 (VQAScore), P(answer | image, question).
     """
-    keys = [(text, q.answer) for text, q in zip(asked_texts(questions, prompt), questions, strict=True)]
+    keys = [(text, q.answer) for text, q in zip(question_texts(questions, prompt), questions, strict=True)]
     return _answer_logps(model, seen, owners, keys).exp().numpy()
 
 

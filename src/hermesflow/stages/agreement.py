@@ -108,9 +108,9 @@ def image_agreement(
     result = {}
     for method, table in scores.items():
         of_pair = by_pair(table.merge(judged, on=["id", "candidate"], validate="1:1"), ids)
-        own = [group["score"].to_numpy() for group in of_pair]
+        self_scores = [group["score"].to_numpy() for group in of_pair]
         result[method] = {
-            truth: rank_agreement(own, [group[truth].to_numpy() for group in of_pair])
+            truth: rank_agreement(self_scores, [group[truth].to_numpy() for group in of_pair])
             for truth in ("share", "accepted")
         }
     return result

@@ -55,8 +55,8 @@ def run(
     images: list[np.ndarray] = []
     for number, batch in enumerate(batches):
         path = parts / f"{number}.npy"
-        is_there = path.with_suffix(".json").exists()  # written last
-        images.append(_kept(path, batch) if is_there else _draw(model, prompts, batch, settings, seed, path))
+        complete = path.with_suffix(".json").exists()  # written last
+        images.append(_read_batch(path, batch) if complete else _draw(model, prompts, batch, settings, seed, path))
         progress.advance(len(batch) * prompts.images)
     empty = model.generated.empty(0, prompts.images)
     batch_ids = [id_ for batch in batches for id_ in batch]
@@ -75,7 +75,7 @@ def _draw(
     return together
 
 
-def _kept(path: Path, expected: list[str]) -> np.ndarray:
+def _read_batch(path: Path, expected: list[str]) -> np.ndarray:
     ids, images = read_images(path)
     if ids != expected:
         raise ArtifactError(f"{path}: holds other prompts than those of its batch. Delete its folder and draw again.")

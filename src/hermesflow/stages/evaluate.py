@@ -42,7 +42,7 @@ OWN_SAMPLES = 14  # prompts kept where they have no kinds
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Generations:
     """Images of one checkpoint, what was asked for, and what the judge sees in them."""
 
     requests: list[Request]
@@ -52,7 +52,7 @@ class Drawn:
     """The same in pixels, (N, H, W, 3) uint8."""
     scenes: list[Scene]
 
-    def of(self, ids: Iterable[str]) -> list[int]:
+    def places_of(self, ids: Iterable[str]) -> list[int]:
         """Places of the images of some prompts."""
         wanted = set(ids)
         return [i for i, request in enumerate(self.requests) if request.id in wanted]
@@ -91,15 +91,15 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
     inputs += [folder / "model" / "model.safetensors", layout.tokenizer / "model.safetensors"]
     judged = any(world_of(config.data.source).parse_caption(caption) for caption in held_out.captions.values())
     measure = _with_judge if judged else _by_itself
-    found = measure(config, layout, model, real, held_out, prompts, stream=(seed, checkpoint))
+    results = measure(config, layout, model, real, held_out, prompts, stream=(seed, checkpoint))
     out = folder / "evaluation"
-    for name, table in found.tables.items():
+    for name, table in results.tables.items():
         write_table(out / f"{name}.parquet", table)
-    _write_summary(out, pd.concat(found.units, ignore_index=True), found.features)
-    write_images(out / "samples.npy", found.sample_ids, found.samples.numpy()[:, None], model.generated)
+    _write_summary(out, pd.concat(results.units, ignore_index=True), results.features)
+    write_images(out / "samples.npy", results.sample_ids, results.samples.numpy()[:, None], model.generated)
     if judged:
         inputs.append(layout.clip / clip.WEIGHTS)
-    counts = {"prompts that the model cut": sum(model.is_cut(sorted({one.caption for one in found.requests})))}
+    counts = {"prompts that the model cut": sum(model.is_cut(sorted({one.caption for one in results.requests})))}
     write_manifest(out, config=params_of(config, "evaluate"), inputs=inputs, seed=seed, counts=counts)
 
 
@@ -115,18 +115,18 @@ def _with_judge(
 ) -> Measured:
     """All benchmarks of a small world, whose judge reads every image."""
     (seed, checkpoint), world = stream, world_of(config.data.source)
-    drawn = _draw(config, layout, model, prompts, [*held_out.rows, *real.rows], seed=seed, name=checkpoint)
+    outputs = _draw(config, layout, model, prompts, [*held_out.rows, *real.rows], seed=seed, name=checkpoint)
     answers, captions = _understand(config, model, real, world)
-    asked = _ask_gap(config, model, held_out, drawn, world)
+    table = _ask_gap(config, model, held_out, outputs, world)
     extractor = clip.load_clip(layout.clip, device=config.runtime.device)
     compared = [*held_out.rows, *real.rows][: config.evaluation.fid_images]
-    faithful, features = _fidelity(extractor, compared, real, held_out, drawn)
+    faithful, features = _fidelity(extractor, compared, real, held_out, outputs)
     kinds = {row["id"]: row["kind"] for row in prompts}
-    images, dense = _grade_prompts(kinds, drawn, world)
+    images, dense = _grade_prompts(kinds, outputs, world)
     units = [understanding.answer_units(answers), understanding.caption_units(captions), faithful]
-    units += [generation.geneval_units(images), generation.dense_units(dense), gap.gap_units(asked, held_out.captions)]
-    tables = {"answers": answers, "captions": captions, "images": images, "dense": dense, "gap": asked}
-    return Measured(drawn.requests, tables, units, features, *_samples(prompts, drawn))
+    units += [generation.geneval_units(images), generation.dense_units(dense), gap.gap_units(table, held_out.captions)]
+    tables = {"answers": answers, "captions": captions, "images": images, "dense": dense, "gap": table}
+    return Measured(outputs.requests, tables, units, features, *_samples(prompts, outputs))
 
 
 def _by_itself(
@@ -144,25 +144,25 @@ def _by_itself(
     Tables of benchmarks that need one are empty, and so are the features.
     """
     seed, checkpoint = stream
-    shown = prompts[:OWN_SAMPLES]
-    requests = [Request(row["id"], 0, row["caption"]) for row in [*held_out.rows, *shown]]
+    samples = prompts[:OWN_SAMPLES]
+    requests = [Request(row["id"], 0, row["caption"]) for row in [*held_out.rows, *samples]]
     progress = Progress(len(requests), f"evaluate {checkpoint}, seed {seed}: draw", "image")
     images = generation.draw(model, requests, settings=config.sampling.images, seed=seed, progress=progress.advance)
     codec = partial(load_codec, layout.tokenizer, device=config.runtime.device)
     seen = seen_of(model, images[: len(held_out.rows)], codec)
     encoder = load_encoder(config.scoring.choice_encoder or config.scoring.encoder, device=config.runtime.device)
-    asked, about = questions_of(held_out), questions_of(real)
-    on_real = _choose(config, model, encoder, held_out.seen, held_out, asked)
-    on_drawn = _choose(config, model, encoder, seen, held_out, asked)
-    table = self_judged.gap_table(asked, real=on_real, drawn=on_drawn)
-    answers = self_judged.answer_table(about, _choose(config, model, encoder, real.seen, real, about))
+    questions, about_real = questions_of(held_out), questions_of(real)
+    on_real = _choose(config, model, encoder, held_out.seen, held_out, questions)
+    on_generated = _choose(config, model, encoder, seen, held_out, questions)
+    table = self_judged.gap_table(questions, real=on_real, generated=on_generated)
+    answers = self_judged.answer_table(about_real, _choose(config, model, encoder, real.seen, real, about_real))
     captions = _captions(real, _describe(config, model, real.seen), normal=self_judged.plain_words)
     empty = pd.DataFrame(columns=["kind", "id", "image", "caption", "accepted"])
     tables = {"answers": answers, "captions": captions, "images": empty, "dense": empty, "gap": table}
     units = [understanding.answer_units(answers), understanding.caption_units(captions)]
     units.append(gap.gap_units(table, held_out.captions, self_judged.SIDES))
     features = {name: torch.zeros(0, 1) for name in ("generated", "real")}
-    return Measured(requests, tables, units, features, [row["id"] for row in shown], images[len(held_out.rows) :])
+    return Measured(requests, tables, units, features, [row["id"] for row in samples], images[len(held_out.rows) :])
 
 
 def _choose(
@@ -171,10 +171,12 @@ def _choose(
     encoder: SentenceEncoder,
     seen: Tensor,
     split: Split,
-    asked: Sequence[gap.Asked],
+    questions: Sequence[gap.PairQuestion],
 ) -> list[str]:
     """The choices nearest to the model's free answers about images in the order of a split."""
-    return nearest_choice(ask(config, model, seen, split, asked), [one.question.choices for one in asked], encoder)
+    return nearest_choice(
+        ask(config, model, seen, split, questions), [one.question.choices for one in questions], encoder
+    )
 
 
 def _draw(
@@ -186,7 +188,7 @@ def _draw(
     *,
     seed: int,
     name: str,
-) -> Drawn:
+) -> Generations:
     """Draw several images of each benchmark prompt and one of each of the first pairs (all that the gap needs)."""
     settings = config.evaluation
     count = max(settings.fid_images, config.data.gap_pairs)
@@ -196,43 +198,43 @@ def _draw(
     images = generation.draw(model, requests, settings=config.sampling.images, seed=seed, progress=progress.advance)
     codec = load_codec(layout.tokenizer, device=torch.device(config.runtime.device))
     pixels = codec.to_pixels(images)
-    return Drawn(requests, images, pixels, world_of(config.data.source).read_images(pixels))
+    return Generations(requests, images, pixels, world_of(config.data.source).read_images(pixels))
 
 
 def _understand(config: Config, model: UnifiedModel, real: Split, world: World) -> tuple[pd.DataFrame, pd.DataFrame]:
     items = understanding.items_of(real.rows, world)
     place = {key: i for i, key in enumerate(real.ids)}
     owners = torch.tensor([place[item.id] for item in items], dtype=torch.long)
-    said = answer(config, model, real.seen, owners, [item.question for item in items])
-    return understanding.grade(items, said), _captions(real, _describe(config, model, real.seen), normal=str)
+    answers = answer(config, model, real.seen, owners, [item.question for item in items])
+    return understanding.grade(items, answers), _captions(real, _describe(config, model, real.seen), normal=str)
 
 
 def _captions(real: Split, texts: Sequence[str], *, normal: Callable[[str], str]) -> pd.DataFrame:
     """Captions of real images with their CIDEr, which is counted on `normal` texts."""
     truth = real.captions
-    said = {key: normal(text) for key, text in zip(real.ids, texts, strict=True)}
-    scores = understanding.cider_scores(said, {key: normal(text) for key, text in truth.items()})
+    captions = {key: normal(text) for key, text in zip(real.ids, texts, strict=True)}
+    scores = understanding.cider_scores(captions, {key: normal(text) for key, text in truth.items()})
     columns = {"id": real.ids, "caption": texts, "reference": [truth[key] for key in real.ids]}
     return pd.DataFrame({**columns, "cider": [scores[key] for key in real.ids]})
 
 
-def _ask_gap(config: Config, model: UnifiedModel, held_out: Split, drawn: Drawn, world: World) -> pd.DataFrame:
-    asked = questions_of(held_out)
-    free = ask(config, model, held_out.seen, held_out, asked)
+def _ask_gap(config: Config, model: UnifiedModel, held_out: Split, outputs: Generations, world: World) -> pd.DataFrame:
+    questions = questions_of(held_out)
+    free = ask(config, model, held_out.seen, held_out, questions)
     encoder = load_encoder(config.scoring.choice_encoder or config.scoring.encoder, device=config.runtime.device)
-    nearest = nearest_choice(free, [one.question.choices for one in asked], encoder)
-    seen = {drawn.requests[i].id: drawn.scenes[i] for i in drawn.of(held_out.ids)}
+    nearest = nearest_choice(free, [one.question.choices for one in questions], encoder)
+    scenes = {outputs.requests[i].id: outputs.scenes[i] for i in outputs.places_of(held_out.ids)}
     real = dict(zip(held_out.ids, world.read_images(held_out.images), strict=True))
-    return gap.gap_table(asked, free=free, nearest=nearest, real=real, drawn=seen, read=world.answer)
+    return gap.gap_table(questions, free=free, nearest=nearest, real=real, generated=scenes, read=world.answer)
 
 
 def _fidelity(
-    extractor: clip.Clip, pairs: Sequence[dict[str, Any]], real: Split, held_out: Split, drawn: Drawn
+    extractor: clip.Clip, pairs: Sequence[dict[str, Any]], real: Split, held_out: Split, outputs: Generations
 ) -> tuple[pd.DataFrame, dict[str, Tensor]]:
     """Units of the image-text score, and features of drawn (in order of ids) and real images."""
-    places = sorted(drawn.of(row["id"] for row in pairs), key=lambda i: drawn.requests[i].id)
-    requests = [drawn.requests[i] for i in places]
-    images = drawn.images[places]
+    places = sorted(outputs.places_of(row["id"] for row in pairs), key=lambda i: outputs.requests[i].id)
+    requests = [outputs.requests[i] for i in places]
+    images = outputs.images[places]
     scores = clip.image_text_scores(extractor, images, [request.caption for request in requests])
     reference = np.concatenate([held_out.images, real.images])
     features = {"generated": clip.features(extractor, images), "real": clip.features(extractor, reference)}
@@ -240,10 +242,10 @@ def _fidelity(
     return units, {name: torch.from_numpy(rows) for name, rows in features.items()}
 
 
-def _grade_prompts(kinds: dict[str, str], drawn: Drawn, world: World) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _grade_prompts(kinds: dict[str, str], outputs: Generations, world: World) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The judge's verdict on each image of a benchmark prompt, and on each question of the dense ones."""
-    places = drawn.of(kinds)
-    rows = [(drawn.requests[i], drawn.scenes[i]) for i in places]
+    places = outputs.places_of(kinds)
+    rows = [(outputs.requests[i], outputs.scenes[i]) for i in places]
     images = pd.DataFrame(
         [(kinds[r.id], r.id, r.image, r.caption, world.accepts(scene, r.caption)) for r, scene in rows],
         columns=["kind", "id", "image", "caption", "accepted"],
@@ -274,13 +276,13 @@ def _write_summary(out: Path, units: pd.DataFrame, features: dict[str, Tensor]) 
     write_json(out / "metrics.json", bootstrap.point_values(read_evaluated(out)))
 
 
-def _samples(prompts: Sequence[dict[str, Any]], drawn: Drawn) -> tuple[list[str], Tensor]:
+def _samples(prompts: Sequence[dict[str, Any]], outputs: Generations) -> tuple[list[str], Tensor]:
     """A few prompts of each kind and the first images of each, (N, *generated)."""
-    kept: dict[str, list[str]] = {}
+    ids_by_kind: dict[str, list[str]] = {}
     for row in prompts:
         if row["kind"].startswith(OWN):
             continue
-        kept.setdefault(row["kind"], []).append(row["id"])
-    ids = [key for keys in kept.values() for key in keys[:SAMPLES_PER_KIND]]
-    first = {request.id: i for i, request in enumerate(drawn.requests) if request.image == 0}
-    return ids, drawn.generated[[first[key] for key in ids]]
+        ids_by_kind.setdefault(row["kind"], []).append(row["id"])
+    ids = [key for keys in ids_by_kind.values() for key in keys[:SAMPLES_PER_KIND]]
+    first = {request.id: i for i, request in enumerate(outputs.requests) if request.image == 0}
+    return ids, outputs.generated[[first[key] for key in ids]]

@@ -19,7 +19,7 @@ from hermesflow.evaluation.benchmark import ImageBenchmark
 from hermesflow.evaluation.evaluated import UNITS
 from hermesflow.evaluation.graders.pretrained import digest_of, name_of
 from hermesflow.evaluation.grading import Job, read_generated
-from hermesflow.evaluation.kept import drop_kept, kept_folder
+from hermesflow.evaluation.kept import parts_folder, remove_parts
 from hermesflow.evaluation.registry import image_benchmark, read_prompts
 
 
@@ -45,11 +45,11 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, benchmark
     progress = Progress(len(prompts.ids) * prompts.images, what, "image")
     model, settings = layout.checkpoint(seed, checkpoint) / "model", one.settings(config.benchmarks)
 
-    def kept() -> Path:
+    def verdicts_folder() -> Path:
         origin = origin_of(one, settings, [folder / "images.npy", layout.tokenizer / "model.safetensors"])
-        return kept_folder(folder, origin, Path(str(sys.modules[one.grade.__module__].__file__)))
+        return parts_folder(folder, origin, Path(str(sys.modules[one.grade.__module__].__file__)))
 
-    graded = one.grade(Job(config, settings, layout, model, prompts, images, progress, kept))
+    graded = one.grade(Job(config, settings, layout, model, prompts, images, progress, verdicts_folder))
     scorers = {key.partition(".")[0]: name_of(source) for key, source in one.model_sources(settings).items()}
     facts = {"protocol": graded.protocol, "items": len(prompts.ids), "images": prompts.images, **graded.notes}
     if one.models and (reason := getattr(config.benchmarks, "untried", None)):
@@ -64,7 +64,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, benchmark
     inputs += [layout.data(one.split)] if one.split else []
     inputs += [Path(getattr(settings, key)) for key in (*one.prompt_files, *one.grading_files)]
     write_manifest(folder, config={benchmark: as_plain(settings)}, inputs=inputs, seed=seed)
-    drop_kept(folder)
+    remove_parts(folder)
 
 
 def origin_of(benchmark: ImageBenchmark, settings: Any, inputs: Sequence[Path]) -> list[object]:

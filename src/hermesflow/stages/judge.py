@@ -99,7 +99,7 @@ def truth(scenes: Sequence[Scene], rows: Sequence[Mapping[str, Any]], world: Wor
     }
 
 
-def agreement(originals: Sequence[Scene], others: Sequence[Scene], lexicon: Lexicon) -> dict[str, float]:
+def agreement(originals: Sequence[Scene], reconstructions: Sequence[Scene], lexicon: Lexicon) -> dict[str, float]:
     """How often the judge reads an image as it reads its original.
 
     Returns:
@@ -107,7 +107,7 @@ def agreement(originals: Sequence[Scene], others: Sequence[Scene], lexicon: Lexi
         and `same shape` (or what the world calls its nouns), `same color` and, where there are sizes, `same size` over
         the objects of the originals; an object that is gone or unreadable is not the same.
     """
-    pairs = list(zip(originals, others, strict=True))
+    pairs = list(zip(originals, reconstructions, strict=True))
     result = {
         "same scene": _mean([a == b for a, b in pairs]),
         "same cells": _mean([_cells(a) == _cells(b) for a, b in pairs]),
@@ -118,8 +118,8 @@ def agreement(originals: Sequence[Scene], others: Sequence[Scene], lexicon: Lexi
     for name, attribute in attributes.items():
         same = []
         for original, other in pairs:
-            there = {thing.cell: getattr(thing, attribute) for thing in other.objects}
-            same += [there.get(thing.cell, GONE) == getattr(thing, attribute) for thing in original.objects]
+            values = {thing.cell: getattr(thing, attribute) for thing in other.objects}
+            same += [values.get(thing.cell, GONE) == getattr(thing, attribute) for thing in original.objects]
         result[f"same {name}"] = _mean(same)
     return result
 

@@ -41,11 +41,11 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
         ArtifactError: candidates, scores or the parent's preferences are missing or broken.
         DataError: a candidate without a score, or no homologous pair is left.
     """
-    own = config.checkpoints[checkpoint]
-    parent = layout.checkpoint(seed, own.parent)
+    entry = config.checkpoints[checkpoint]
+    parent = layout.checkpoint(seed, entry.parent)
     folder = layout.checkpoint(seed, checkpoint) / "preferences"
     preferences = preferences_of(config, checkpoint)
-    captions, images = selections(layout, preferences, seed=seed, checkpoint=own.parent, candidates=own.candidates)
+    captions, images = selections(layout, preferences, seed=seed, checkpoint=entry.parent, candidates=entry.candidates)
     table, counts = homologous_table(captions, images, preferences.pairs)
     write_table(folder / "captions.parquet", captions_table(captions.pairs))
     write_table(folder / "images.parquet", images_table(images.pairs))

@@ -42,16 +42,16 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, variant: 
         NotFiniteError: a log-prob is not.
     """
     torch.set_num_threads(config.runtime.train_threads)
-    asked = read_variant(checkpoint, variant)
-    training = replace(config.training, steps=asked.steps, mask_ratios=asked.mask_ratios)
-    own = replace(config.preferences, pairs=asked.pairs, rejected=asked.rejected)
+    reference = read_variant(checkpoint, variant)
+    training = replace(config.training, steps=reference.steps, mask_ratios=reference.mask_ratios)
+    settings = replace(config.preferences, pairs=reference.pairs, rejected=reference.rejected)
     accelerator = new_accelerator(training, device=config.runtime.device, precision=config.runtime.precision)
     folder = layout.checkpoint(seed, checkpoint)
     model = load_model(folder / "model", device=accelerator.device)
     read_images(folder / "candidates" / "images.npy", model.generated)
-    captions, images = selections(layout, own, seed=seed, checkpoint=checkpoint, candidates=asked.candidates)
+    captions, images = selections(layout, settings, seed=seed, checkpoint=checkpoint, candidates=reference.candidates)
     arrays = dict(zip(images.pairs, image_arrays(images.pairs, model.generated), strict=True))
-    preferences, _ = homologous_table(captions, images, own.pairs)
+    preferences, _ = homologous_table(captions, images, settings.pairs)
     table = reference_logps(
         model,
         homologous_pairs(

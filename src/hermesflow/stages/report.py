@@ -125,16 +125,16 @@ def write_figures(config: Config, layout: Layout, summary: pd.DataFrame, seeds: 
 
     folder = layout.report / "figures"
     known = Figures(summary)
-    shown = known.kept((BASE, *pair_chain(config)))
+    chain = known.checkpoints_in((BASE, *pair_chain(config)))
     quoted = read_table(PAPER_TABLES / "table4_gap.csv", ["model", "understanding", "generation", "gap"])
-    figures.save(figures.gap_figure(known, shown, quoted), folder / "fig2b_gap.png")
+    figures.save(figures.gap_figure(known, chain, quoted), folder / "fig2b_gap.png")
     figures.save(figures.candidates_figure(known, candidate_sweep(config)), folder / "fig6_candidates.png")
     histories = {
         name: [read_table(layout.checkpoint(seed, name) / "model" / "history.csv", HISTORY) for seed in seeds]
         for name in config.checkpoints
     }
     figures.save(figures.training_figure(histories), folder / "training_curves.png")
-    _write_pictures(config, layout, shown, seeds[0])
+    _write_pictures(config, layout, chain, seeds[0])
 
 
 def _write_pictures(config: Config, layout: Layout, checkpoints: Sequence[str], seed: int) -> None:
@@ -146,13 +146,13 @@ def _write_pictures(config: Config, layout: Layout, checkpoints: Sequence[str], 
     samples = {name: read_images(layout.checkpoint(seed, name) / "evaluation" / "samples.npy") for name in checkpoints}
     known, world, path = samples[BASE][0], world_of(config.data.source), layout.data("prompts")
     captions, kind_of = (_column(path, column) for column in ("caption", "kind"))
-    kinds = [_of(kind_of, pair_id, path) for pair_id in known]
+    kinds = [_entry(kind_of, pair_id, path) for pair_id in known]
     for name, new_figure, ids, names in (
         ("fig4_samples", grids.sample_figure, spread(known, SAMPLE_ROWS), checkpoints),
         ("before_after", grids.before_after_figure, first_of_each(known, kinds), (BASE, checkpoints[-1])),
     ):
         images = _decode(codec, np.stack([rows_of(*samples[one], ids)[:, 0] for one in names], axis=1))
-        prompts, accepted = [_of(captions, pair_id, path) for pair_id in ids], None
+        prompts, accepted = [_entry(captions, pair_id, path) for pair_id in ids], None
         if any(world.parse_caption(prompt) for prompt in prompts):
             scenes = [world.read_images(row) for row in images]
             accepted = np.array([[world.accepts(s, p) for s in row] for row, p in zip(scenes, prompts, strict=True)])
@@ -180,7 +180,7 @@ def _examples(layout: Layout, codec: ImageCodec, folder: Path) -> list[Any]:
     path = layout.data("pairs")
     pairs = read_pairs(path)
     place = {pair_id: i for i, pair_id in enumerate(pairs["id"])}
-    rows = pairs.select([_of(place, pair_id, path) for pair_id in ids])
+    rows = pairs.select([_entry(place, pair_id, path) for pair_id in ids])
     generated = _decode(codec, rows_of(*read_images(folder / "images.npy"), ids))
     examples = []
     for pair_id, caption, image, pictures in zip(ids, rows["caption"], images_of(rows), generated, strict=True):
@@ -248,7 +248,7 @@ def _column(path: Path, column: str) -> dict[str, str]:
     return dict(zip(table["id"].astype(str), table[column].astype(str), strict=True))
 
 
-def _of(known: Mapping[str, T], pair_id: str, path: Path) -> T:
+def _entry(known: Mapping[str, T], pair_id: str, path: Path) -> T:
     if pair_id not in known:
         raise ArtifactError(f"{path}: has no pair `{pair_id}`, which an evaluation or a preference is about. {_REDO}")
     return known[pair_id]

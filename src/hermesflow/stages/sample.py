@@ -113,8 +113,8 @@ def sample_captions(
     sampled = [row[: model.room(model.caption_prompt)] for row in sampled]  # no longer than training can score
     texts = [model.detokenize(row) for row in sampled]
     captions = [
-        Sampled(text, None if row == told else row, cut=row[-1] != model.end_token)
-        for text, row, told in zip(texts, sampled, model.completion_tokens(texts), strict=True)
+        Sampled(text, None if row == tokens else row, cut=row[-1] != model.end_token)
+        for text, row, tokens in zip(texts, sampled, model.completion_tokens(texts), strict=True)
     ]
     return [captions[i * n : (i + 1) * n] for i in range(len(ids))]
 

@@ -142,9 +142,9 @@ def score_images(
     keys = [(id_, k) for id_ in ids for k in range(len(images_by_id[id_]))]
     images = as_tensor(np.concatenate([np.asarray(images_by_id[id_]) for id_ in ids]))
     seen = seen_of(model, images, codec).to(model.device)
-    asked = [(image, q) for image, (id_, _) in enumerate(keys) for q in questions[id_]]
-    owners = torch.tensor([image for image, _ in asked], dtype=torch.long)
-    flat = [q for _, q in asked]
+    pairs = [(image, q) for image, (id_, _) in enumerate(keys) for q in questions[id_]]
+    owners = torch.tensor([image for image, _ in pairs], dtype=torch.long)
+    flat = [q for _, q in pairs]
     credits = answer_credits(model, seen, owners, flat, method=method, settings=settings, encoder=encoder)
     right, total = sum_per_image(credits, owners, len(keys))
     table = pd.DataFrame(keys, columns=["id", "candidate"])

@@ -39,12 +39,12 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
 
 def _train(config: Config, layout: Layout, *, seed: int, checkpoint: str, interruption: Interruption) -> None:
     torch.set_num_threads(config.runtime.train_threads)
-    own = config.checkpoints[checkpoint]
+    entry = config.checkpoints[checkpoint]
     training = training_of(config, checkpoint)
     accelerator = new_accelerator(training, device=config.runtime.device, precision=config.runtime.precision)
     folder = layout.checkpoint(seed, checkpoint)
-    parent_model = layout.checkpoint(seed, own.parent) / "model"
-    reference_path = layout.reference(seed, own.parent, reference_of(config, checkpoint).variant)
+    parent_model = layout.checkpoint(seed, entry.parent) / "model"
+    reference_path = layout.reference(seed, entry.parent, reference_of(config, checkpoint).variant)
     model = load_model(parent_model, device=accelerator.device)
     if config.runtime.activation_checkpointing:
         recompute_activations(model)
@@ -63,7 +63,7 @@ def _train(config: Config, layout: Layout, *, seed: int, checkpoint: str, interr
     ]
     made_with = {
         "training": as_plain(training),
-        "objective": own.objective,
+        "objective": entry.objective,
         "iteration": iteration(config, checkpoint),
     }
     manifest = new_manifest(config=params_of(config, "train", checkpoint), inputs=inputs, seed=seed)
@@ -74,7 +74,7 @@ def _train(config: Config, layout: Layout, *, seed: int, checkpoint: str, interr
             model,
             pairs,
             reference,
-            objective=own.objective,
+            objective=entry.objective,
             training=training,
             accelerator=accelerator,
             state=state,

@@ -23,49 +23,49 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str, benchmark
         DataError: a file that the benchmark's tasks need is missing.
         ArtifactError: lmms-eval ended with an error, or its files are not what they should be.
     """
-    own = config.benchmarks.understanding if config.benchmarks else None
-    if own is None or benchmark not in own.columns:
+    section = config.benchmarks.understanding if config.benchmarks else None
+    if section is None or benchmark not in section.columns:
         raise ConfigError(f"--benchmark {benchmark}: is not in benchmarks.understanding.columns of the config.")
     folder, model = layout.benchmark(seed, checkpoint, benchmark), layout.checkpoint(seed, checkpoint) / "model"
     evaluation = Evaluation(
         model=model,
         tokenizer=layout.tokenizer,
-        tasks=tasks_of(own, benchmark),
+        tasks=tasks_of(section, benchmark),
         device=config.runtime.device,
         precision=config.runtime.inference_precision,
-        batch_size=own.batch_size,
-        include=Path(own.tasks) if own.tasks else TASKS,
+        batch_size=section.batch_size,
+        include=Path(section.tasks) if section.tasks else TASKS,
     )
-    python, environment = Path(own.python), environment_of(own, benchmark)
+    python, environment = Path(section.python), environment_of(section, benchmark)
     evaluate(evaluation, folder / "lmms", python=python, environment=environment)
     command = [str(python), "-m", "hermesflow.evaluation.lmms.summary", str(folder / "lmms"), str(folder)]
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=environment)
-    if done.returncode:
+    process = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=environment)
+    if process.returncode:
         raise ArtifactError(
-            f"{folder / 'lmms'}: lmms-eval's results cannot be summarised: {done.stderr.strip()[-2000:]}"
+            f"{folder / 'lmms'}: lmms-eval's results cannot be summarised: {process.stderr.strip()[-2000:]}"
         )
     inputs = [model / "model.safetensors", layout.tokenizer / "model.safetensors"]
-    settings = {"understanding": as_plain(own), "tasks": list(evaluation.tasks)}
+    settings = {"understanding": as_plain(section), "tasks": list(evaluation.tasks)}
     write_manifest(folder, config=settings, inputs=inputs, seed=seed)
 
 
-def tasks_of(own: Understanding, benchmark: str) -> list[str]:
+def tasks_of(section: Understanding, benchmark: str) -> list[str]:
     """lmms-eval's tasks of a column: local copies where the config names a folder of them."""
-    return [f"{task}{LOCAL}" if own.tasks else task for task in lmms_benchmark(benchmark).tasks_wanted(own)]
+    return [f"{task}{LOCAL}" if section.tasks else task for task in lmms_benchmark(benchmark).tasks_wanted(section)]
 
 
-def environment_of(own: Understanding, benchmark: str) -> dict[str, str]:
+def environment_of(section: Understanding, benchmark: str) -> dict[str, str]:
     """Variables of lmms-eval's processes.
 
     Raises:
         DataError: a file that the benchmark's tasks need is missing.
     """
     environment = dict(os.environ)
-    if own.cache:
-        cache = Path(own.cache).absolute()
+    if section.cache:
+        cache = Path(section.cache).absolute()
         if not (cache / "token").is_file():  # `hf auth login` left it in the usual place
             usual = Path(environment.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
             home = Path(environment.get("HF_HOME", usual)).expanduser().absolute()
             environment.setdefault("HF_TOKEN_PATH", str(home / "token"))
         environment["HF_HOME"] = str(cache)
-    return {**environment, **lmms_benchmark(benchmark).environment(own)}
+    return {**environment, **lmms_benchmark(benchmark).environment(section)}

@@ -175,8 +175,8 @@ def _log_checkpoint(store: Store, results: Results) -> bool:
             store.client.set_tag(run_id, CREDIT, results.credit)
     for name, table in tables.items():  # not `log_table`, which appends to a table that is there
         store.client.log_text(run_id, table.to_json(orient="split", index=False, date_format="iso"), name)
-    shown = json.dumps([{"path": name, "type": "table"} for name in tables])
-    tags = {"mlflow.loggedArtifacts": shown, REVISION: results.manifest["git_revision"]}
+    listing = json.dumps([{"path": name, "type": "table"} for name in tables])
+    tags = {"mlflow.loggedArtifacts": listing, REVISION: results.manifest["git_revision"]}
     _finish(store, run, milliseconds(results.history), {**tags, HISTORY: history, STATE: state})
     return True
 

@@ -125,7 +125,7 @@ class ReferenceTable:
             zip(keys, table[list(Logps._fields)].itertuples(index=False, name=None), strict=True)
         )
 
-    def of(self, rows: Sequence[Row], device: torch.device) -> Logps:
+    def lookup(self, rows: Sequence[Row], device: torch.device) -> Logps:
         """Log-probs of some rows.
 
         Raises:

@@ -156,7 +156,7 @@ def train_policy(
                     logps = policy(batch)
                     loss, metrics = step_loss(
                         logps,
-                        reference.of(batch_rows, accelerator.device),
+                        reference.lookup(batch_rows, accelerator.device),
                         objective=objective,
                         training=training,
                         weights=pairs.weights(batch_rows, step_rows, device=accelerator.device),

@@ -79,19 +79,19 @@ class HomologousPairs:
                 "image or caption; run stages encode and prefer again on the same data."
             )
         self.seed, self.iteration = seed, iteration
-        there = preferences.set_index("id").reindex(columns=["chosen_caption", "chosen_image_score"], fill_value=1.0)
-        self._there = dict(zip(there.index, there.notna().to_numpy(np.float32), strict=True))
+        presence = preferences.set_index("id").reindex(columns=["chosen_caption", "chosen_image_score"], fill_value=1.0)
+        self._presence = dict(zip(presence.index, presence.notna().to_numpy(np.float32), strict=True))
         self._pairs = caption_pairs(preferences[preferences["chosen_caption"].notna()])
         self._images, self._captions, self._seen, self._noise = images, captions, seen, noise
-        if len(self._there) < len(preferences):
+        if len(self._presence) < len(preferences):
             raise DataError("preferences.parquet holds an id twice; run stage prefer again.")
 
     def __len__(self) -> int:
-        return len(self._there)
+        return len(self._presence)
 
     def pass_order(self, pass_: int) -> list[str]:
         """All ids, shuffled anew in every pass; the order of the table plays no part."""
-        return sorted(self._there, key=lambda i: seed_of(self.seed, self.iteration, "order", pass_, i))
+        return sorted(self._presence, key=lambda i: seed_of(self.seed, self.iteration, "order", pass_, i))
 
     def rows(self, total: int) -> list[Row]:
         """The first `total` rows of training, pass after pass; a pass may end inside a batch."""
@@ -128,9 +128,9 @@ class HomologousPairs:
             step: all rows of the step that they belong to, of all micro batches and processes.
             device: of the result.
         """
-        totals = np.sum([self._there[pair_id] for pair_id, _ in step], axis=0)
-        there = np.stack([self._there[pair_id] for pair_id, _ in rows], axis=1)
-        return torch.from_numpy(there * (len(step) / np.maximum(totals, 1))[:, None]).float().to(device)
+        totals = np.sum([self._presence[pair_id] for pair_id, _ in step], axis=0)
+        presence = np.stack([self._presence[pair_id] for pair_id, _ in rows], axis=1)
+        return torch.from_numpy(presence * (len(step) / np.maximum(totals, 1))[:, None]).float().to(device)
 
 
 _NO_CAPTIONS = Pair(Candidate("", 0.0), Candidate("", 0.0))

@@ -90,9 +90,9 @@ def optimiser_of(
     """AdamW and its schedule, one cycle per stage (texts alone, then both); biases, norms, embeddings do not decay."""
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     decayed = [p for name, p in trained if p.ndim > 1 and "embed" not in name]
-    kept = [p for name, p in trained if p.ndim <= 1 or "embed" in name]
+    undecayed = [p for name, p in trained if p.ndim <= 1 or "embed" in name]
     optimiser = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": kept, "weight_decay": 0.0}],
+        [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": undecayed, "weight_decay": 0.0}],
         lr=settings.learning_rate,
         betas=(0.9, settings.beta2),
         fused=True,

@@ -63,9 +63,9 @@ class StateFolder:
             progress = read_json(path / "progress.json")
             if progress["task"] == self.task:
                 if progress["sharded"] != _sharded(accelerator):
-                    made = "with" if progress["sharded"] else "without"
+                    mode = "with" if progress["sharded"] else "without"
                     raise ConfigError(
-                        f"{path}: was written {made} FSDP, and this training runs the other way. "
+                        f"{path}: was written {mode} FSDP, and this training runs the other way. "
                         "Set runtime.accelerate back, or delete the folder to start anew."
                     )
                 accelerator.load_state(str(path))
@@ -81,8 +81,8 @@ class StateFolder:
 
     def _drop(self, *states: Path) -> None:
         """Remove states, and what a kill left of others; none that is removed in part has the name of a whole one."""
-        for left in self.folder.glob(f"{_UNFINISHED}*"):
-            shutil.rmtree(left)
+        for leftover in self.folder.glob(f"{_UNFINISHED}*"):
+            shutil.rmtree(leftover)
         for state in states:
             if state.exists():
                 shutil.rmtree(state.rename(state.with_name(f"{_UNFINISHED}{state.name}")))

@@ -16,7 +16,7 @@ from hermesflow.data.worlds.scenes import CELLS, NUMBERS, Scene, relation_of
 
 _ODD_PLURALS = {"bus": "buses", "sandwich": "sandwiches", "sheep": "sheep", "fish": "fish", "butterfly": "butterflies"}
 _GROUPS = {"vehicles": 8, "animals": 17, "food": 8, "things": 15}
-_SAID = {"snow": "on snow", "grass": "on grass", "sand": "on sand", "sky": "in the sky", "night": "at night"}
+_PHRASES = {"snow": "on snow", "grass": "on grass", "sand": "on sand", "sky": "in the sky", "night": "at night"}
 
 
 def _groups() -> tuple[tuple[str, ...], ...]:
@@ -32,7 +32,7 @@ LEXICON = Lexicon(
     plurals={noun: _ODD_PLURALS.get(noun, f"{noun}s") for noun in PICTURES},
     groups=_groups(),
     colors=tuple(TINTS),
-    grounds={ground: _SAID[ground] for ground in GROUNDS},
+    grounds={ground: _PHRASES[ground] for ground in GROUNDS},
 )
 
 
@@ -43,7 +43,7 @@ def caption_of(scene: Scene, kind: str) -> str:
         ValueError: unknown kind.
     """
     things = scene.objects
-    ground = f" {_SAID[str(scene.ground)]}"
+    ground = f" {_PHRASES[str(scene.ground)]}"
     if kind == "single_object":
         return phrase(things[0], color=False, size=None) + (ground if scene.ground != PLAIN_GROUND else "")
     if kind == "counting":

@@ -64,8 +64,8 @@ def _read(images: np.ndarray) -> list[Scene]:
     rim[size // 32 : -(size // 32), size // 32 : -(size // 32)] = False
     distances = [np.median(np.linalg.norm(pixels[:, rim] - ground[rim], axis=-1), axis=1) for ground in grounds]
     nearest = np.argmin(distances, axis=0)
-    left = _shrunk(pixels - grounds[nearest], size // (2 * _SIDE))
-    cells = left.reshape(number, 2, _SIDE, 2, _SIDE, 3).transpose(0, 1, 3, 2, 4, 5).reshape(number, 4, _SIDE, _SIDE, 3)
+    diff = _shrunk(pixels - grounds[nearest], size // (2 * _SIDE))
+    cells = diff.reshape(number, 2, _SIDE, 2, _SIDE, 3).transpose(0, 1, 3, 2, 4, 5).reshape(number, 4, _SIDE, _SIDE, 3)
     energy = (_shrunk(cells.reshape(-1, _SIDE, _SIDE, 3), _SIDE // _BLOCKS) ** 2).mean((1, 2, 3)).reshape(number, 4)
     area = (np.linalg.norm(cells, axis=-1) > DIFFERS).mean((2, 3))
     held = (energy > MIN_ENERGY) & (area > MIN_AREA)

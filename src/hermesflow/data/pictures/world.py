@@ -63,14 +63,14 @@ def geneval_prompts() -> list[tuple[str, str]]:
     "a photo of" is left out, "cell phone" is "phone", and plurals are English ("sandwiches", "sheep").
     """
     captions = []
-    for asked in geneval.prompts():
-        nouns = [_NAMES.get(name, name) for name in asked.objects]
-        if not set(nouns) <= set(PICTURES) or not set(asked.colors) <= set(TINTS):
+    for prompt in geneval.prompts():
+        nouns = [_NAMES.get(name, name) for name in prompt.objects]
+        if not set(nouns) <= set(PICTURES) or not set(prompt.colors) <= set(TINTS):
             continue
-        words = [" ".join(pair) for pair in zip(asked.colors, nouns, strict=True)] if asked.colors else nouns
+        words = [" ".join(pair) for pair in zip(prompt.colors, nouns, strict=True)] if prompt.colors else nouns
         named = [f"{article(name)} {name}" for name in words]
-        many = [f"{NUMBERS[asked.count - 1]} {LEXICON.plurals[nouns[0]]}"]
-        captions.append((asked.kind, f" {asked.relation or 'and'} ".join(many if asked.count > 1 else named)))
+        many = [f"{NUMBERS[prompt.count - 1]} {LEXICON.plurals[nouns[0]]}"]
+        captions.append((prompt.kind, f" {prompt.relation or 'and'} ".join(many if prompt.count > 1 else named)))
     return captions
 
 

@@ -75,11 +75,11 @@ class Asker:
         for block in needed:
             captions = list(dict.fromkeys(candidate.caption for candidate in block if candidate.caption))
             key = digest_of([self._digest, captions])
-            kept = self._store.text(key)
-            if kept is None:
-                kept = self._write(captions)
-                self._store.add_text(key, kept)
-            for caption, (rows, dropped) in zip(captions, kept, strict=True):
+            results = self._store.text(key)
+            if results is None:
+                results = self._write(captions)
+                self._store.add_text(key, results)
+            for caption, (rows, dropped) in zip(captions, results, strict=True):
                 self._written.setdefault(caption, (rows, Counter(dropped)))
             progress.advance()
 
@@ -100,8 +100,8 @@ class Asker:
         return pd.DataFrame(rows_, columns=["from", "outcome", "questions"])
 
     def _lists(self, candidate: Candidate) -> list[list[dict[str, Any]]]:
-        own = self._source.own_questions(candidate)[0]
-        return [own] if self._settings is None else [own, self._written[candidate.caption][0]]
+        source_rows = self._source.own_questions(candidate)[0]
+        return [source_rows] if self._settings is None else [source_rows, self._written[candidate.caption][0]]
 
     def _dropped(self, candidate: Candidate) -> list[Counter[str]]:
         return [] if self._settings is None else [self._written[candidate.caption][1]]

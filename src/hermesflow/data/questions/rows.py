@@ -54,8 +54,8 @@ def rows_of(items: Any, kind: str) -> tuple[list[dict[str, Any]], Counter[str]]:
         try:
             if not isinstance(item, Mapping):
                 raise Unusable("not a question with choices and answer")
-            own = item.get("kind") or kind
-            rows.append(question_row(item.get("question"), item.get("choices"), item.get("answer"), str(own)))
+            question_kind = item.get("kind") or kind
+            rows.append(question_row(item.get("question"), item.get("choices"), item.get("answer"), str(question_kind)))
         except Unusable as error:
             dropped[str(error)] += 1
     return rows, dropped

@@ -78,8 +78,8 @@ class Checker:
         """Greedy answers."""
         answers: list[str] = []
         for start in range(0, len(prompts), _CHECKED_TOGETHER):
-            some = list(prompts[start : start + _CHECKED_TOGETHER])
-            batch = self._tokenizer(some, padding=True, return_tensors="pt").to(self._model.device)
+            chunk = list(prompts[start : start + _CHECKED_TOGETHER])
+            batch = self._tokenizer(chunk, padding=True, return_tensors="pt").to(self._model.device)
             written = self._model.generate(
                 input_ids=batch["input_ids"],
                 attention_mask=batch["attention_mask"],

@@ -168,16 +168,16 @@ def agrees(row: Mapping[str, Any], chosen: str, free: str, *, min_f1: float) -> 
     return "" if word_f1(_words(row["answer"]), _words(free)) > min_f1 else "caption does not say it freely"
 
 
-def word_f1(gold: Sequence[str], said: Sequence[str]) -> float:
+def word_f1(gold: Sequence[str], answer: Sequence[str]) -> float:
     """F1 of the words of an answer, each occurrence counted, as TIFA does."""
-    found = sum(word in said for word in gold)
-    wrong = sum(word not in gold for word in said)
-    if not found:
-        return float(not gold and not said)
-    precision, recall = found / (found + wrong), found / len(gold)
+    hits = sum(word in answer for word in gold)
+    wrong = sum(word not in gold for word in answer)
+    if not hits:
+        return float(not gold and not answer)
+    precision, recall = hits / (hits + wrong), hits / len(gold)
     return 2 * precision * recall / (precision + recall)
 
 
 def _words(text: str) -> list[str]:
-    kept = "".join(letter for letter in plain(text) if letter.isalnum() or letter.isspace())
-    return [str(_NUMBER_WORDS.index(word)) if word in _NUMBER_WORDS else word for word in kept.split()]
+    letters = "".join(letter for letter in plain(text) if letter.isalnum() or letter.isspace())
+    return [str(_NUMBER_WORDS.index(word)) if word in _NUMBER_WORDS else word for word in letters.split()]

@@ -95,7 +95,7 @@ class Questions(Protocol):
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawResult:
     """The pairs, and what was set aside on the way."""
 
     chosen: list[Candidate]
@@ -169,14 +169,14 @@ def first_by_seed(records: Iterable[Candidate | Rejected], count: int, *, seed: 
 def by_selection(records: Iterable[Candidate | Rejected], ids: Sequence[str]) -> Order:
     """The candidates of a selection, in its order."""
     place = {id_: i for i, id_ in enumerate(ids)}
-    broken, found, read = [], [], 0
+    broken, candidates, read = [], [], 0
     for record in records:
         read += 1
         if isinstance(record, Rejected):
             broken.append(record)
         elif record.id in place:
-            found.append((place[record.id], read, record))
-    return Order([candidate for *_, candidate in sorted(found, key=lambda item: item[:2])], broken, read)
+            candidates.append((place[record.id], read, record))
+    return Order([candidate for *_, candidate in sorted(candidates, key=lambda item: item[:2])], broken, read)
 
 
 def walk(
@@ -278,7 +278,7 @@ def draw(
     *,
     order_of: Callable[[int], Order],
     fit: Fit,
-) -> Drawn:
+) -> DrawResult:
     """Draw pairs; fewer than asked for only where the source has no more good records.
 
     Args:
@@ -300,7 +300,7 @@ def draw(
             length *= 2
             order = order_of(length)
         elif not unknown:
-            return Drawn(chosen, [*order.broken, *rejected], order.read)
+            return DrawResult(chosen, [*order.broken, *rejected], order.read)
         elif any(store.fault(candidate.image) is None for candidate in unknown):
             take_images(source, store, unknown, order.candidates[: total + extra], fit=fit)
         else:

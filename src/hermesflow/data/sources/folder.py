@@ -76,7 +76,7 @@ def open_source(settings: Folder, *, downloads: Path) -> Source:
     return ImageSource(folder)
 
 
-class _Own:
+class _RecordSource:
     """What all readers share."""
 
     def own_questions(self, candidate: Candidate) -> tuple[list[dict[str, Any]], Counter[str]]:
@@ -84,7 +84,7 @@ class _Own:
         return rows_of(candidate.questions, KIND)
 
 
-class ImageSource(_Own):
+class ImageSource(_RecordSource):
     """Image files with `metadata.jsonl` or `metadata.csv`, or each with a text file of the same name."""
 
     def __init__(self, folder: Path) -> None:
@@ -99,10 +99,10 @@ class ImageSource(_Own):
                 return
         files = {path for path in self._folder.rglob("*") if path.is_file()}
         images = {path for path in files if path.suffix.lower() in IMAGE_ENDINGS}
-        lonely = {path for path in files if path.suffix == ".txt"} - {path.with_suffix(".txt") for path in images}
-        for number, path in enumerate(sorted(images | lonely), start=1):
+        orphans = {path for path in files if path.suffix == ".txt"} - {path.with_suffix(".txt") for path in images}
+        for number, path in enumerate(sorted(images | orphans), start=1):
             name, text = path.relative_to(self._folder).as_posix(), path.with_suffix(".txt")
-            if path in lonely:
+            if path in orphans:
                 yield Rejected(name, str(self._folder), number, "a text without its image")
             elif text not in files:
                 yield Rejected(name, str(self._folder), number, f"no caption: {text.name} is not there")
@@ -114,7 +114,7 @@ class ImageSource(_Own):
         yield from files_in(self._folder, members)
 
 
-class TarSource(_Own):
+class TarSource(_RecordSource):
     """Webdataset tars: files of one name with different endings are one record."""
 
     def __init__(self, folder: Path, tars: list[Path]) -> None:
@@ -133,7 +133,7 @@ class TarSource(_Own):
         yield from tar_files(self._folder / shard, members)
 
 
-class TableSource(_Own):
+class TableSource(_RecordSource):
     """A `datasets` dataset with a column of images and one of captions.
 
     Raises:
@@ -161,8 +161,8 @@ class TableSource(_Own):
         texts = [c for c in ("id", "__key__", self._caption, "questions") if c in self._table.column_names]
         with _readable(self._name):
             for number, row in enumerate(self._table.select_columns(texts), start=1):
-                own = next((row[name] for name in ("id", "__key__") if row.get(name) not in (None, "")), None)
-                id_ = f"{number:08d}" if own is None else str(own)
+                key = next((row[name] for name in ("id", "__key__") if row.get(name) not in (None, "")), None)
+                id_ = f"{number:08d}" if key is None else str(key)
                 named = {"caption": row[self._caption], "questions": row.get("questions")}
                 yield _candidate(named, self._name, number, "", str(number - 1), id_=id_)
 
@@ -183,19 +183,19 @@ def _holds_bytes(feature: Any) -> bool:
 def _candidate(
     row: Mapping[str, Any], file: str, record: int, shard: str, member: str, *, id_: str | None = None
 ) -> Candidate | Rejected:
-    own = id_ if id_ is not None else PurePosixPath(member).with_suffix("").as_posix()
+    key = id_ if id_ is not None else PurePosixPath(member).with_suffix("").as_posix()
     value = next((row[name] for name in CAPTION_NAMES if row.get(name) is not None), "")
     if isinstance(value, str) and value.lstrip().startswith(('["', "['")):  # in a table that is text alone
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
-            return Rejected(own, file, record, "a list of captions that is not JSON")
+            return Rejected(key, file, record, "a list of captions that is not JSON")
     captions = value if isinstance(value, list) else [value]
     if not all(isinstance(caption, str) for caption in captions):
-        return Rejected(own, file, record, "a caption that is no text")
+        return Rejected(key, file, record, "a caption that is no text")
     captions = [caption.strip() for caption in captions if caption.strip()]
     changes = ("first of several captions",) if len(captions) > 1 else ()
-    return Candidate(own, (captions or [""])[0], file, record, shard, member, row.get("questions"), changes=changes)
+    return Candidate(key, (captions or [""])[0], file, record, shard, member, row.get("questions"), changes=changes)
 
 
 def _of_line(row: Any, file: str, number: int) -> Candidate | Rejected:
@@ -334,27 +334,27 @@ def _readable(where: Path | str) -> Iterator[None]:
 
 
 def _column(columns: list[str], names: tuple[str, ...], where: str, what: str) -> str:
-    found = [name for name in names if name in columns]
-    if not found:
+    matches = [name for name in names if name in columns]
+    if not matches:
         raise DataError(
             f"{where}: no column of {what} among {columns}; it must be called one of {list(names)}. Rename it there "
             "(docs/data.md)."
         )
-    return found[0]
+    return matches[0]
 
 
 def _from_hub(settings: Folder, downloads: Path) -> TableSource:
     import datasets
 
-    found = hub.open_dataset(settings.path, settings.revision)
-    where = {"split": settings.split, "revision": found.revision, "cache_dir": str(downloads)}
-    hub.newest(found)  # says what is wrong with the way there
-    with hub.explained(found, f"split {settings.split}"):
+    repository = hub.open_dataset(settings.path, settings.revision)
+    where = {"split": settings.split, "revision": repository.revision, "cache_dir": str(downloads)}
+    hub.newest(repository)  # says what is wrong with the way there
+    with hub.explained(repository, f"split {settings.split}"):
         try:
-            table = datasets.load_dataset(found.name, **where)  # type: ignore[arg-type]
+            table = datasets.load_dataset(repository.name, **where)  # type: ignore[arg-type]
         except (ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
             # an unknown split, a script, or files that datasets does not know
             raise DataError(
                 f"{settings.path}: {error} Correct data.split, or let data.path name a folder (docs/data.md)."
             ) from error
-    return TableSource(table, settings.path, {"repository": found.name, "commit": str(found.revision)})
+    return TableSource(table, settings.path, {"repository": repository.name, "commit": str(repository.revision)})

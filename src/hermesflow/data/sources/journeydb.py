@@ -92,13 +92,13 @@ class JourneyDbSource:
                 path.unlink(missing_ok=True)
             return
         assert self._local is not None
-        found = [path for ending in endings if (path := self._local / (name + ending)).exists()]
-        if not found:
+        paths = [path for ending in endings if (path := self._local / (name + ending)).exists()]
+        if not paths:
             raise DataError(
                 f"{self._local / (name + endings[0])}: missing in this local copy of JourneyDB. Copy it, let "
                 "data.shards name the shards that are there, or correct data.path (the folder with `data/train`)."
             )
-        yield found[0]
+        yield paths[0]
 
 
 open_source = JourneyDbSource
@@ -118,11 +118,11 @@ def _record_of(line: bytes, name: str, number: int) -> Candidate | Rejected:
         return Rejected("", name, number, "no img_path `./SHARD/IMAGE`")
     task, prompt = record.get("Task2"), record.get("prompt")
     caption = (task.get("Caption") if isinstance(task, Mapping) else None) or ""
-    own = member.with_suffix("").as_posix()
+    id_ = member.with_suffix("").as_posix()
     if not isinstance(caption, str):
-        return Rejected(own, name, number, "a caption that is no text")
+        return Rejected(id_, name, number, "a caption that is no text")
     return Candidate(
-        id=own,
+        id=id_,
         caption=caption.strip(),
         file=name,
         record=number,

@@ -18,7 +18,7 @@ from hermesflow.data.pairs import write_pairs
 from hermesflow.data.questions.asking import Asker
 from hermesflow.data.sources.drawing import (
     Candidate,
-    Drawn,
+    DrawResult,
     Order,
     Source,
     by_selection,
@@ -74,17 +74,17 @@ def write_real_pairs(settings: RealData, counts: Mapping[str, int], layout: Layo
         open_store(work / "images.sqlite", made_from=made_from, retry=local) as images,
         open_store(work / "questions.sqlite", made_from="", retry=False) as texts,
     ):
-        asker = Asker(source, settings.questions, texts, lambda own: _models(own, device))
-        drawn = draw(source, images, asker, sizes, order_of=order_of, fit=fit)
+        asker = Asker(source, settings.questions, texts, lambda models: _models(models, device))
+        result = draw(source, images, asker, sizes, order_of=order_of, fit=fit)
         if selection is not None:
-            check_selection(selection, drawn, images)
-        check_enough(drawn, sizes, settings.path)
-        splits = _split(drawn.chosen, sizes)
+            check_selection(selection, result, images)
+        check_enough(result, sizes, settings.path)
+        splits = _split(result.chosen, sizes)
         for split, chosen in splits.items():
             write_pairs(layout.data(split), _rows(chosen, images, asker, kind=settings.source))
-        _write_records(folder, drawn, asker)
+        _write_records(folder, result, asker)
         path = folder / "selection.json"
-        write_selection(path, splits, drawn, images, origin=source.origin, seed=settings.seed)
+        write_selection(path, splits, result, images, origin=source.origin, seed=settings.seed)
     (work / "images.sqlite").unlink()
     shutil.rmtree(work / "downloads", ignore_errors=True)
 
@@ -114,10 +114,10 @@ def _rows(chosen: Sequence[Candidate], images: Store, asker: Asker, *, kind: str
         }
 
 
-def _write_records(folder: Path, drawn: Drawn, asker: Asker) -> None:
-    rows = [(r.file, r.id, r.record, r.reason) for r in drawn.rejected]
+def _write_records(folder: Path, result: DrawResult, asker: Asker) -> None:
+    rows = [(r.file, r.id, r.record, r.reason) for r in result.rejected]
     rejected = pd.DataFrame(rows, columns=["file", "id", "record", "reason"])
     for column in ("file", "id", "reason"):  # what is not UTF-8 shows its bytes
         rejected[column] = [str(text).encode(errors="backslashreplace").decode() for text in rejected[column]]
     write_table(folder / "rejected.csv", rejected)
-    write_table(folder / "questions.csv", asker.counts(drawn.chosen))
+    write_table(folder / "questions.csv", asker.counts(result.chosen))

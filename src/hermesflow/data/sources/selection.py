@@ -10,10 +10,10 @@ from typing import Any
 
 from hermesflow.core.errors import DataError
 from hermesflow.core.files import read_json, write_json
-from hermesflow.data.sources.drawing import Candidate, Drawn
+from hermesflow.data.sources.drawing import Candidate, DrawResult
 from hermesflow.data.sources.store import Store
 
-_SHOWN = 5  # records named in a message
+_RECORDS = 5  # records named in a message
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Selection:
 def write_selection(
     path: Path,
     splits: Mapping[str, Sequence[Candidate]],
-    drawn: Drawn,
+    result: DrawResult,
     store: Store,
     *,
     origin: Mapping[str, Any],
@@ -44,18 +44,18 @@ def write_selection(
         split: [{"id": candidate.id, "sha256": store.sha256(candidate.image)} for candidate in chosen]
         for split, chosen in splits.items()
     }
-    used, aside = len(drawn.chosen), len(drawn.rejected)
-    changes = Counter(change for one in drawn.chosen for change in (*one.changes, *store.image(one.image).changes))
+    used, aside = len(result.chosen), len(result.rejected)
+    changes = Counter(change for one in result.chosen for change in (*one.changes, *store.image(one.image).changes))
     write_json(
         path,
         {
             "origin": dict(origin),
             "seed": seed,
             "records": {
-                "read": drawn.read,
+                "read": result.read,
                 "drawn": used,
                 "set aside": aside,
-                "not needed": drawn.read - used - aside,
+                "not needed": result.read - used - aside,
             },
             "changes": dict(changes),
             "splits": rows,
@@ -84,7 +84,7 @@ def read_selection(path: Path, counts: Mapping[str, int]) -> Selection:
         raise DataError(
             f"{path}: not a selection.json ({type(error).__name__}: {error}). Copy it again from the other site."
         ) from error
-    sizes = {split: len(own) for split, own in rows.items()}
+    sizes = {split: len(members) for split, members in rows.items()}
     if sizes != dict(counts):
         raise DataError(
             f"{path}: has {_listed(sizes)} pairs, but the config asks for {_listed(counts)}. Set data.pairs, "
@@ -93,14 +93,14 @@ def read_selection(path: Path, counts: Mapping[str, int]) -> Selection:
     return Selection(path, sizes, sha256)
 
 
-def check_selection(selection: Selection, drawn: Drawn, store: Store) -> None:
+def check_selection(selection: Selection, result: DrawResult, store: Store) -> None:
     """Compare what was drawn with a selection.
 
     Raises:
         DataError: a record is missing, cannot be used, or has another image; the first ones are named.
     """
-    reasons = {rejected.id: rejected.reason for rejected in drawn.rejected}
-    images = {candidate.id: candidate.image for candidate in drawn.chosen}
+    reasons = {rejected.id: rejected.reason for rejected in result.rejected}
+    images = {candidate.id: candidate.image for candidate in result.chosen}
     differing = []
     for id_, expected in selection.sha256.items():
         if id_ not in images:
@@ -108,28 +108,28 @@ def check_selection(selection: Selection, drawn: Drawn, store: Store) -> None:
         elif (sha256 := store.sha256(images[id_])) != expected:
             differing.append(f"{id_}: the image has sha256 {sha256} instead of {expected}")
     if differing:
-        more = f"; and {len(differing) - _SHOWN:,} more" if len(differing) > _SHOWN else ""
+        more = f"; and {len(differing) - _RECORDS:,} more" if len(differing) > _RECORDS else ""
         raise DataError(
             f"{selection.path}: {len(differing):,} of {len(selection.sha256):,} records differ here: "
-            f"{'; '.join(differing[:_SHOWN])}{more}. Fetch or copy these again, or use the data and revision of the "
+            f"{'; '.join(differing[:_RECORDS])}{more}. Fetch or copy these again, or use the data and revision of the "
             "other site (`origin` in that file)."
         )
 
 
-def check_enough(drawn: Drawn, counts: Mapping[str, int], where: str) -> None:
+def check_enough(result: DrawResult, counts: Mapping[str, int], where: str) -> None:
     """Refuse to go on with too few pairs.
 
     Raises:
         DataError: the source has fewer good records than the config asks for.
     """
     total = sum(counts.values())
-    if len(drawn.chosen) == total:
+    if len(result.chosen) == total:
         return
-    reasons = Counter(rejected.reason.partition(":")[0] for rejected in drawn.rejected)
+    reasons = Counter(rejected.reason.partition(":")[0] for rejected in result.rejected)
     aside = ", ".join(f"{n:,} {reason}" for reason, n in reasons.most_common()) or "none"
-    first = next((f" (first: {r.file}, record {r.record}: {r.reason})" for r in drawn.rejected), "")
+    first = next((f" (first: {r.file}, record {r.record}: {r.reason})" for r in result.rejected), "")
     raise DataError(
-        f"{where}: only {len(drawn.chosen):,} of the {total:,} pairs asked for ({_listed(counts)}) could be drawn; "
+        f"{where}: only {len(result.chosen):,} of the {total:,} pairs asked for ({_listed(counts)}) could be drawn; "
         f"set aside: {aside}{first}. Mend the records, add some, or ask for fewer in the config; where questions are "
         "lacking, let data.questions name models that make them."
     )

@@ -71,13 +71,13 @@ class Facts:
     @property
     def content(self) -> str:
         """What is said, alike for all orders of words that say it: the key that splits captions."""
-        said = sorted((str(m.noun), str(m.color), str(m.size), str(m.cell), m.count) for m in self.mentions)
+        objects = sorted((str(m.noun), str(m.color), str(m.size), str(m.cell), m.count) for m in self.mentions)
         related = []
         for a, relation, b in self.relations:
             if relation in ("below", "right of"):
                 a, relation, b = b, converse(relation), a
             related.append((str(self.mentions[a]), relation, str(self.mentions[b])))
-        return repr((said, sorted(related), self.ground))
+        return repr((objects, sorted(related), self.ground))
 
 
 def lexicon_of(name: str) -> Lexicon:
@@ -137,8 +137,8 @@ def wrong_captions(caption: str, lexicon: Lexicon) -> list[str]:
     wrong = []
     for pool in (*pools, tuple(lexicon.grounds.values())):
         for word in pool:
-            before, found, after = f" {caption} ".partition(f" {word} ")
-            if found:
+            before, match, after = f" {caption} ".partition(f" {word} ")
+            if match:
                 other = rng.choice([one for one in pool if one != word])
                 wrong.append(f"{before} {other} {after}".strip())
     return wrong

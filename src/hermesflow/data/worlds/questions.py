@@ -126,8 +126,8 @@ def _yes_no(question: str, answer: bool, kind: str) -> Question:
 
 
 def _choice(question: str, answer: str, pool: Iterable[str], kind: str, rng: Random) -> Question:
-    others = [word for word in pool if word != answer]
-    choices = [answer, *rng.sample(others, min(3, len(others)))]
+    distractors = [word for word in pool if word != answer]
+    choices = [answer, *rng.sample(distractors, min(3, len(distractors)))]
     rng.shuffle(choices)
     return Question(f"{question} ?", tuple(choices), answer, kind)
 
@@ -242,12 +242,12 @@ def _relations(facts: Facts, lexicon: Lexicon, rng: Random) -> list[Question]:
 def _pair_questions(first: Mention, relation: str, second: Mention, lexicon: Lexicon, rng: Random) -> list[Question]:
     """Yes/no, where, and compositional questions about `first` lying in `relation` to `second`."""
     true = rng.random() < 0.5
-    asked = relation if true else converse(relation)
+    claim = relation if true else converse(relation)
     direction = relation.split()[0]
     where = Question(f"where is {_name(first)} relative to {_name(second)} ?", DIRECTIONS, direction, "relation")
     subject = f"is the object {relation} {_name(second)}"
     questions = [
-        _yes_no(f"is {_name(first)} {asked} {_name(second)}", true, "relation"),
+        _yes_no(f"is {_name(first)} {claim} {_name(second)}", true, "relation"),
         where,
         _choice(f"what {lexicon.noun_word} {subject}", first.noun, lexicon.nouns, "relation", rng),
     ]

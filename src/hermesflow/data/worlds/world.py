@@ -111,7 +111,7 @@ class World:
             kind = kinds[index % len(kinds)]
             fresh = None if split == "base" else seen[kind]
             scene, caption = self._scene_of(bucket, kind, generators[kind], fresh)
-            asked = (
+            rows = (
                 questions.varied_questions_of(caption, self.lexicon, varied)
                 if split == "base"
                 else self.questions_of(caption)
@@ -121,7 +121,7 @@ class World:
                 "image": {"bytes": encode_png(self.render(scene, image_size=config.image_size)), "path": None},
                 "caption": caption,
                 "kind": kind,
-                "questions": list(map(_as_row, asked)),
+                "questions": list(map(_as_row, rows)),
             }
 
     def own_prompts(self) -> Iterator[dict[str, Any]]:

@@ -54,7 +54,7 @@ def read_list(path: Path) -> tuple[list[Caption], dict[str, str]]:
     """
     from hermesflow.evaluation.graders.fidelity import Caption
 
-    found: dict[int, Caption] = {}
+    captions: dict[int, Caption] = {}
     columns: dict[str, str] = {}
     for number, row in enumerate(_records(path), start=1):
         if not isinstance(row, dict):
@@ -69,29 +69,29 @@ def read_list(path: Path) -> tuple[list[Caption], dict[str, str]]:
                 f"the first line names columns (beyond: {row.get(None, [])}). Correct the record; a caption with a "
                 "comma stands in quotes."
             )
-        if image_id in found:
+        if image_id in captions:
             raise DataError(
                 f"{path}, record {number}: image {image_id} has a caption already. One image is drawn for each "
                 "real one, so keep one caption of each; COCO's own annotation file has five."
             )
-        found[image_id] = Caption(image_id, text.strip())
-    if len(found) < 2:  # one image has no covariance
-        raise DataError(f"{path}: holds captions of {len(found)} images. Name the list of 30,000 of val2014.")
-    return [found[image_id] for image_id in sorted(found)], columns
+        captions[image_id] = Caption(image_id, text.strip())
+    if len(captions) < 2:  # one image has no covariance
+        raise DataError(f"{path}: holds captions of {len(captions)} images. Name the list of 30,000 of val2014.")
+    return [captions[image_id] for image_id in sorted(captions)], columns
 
 
 def _columns(path: Path, row: Mapping[Any, Any]) -> dict[str, str]:
     """The column of each of KEYS: that of its own name, or the only one of another name that lists go by."""
     names = [name for name in row if isinstance(name, str)]
     columns: dict[str, str] = {}
-    for key, others in KEYS.items():
+    for key, spellings in KEYS.items():
         candidates = [name for name in names if name.strip().lower() == key]
-        candidates = candidates or [name for name in names if name.strip().lower() in others]
+        candidates = candidates or [name for name in names if name.strip().lower() in spellings]
         if len(candidates) != 1:
             what = f"{' and '.join(candidates)} may each be" if candidates else "no column is"
             raise DataError(
                 f"{path}: has the columns {', '.join(map(repr, names))}; {what} {key}. Rename the column that is "
-                f"{key} to that ({', '.join(others)} will do where there is one of them alone)."
+                f"{key} to that ({', '.join(spellings)} will do where there is one of them alone)."
             )
         columns[key] = candidates[0]
     return columns

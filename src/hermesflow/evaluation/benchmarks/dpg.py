@@ -45,7 +45,7 @@ _NO_PARENT = 0  # what `dependency` says of a question that depends on none
 _FILLED = ("item_id", "text", "category_broad", "question_natural_language")
 _BEYOND = "beyond the last column"
 _NUMBER = re.compile(r"[0-9]{1,9}")
-_TOLD = 100  # faults of a file that a message names
+_MAX_FAULTS = 100  # faults of a file that a message names
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def read_prompts(path: Path, *, leave_out_faulty: bool = False) -> list[DensePro
     prompts, faults, _ = parse_prompts(path)
     if faults and not (leave_out_faulty and prompts):
         raise DataError(
-            f"{path}: {faults_told(faults)}. Correct these rows, or leave their prompts out by "
+            f"{path}: {fault_list(faults)}. Correct these rows, or leave their prompts out by "
             "benchmarks.dpg.leave_out_faulty: true (not all prompts can be left out)."
         )
     return prompts
@@ -141,10 +141,10 @@ def parse_prompts(path: Path) -> tuple[list[DensePrompt], list[Fault], dict[str,
     return prompts, sorted(faults, key=lambda fault: fault.line), dict(rows)
 
 
-def faults_told(faults: Sequence[Fault]) -> str:
+def fault_list(faults: Sequence[Fault]) -> str:
     """The first hundred faults in words, and the number of the others."""
-    words = [f"line {one.line}, prompt {one.prompt}: {one.what}" for one in faults[:_TOLD]]
-    return "; ".join([*words, *([f"and {len(faults) - _TOLD:,} more"] if len(faults) > _TOLD else [])])
+    words = [f"line {one.line}, prompt {one.prompt}: {one.what}" for one in faults[:_MAX_FAULTS]]
+    return "; ".join([*words, *([f"and {len(faults) - _MAX_FAULTS:,} more"] if len(faults) > _MAX_FAULTS else [])])
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
@@ -311,7 +311,7 @@ def grade_images(job: Job) -> Graded:
     if faults:
         names = {fault.prompt for fault in faults}
         questions = sum(rows[name] for name in names)
-        notes["left out"] = f"{len(names):,} prompts with {questions:,} questions ({faults_told(faults)})"
+        notes["left out"] = f"{len(names):,} prompts with {questions:,} questions ({fault_list(faults)})"
     return Graded(table, dpg_units(table), protocol, notes=notes)
 
 

@@ -39,9 +39,9 @@ def cider_scores(samples: Sequence[Sample]) -> dict[int, float]:
 
     texts = {("said", s["image_id"]): [s["pred"]] for s in samples}
     texts |= {("true", s["image_id"]): s["answer"] for s in samples}
-    words = PTBTokenizer().tokenize({key: [{"caption": text} for text in some] for key, some in texts.items()})
-    said, truth = ({s["image_id"]: words[side, s["image_id"]] for s in samples} for side in ("said", "true"))
-    _, scores = Cider().compute_score(truth, said)
+    words = PTBTokenizer().tokenize({key: [{"caption": text} for text in group] for key, group in texts.items()})
+    captions, truth = ({s["image_id"]: words[side, s["image_id"]] for s in samples} for side in ("said", "true"))
+    _, scores = Cider().compute_score(truth, captions)
     return {key: float(score) for key, score in zip(truth, scores, strict=True)}
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from hermesflow.evaluation.judges.endpoint import EndpointJudge
     from hermesflow.evaluation.judges.local import LocalJudge
     from hermesflow.evaluation.judges.protocol import Item, Judge, Verdict
-    from hermesflow.evaluation.worlds.gap import Asked
+    from hermesflow.evaluation.worlds.gap import PairQuestion
 
 EVIDENCE = ("drawn", "real", "said")
 """What the judge is asked about: the drawn image, the real image, what the model said about the real image."""
@@ -47,60 +47,69 @@ class Judged:
 
 
 def ask(
-    judge: Judge, asked: Sequence[Asked], *, free: Sequence[str], real: Mapping[str, bytes], drawn: Mapping[str, bytes]
+    judge: Judge,
+    questions: Sequence[PairQuestion],
+    *,
+    free: Sequence[str],
+    real: Mapping[str, bytes],
+    generated: Mapping[str, bytes],
 ) -> Judged:
     """Put all three kinds of questions to a judge, in one call.
 
     Args:
         judge: who answers.
-        asked: Q questions.
+        questions: Q questions.
         free: Q free answers of the model on the real image.
         real: id -> PNG of the real image.
-        drawn: id -> PNG of the image drawn from its caption.
+        generated: id -> PNG of the image drawn from its caption.
 
     Raises:
         DataError: an image is missing, or a question cannot be asked.
         JudgeError: the judge does not answer.
     """
-    on_images = about_images(asked, real=real, drawn=drawn)
-    literal = [literal_verdict(one, text) for one, text in zip(asked, free, strict=True)]
-    on_said = [_item(one, text) for one, text, known in zip(asked, free, literal, strict=True) if known is None]
-    verdicts = iter(judge.judge([*on_images, *on_said]))
-    first = [next(verdicts) for _ in asked]
-    second = [next(verdicts) for _ in asked]
+    on_images = about_images(questions, real=real, generated=generated)
+    literal = [literal_verdict(one, text) for one, text in zip(questions, free, strict=True)]
+    on_answers = [_item(one, text) for one, text, known in zip(questions, free, literal, strict=True) if known is None]
+    verdicts = iter(judge.judge([*on_images, *on_answers]))
+    first = [next(verdicts) for _ in questions]
+    second = [next(verdicts) for _ in questions]
     return Judged(first, second, [known or next(verdicts) for known in literal])
 
 
-def about_images(asked: Sequence[Asked], *, real: Mapping[str, bytes], drawn: Mapping[str, bytes]) -> list[Item]:
+def about_images(
+    questions: Sequence[PairQuestion], *, real: Mapping[str, bytes], generated: Mapping[str, bytes]
+) -> list[Item]:
     """The 2 x Q items with images: Q about the drawn ones, then Q about the real ones.
 
     Args:
-        asked: Q questions.
+        questions: Q questions.
         real: id -> PNG of the real image.
-        drawn: id -> PNG of the image drawn from its caption.
+        generated: id -> PNG of the image drawn from its caption.
 
     Raises:
         DataError: an image is missing.
     """
-    return _about(asked, drawn, "drawn") + _about(asked, real, "real")
+    return _about(questions, generated, "drawn") + _about(questions, real, "real")
 
 
-def literal_verdict(asked: Asked, text: str) -> Verdict | None:
+def literal_verdict(entry: PairQuestion, text: str) -> Verdict | None:
     """What needs no judge: an answer that is one of its choices but for letter case and spaces, or no answer at all."""
     from hermesflow.data.questions.rows import plain
     from hermesflow.evaluation.judges.protocol import Verdict
 
     if not text.strip():
-        return Verdict(asked.id, "unreadable", None, text)
-    choice = next((one for one in asked.question.choices if plain(one) == plain(text)), None)
-    return None if choice is None else Verdict(asked.id, "chosen", choice, text)
+        return Verdict(entry.id, "unreadable", None, text)
+    choice = next((one for one in entry.question.choices if plain(one) == plain(text)), None)
+    return None if choice is None else Verdict(entry.id, "chosen", choice, text)
 
 
-def gap_table(asked: Sequence[Asked], *, free: Sequence[str], nearest: Sequence[str], judged: Judged) -> pd.DataFrame:
+def gap_table(
+    questions: Sequence[PairQuestion], *, free: Sequence[str], nearest: Sequence[str], judged: Judged
+) -> pd.DataFrame:
     """Grade both sides of every question.
 
     Args:
-        asked: Q questions.
+        questions: Q questions.
         free: Q free answers of the model on the real image.
         nearest: Q choices nearest to them.
         judged: what the judge made of them.
@@ -113,8 +122,8 @@ def gap_table(asked: Sequence[Asked], *, free: Sequence[str], nearest: Sequence[
     import pandas as pd
 
     rows = []
-    columns = zip(asked, free, nearest, judged.real, judged.said, judged.drawn, strict=True)
-    for one, text, choice, real, said, drawn in columns:
+    columns = zip(questions, free, nearest, judged.real, judged.said, judged.drawn, strict=True)
+    for one, text, choice, real, answer, generated in columns:
         question = one.question
         rows.append(
             {
@@ -125,30 +134,30 @@ def gap_table(asked: Sequence[Asked], *, free: Sequence[str], nearest: Sequence[
                 "free": text,
                 "nearest": choice,
                 "judge_real": real.choice,
-                "judge_said": said.choice,
-                "judge_drawn": drawn.choice,
+                "judge_said": answer.choice,
+                "judge_drawn": generated.choice,
                 "real_outcome": real.outcome,
-                "said_outcome": said.outcome,
-                "drawn_outcome": drawn.outcome,
+                "said_outcome": answer.outcome,
+                "drawn_outcome": generated.outcome,
                 "understanding_paper": choice == question.answer,
-                "understanding_same_judge": real.choice is not None and said.choice == real.choice,
-                "generation": drawn.choice == question.answer,
+                "understanding_same_judge": real.choice is not None and answer.choice == real.choice,
+                "generation": generated.choice == question.answer,
             }
         )
     return pd.DataFrame(rows)
 
 
-def own_answers(asked: Sequence[Asked], free: Sequence[str]) -> dict[str, int]:
+def answer_counts(questions: Sequence[PairQuestion], free: Sequence[str]) -> dict[str, int]:
     """How many of the model's answers were one of their choices, were taken for the nearest one, or were empty.
 
     An empty answer, too, is taken for the nearest choice by protocol `paper`.
     """
-    literal = [literal_verdict(one, text) for one, text in zip(asked, free, strict=True)]
+    literal = [literal_verdict(one, text) for one, text in zip(questions, free, strict=True)]
     chosen, empty = (sum(one is not None and (one.choice is not None) == c for one in literal) for c in (True, False))
-    return {"a choice": chosen, "taken for the nearest": len(asked) - chosen - empty, "empty": empty}
+    return {"a choice": chosen, "taken for the nearest": len(questions) - chosen - empty, "empty": empty}
 
 
-def judge_facts(asked: Sequence[Asked], judged: Judged) -> dict[str, dict[str, float]]:
+def judge_facts(questions: Sequence[PairQuestion], judged: Judged) -> dict[str, dict[str, float]]:
     """What the tables say about the judge, per kind of evidence.
 
     Returns:
@@ -162,26 +171,26 @@ def judge_facts(asked: Sequence[Asked], judged: Judged) -> dict[str, dict[str, f
         verdicts: Sequence[Verdict] = getattr(judged, kind)
         facts[kind] = {"questions": len(verdicts)}
         facts[kind].update({str(outcome): count for outcome, count in outcome_counts(verdicts).items()})
-    right = sum(v.choice == one.question.answer for one, v in zip(asked, judged.real, strict=True))
-    facts["real"]["accuracy"] = right / len(asked) if asked else 0.0
+    right = sum(v.choice == one.question.answer for one, v in zip(questions, judged.real, strict=True))
+    facts["real"]["accuracy"] = right / len(questions) if questions else 0.0
     return facts
 
 
-def _about(asked: Sequence[Asked], images: Mapping[str, bytes], kind: str) -> list[Item]:
-    missing = sorted({one.id for one in asked} - set(images))
+def _about(questions: Sequence[PairQuestion], images: Mapping[str, bytes], kind: str) -> list[Item]:
+    missing = sorted({one.id for one in questions} - set(images))
     if missing:
         raise DataError(
             f"pair {missing[0]} of split gap has no {kind} image ({len(missing)} pairs in all). Run the step that "
             "makes it again."
         )
-    return [_item(one, images[one.id]) for one in asked]
+    return [_item(one, images[one.id]) for one in questions]
 
 
-def _item(asked: Asked, evidence: bytes | str) -> Item:
+def _item(entry: PairQuestion, evidence: bytes | str) -> Item:
     from hermesflow.evaluation.judges.protocol import Item
 
-    question = asked.question
-    return Item(asked.id, evidence, question.question, tuple(question.choices), question.answer)
+    question = entry.question
+    return Item(entry.id, evidence, question.question, tuple(question.choices), question.answer)
 
 
 @section
@@ -222,24 +231,24 @@ def grade_images(job: Job) -> Graded:
 
     config, runtime, settings = job.config, job.config.runtime, job.settings
     split = held_out.read_split(job.layout, "gap")
-    asked = held_out.questions_of(split)
+    questions = held_out.questions_of(split)
     real = {id_: png_bytes(image) for id_, image in zip(split.ids, split.images, strict=True)}
-    drawn = {id_: png_bytes(job.images.pixels(i, i + 1)[0]) for i, id_ in enumerate(job.prompts.ids)}
-    check_judge(settings.judge, asked, real=real, drawn=drawn)
+    generated = {id_: png_bytes(job.images.pixels(i, i + 1)[0]) for i, id_ in enumerate(job.prompts.ids)}
+    check_judge(settings.judge, questions, real=real, generated=generated)
     judge = None
     if isinstance(settings.judge, Endpoint):
         judge = job.tried(judge_of(settings.judge, device=runtime.device), try_judge)
     model = load_model(job.model, device=runtime.device, precision=runtime.inference_precision)
-    free = held_out.ask(config, model, split.seen, split, asked)
+    free = held_out.ask(config, model, split.seen, split, questions)
     del model  # a local judge needs the room
     choices = config.scoring.choice_encoder or config.scoring.encoder
     nearest = nearest_choice(
-        free, [one.question.choices for one in asked], load_encoder(choices, device=runtime.device)
+        free, [one.question.choices for one in questions], load_encoder(choices, device=runtime.device)
     )
     judge = judge or job.tried(judge_of(settings.judge, device=runtime.device), try_judge)
     scorers = {"nearest choice": name_of(choices.source)}
     captions = split.captions
-    graded = grade_gap(judge, asked, captions, free=free, nearest=nearest, real=real, drawn=drawn)
+    graded = grade_gap(judge, questions, captions, free=free, nearest=nearest, real=real, generated=generated)
     return replace(graded, scorers=scorers)
 
 
@@ -257,15 +266,15 @@ def judge_of(settings: AnyJudge, *, device: str) -> EndpointJudge | LocalJudge:
 
 
 def check_judge(
-    settings: AnyJudge, asked: Sequence[Asked], *, real: Mapping[str, bytes], drawn: Mapping[str, bytes]
+    settings: AnyJudge, questions: Sequence[PairQuestion], *, real: Mapping[str, bytes], generated: Mapping[str, bytes]
 ) -> None:
     """Look, before the model answers anything, whether an endpoint can be asked; a local judge is not loaded for it.
 
     Args:
         settings: of the judge.
-        asked: Q questions.
+        questions: Q questions.
         real: id -> PNG of the real image.
-        drawn: id -> PNG of the image drawn from its caption.
+        generated: id -> PNG of the image drawn from its caption.
 
     Raises:
         ConfigError: images must be asked about, and there is no key or no address.
@@ -275,29 +284,29 @@ def check_judge(
     from hermesflow.evaluation.judges.endpoint import EndpointJudge
 
     if isinstance(settings, Endpoint):
-        EndpointJudge(settings).check(about_images(asked, real=real, drawn=drawn))
+        EndpointJudge(settings).check(about_images(questions, real=real, generated=generated))
 
 
 def grade_gap(
     judge: Judge,
-    asked: Sequence[Asked],
+    questions: Sequence[PairQuestion],
     captions: Mapping[str, str],
     *,
     free: Sequence[str],
     nearest: Sequence[str],
     real: Mapping[str, bytes],
-    drawn: Mapping[str, bytes],
+    generated: Mapping[str, bytes],
 ) -> Graded:
     """Both protocols of the gap.
 
     Args:
         judge: who looks at the images.
-        asked: Q questions.
+        questions: Q questions.
         captions: by pair id; pairs of one caption are one unit.
         free: Q free answers of the model on the real image.
         nearest: Q choices nearest to them.
         real: id -> PNG of the real image.
-        drawn: id -> PNG of the image drawn from its caption.
+        generated: id -> PNG of the image drawn from its caption.
 
     Raises:
         DataError: an image is missing, or a question cannot be asked.
@@ -308,19 +317,19 @@ def grade_gap(
     from hermesflow.evaluation.judges.local import LocalJudge
     from hermesflow.evaluation.worlds.gap import gap_units
 
-    judged = ask(judge, asked, free=free, real=real, drawn=drawn)
-    table = gap_table(asked, free=free, nearest=nearest, judged=judged)
+    judged = ask(judge, questions, free=free, real=real, generated=generated)
+    table = gap_table(questions, free=free, nearest=nearest, judged=judged)
     notes: dict[str, Any] = {
-        "questions": len(asked),
-        "own answers": own_answers(asked, free),
-        "verdicts": judge_facts(asked, judged),
+        "questions": len(questions),
+        "own answers": answer_counts(questions, free),
+        "verdicts": judge_facts(questions, judged),
     }
     if isinstance(judge, EndpointJudge):
         notes |= {"models": list(judge.models), "cost": asdict(judge.bill) if judge.bill else {}}
     elif isinstance(judge, LocalJudge):
         notes["digest of the judge"] = judge.digest[:16]
     protocol = (
-        f"{len(asked):,} questions about {len(captions):,} held-out pairs, one image drawn for each; paper: own "
+        f"{len(questions):,} questions about {len(captions):,} held-out pairs, one image drawn for each; paper: own "
         "answers on real images, the judge's on drawn ones; same-judge: the judge reads both"
     )
     return Graded(table, gap_units(table, captions), protocol, notes=notes)

@@ -130,12 +130,12 @@ def _clause(clause: Mapping[str, Any], before: int) -> Clause:
 
 def strongest(detections: Detections, confidence: float) -> dict[str, list[Detection]]:
     """The objects that are graded: score above the confidence, at most 16 a class, the most confident first."""
-    kept = {}
-    for name, found in detections.items():
-        good = sorted((one for one in found if one.score > confidence), key=lambda one: -one.score)
+    objects = {}
+    for name, instances in detections.items():
+        good = sorted((one for one in instances if one.score > confidence), key=lambda one: -one.score)
         if good:
-            kept[name] = good[:MOST_OBJECTS]
-    return kept
+            objects[name] = good[:MOST_OBJECTS]
+    return objects
 
 
 def grade(metadata: Metadata, detections: Detections, colour_of: ColourOf) -> tuple[bool, str]:
@@ -156,10 +156,10 @@ def grade(metadata: Metadata, detections: Detections, colour_of: ColourOf) -> tu
     reasons: list[str] = []
     matched: list[Sequence[Detection] | None] = []
     for clause in metadata.include:
-        found = detections.get(clause.name, ())[: clause.count]
-        wrong = _wrong(clause, found, matched, colour_of)
+        objects = detections.get(clause.name, ())[: clause.count]
+        wrong = _wrong(clause, objects, matched, colour_of)
         reasons += [wrong] if wrong else []
-        matched.append(None if wrong else found)
+        matched.append(None if wrong else objects)
     for clause in metadata.exclude:
         count = len(detections.get(clause.name, ()))
         if count >= clause.count:
@@ -168,12 +168,12 @@ def grade(metadata: Metadata, detections: Detections, colour_of: ColourOf) -> tu
 
 
 def _wrong(
-    clause: Clause, found: Sequence[Detection], matched: Sequence[Sequence[Detection] | None], colour_of: ColourOf
+    clause: Clause, objects: Sequence[Detection], matched: Sequence[Sequence[Detection] | None], colour_of: ColourOf
 ) -> str:
-    if len(found) < clause.count:
-        return f"expected {clause.name}>={clause.count}, found {len(found)}"
+    if len(objects) < clause.count:
+        return f"expected {clause.name}>={clause.count}, found {len(objects)}"
     if clause.color is not None:
-        colors = list(colour_of(clause.name, found))
+        colors = list(colour_of(clause.name, objects))
         right = colors.count(clause.color)
         if right < clause.count:
             seen = ", ".join(f"{colors.count(color)} {color}" for color in COLORS if color in colors)
@@ -183,7 +183,7 @@ def _wrong(
         targets = matched[index]
         if targets is None:
             return f"no target for {clause.name} to be {relation}"
-        for one in found:
+        for one in objects:
             for target in targets:
                 relations = relative_position(one.box, target.box)
                 if relation not in relations:
@@ -231,9 +231,9 @@ def image_row(
         detections: all that the detector found, whatever its score.
         colour_of: the colour classifier on this image.
     """
-    kept = strongest(detections, metadata.confidence)
-    right, reason = grade(metadata, kept, colour_of)
-    boxes = {name: [[*one.box, one.score] for one in found] for name, found in sorted(kept.items())}
+    objects = strongest(detections, metadata.confidence)
+    right, reason = grade(metadata, objects, colour_of)
+    boxes = {name: [[*one.box, one.score] for one in instances] for name, instances in sorted(objects.items())}
     return prompt, image, metadata.kind, metadata.prompt, right, reason, json.dumps(boxes)
 
 
@@ -281,8 +281,8 @@ def grade_images(job: Job) -> Graded:
     def verdicts(number: int, images: list[Image.Image]) -> pd.DataFrame:
         rows = []
         for k, image in enumerate(images):
-            found, colors = detector.detect(image), partial(classifier.colors, image)
-            rows.append(image_row(number, k, prompts[number], found, colors))
+            detections, colors = detector.detect(image), partial(classifier.colors, image)
+            rows.append(image_row(number, k, prompts[number], detections, colors))
         return pd.DataFrame(rows, columns=list(TABLE_COLUMNS))
 
     table = grade_by_prompt(job, verdicts)

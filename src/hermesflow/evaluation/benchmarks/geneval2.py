@@ -57,7 +57,7 @@ class Question:
     """One of SKILLS."""
 
     @property
-    def asked(self) -> str:
+    def prompt(self) -> str:
         """The text that the model reads."""
         return f"{self.text} Answer in one word."
 
@@ -113,14 +113,14 @@ def print_licence() -> None:
 
 
 def _prompt(row: Mapping[str, Any]) -> Prompt:
-    asked, skills, count = row["vqa_list"], row["skills"], row["atom_count"]
-    if not isinstance(row["prompt"], str) or not row["prompt"].strip() or not asked:
+    questions, skills, count = row["vqa_list"], row["skills"], row["atom_count"]
+    if not isinstance(row["prompt"], str) or not row["prompt"].strip() or not questions:
         raise ValueError("`prompt` or `vqa_list` is empty")
     if type(count) is not int or count < 1:
         raise ValueError(f"expected atom_count to be a positive integer, got {count!r}")
-    if len(asked) != len(skills):
-        raise ValueError(f"expected one skill per question, got {len(skills)} for {len(asked)} questions")
-    pairs = zip(asked, skills, strict=True)
+    if len(questions) != len(skills):
+        raise ValueError(f"expected one skill per question, got {len(skills)} for {len(questions)} questions")
+    pairs = zip(questions, skills, strict=True)
     return Prompt(row["prompt"], count, tuple(_question(text, answer, skill) for (text, answer), skill in pairs))
 
 
@@ -167,7 +167,7 @@ def grade(number: int, prompt: Prompt, images: Sequence[Image.Image], judge: Ans
     """
     if not images:
         raise DataError(f"prompt {number} ({prompt.text!r}): no image was drawn. Draw one or more.")
-    scores = [[judge.probability(image, q.asked, q.forms) for q in prompt.questions] for image in images]
+    scores = [[judge.probability(image, q.prompt, q.forms) for q in prompt.questions] for image in images]
     return _table(number, prompt, scores)
 
 
@@ -205,12 +205,12 @@ def geneval2_units(table: pd.DataFrame) -> pd.DataFrame:
     from hermesflow.evaluation.worlds.understanding import units_table
 
     rows: list[tuple[str, str, str, float, int]] = []
-    for (_, atoms), own in table.groupby(["prompt", "atoms"], sort=True):
-        key = prompt_id(int(own["prompt"].iloc[0]))
-        am, gm = np.mean([soft_tifa(list(image)) for _, image in own.groupby("image")["probability"]], axis=0)
+    for (_, atoms), group in table.groupby(["prompt", "atoms"], sort=True):
+        key = prompt_id(int(group["prompt"].iloc[0]))
+        am, gm = np.mean([soft_tifa(list(image)) for _, image in group.groupby("image")["probability"]], axis=0)
         rows += [("geneval2/am", POOL, key, am, 1), ("geneval2/gm", POOL, key, gm, 1)]
         rows.append((f"geneval2/atomicity/{atoms}", POOL, key, gm, 1))
-        sums = own.groupby("skill", sort=True)["probability"].agg(["sum", "count"])
+        sums = group.groupby("skill", sort=True)["probability"].agg(["sum", "count"])
         rows += [(f"geneval2/skill/{skill}", POOL, key, total, count) for skill, total, count in sums.itertuples()]
     return units_table(rows)
 

@@ -35,18 +35,18 @@ def _rows(split: str, image: str, sample: Sample) -> list[Row]:
     """
     from hermesflow.evaluation.lmms.run import AGAIN
 
-    said, truth = sample["prediction"], sample["ground_truth"]
-    if said not in ("yes", "no"):
+    prediction, truth = sample["prediction"], sample["ground_truth"]
+    if prediction not in ("yes", "no"):
         raise ArtifactError(
-            f"POPE, {split}, question {sample['question_id']}: the answer {said!r} is not read. {AGAIN}"
+            f"POPE, {split}, question {sample['question_id']}: the answer {prediction!r} is not read. {AGAIN}"
         )
-    hit = said == truth == "yes"
+    hit = prediction == truth == "yes"
     parts = {
-        "accuracy": (said == truth, 1),
-        "precision": (hit, said == "yes"),
+        "accuracy": (prediction == truth, 1),
+        "precision": (hit, prediction == "yes"),
         "recall": (hit, truth == "yes"),
-        "f1": (2 * hit, (said == "yes") + (truth == "yes")),
-        "yes_ratio": (said == "yes", 1),
+        "f1": (2 * hit, (prediction == "yes") + (truth == "yes")),
+        "yes_ratio": (prediction == "yes", 1),
     }
     return [(f"pope/{split}/{name}", "pope", image, float(n), float(d)) for name, (n, d) in parts.items()]
 

@@ -59,11 +59,11 @@ def first_tokens(tokenizer: Any, texts: Sequence[str]) -> list[int]:
     Raises:
         ConfigError: a text without a blank before it begins with a token that is one: all digits would be the same.
     """
-    found = {text: tokenizer.encode(text, add_special_tokens=False)[0] for text in texts}
-    for text, token in found.items():
+    tokens = {text: tokenizer.encode(text, add_special_tokens=False)[0] for text in texts}
+    for text, token in tokens.items():
         if not text[0].isspace() and not tokenizer.decode([token]).strip():
             raise ConfigError(
                 f"{_ROLE}: its tokenizer begins {text!r} with a blank, so the first token does not tell answers apart. "
                 "Name a model with a byte-level tokenizer, Qwen3-VL for example."
             )
-    return sorted(set(found.values()))
+    return sorted(set(tokens.values()))

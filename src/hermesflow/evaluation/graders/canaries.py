@@ -57,8 +57,8 @@ def try_detector(detector: Detector) -> None:
     score, box = max(((one.score, one.box) for one in detections.get("person", ())), default=nobody)
     if score < 0.5 or not 0.9 * photo.width < box[0] < box[2]:
         scores = sorted(((one.score, name) for name, objects in detections.items() for one in objects), reverse=True)
-        others = ", ".join(f"{name} {chance:.2f}" for chance, name in scores[:3]) or "nothing"
-        stop(role, f"a person right of x = {photo.width}", f"one of score {score:.2f} at {box}; surest are {others}")
+        surest = ", ".join(f"{name} {chance:.2f}" for chance, name in scores[:3]) or "nothing"
+        stop(role, f"a person right of x = {photo.width}", f"one of score {score:.2f} at {box}; surest are {surest}")
 
 
 def try_clip(clip: PretrainedClip) -> None:
@@ -101,8 +101,8 @@ def try_answer_probability(judge: TransformersAnswerProbability) -> None:
     forms, photo = ("Yes", "yes", " Yes", " yes"), photograph()
     present, absent = (judge.probability(photo, f"{text} Answer in one word.", forms) for text in (_PRESENT, _ABSENT))
     if not absent < 0.5 < present:
-        asked = f"yes above one half to {_PRESENT!r} and below to {_ABSENT!r} of a portrait"
-        stop(role, asked, f"{present:.3f} and {absent:.3f}")
+        wanted = f"yes above one half to {_PRESENT!r} and below to {_ABSENT!r} of a portrait"
+        stop(role, wanted, f"{present:.3f} and {absent:.3f}")
 
 
 def _try_processor(role: str, processor: Any) -> None:
@@ -113,24 +113,24 @@ def _try_processor(role: str, processor: Any) -> None:
     )
     contrast = float(np.median(white - black))
     if not _CONTRAST[0] <= contrast <= _CONTRAST[1]:
-        given = f"{contrast:.3g} (do_rescale, rescale_factor, do_normalize, image_std in preprocessor_config.json)"
-        stop(role, "between {} and {} as what white exceeds black by".format(*_CONTRAST), given)
+        response = f"{contrast:.3g} (do_rescale, rescale_factor, do_normalize, image_std in preprocessor_config.json)"
+        stop(role, "between {} and {} as what white exceeds black by".format(*_CONTRAST), response)
 
 
-def stop(role: str, wanted: str, given: str) -> NoReturn:
+def stop(role: str, wanted: str, response: str) -> NoReturn:
     """Say that a grader is broken.
 
     Args:
         role: the grader, and the key of the config that names it.
         wanted: what every working one gives.
-        given: what this one gave.
+        response: what this one gave.
 
     Raises:
         ConfigError: always.
     """
     raise ConfigError(
         f"{role} does not see what is there: of pictures whose verdict is known it should give {wanted}, and gave "
-        f"{given}. What it grades would look like a result and be none. Check that its files are all of one release "
+        f"{response}. What it grades would look like a result and be none. Check that its files are all of one release "
         "(`hermesflow fetch` compares checksums), its preprocessor_config.json and labels among them, and try it with "
         "runtime.device: cpu. To grade with it all the same, write the reason into benchmarks.untried: it will stand "
         "under the tables."

@@ -24,11 +24,11 @@ from hermesflow.evaluation.graders.reference_origin import origin
 _TOGETHER = 32  # images decoded at once
 
 
-def make_reference(own: Coco, folder: Path, *, device: str) -> None:
+def make_reference(settings: Coco, folder: Path, *, device: str) -> None:
     """Write the file `benchmarks.coco.reference` from the real images of `benchmarks.coco.captions`.
 
     Args:
-        own: the section.
+        settings: the section.
         folder: the real images, as COCO's archive val2014.zip has them.
         device: torch device.
 
@@ -38,12 +38,12 @@ def make_reference(own: Coco, folder: Path, *, device: str) -> None:
         FetchError: the Inception weights are missing, or are not the pinned ones.
         ArtifactError: they are of another network.
     """
-    captions = read_captions(BENCHMARK.require_file(own, "captions"))
+    captions = read_captions(BENCHMARK.require_file(settings, "captions"))
     files = real_images(captions, folder)
-    extractor = load_inception(own.inception, device=device)
+    extractor = load_inception(settings.inception, device=device)
     progress = Progress(len(files), "Frechet reference", "image")
-    found = moments_of(files, extractor, progress.advance, device=device)
-    fidelity.write_reference(Path(own.reference), found, **origin(captions, own.inception))
+    moments = moments_of(files, extractor, progress.advance, device=device)
+    fidelity.write_reference(Path(settings.reference), moments, **origin(captions, settings.inception))
 
 
 def real_images(captions: Sequence[Caption], folder: Path) -> list[Path]:

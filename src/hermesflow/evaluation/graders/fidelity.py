@@ -183,6 +183,6 @@ def clip_scores(clip: PretrainedClip, images: Sequence[np.ndarray], captions: Se
     """
     if len(images) != len(captions):
         raise DataError(f"{len(images)} images for {len(captions)} captions. Draw one image from each caption.")
-    seen = clip.image_vectors([Image.fromarray(image) for image in images]).double()
-    said = clip.text_vectors(captions).double()
-    return 100 * (seen * said).sum(dim=1).clamp(min=0).numpy()
+    image_features = clip.image_vectors([Image.fromarray(image) for image in images]).double()
+    text_features = clip.text_vectors(captions).double()
+    return 100 * (image_features * text_features).sum(dim=1).clamp(min=0).numpy()

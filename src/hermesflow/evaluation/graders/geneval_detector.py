@@ -115,7 +115,7 @@ def instances(class_logits: Tensor, mask_logits: Tensor, names: Sequence[str]) -
     """
     chances = class_logits.softmax(dim=-1)[:, :-1]
     best, places = chances.flatten().topk(min(MOST_DETECTIONS, chances.numel()))
-    found: dict[str, list[Detection]] = {}
+    detections: dict[str, list[Detection]] = {}
     for chance, place in zip(best.tolist(), places.tolist(), strict=True):
         query, label = divmod(place, len(names))
         logits = mask_logits[query]
@@ -123,8 +123,8 @@ def instances(class_logits: Tensor, mask_logits: Tensor, names: Sequence[str]) -
         if not mask.any():
             continue
         score = chance * float(logits[mask].sigmoid().mean())
-        found.setdefault(names[label], []).append(Detection(_box(mask), score, mask.cpu().numpy()))
-    return found
+        detections.setdefault(names[label], []).append(Detection(_box(mask), score, mask.cpu().numpy()))
+    return detections
 
 
 def _box(mask: Tensor) -> tuple[float, float, float, float]:

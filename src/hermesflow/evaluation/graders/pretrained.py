@@ -56,17 +56,17 @@ def read_pretrained(kind: str | type, source: str | Source, *, role: str, **opti
         ) from error
 
 
-def finite(found: Tensor, *, role: str) -> Tensor:
+def finite(values: Tensor, *, role: str) -> Tensor:
     """What a model gave, if all of it are numbers: of others every comparison is false, and nobody would notice.
 
     Raises:
         ConfigError: something is infinite or not a number.
     """
-    if not found.isfinite().all():
+    if not values.isfinite().all():
         raise ConfigError(
             f"{role} returned values that are infinite or NaN, so its weights may be damaged. Download them again."
         )
-    return found
+    return values
 
 
 def read_processor(model: Any, source: str | Source, *, role: str) -> Any:
@@ -94,9 +94,9 @@ def read_processor(model: Any, source: str | Source, *, role: str) -> Any:
             f"{source}: {role} is a {type(model).__name__}, whose processor cannot be had here: "
             f"{' '.join(str(error).split())[:400]} Name another model, Qwen3-VL for example."
         ) from error
-    kept = parts[:-1] if parts[-1] == "video_processor" else parts  # arguments go by place
-    own = type(kind.__name__, (kind,), {"get_attributes": classmethod(lambda _: kept)})
-    return read_pretrained(own, source, role=role, backend="pil")
+    attributes = parts[:-1] if parts[-1] == "video_processor" else parts  # arguments go by place
+    processor_class = type(kind.__name__, (kind,), {"get_attributes": classmethod(lambda _: attributes)})
+    return read_pretrained(processor_class, source, role=role, backend="pil")
 
 
 def name_of(source: str | Source) -> str:
@@ -119,8 +119,8 @@ def digest_of(source: str | Source) -> str:
     else:
         folder, pins = (Path(str(source.folder)), source.files) if isinstance(source, Source) else (Path(source), {})
         names = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-        shown = [name for name in names if not any(part.startswith(".") for part in name.parts)]
-        content = [[name.as_posix(), pins.get(name.as_posix()) or sha256(folder / name)] for name in shown]
+        visible = [name for name in names if not any(part.startswith(".") for part in name.parts)]
+        content = [[name.as_posix(), pins.get(name.as_posix()) or sha256(folder / name)] for name in visible]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -202,5 +202,5 @@ class PretrainedClip:
             list(texts), padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
         ).to(self.model.device)
         hidden = self.model.text_model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-        found = finite(self.model.text_projection(hidden.pooler_output), role=_CLIP)
-        return F.normalize(found, dim=-1).float().cpu()
+        vectors = finite(self.model.text_projection(hidden.pooler_output), role=_CLIP)
+        return F.normalize(vectors, dim=-1).float().cpu()

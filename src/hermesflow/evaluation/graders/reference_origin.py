@@ -46,10 +46,10 @@ def check_reference(path: Path, captions: Sequence[Caption], inception: Source) 
     noted, wanted = fidelity.read_reference(path).notes, origin(captions, inception)
     if len(noted) < len(wanted):
         return f"{path} (sha256 {sha256(path)}; made elsewhere, which images and which scaling is not known)"
-    if len(others := np.setxor1d(noted[_IMAGES], wanted[_IMAGES])):
+    if len(differences := np.setxor1d(noted[_IMAGES], wanted[_IMAGES])):
         raise DataError(
             f"{path}: statistics of {len(noted[_IMAGES]):,} images, while the caption list has {len(captions):,}; "
-            f"image {others[0]} is in one of the two alone. {_AGAIN}"
+            f"image {differences[0]} is in one of the two alone. {_AGAIN}"
         )
     if not np.array_equal(noted[_NETWORK], wanted[_NETWORK]):
         raise DataError(

@@ -75,9 +75,9 @@ class TransformersVqa:
         answers = [""] * len(questions)
         for alike in places.values():
             for start in range(0, len(alike), _TOGETHER):
-                some = alike[start : start + _TOGETHER]
-                said = self._answer(image.convert("RGB"), [questions[place] for place in some])
-                for place, one in zip(some, said, strict=True):
+                chunk = alike[start : start + _TOGETHER]
+                texts = self._answer(image.convert("RGB"), [questions[place] for place in chunk])
+                for place, one in zip(chunk, texts, strict=True):
                     answers[place] = one
         return answers
 

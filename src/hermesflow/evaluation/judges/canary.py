@@ -15,9 +15,9 @@ def try_judge(judge: Judge) -> None:
         ConfigError: it does not.
         JudgeError: it cannot be asked.
     """
-    asked = "What color is the picture?"
+    text = "What color is the picture?"
     items = [
-        Item(f"a plain {color} picture", png_bytes(np.asarray(plain(color))), asked, COLORS, color) for color in COLORS
+        Item(f"a plain {color} picture", png_bytes(np.asarray(plain(color))), text, COLORS, color) for color in COLORS
     ]
     items.append(Item("an answer", "There is a dog in it.", "Which animal is there?", ("cat", "dog", "horse"), "dog"))
     for item, verdict in zip(items, judge.judge(items), strict=True):

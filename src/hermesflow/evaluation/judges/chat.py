@@ -139,52 +139,52 @@ class Chat:
         """
         status, code = error.status_code, error.code or error.type
         message = error.body.get("message") if isinstance(error.body, dict) else error.response.text
-        said = self._clean(str(message)) or "(no text)"
+        text = self._clean(str(message)) or "(no text)"
         if status == 400 and code in _REFUSALS:
-            return Reply(said, True, None, 0, 0)
-        told = f"HTTP {status}: {said}"
+            return Reply(text, True, None, 0, 0)
+        problem = f"HTTP {status}: {text}"
         if status in _REPEATED or status >= 500:
             if code in _OUT_OF_CREDIT:
-                raise JudgeError(f"{self._place}: {told} The account has no credit left: add some. {self._again}")
+                raise JudgeError(f"{self._place}: {problem} The account has no credit left: add some. {self._again}")
             after = retry_after(error.response.headers.get("Retry-After"))
             if after is not None and after > self._settings.pace.longest_wait:
                 raise JudgeError(
-                    f"{self._place}: {told} It asks to wait {after:.0f} s, more than "
+                    f"{self._place}: {problem} It asks to wait {after:.0f} s, more than "
                     f"benchmarks.gap.judge.pace.longest_wait "
                     f"({self._settings.pace.longest_wait:g} s): raise that, or come back then. {self._again}"
                 )
             if after is not None:
                 self._pacer.hold(after)
-            raise _Repeat(told)
-        raise JudgeError(f"{self._place}: {self._mend(status, told)} {self._again}")
+            raise _Repeat(problem)
+        raise JudgeError(f"{self._place}: {self._mend(status, problem)} {self._again}")
 
     @property
     def _again(self) -> str:
         return f"Answers so far are kept in {self._settings.cache}; the same command goes on with the rest."
 
-    def _mend(self, status: int, told: str) -> str:
-        own = self._settings
+    def _mend(self, status: int, problem: str) -> str:
+        settings = self._settings
         if status == 401:  # its text is not quoted: endpoints repeat parts of the key there
-            if own.key_variable is None:
+            if settings.key_variable is None:
                 return "HTTP 401: it wants a key. Name its environment variable in benchmarks.gap.judge.key_variable."
             return (
-                f"HTTP 401: it does not know the key. Set {own.key_variable} (benchmarks.gap.judge.key_variable) to a "
-                "valid one, or correct benchmarks.gap.judge.base_url if the key is another endpoint's."
+                f"HTTP 401: it does not know the key. Set {settings.key_variable} (benchmarks.gap.judge.key_variable) "
+                "to a valid one, or correct benchmarks.gap.judge.base_url if the key is another endpoint's."
             )
         if status == 403:
             return (
-                f"{told} The key that benchmarks.gap.judge.key_variable ({own.key_variable}) names may not use this "
-                "model from here: give its project access, or name another benchmarks.gap.judge.model."
+                f"{problem} The key that benchmarks.gap.judge.key_variable ({settings.key_variable}) names may not "
+                "use this model from here: give its project access, or name another benchmarks.gap.judge.model."
             )
         if status == 404:
             return (
-                f"{told} There is no such model (benchmarks.gap.judge.model: {own.model}) or no such address: "
+                f"{problem} There is no such model (benchmarks.gap.judge.model: {settings.model}) or no such address: "
                 "benchmarks.gap.judge.base_url is what "
                 "comes before /chat/completions and mostly ends in /v1."
             )
         if 300 <= status < 400:
-            return f"{told} It is elsewhere: correct benchmarks.gap.judge.base_url (the key is not sent after it)."
-        return f"{told} Correct what it complains about in section judge of the config."
+            return f"{problem} It is elsewhere: correct benchmarks.gap.judge.base_url (the key is not sent after it)."
+        return f"{problem} Correct what it complains about in section judge of the config."
 
     def _clean(self, text: str) -> str:
         """One short line without the key."""

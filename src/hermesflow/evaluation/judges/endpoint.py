@@ -107,11 +107,11 @@ class EndpointJudge:
         progress = Progress(len(missing), f"judge {self.name}", "question")
         replies = {}
         with ThreadPoolExecutor(self._settings.pace.concurrency) as workers:
-            asked = {workers.submit(self._ask_one, chat, key, item, budget): key for key, item in missing.items()}
+            futures = {workers.submit(self._ask_one, chat, key, item, budget): key for key, item in missing.items()}
             try:
-                for done in as_completed(asked):
+                for future in as_completed(futures):
                     with suppress(Stopped):  # by an error that is still to come
-                        replies[asked[done]] = done.result()
+                        replies[futures[future]] = future.result()
                         progress.advance()
             except BaseException:  # Ctrl-C too: what is under way ends and is kept, the rest is not begun
                 chat.stop()
@@ -138,10 +138,10 @@ class EndpointJudge:
             raise
         return reply
 
-    def _say_estimate(self, asked: int, missing: Sequence[Item]) -> None:
+    def _say_estimate(self, count: int, missing: Sequence[Item]) -> None:
         bill = self._estimate(missing)
         print(
-            f"judge {self.name}: {asked - bill.answers:,} of {asked:,} questions are answered in "
+            f"judge {self.name}: {count - bill.answers:,} of {count:,} questions are answered in "
             f"{self._settings.cache}; {bill.answers:,} to ask, estimated {bill.prompt_tokens:,} tokens in, at most "
             f"{bill.completion_tokens:,} out, {bill.dollars:.2f} US dollars",
             file=sys.stderr,

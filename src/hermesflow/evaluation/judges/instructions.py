@@ -82,11 +82,11 @@ def _named(text: str) -> list[object] | None:
     start = text.find("{")
     while start >= 0:
         try:
-            found, end = decoder.raw_decode(text, start)
+            pairs, end = decoder.raw_decode(text, start)
         except (ValueError, RecursionError):  # also a number of more digits than Python reads
             end = start + 1
         else:
-            named += [value for key, value in found if plain(key) == "choice"]
+            named += [value for key, value in pairs if plain(key) == "choice"]
         start = text.find("{", end)
     return named or None
 
@@ -95,15 +95,15 @@ class _Pairs(list[tuple[str, object]]):
     """A JSON object with all its keys, none lost where one comes twice."""
 
 
-def _match(said: object, choices: Sequence[str]) -> str | None:
-    if isinstance(said, (int, float)):
-        said = str(said)
-    if not isinstance(said, str):
+def _match(answer: object, choices: Sequence[str]) -> str | None:
+    if isinstance(answer, (int, float)):
+        answer = str(answer)
+    if not isinstance(answer, str):
         return None
     for normal in (plain, _bare):
-        found = [choice for choice in (*choices, CANNOT_TELL) if normal(choice) == normal(said)]
-        if found:
-            return found[0] if len(found) == 1 or found[1] == CANNOT_TELL else None
+        matches = [choice for choice in (*choices, CANNOT_TELL) if normal(choice) == normal(answer)]
+        if matches:
+            return matches[0] if len(matches) == 1 or matches[1] == CANNOT_TELL else None
     return None
 
 

@@ -69,9 +69,9 @@ class LocalJudge:
         """Hex sha256 of all that decides an answer but the device: weights, question, image, generation, library."""
         import transformers
 
-        own = self._settings
+        spec = self._settings
         image = hashlib.sha256(item.evidence).hexdigest() if isinstance(item.evidence, bytes) else None
-        content = [self.digest, own.dtype, own.max_new_tokens, _text_of(item), image, transformers.__version__]
+        content = [self.digest, spec.dtype, spec.max_new_tokens, _text_of(item), image, transformers.__version__]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def _ask(self, missing: dict[str, Item]) -> dict[str, Reply]:

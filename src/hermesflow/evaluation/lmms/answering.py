@@ -34,7 +34,7 @@ class Stopping:
     """An answer is cut before the first of these texts that it holds."""
 
     @staticmethod
-    def of(settings: Mapping[str, object], *, otherwise: int) -> Stopping:
+    def from_settings(settings: Mapping[str, object], *, otherwise: int) -> Stopping:
         """Read a task's `generation_kwargs`.
 
         Args:

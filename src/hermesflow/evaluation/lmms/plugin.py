@@ -53,34 +53,34 @@ class HermesFlow(lmms):
         precision: str = "no",
         device: str | None = None,
         batch_size: int | str = 1,
-        **others: object,
+        **extra: object,
     ) -> None:
         super().__init__()
-        others.pop("max_batch_size", None)
-        if others or precision not in DTYPES or not str(batch_size).isdecimal() or int(batch_size) < 1:
+        extra.pop("max_batch_size", None)
+        if extra or precision not in DTYPES or not str(batch_size).isdecimal() or int(batch_size) < 1:
             raise ConfigError(
-                f"--model_args: {others or ''} precision={precision}, --batch_size {batch_size}: give pretrained, "
+                f"--model_args: {extra or ''} precision={precision}, --batch_size {batch_size}: give pretrained, "
                 f"tokenizer, images, precision (one of {list(DTYPES)}) and a batch size of at least 1."
             )
         place = torch.device(device or "cpu")
         self._model = load_model(Path(pretrained), device=place, precision=precision)
         self._pictures = Pictures(load_codec(Path(tokenizer), device=place))
         self._batch_size, self._images = int(batch_size), None if images is None else Path(images)
-        self._shown: dict[tuple[str, int], str] = {}
+        self._digests: dict[tuple[str, int], str] = {}
         self._counts: dict[str, Counter[str]] = defaultdict(Counter)
         self._several: set[tuple[str, int]] = set()
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
         """A greedy answer per request; as its benchmark has it read."""
-        shown = self._look(requests)
+        digests = self._look(requests)
         texts = [""] * len(requests)
         progress = Progress(len(requests), f"{PROGRESS}answer", "question")
         for stop, places in self._by_settings(requests).items():
-            for batch in by_picture([shown[i] for i in places], together=self._batch_size):
+            for batch in by_picture([digests[i] for i in places], together=self._batch_size):
                 rows = [places[i] for i in batch]
                 questions = [requests[i].args[0] for i in rows]
-                said = answers(self._model, self._pictures.seen, [shown[i] for i in rows], questions, stop)
-                for i, text in zip(rows, said, strict=True):
+                replies = answers(self._model, self._pictures.seen, [digests[i] for i in rows], questions, stop)
+                for i, text in zip(rows, replies, strict=True):
                     texts[i] = self._as_read(requests[i], text)
                 progress.advance(len(rows))
         several = Counter(shipped(task) for task, _ in self._several)
@@ -103,14 +103,14 @@ class HermesFlow(lmms):
         Raises:
             DataError: a record shows no picture, or one that cannot be decoded.
         """
-        shown = self._pictures.add(self._visuals(requests))
-        for request, digest in zip(requests, shown, strict=True):
+        digests = self._pictures.add(self._visuals(requests))
+        for request, digest in zip(requests, digests, strict=True):
             _, _, _, doc_id, task, _ = request.args
-            self._shown[task, doc_id] = digest
+            self._digests[task, doc_id] = digest
         if self._images is not None:
-            rows = [(task, doc_id, digest) for (task, doc_id), digest in self._shown.items()]
+            rows = [(task, doc_id, digest) for (task, doc_id), digest in self._digests.items()]
             write_table(self._images, pd.DataFrame(rows, columns=list(IMAGE_COLUMNS)))
-        return shown
+        return digests
 
     def _visuals(self, requests: Sequence[Instance]) -> Iterator[Image.Image]:
         """One picture per request, read when its turn comes."""
@@ -153,11 +153,11 @@ class HermesFlow(lmms):
 
     def _by_settings(self, requests: Sequence[Instance]) -> dict[Stopping, list[int]]:
         """Places of requests by when their answers end."""
-        found: dict[Stopping, list[int]] = defaultdict(list)
+        places: dict[Stopping, list[int]] = defaultdict(list)
         for place, request in enumerate(requests):
             settings: dict[str, Any] = request.args[1]
-            found[Stopping.of(settings, otherwise=OTHERWISE)].append(place)
-        return found
+            places[Stopping.from_settings(settings, otherwise=OTHERWISE)].append(place)
+        return places
 
     def _as_read(self, request: Instance, answer: str) -> str:
         """What lmms-eval is given of an answer; one that it cannot read is counted."""

@@ -52,14 +52,14 @@ def read_run(folder: Path) -> Run:
     Raises:
         ArtifactError: a file is missing, truncated or of another form.
     """
-    found = sorted(folder.glob("*/*_results.json"))
-    if len(found) != 1:
-        raise ArtifactError(f"{folder}: holds {len(found)} files `*_results.json` instead of one. {AGAIN}")
-    results = read_json(found[0])
+    files = sorted(folder.glob("*/*_results.json"))
+    if len(files) != 1:
+        raise ArtifactError(f"{folder}: holds {len(files)} files `*_results.json` instead of one. {AGAIN}")
+    results = read_json(files[0])
     if not isinstance(results, dict) or not isinstance(results.get("results"), dict):
-        raise ArtifactError(f"{found[0]}: has no `results`, so it is not of lmms-eval 0.7. {AGAIN}")
-    stem = found[0].name.removesuffix("_results.json")
-    samples = {task: _read_samples(found[0].with_name(f"{stem}_samples_{task}.jsonl")) for task in results["results"]}
+        raise ArtifactError(f"{files[0]}: has no `results`, so it is not of lmms-eval 0.7. {AGAIN}")
+    stem = files[0].name.removesuffix("_results.json")
+    samples = {task: _read_samples(files[0].with_name(f"{stem}_samples_{task}.jsonl")) for task in results["results"]}
     images = read_table(folder / IMAGES, ("task", "doc_id", "image"))
     return Run(
         folder,

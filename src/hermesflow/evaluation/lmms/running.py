@@ -91,17 +91,17 @@ def evaluate(
         raise ConfigError(f"{python}: no such interpreter. Run `make lmms` first: lmms-eval has its own environment.")
     for one in {one.name: one for task in evaluation.tasks if (one := benchmark_of(task)) and one.java}.values():
         _check_java(one, environment)
-    for left in output.parent.glob(f".{output.name}.*"):  # of a run that was killed
-        shutil.rmtree(left)
+    for leftover in output.parent.glob(f".{output.name}.*"):  # of a run that was killed
+        shutil.rmtree(leftover)
     work = output.with_name(f".{output.name}.{os.getpid()}")
     work.mkdir(parents=True)
     status = _logged(command(evaluation, work, python=python), work / _LOG, environment)
     if status or len(list(work.glob("*/*_results.json"))) != 1:
-        kept = output.with_name(f"{output.name}.log")
-        os.replace(work / _LOG, kept)
+        log = output.with_name(f"{output.name}.log")
+        os.replace(work / _LOG, log)
         shutil.rmtree(work)
-        tail = "\n".join(kept.read_text(errors="replace").splitlines()[-_TAIL:])
-        raise ArtifactError(f"lmms-eval ended with status {status} and no results; {kept} says:\n{tail}")
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL:])
+        raise ArtifactError(f"lmms-eval ended with status {status} and no results; {log} says:\n{tail}")
     shutil.rmtree(output, ignore_errors=True)
     os.replace(work, output)
 
@@ -132,10 +132,10 @@ def _check_java(benchmark: LmmsBenchmark, environment: Mapping[str, str] | None)
     """
     path = (os.environ if environment is None else environment).get("PATH")
     java = shutil.which("java", path=path)
-    said = java and subprocess.run([java, "-version"], capture_output=True, text=True, env=environment)
-    if not said or said.returncode:
-        found = f"{java} does not start: {said.stderr.strip()[-500:]}" if said else f"there is no `java` in PATH={path}"
+    run = java and subprocess.run([java, "-version"], capture_output=True, text=True, env=environment)
+    if not run or run.returncode:
+        fault = f"{java} does not start: {run.stderr.strip()[-500:]}" if run else f"there is no `java` in PATH={path}"
         raise ConfigError(
-            f"{benchmark.java} runs Java, but {found}. Install a Java runtime (Debian and Ubuntu: apt-get install "
+            f"{benchmark.java} runs Java, but {fault}. Install a Java runtime (Debian and Ubuntu: apt-get install "
             f"default-jre-headless), or leave {benchmark.name} out of benchmarks.understanding.columns."
         )

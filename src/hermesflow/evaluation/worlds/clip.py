@@ -110,7 +110,7 @@ def train_clip(
     steps: int,
     seed: int,
     device: str = "cpu",
-    progress: Callable[[int], None] = lambda done: None,
+    progress: Callable[[int], None] = lambda n: None,
 ) -> tuple[Clip, list[float]]:
     """Train the extractor from scratch; texts of one batch are all different, so every negative is one.
 
@@ -135,8 +135,8 @@ def train_clip(
     draws = generator(seed, "clip", "batches")
     losses = []
     for step in range(1, steps + 1):
-        drawn = torch.randint(len(captions), (BATCH,), generator=draws).tolist()
-        rows = list({captions[i]: i for i in drawn}.values())
+        indices = torch.randint(len(captions), (BATCH,), generator=draws).tolist()
+        rows = list({captions[i]: i for i in indices}.values())
         pixels = to_tensor(images[rows]).to(device)
         loss = contrastive_loss(
             model.image_vectors(pixels), model.text_vectors([captions[i] for i in rows]), model.clip.logit_scale.exp()

@@ -38,7 +38,7 @@ SIDES = {
 
 
 @dataclass(frozen=True)
-class Asked:
+class PairQuestion:
     """One question about one pair."""
 
     id: str
@@ -46,22 +46,22 @@ class Asked:
 
 
 def gap_table(
-    asked: Sequence[Asked],
+    questions: Sequence[PairQuestion],
     *,
     free: Sequence[str],
     nearest: Sequence[str],
     real: Mapping[str, Scene],
-    drawn: Mapping[str, Scene],
+    generated: Mapping[str, Scene],
     read: Callable[[Scene, Question], str | None],
 ) -> pd.DataFrame:
     """Grade both sides of every question.
 
     Args:
-        asked: Q questions.
+        questions: Q questions.
         free: Q free answers of the model on the real image.
         nearest: Q choices nearest to them.
         real: id -> what the judge reads off the real image.
-        drawn: id -> what the judge reads off the image drawn from the caption.
+        generated: id -> what the judge reads off the image drawn from the caption.
         read: the judge's answer to a question about what it read.
 
     Raises:
@@ -72,22 +72,22 @@ def gap_table(
         which is wrong) and the booleans understanding_paper, understanding_same_judge, generation.
     """
     rows = []
-    for one, said, choice in zip(asked, free, nearest, strict=True):
+    for one, answer, choice in zip(questions, free, nearest, strict=True):
         question = one.question
-        on_real, on_drawn = _read(one, real, read), _read(one, drawn, read)
+        on_real, on_generated = _read(one, real, read), _read(one, generated, read)
         rows.append(
             {
                 "id": one.id,
                 "kind": question.kind,
                 "question": question.question,
                 "answer": question.answer,
-                "free": said,
+                "free": answer,
                 "nearest": choice,
                 "judge_real": on_real,
-                "judge_drawn": on_drawn,
+                "judge_drawn": on_generated,
                 "understanding_paper": choice == question.answer,
-                "understanding_same_judge": on_real is not None and " ".join(said.lower().split()) == on_real,
-                "generation": on_drawn == question.answer,
+                "understanding_same_judge": on_real is not None and " ".join(answer.lower().split()) == on_real,
+                "generation": on_generated == question.answer,
             }
         )
     return pd.DataFrame(rows)
@@ -111,11 +111,13 @@ def gap_units(
     return units_table(rows)
 
 
-def _read(asked: Asked, scenes: Mapping[str, Scene], read: Callable[[Scene, Question], str | None]) -> str | None:
+def _read(
+    entry: PairQuestion, scenes: Mapping[str, Scene], read: Callable[[Scene, Question], str | None]
+) -> str | None:
     try:
-        return read(scenes[asked.id], asked.question)
+        return read(scenes[entry.id], entry.question)
     except ValueError as error:
         raise DataError(
-            f"pair {asked.id} of split gap: {error} The judge must understand every question the gap is measured on; "
+            f"pair {entry.id} of split gap: {error} The judge must understand every question the gap is measured on; "
             "remove the question or put it as data/worlds/questions.py does."
         ) from error

@@ -47,7 +47,7 @@ class Check:
 
 
 def draw(
-    model: UnifiedModel, requests: Sequence[Request], *, settings: ImageSampling, seed: int, progress=lambda done: None
+    model: UnifiedModel, requests: Sequence[Request], *, settings: ImageSampling, seed: int, progress=lambda n: None
 ) -> Tensor:
     """Draw images; each has its own random numbers, the same for every checkpoint of a seed.
 
@@ -56,12 +56,12 @@ def draw(
     """
     parts = []
     for start in range(0, len(requests), _ROWS):
-        some = requests[start : start + _ROWS]
-        generators = [generator(seed, "evaluate", r.id, r.image) for r in some]
+        batch = requests[start : start + _ROWS]
+        generators = [generator(seed, "evaluate", r.id, r.image) for r in batch]
         with model.naming():
-            images = model.generate_images([r.caption for r in some], settings=settings, generators=generators)
+            images = model.generate_images([r.caption for r in batch], settings=settings, generators=generators)
         parts.append(as_stored(images, model.generated))
-        progress(len(some))
+        progress(len(batch))
     return torch.cat(parts) if parts else as_tensor(model.generated.empty(0))
 
 
@@ -125,8 +125,8 @@ def geneval_units(images: pd.DataFrame) -> pd.DataFrame:
         images: columns kind, caption, accepted; other kinds than GenEval's are left out. Images of one caption are
             one unit, under whatever ids.
     """
-    own = images[images["kind"].isin([prefix + kind for prefix in ("", OWN) for kind in GENEVAL_KINDS])]
-    sums = own.groupby(["kind", "caption"], sort=True)["accepted"].agg(["sum", "count"])
+    graded = images[images["kind"].isin([prefix + kind for prefix in ("", OWN) for kind in GENEVAL_KINDS])]
+    sums = graded.groupby(["kind", "caption"], sort=True)["accepted"].agg(["sum", "count"])
     return units_table([(f"geneval/{kind}", f"geneval/{kind}", key, *row) for (kind, key), *row in sums.itertuples()])
 
 

@@ -15,9 +15,9 @@ from hermesflow.core.files import Layout
 from hermesflow.core.images import as_tensor, read_images
 from hermesflow.data.pairs import images_of, read_pairs
 from hermesflow.data.worlds.questions import Question
-from hermesflow.evaluation.worlds.gap import Asked
+from hermesflow.evaluation.worlds.gap import PairQuestion
 from hermesflow.models.backbone import UnifiedModel
-from hermesflow.selfplay.scoring import asked_texts, free_answers
+from hermesflow.selfplay.scoring import free_answers, question_texts
 from hermesflow.selfplay.sharding import check_ids
 
 
@@ -56,20 +56,22 @@ def read_split(layout: Layout, split: str) -> Split:
     return Split(list(pairs.remove_columns("image")), images_of(pairs), as_tensor(ordered))
 
 
-def questions_of(split: Split) -> list[Asked]:
+def questions_of(split: Split) -> list[PairQuestion]:
     """Every question about every pair, in their order."""
     return [
-        Asked(row["id"], Question(q["question"], tuple(q["choices"]), q["answer"], q["kind"]))
+        PairQuestion(row["id"], Question(q["question"], tuple(q["choices"]), q["answer"], q["kind"]))
         for row in split.rows
         for q in row["questions"]
     ]
 
 
-def ask(config: Config, model: UnifiedModel, seen: Tensor, split: Split, asked: Sequence[Asked]) -> list[str]:
+def ask(
+    config: Config, model: UnifiedModel, seen: Tensor, split: Split, questions: Sequence[PairQuestion]
+) -> list[str]:
     """The model's free answers about images in the order of a split: (N, *seen), Q questions to Q texts."""
     place = {key: i for i, key in enumerate(split.ids)}
-    owners = torch.tensor([place[one.id] for one in asked], dtype=torch.long)
-    texts = asked_texts([one.question for one in asked], config.scoring.vqa_prompt)
+    owners = torch.tensor([place[one.id] for one in questions], dtype=torch.long)
+    texts = question_texts([one.question for one in questions], config.scoring.vqa_prompt)
     return answer(config, model, seen, owners, texts)
 
 
@@ -87,13 +89,13 @@ def answer(config: Config, model: UnifiedModel, seen: Tensor, owners: Tensor, qu
     size = config.scoring.batch_images
     for start in range(0, len(seen), size):
         rows = ((owners >= start) & (owners < start + size)).nonzero()[:, 0].tolist()
-        said = free_answers(
+        batch_answers = free_answers(
             model,
             seen[start : start + size].to(config.runtime.device),
             owners[rows] - start,
             [questions[i] for i in rows],
             max_answer_tokens=config.scoring.max_answer_tokens,
         )
-        for i, text in zip(rows, said, strict=True):
+        for i, text in zip(rows, batch_answers, strict=True):
             answers[i] = text
     return answers

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from hermesflow.evaluation.worlds.gap import Asked
+from hermesflow.evaluation.worlds.gap import PairQuestion
 from hermesflow.evaluation.worlds.understanding import ANSWER_COLUMNS
 
 SIDES = {
@@ -23,13 +23,13 @@ SIDES = {
 """Metric and the columns of `gap_table` that must be true."""
 
 
-def gap_table(asked: Sequence[Asked], *, real: Sequence[str], drawn: Sequence[str]) -> pd.DataFrame:
+def gap_table(questions: Sequence[PairQuestion], *, real: Sequence[str], generated: Sequence[str]) -> pd.DataFrame:
     """Grade both sides of every question.
 
     Args:
-        asked: Q questions.
+        questions: Q questions.
         real: Q choices, the model's answers on the real images.
-        drawn: Q choices, its answers on the images it drew.
+        generated: Q choices, its answers on the images it drew.
 
     Returns:
         One row per question: id, kind, question, answer, said_of_real, said_of_drawn, and the booleans understanding
@@ -37,20 +37,20 @@ def gap_table(asked: Sequence[Asked], *, real: Sequence[str], drawn: Sequence[st
     """
     rows = [
         (
-            *(one.id, one.question.kind, one.question.question, one.question.answer, on_real, on_drawn),
-            *(on_real == one.question.answer, on_drawn == one.question.answer),
+            *(one.id, one.question.kind, one.question.question, one.question.answer, on_real, on_generated),
+            *(on_real == one.question.answer, on_generated == one.question.answer),
         )
-        for one, on_real, on_drawn in zip(asked, real, drawn, strict=True)
+        for one, on_real, on_generated in zip(questions, real, generated, strict=True)
     ]
     columns = ["id", "kind", "question", "answer", "said_of_real", "said_of_drawn", "understanding", "generation"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def answer_table(asked: Sequence[Asked], said: Sequence[str]) -> pd.DataFrame:
+def answer_table(questions: Sequence[PairQuestion], choices: Sequence[str]) -> pd.DataFrame:
     """Questions about held-out real images and the choices nearest to the model's answers, as benchmark `vqa`."""
     rows = [
         ("vqa", one.question.kind, one.id, one.question.question, one.question.answer, choice)
-        for one, choice in zip(asked, said, strict=True)
+        for one, choice in zip(questions, choices, strict=True)
     ]
     table = pd.DataFrame(rows, columns=list(ANSWER_COLUMNS)[:-1])
     return table.assign(right=table["prediction"] == table["answer"])

@@ -48,15 +48,15 @@ def items_of(pairs: Iterable[Mapping[str, Any]], world: World) -> list[Item]:
         world: whose captions they are.
     """
     rows = list(pairs)
-    facts = {row["id"]: found for row in rows if (found := world.parse_caption(row["caption"])) is not None}
-    items = pope_items({key: looks_of(found) for key, found in facts.items()}, world.lexicon)
-    items += [item for key, found in facts.items() for item in mme_items(key, found, world.lexicon)]
+    facts = {row["id"]: content for row in rows if (content := world.parse_caption(row["caption"])) is not None}
+    items = pope_items({key: looks_of(content) for key, content in facts.items()}, world.lexicon)
+    items += [item for key, content in facts.items() for item in mme_items(key, content, world.lexicon)]
     for row in rows:
         for question in row["questions"]:
-            asked = (row["id"], question["question"], question["answer"])
-            items.append(Item("vqa", question["kind"], *asked))
+            fields = (row["id"], question["question"], question["answer"])
+            items.append(Item("vqa", question["kind"], *fields))
             if question["kind"] == "relation":
-                items.append(Item("gqa", question["kind"], *asked))
+                items.append(Item("gqa", question["kind"], *fields))
     return items
 
 
@@ -109,23 +109,23 @@ def mme_items(key: str, facts: Facts, lexicon: Lexicon) -> list[Item]:
     looks = looks_of(facts)
     mentions = facts.mentions
     noun, color = rng.choice(looks)
-    asked: dict[str, list[tuple[str, str]]] = {}
+    questions: dict[str, list[tuple[str, str]]] = {}
     absent = [n for n in lexicon.nouns if n not in {look[0] for look in looks}]
     if absent:
-        asked["existence"] = [(_existence((noun, color)), "yes"), (_existence((rng.choice(absent), color)), "no")]
+        questions["existence"] = [(_existence((noun, color)), "yes"), (_existence((rng.choice(absent), color)), "no")]
     total, same = (sum(m.count for m in mentions if m.noun == n or n is None) for n in (None, noun))
-    asked["count"] = [
+    questions["count"] = [
         ("how many objects ?", NUMBERS[total - 1]),
         (f"how many {lexicon.plurals[noun]} ?", NUMBERS[same - 1]),
     ]
     positions = _positions(facts)
     if positions:
         true, false = rng.choice(positions)
-        asked["position"] = [(true, "yes"), (false, "no")]
+        questions["position"] = [(true, "yes"), (false, "no")]
     if color is not None:
-        others = [c for c in lexicon.colors if (noun, c) not in looks]
-        asked["color"] = [(_existence((noun, color)), "yes"), (_existence((noun, rng.choice(others))), "no")]
-    return [Item("mme", task, key, *pair) for task, pairs in asked.items() for pair in pairs]
+        other_colors = [c for c in lexicon.colors if (noun, c) not in looks]
+        questions["color"] = [(_existence((noun, color)), "yes"), (_existence((noun, rng.choice(other_colors))), "no")]
+    return [Item("mme", task, key, *pair) for task, pairs in questions.items() for pair in pairs]
 
 
 def grade(items: Sequence[Item], predictions: Sequence[str]) -> pd.DataFrame:
@@ -174,21 +174,21 @@ def answer_units(answers: pd.DataFrame) -> pd.DataFrame:
     MME's figure of a task is 100 * (accuracy + accuracy+), where accuracy+ wants both questions of an image right.
     """
     rows: list[tuple[str, object, float, int]] = []
-    for (benchmark, task), own in answers.groupby(["benchmark", "task"], sort=True):
-        for key, some in own.groupby("id", sort=True):
-            right = int(some["right"].sum())
+    for (benchmark, task), group in answers.groupby(["benchmark", "task"], sort=True):
+        for key, unit in group.groupby("id", sort=True):
+            right = int(unit["right"].sum())
             if benchmark == "pope":
-                yes, said = some["answer"] == "yes", some["prediction"] == "yes"
-                hits = int((yes & said).sum())
-                rows.append((f"pope/{task}/accuracy", key, right, len(some)))
-                rows.append((f"pope/{task}/f1", key, 2 * hits, int(yes.sum() + said.sum())))
+                yes, positive = unit["answer"] == "yes", unit["prediction"] == "yes"
+                hits = int((yes & positive).sum())
+                rows.append((f"pope/{task}/accuracy", key, right, len(unit)))
+                rows.append((f"pope/{task}/f1", key, 2 * hits, int(yes.sum() + positive.sum())))
             elif benchmark == "mme":
-                rows.append((f"mme/{task}", key, 100 * (right / len(some) + (right == len(some))), 1))
+                rows.append((f"mme/{task}", key, 100 * (right / len(unit) + (right == len(unit))), 1))
     for benchmark in ("vqa", "gqa"):
-        own = answers[answers["benchmark"] == benchmark]
-        sums = own.groupby("id", sort=True)["right"].agg(["sum", "count"])
+        group = answers[answers["benchmark"] == benchmark]
+        sums = group.groupby("id", sort=True)["right"].agg(["sum", "count"])
         rows += [(benchmark, key, right, count) for key, right, count in sums.itertuples()]
-    return units_table([(metric, POOL, *rest) for metric, *rest in rows])
+    return units_table([(metric, POOL, *fields) for metric, *fields in rows])
 
 
 def caption_units(captions: pd.DataFrame) -> pd.DataFrame:
@@ -224,16 +224,16 @@ def _positions(facts: Facts) -> list[tuple[str, str]]:
     """(true, false) statements about where things are, as questions."""
     mentions = facts.mentions
     names = [f"the {m.color} {m.noun}" if m.color else f"the {m.noun}" for m in mentions]
-    said = list(facts.relations)
+    relations = list(facts.relations)
     for b, second in enumerate(mentions):
         for a, first in enumerate(mentions[:b]):
             relation = None if first.cell is None or second.cell is None else relation_of(first.cell, second.cell)
-            said += [(a, relation, b)] if relation else []
-    found = [
+            relations += [(a, relation, b)] if relation else []
+    statements = [
         (f"is {names[a]} {relation} {names[b]} ?", f"is {names[a]} {converse(relation)} {names[b]} ?")
-        for a, relation, b in said
+        for a, relation, b in relations
     ]
     for name, mention in zip(names, mentions, strict=True):
         if mention.cell is not None:
-            found.append((f"is {name} {CELLS[mention.cell]} ?", f"is {name} {CELLS[3 - mention.cell]} ?"))
-    return found
+            statements.append((f"is {name} {CELLS[mention.cell]} ?", f"is {name} {CELLS[3 - mention.cell]} ?"))
+    return statements
