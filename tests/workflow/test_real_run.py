@@ -81,7 +81,7 @@ def test_the_run_leaves_tables_figures_and_an_answer(finished):
     assert {"base", "pair-1", "pair-2"} <= set(table["checkpoint"])
     assert set(table["protocol"]) >= {"paper", "same-judge"}
     assert "Did the gap narrow?" in (clone.results / "report" / "answer.md").read_text()
-    assert len(list((clone.results / "report" / "figures").glob("*.png"))) == 5
+    assert len(list((clone.results / "report" / "figures").glob("*.png"))) == 6
 
 
 def test_mlflow_has_the_curves_and_the_report(finished):
