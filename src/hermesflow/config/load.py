@@ -18,9 +18,6 @@ from hermesflow.core.errors import ConfigError
 
 EXTENDS = "extends"
 """Key of a file whose keys a config takes over where it has none; mappings are merged, lists replaced."""
-SOURCES = {"source", "repo", "folder"}
-"""A mapping with one of these keys says where something comes from and is taken whole: nothing that belonged to another
-source, as a digest or a revision, is taken over."""
 
 
 def load_config(path: str | Path) -> Config:
@@ -75,7 +72,10 @@ def _extended(path: Path) -> Any:
 
 
 def _merged(parent: Any, child: Any) -> Any:
-    if not (isinstance(parent, dict) and isinstance(child, dict)) or child.keys() & SOURCES:
+    """What names its source is taken whole: a digest or a revision of another source is not taken over."""
+    if not (isinstance(parent, dict) and isinstance(child, dict)):
+        return child
+    if child.keys() & {"repo", "folder"} or isinstance(child.get("source"), str):
         return child
     return {**parent, **{key: _merged(parent.get(key), value) for key, value in child.items()}}
 
