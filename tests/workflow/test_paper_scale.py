@@ -25,7 +25,7 @@ STAGES = (
     "gather_candidates {} --shards 2",
     *(f"score {{}} --shard {shard} --shards 2" for shard in (0, 1)),
     *("gather_scores {} --shards 2", "agreement --seed 0", "judge"),
-    *("prefer --seed 0 --checkpoint pair-1", "reference --seed 0 --checkpoint base --steps 4"),
+    *("prefer --seed 0 --checkpoint pair-1", "reference --seed 0 --checkpoint base --variant all-4"),
     *(f"{stage} --seed 0 --checkpoint pair-1" for stage in ("train", "evaluate")),
     "evaluate --seed 0 --checkpoint base",
     "report --seeds 0",
