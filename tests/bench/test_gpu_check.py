@@ -65,7 +65,7 @@ def test_every_other_way_computes_the_same_and_is_compared(results):
 def test_the_page_has_a_row_for_each(folder, results):
     lines = (folder / "README.md").read_text().splitlines()
     assert sum(line.startswith("| showo |") for line in lines) == 10
-    assert "The contract suite on this device: 3 passed, 0 failed." in lines
+    assert f"The contract suite on this device: {len(PLAIN)} passed, 0 failed." in lines
     assert any(line.startswith("| FlexAttention |") for line in lines)
 
 

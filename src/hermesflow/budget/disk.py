@@ -50,7 +50,7 @@ OUTPUTS = {
     "gather_drawn": 2,
     "grade": 5,
     "understand": 6,
-    "report": 32,
+    "report": 33,
 }
 """Files of one job of each rule, as Snakemake lists them (`tests/budget/test_budget_disk.py` asks it)."""
 ADAPTER_OUTPUTS = 2

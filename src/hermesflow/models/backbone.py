@@ -331,7 +331,7 @@ def load_model(folder: Path, *, device: torch.device | str, precision: Precision
         ArtifactError: a file is missing, truncated or of another model, or a weight is not finite in that precision.
     """
     folder = Path(folder)
-    weights, settings = read_weights(folder / "model.safetensors"), _described(folder)
+    settings, weights = _described(folder), read_weights(folder / "model.safetensors")
     rebuild = part(settings["family"], "model").rebuild
     try:
         tokenizer = load_text_tokenizer(folder / "tokenizer.json", settings["boundary_token"])
