@@ -55,6 +55,16 @@ def test_checkpoints_are_added_and_taken_away(folder):
     assert config.checkpoints["pair-1"] == smoke.checkpoints["pair-1"]
 
 
+def test_what_one_file_takes_away_the_next_may_make_anew(folder):
+    """The entry of the first file is not under it again."""
+    written(folder, "parent", checkpoints={"pair-1": {"parent": "base", "objective": "pair", "beta": 0.7}})
+    middle = {"extends": "parent.yaml", "checkpoints": dict.fromkeys(load_config(SMOKE).checkpoints)}
+    written(folder, "middle", **middle)
+    child = {"extends": "middle.yaml", "checkpoints": {"pair-1": {"parent": "base", "objective": "generation"}}}
+    entry = load_config(written(folder, "child", **child)).checkpoints["pair-1"]
+    assert (entry.objective, entry.beta) == ("generation", None)
+
+
 def test_a_source_of_its_own_takes_nothing_over(folder):
     """Neither commit nor checksums of another repository, nor its files."""
     sha, commit = "0" * 64, "1" * 40

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import Any, get_args
 
@@ -45,30 +46,35 @@ def config_files(path: str | Path) -> list[Path]:
     Raises:
         ConfigError: a file cannot be read, or extends itself.
     """
-    files = [Path(path)]
-    while isinstance(plain := _read(*files[-2:][::-1]), dict) and EXTENDS in plain:
-        parent, child = plain[EXTENDS], files[-1]
+    return [file for file, _ in _chain(Path(path))]
+
+
+def _chain(path: Path) -> list[tuple[Path, Any]]:
+    """Files as `config_files` gives them, each with its content."""
+    chain = [(path, _read(path))]
+    while isinstance(content := chain[-1][1], dict) and EXTENDS in content:
+        child, parent = chain[-1][0], content[EXTENDS]
         if not isinstance(parent, str):
             raise ConfigError(f"{child}: {EXTENDS}: {parent!r} is not a file's name, from this file's folder.")
-        if "name" not in plain:
+        if "name" not in content:
             raise ConfigError(f"{child}: `name` is required: results/NAME would be those of {parent}.")
-        if any((child.parent / parent).resolve() == file.resolve() for file in files):
+        file = child.parent / parent
+        if any(file.resolve() == other.resolve() for other, _ in chain):
             raise ConfigError(f"{child}: {EXTENDS}: {parent} extends this file in turn; end the circle.")
-        files.append(child.parent / parent)
-    return files
+        chain.append((file, _read(file, child)))
+    return chain
 
 
 def _extended(path: Path) -> Any:
     """The keys of a file over those of the file that it extends; of `checkpoints`, null takes one away."""
-    content, *parents = map(_read, config_files(path))
-    for parent in parents:
-        content = _merged(parent, content)
+    *parents, content = [content for _, content in reversed(_chain(path))]
     if not parents:
         return content
-    content.pop(EXTENDS)
-    if isinstance(content.get("checkpoints"), dict):
-        content["checkpoints"] = {name: entry for name, entry in content["checkpoints"].items() if entry is not None}
-    return content
+    merged = reduce(_merged, [*parents, content])
+    del merged[EXTENDS]
+    if isinstance(merged.get("checkpoints"), dict):
+        merged["checkpoints"] = {name: entry for name, entry in merged["checkpoints"].items() if entry is not None}
+    return merged
 
 
 def _merged(parent: Any, child: Any) -> Any:
