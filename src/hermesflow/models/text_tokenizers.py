@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -180,3 +180,18 @@ def text_tokenizer(source: str | Source, templates: Sequence[str] = ()) -> TextT
     if isinstance(source, str) and source in WORLDS:  # the tokenizer that comes with a world
         return word_tokenizer(vocabulary(lexicon_of(source)))
     return pretrained_tokenizer(hub.fetch(source) if isinstance(source, Source) else source).reading(templates)
+
+
+def token_ids(tokenizer: Tokenizer, tokens: Mapping[str, str]) -> tuple[dict[str, int], int]:
+    """Ids of a family's tokens by name, and how many ids there are with them.
+
+    Args:
+        tokenizer: of texts; tokens that it does not have come after all of its own, in their order.
+        tokens: name to text.
+    """
+    size, ids = tokenizer.size, {}
+    for name, token in tokens.items():
+        known = tokenizer.id_of(token)
+        ids[name] = size if known is None else known
+        size += known is None
+    return ids, size

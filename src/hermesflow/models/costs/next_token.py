@@ -7,12 +7,30 @@ from abc import abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any
 
-from hermesflow.config.sections import Lora, MaskSchedule, Training
+from hermesflow.config.sections import Lora, MaskSchedule, Source, Training
+from hermesflow.data.worlds.language import WORLDS, lexicon_of
+from hermesflow.data.worlds.questions import vocabulary
 from hermesflow.models import capacity
 from hermesflow.models.backbone import refuse_masks
 from hermesflow.models.costs import batches, decoder, memory
 from hermesflow.models.costs.decoder import Scored, text_scoring
 from hermesflow.models.machines import FLOAT, Pass
+from hermesflow.models.text_tokenizers import TRAINED, TRAINED_SIZE
+
+
+def word_rows(source: str | Source, *, released: int, tokens: int) -> int:
+    """Rows of the word embedding, codes not counted.
+
+    Args:
+        source: text tokenizer of the config.
+        released: rows of the released models, taken for every tokenizer whose size is not known.
+        tokens: tokens of the family that others do not have.
+    """
+    if source == TRAINED:
+        return TRAINED_SIZE + tokens
+    if isinstance(source, str) and source in WORLDS:
+        return len(vocabulary(lexicon_of(source))) + 2 + tokens
+    return released
 
 
 @dataclass(frozen=True, kw_only=True)

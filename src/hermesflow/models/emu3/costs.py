@@ -12,16 +12,14 @@ import torch
 
 from hermesflow.config.experiment import Config
 from hermesflow.config.sections import ImageTokenizer
-from hermesflow.data.worlds.language import WORLDS, lexicon_of
-from hermesflow.data.worlds.questions import vocabulary
+from hermesflow.data.worlds.language import WORLDS
 from hermesflow.models.costs import next_token, pixels
 from hermesflow.models.costs.decoder import text_scoring
 from hermesflow.models.costs.memory import scoring_peak, text_calls
-from hermesflow.models.costs.next_token import expected_masked, image_calls, image_decoding, image_scoring
+from hermesflow.models.costs.next_token import expected_masked, image_calls, image_decoding, image_scoring, word_rows
 from hermesflow.models.emu3.prompting import TOKENS
 from hermesflow.models.emu3.vq import ImageVQ
 from hermesflow.models.machines import FLOAT
-from hermesflow.models.text_tokenizers import TRAINED, TRAINED_SIZE
 
 __all__ = [
     "Batches",
@@ -54,11 +52,9 @@ class Decoder(next_token.Decoder):
     @staticmethod
     def of(config: Config) -> Decoder:
         """The model of a config."""
-        own, source, words = config.language_model, config.language_model.text_tokenizer, WORDS
+        own, source = config.language_model, config.language_model.text_tokenizer
         small = isinstance(source, str) and source in WORLDS
-        if isinstance(source, str) and source in (*WORLDS, TRAINED):
-            known = len(vocabulary(lexicon_of(source))) + 2 if small else TRAINED_SIZE
-            words = known + len(TOKENS) - 2  # one is the end of a text there, one the first code
+        words = word_rows(source, released=WORDS, tokens=len(TOKENS) - 2)  # one ends a text, one is the first code
         before, negative = own.text_before_image or "", own.negative_prompt or ""
         rows = round(config.num_image_tokens**0.5)
         size = 1 if small else len(f"{rows}*{rows}")

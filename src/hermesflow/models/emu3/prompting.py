@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hermesflow.models.text_tokenizers import Tokenizer
+from hermesflow.models.text_tokenizers import Tokenizer, token_ids
 
 TOKENS = {
     "pad": "<|endoftext|>",
@@ -58,11 +58,7 @@ class TokenIds:
             codes: number of codes.
             vocabulary: rows of the embedding; None is as many as there are tokens.
         """
-        size, ids = tokenizer.size, {}
-        for name, token in TOKENS.items():
-            known = tokenizer.id_of(token)
-            ids[name] = size if known is None else known
-            size += known is None
+        ids, size = token_ids(tokenizer, TOKENS)
         size = max(size, ids["first_code"] + codes)
         return TokenIds(**ids, eos=tokenizer.boundary, codes=codes, vocabulary=max(vocabulary or 0, size))
 

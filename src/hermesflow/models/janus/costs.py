@@ -13,17 +13,15 @@ import torch
 
 from hermesflow.config.experiment import Config
 from hermesflow.config.sections import ImageTokenizer, Training, VqaMethod
-from hermesflow.data.worlds.language import WORLDS, lexicon_of
-from hermesflow.data.worlds.questions import vocabulary
+from hermesflow.data.worlds.language import WORLDS
 from hermesflow.models.costs import decoder, next_token, pixels
 from hermesflow.models.costs.decoder import Scored
 from hermesflow.models.costs.memory import scoring_peak, text_calls
-from hermesflow.models.costs.next_token import expected_masked, image_calls, image_decoding, image_scoring
+from hermesflow.models.costs.next_token import expected_masked, image_calls, image_decoding, image_scoring, word_rows
 from hermesflow.models.janus.model import tower_of
 from hermesflow.models.janus.prompting import TOKENS
 from hermesflow.models.janus.vq import ImageVQ
 from hermesflow.models.machines import FLOAT, Load, Pass
-from hermesflow.models.text_tokenizers import TRAINED, TRAINED_SIZE
 
 __all__ = [
     "Batches",
@@ -68,17 +66,15 @@ class Decoder(next_token.Decoder):
     def of(config: Config) -> Decoder:
         """The model of a config."""
         own, tower, tokenizer = config.language_model, tower_of(config.language_model), config.image_tokenizer
-        source, words = own.text_tokenizer, WORDS
+        source = own.text_tokenizer
         small = isinstance(source, str) and source in WORLDS
-        if isinstance(source, str) and source in (*WORLDS, TRAINED):
-            words = (len(vocabulary(lexicon_of(source))) + 2 if small else TRAINED_SIZE) + len(TOKENS)
         before = own.text_before_image or ""
         return Decoder(
             hidden_size=own.hidden_size,
             layers=own.layers,
             heads=own.heads,
             intermediate_size=own.intermediate_size,
-            vocabulary=own.vocabulary or words,
+            vocabulary=own.vocabulary or word_rows(source, released=WORDS, tokens=len(TOKENS)),
             codes=config.codebook_size,
             image_tokens=config.num_image_tokens,
             max_text_tokens=own.max_text_tokens,

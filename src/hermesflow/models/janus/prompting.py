@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hermesflow.models.text_tokenizers import Tokenizer
+from hermesflow.models.text_tokenizers import Tokenizer, token_ids
 
 TOKENS = {
     "bos": "<｜begin▁of▁sentence｜>",
@@ -45,11 +45,7 @@ class TokenIds:
             tokenizer: of texts; its boundary token ends a text.
             vocabulary: rows of the embedding; None is as many as there are tokens.
         """
-        size, ids = tokenizer.size, {}
-        for name, token in TOKENS.items():
-            known = tokenizer.id_of(token)
-            ids[name] = size if known is None else known
-            size += known is None
+        ids, size = token_ids(tokenizer, TOKENS)
         return TokenIds(**ids, eos=tokenizer.boundary, vocabulary=max(vocabulary or 0, size))
 
     def drawing_prompt(self, text: Sequence[int]) -> list[int]:
