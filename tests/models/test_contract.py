@@ -31,6 +31,7 @@ from hermesflow.training.distributed import new_accelerator
 from hermesflow.training.logps import Logps, ReferenceTable, reference_logps
 from hermesflow.training.pair_dpo import step_loss, train_policy
 from hermesflow.training.pairs import HomologousPairs
+from hermesflow.training.pretraining import Batch, optimiser_of, train_step
 from hermesflow.training.state import StateFolder
 from tests.support.plain_paths import PLAIN
 
@@ -477,6 +478,35 @@ def test_pre_training_never_touches_frozen_parts(config, model):
     now = {name: value for part in model.frozen for name, value in part.state_dict().items()}
     assert all(torch.equal(now[name], value) for name, value in kept.items())
     assert all(p.grad is None for part in model.frozen for p in part.parameters())
+
+
+@pytest.mark.parametrize("reduction", ["text_mean", "token_mean"])
+def test_the_loss_of_texts_is_a_mean_over_texts_or_over_tokens(config, model, reduction):
+    seen, owners = as_tensor(random_images(config, model.seen, 2)), torch.tensor([0, 1, 0])
+    prompts, texts = [model.caption_prompt] * 3, ["a red circle", "two blue squares and a green cross", "three circles"]
+    texts[2] = " ".join([texts[2]] * 40)  # cut where a family has a longest text
+    logps = model.text_logps(seen, prompts, texts, owners=owners)
+    lengths = torch.tensor([len(ids) for ids in model.completion_tokens(texts)]).to(logps)
+    if (room := model.room(prompts[0])) is not None:
+        lengths = lengths.clamp(max=room)
+    means = {"text_mean": -(logps / lengths).mean(), "token_mean": -logps.sum() / lengths.sum()}
+    assert abs(means["text_mean"] - means["token_mean"]) > 1e-4
+    batch = Batch([], torch.zeros(0), None, seen, owners, prompts, texts)
+    settings = replace(SMOKE.base_training, mmu_reduction=reduction)
+    metrics = train_step(model, batch, *optimiser_of(model, settings), settings)
+    assert metrics["loss/mmu"] == pytest.approx(means[reduction].item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("family", backbone.families())
+def test_random_weights_are_as_wide_as_the_config_says(family):
+    def deviation(initializer_range):
+        settings = replace(SMOKE.language_model, family=family, initializer_range=initializer_range)
+        model = backbone.new_model(replace(SMOKE, language_model=settings), seed=3)
+        return torch.stack([p.std() for p in model.decoder_layers[0].parameters() if p.ndim > 1]).median().item()
+
+    own = {"showo": 0.02}.get(family, SMOKE.language_model.hidden_size**-0.5)
+    assert deviation(None) == pytest.approx(own, rel=0.1)
+    assert deviation(0.3) == pytest.approx(0.3, rel=0.1)
 
 
 def test_noise_is_a_function_of_its_names(config, model):

@@ -179,6 +179,9 @@ class LanguageModel:
     """Base of the rotary frequencies."""
     layer_norm_eps: Rate
     """Epsilon of the layer norms."""
+    initializer_range: Rate | None = None
+    """Standard deviation of the random weights of a model that is trained from scratch; None is the backbone's own:
+    .02 of Show-o, as released, and hidden_size ** -.5 of Janus and Emu3. Narrow models learn late from .02."""
     text_tokenizer: str | Source
     """`microworld` or `pictures` (word level, built from that world's vocabulary), `trained` (byte pairs, made from
     captions, questions and answers of split `base`), or a folder or source with the tokenizer.json and
@@ -213,6 +216,9 @@ class BaseTraining:
     """Texts per step: captions and answers."""
     mmu_weight: Rate
     """Weight of the loss of texts against that of images; images have far more to say per row."""
+    mmu_reduction: Literal["text_mean", "token_mean"] = "text_mean"
+    """Loss of a step's texts: `text_mean`, every text counts alike, so that a one-word answer is not drowned by a
+    caption; `token_mean`, every token does, as in Show-o's code: captions then teach most of what images show."""
     text_first: Share
     """Share of the steps that train on texts alone; drawing starts after them (Show-o, too, is trained in stages)."""
     texts_per_image: Positive

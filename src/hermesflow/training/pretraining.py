@@ -132,7 +132,7 @@ def train_step(
     Raises:
         NotFiniteError: a gradient is not; no weight was changed.
     """
-    loss = mmu = model.text_loss(batch.mmu_seen, batch.mmu_owners, batch.mmu_prompts, batch.mmu_completions)
+    loss = mmu = _text_loss(model, batch, settings)
     metrics = {"loss/mmu": mmu.item()}
     if batch.t2i_captions:
         t2i = model.image_loss(batch.t2i_captions, batch.t2i_images, batch.t2i_noise)
@@ -145,6 +145,15 @@ def train_step(
     optimiser.step()
     schedule.step()
     return {**metrics, "grad_norm": norm, "lr": float(rate)}
+
+
+def _text_loss(model: UnifiedModel, batch: Batch, settings: BaseTraining) -> Tensor:
+    prompts, completions = batch.mmu_prompts, batch.mmu_completions
+    if settings.mmu_reduction == "text_mean":
+        return model.text_loss(batch.mmu_seen, batch.mmu_owners, prompts, completions)
+    logps = model.text_logps(batch.mmu_seen, prompts, completions, owners=batch.mmu_owners)
+    rows = zip(prompts, model.completion_tokens(completions), strict=True)
+    return -logps.sum() / sum(min(len(tokens), model.room(prompt) or len(tokens)) for prompt, tokens in rows)
 
 
 def cut_texts(examples: Sequence[Example], model: UnifiedModel) -> int:

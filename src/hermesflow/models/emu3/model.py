@@ -148,7 +148,7 @@ def build(config: Config) -> Emu3:
         bos_token_id=ids.bos,
         eos_token_id=ids.eos,
         attention_dropout=0.0,
-        initializer_range=own.hidden_size**-0.5,
+        initializer_range=own.initializer_range or own.hidden_size**-0.5,
     )
     plain = Emu3Config(
         text_config=text, vq_config=vq_config(config.image_tokenizer), vocabulary_map=ids.vocabulary_map()

@@ -167,7 +167,7 @@ def janus_config(config: Config, ids: TokenIds) -> JanusConfig:
         bos_token_id=ids.bos,
         eos_token_id=ids.eos,
         tie_word_embeddings=False,
-        initializer_range=own.hidden_size**-0.5,  # .02 at the released width, and as much as a small model needs
+        initializer_range=own.initializer_range or own.hidden_size**-0.5,  # .02 as released
     )
     vision = JanusVisionConfig(
         hidden_size=tower.hidden_size,

@@ -63,11 +63,20 @@ class ShowO(UnifiedModel):
         tokenizer: the text tokenizer.
         caption_prompt: what the model is asked for a caption.
         question_template: how a question is put; `{}` stands for it.
+        initializer_range: standard deviation of random weights; None is .02.
     """
 
     family = FAMILY
 
-    def __init__(self, shape: Shape, tokenizer: Tokenizer, *, caption_prompt: str, question_template: str) -> None:
+    def __init__(
+        self,
+        shape: Shape,
+        tokenizer: Tokenizer,
+        *,
+        caption_prompt: str,
+        question_template: str,
+        initializer_range: float | None = None,
+    ) -> None:
         super().__init__()
         self.shape, self.tokenizer = shape, tokenizer
         self.caption_prompt, self.question_template = caption_prompt, question_template
@@ -75,7 +84,7 @@ class ShowO(UnifiedModel):
         self.seen = self.generated = ImageForm("codes", (shape.num_image_tokens,), "uint16")
         self.ids = TokenIds(tokenizer.size, shape.codebook_size, tokenizer.boundary)
         self.end_token = self.ids.boundary
-        self.showo = PhiForCausalLM(_phi_config(shape, self.ids))
+        self.showo = PhiForCausalLM(_phi_config(shape, self.ids, initializer_range or 0.02))
         quicken(self.showo)
         self._code_layout = Layout()
 
@@ -334,6 +343,7 @@ def build(config: Config) -> ShowO:
         text_tokenizer(settings.text_tokenizer),
         caption_prompt=settings.caption_prompt,
         question_template=settings.question_template,
+        initializer_range=settings.initializer_range,
     )
 
 
@@ -343,7 +353,7 @@ def rebuild(settings: Mapping[str, Any], tokenizer: Tokenizer) -> ShowO:
     return ShowO(Shape(**settings["shape"]), tokenizer, **prompts)
 
 
-def _phi_config(shape: Shape, ids: TokenIds) -> PhiConfig:
+def _phi_config(shape: Shape, ids: TokenIds, initializer_range: float) -> PhiConfig:
     return PhiConfig(
         vocab_size=ids.vocab_size,
         hidden_size=shape.hidden_size,
@@ -358,6 +368,7 @@ def _phi_config(shape: Shape, ids: TokenIds) -> PhiConfig:
         },
         hidden_act="gelu_pytorch_tanh",  # gelu_new in one kernel
         qk_layernorm=True,
+        initializer_range=initializer_range,
         bos_token_id=ids.boundary,
         eos_token_id=ids.boundary,
         attn_implementation=ATTENTION,  # type: ignore[call-arg]
