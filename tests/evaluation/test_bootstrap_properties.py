@@ -12,9 +12,10 @@ UNITS = st.lists(st.tuples(st.floats(0, 5), st.integers(1, 5)), min_size=1, max_
 RESAMPLES = 7
 
 
-def evaluated(units, order=None):
+def evaluated(units, order=None, pools=(("m", "p"),)):
     rows = [
-        {"metric": "m", "pool": "p", "id": f"i{i:02d}", "numerator": n, "denominator": float(d)}
+        {"metric": metric, "pool": pool, "id": f"i{i:02d}", "numerator": n, "denominator": float(d)}
+        for metric, pool in pools
         for i, (n, d) in enumerate(units)
     ]
     table = pd.DataFrame(rows)
@@ -31,9 +32,11 @@ def test_every_resample_draws_as_many_units_as_there_are(pool, units, resamples)
 
 @given(UNITS, st.randoms())
 def test_figures_do_not_depend_on_the_order_of_the_rows(units, random):
-    order = list(range(len(units)))
+    pools = (("m", "p"), ("l", "q"))
+    order = list(range(2 * len(units)))
     random.shuffle(order)
-    one, other = (estimate(e, resamples=RESAMPLES) for e in (evaluated(units), evaluated(units, order)))
+    one, other = (estimate(evaluated(units, o, pools), resamples=RESAMPLES) for o in (None, order))
+    assert one.metrics == other.metrics == ("m", "l") and one.designs == other.designs
     assert np.array_equal(one.values, other.values) and np.array_equal(one.replicates, other.replicates)
 
 

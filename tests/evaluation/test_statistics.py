@@ -81,6 +81,27 @@ def test_compositions_by_hand():
     assert values["pope/f1"] == pytest.approx(0.6)
     assert values["gap/paper/gap"] == pytest.approx(0.2)
     assert "geneval/overall" not in values  # its parts are not there
+    assert estimate(evaluated(*tables), resamples=0).items.dtype == np.int64
+
+
+def test_a_unit_without_a_metric_counts_neither_above_nor_below_the_line():
+    one = estimate(evaluated(units("vqa", [1, 2, 6], [2, 4, 8]), units("mme/count", [1, 1], [2, 4])), resamples=3)
+    assert dict(zip(one.metrics, one.values, strict=True)) == {"mme/count": 2 / 6, "vqa": 9 / 14}
+    assert dict(zip(one.metrics, one.items, strict=True)) == {"mme/count": 2, "vqa": 3}
+
+
+def test_pools_of_one_size_are_resampled_independently():
+    """Else what is hard in one benchmark would be drawn together with what stands in the same row of another."""
+    numerators = np.arange(12)
+    one = estimate(evaluated(units("a", numerators), units("b", numerators, pool="other")), resamples=20)
+    assert one.values[0] == one.values[1] and not np.array_equal(one.replicates[:, 0], one.replicates[:, 1])
+    seeds = resample_counts("seeds/12", 12, resamples=20)
+    assert not np.array_equal(seeds, resample_counts("gap", 12, resamples=20))
+
+
+def test_nothing_evaluated_is_an_empty_table():
+    table = summarise({}, resamples=5, confidence=0.95)
+    assert tuple(table.columns) == COLUMNS and table.empty
 
 
 def test_counts_are_a_resample_and_repeat_themselves():
@@ -143,6 +164,7 @@ def test_table_has_its_columns_and_no_difference_of_base_from_itself(tmp_path):
     assert tuple(table.columns) == COLUMNS
     assert table.loc[table["checkpoint"] == "base", "delta"].isna().all()
     assert (table["items"] == 300).all() and (table["seeds"] == 1).all()
+    assert table.index.is_unique and table["items"].dtype == np.int64 and table["delta"].dtype == np.float64
     assert (table["low"] <= table["value"]).all() and (table["value"] <= table["high"]).all()
 
 
@@ -225,10 +247,11 @@ def test_frechet_interval_holds_its_value_in_spite_of_resampling_bias(tmp_path):
     generated, real = generator.normal(size=(60, 8)), generator.normal(size=(200, 8))
     folder = write(tmp_path, units("clip_score", np.full(60, 30.0), pool="fid"), generated=generated, real=real)
     raw = estimate(read_evaluated(folder), resamples=100).replicates[:, 1]
-    row = summarise({"base": {0: folder}}, resamples=100, confidence=0.95).set_index("metric").loc["fid"]
+    table = summarise({"base": {0: folder}}, resamples=100, confidence=0.95).set_index("metric")
+    row = table.loc["fid"]
     assert raw.mean() > 1.2 * row["value"]
     assert row["low"] < row["value"] < row["high"]
-    assert row["items"] == 60
+    assert table["items"].tolist() == [60, 60]
 
 
 def test_other_prompts_are_refused(tmp_path):
@@ -287,7 +310,7 @@ def test_figures_of_all_units_are_means_over_seeds_with_intervals_of_their_resam
     }
     table = summarise(folders, benchmarks, resamples=4, confidence=0.95).set_index(["checkpoint", "metric"])
     base, pair = table.loc[("base", "fid")], table.loc[("pair", "fid")]
-    assert (base["value"], base["items"], base["seeds"]) == (20, 4, 1)
+    assert (base["value"], base["items"], base["seeds"]) == (20, 4, 1) and table["items"].dtype == np.int64
     assert base[["low", "high"]].tolist() == pytest.approx([17 + 0.025 * 3 * 2, 23 - 0.025 * 3 * 2])
     assert pair[["delta", "delta_low", "delta_high"]].tolist() == pytest.approx([-2, -2, -2])
     folders = {n: {s: write(tmp_path / n / str(s), units("vqa", [1, 0])) for s in (0, 1)} for n in resampled}
