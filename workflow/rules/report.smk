@@ -28,7 +28,15 @@ FIGURES = (
 rule report:
     input:
         rejected=f"{ROOT}/data/rejected.csv",
-        real=[*REAL_DATA, f"{ROOT}/data/base.parquet", *model(f"{ROOT}/seed{SEEDS[0]}/{BASE}")] if REAL_DATA else [],
+        real=(
+            [
+                *REAL_DATA,
+                *multiext(f"{ROOT}/data/", "base.parquet", "gap.parquet"),
+                *model(f"{ROOT}/seed{SEEDS[0]}/{BASE}"),
+            ]
+            if REAL_DATA
+            else []
+        ),
         pairs=f"{ROOT}/data/pairs.parquet",
         prompts=f"{ROOT}/data/prompts.parquet",
         judge=f"{ROOT}/judge/judge.json",

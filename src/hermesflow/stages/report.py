@@ -111,7 +111,7 @@ def _data_note(layout: Layout, seed: int) -> str:
 
     tokenizer, cut = Tokenizer.from_file(str(model / "tokenizer.json")), {}
     longest = read_json(model / "config.json").get("shape", {}).get("max_text_tokens")
-    for split in ("base", "pairs", "prompts") if longest else ():
+    for split in ("base", "pairs", "prompts", "gap") if longest else ():
         captions = list(_column(layout.data(split), "caption").values())
         lengths = [len(one.ids) + 2 for one in tokenizer.encode_batch(captions, add_special_tokens=False)]
         cut[split] = sum(length > longest for length in lengths)  # with a token for start and end
