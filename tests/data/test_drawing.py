@@ -177,3 +177,10 @@ def test_where_nothing_is_equal_the_order_is_that_of_seed_and_ids(seed):
     order = drawing.first_by_seed(own, 50, seed=seed, first=first)
     by_id = sorted(own, key=lambda one: drawing.seed_of("draw", seed, one.id))
     assert order.candidates == by_id and order.read == 50
+
+
+def test_captions_that_differ_in_how_accents_are_written_are_in_one_split(tmp_path):
+    own = [candidate(n, ("A caf\u00e9, {}", "a  CAFE\u0301, {}")[n % 2].format(n // 2)) for n in range(40)]
+    with drawn_from(tmp_path, Records(own), SIZES) as (drawn, _):
+        assert spread([(one.caption.split()[-1], split) for one, split in splits_of(drawn, SIZES)]) == 1
+        assert drawn.rejected[0].reason == "same caption as split gap, which is full"

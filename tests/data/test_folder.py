@@ -16,7 +16,7 @@ from huggingface_hub import constants
 from hermesflow.config.load import load_config
 from hermesflow.core.errors import ConfigError, DataError, FetchError
 from hermesflow.data.pairs import read_pairs
-from hermesflow.data.sources.drawing import Candidate, Rejected
+from hermesflow.data.sources.drawing import Candidate, Rejected, readable
 from hermesflow.data.sources.folder import ImageSource, TableSource, TarSource, open_source
 from tests.support.folder_world import (
     ENOUGH,
@@ -383,3 +383,101 @@ def test_a_tar_that_is_broken_between_two_files_is_named(damage, tmp_path):
     path.write_bytes(content[:place] if damage == "end" else content[:place] + b"\1" * 512 + content[place + 512 :])
     with pytest.raises(DataError, match=r"00000\.tar: truncated"):
         run(tmp_path / "own", tmp_path)
+
+
+ENCODINGS = {"utf-32": "", "utf-16-le": "", "utf-16-be": "", "utf-32-be": "", "utf-8-sig": "\ufeff"}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl", "1.txt"])
+def test_texts_of_other_encodings_are_read_and_never_with_zeros_between_their_letters(name, encoding, tmp_path):
+    """With and without a byte order mark, and with two."""
+    texts = {"metadata.csv": 'file_name,caption\n1.jpg,"A cat, on a mat."\n', "metadata.jsonl": json.dumps(LINE)}
+    content = (ENCODINGS[encoding] + texts.get(name, "A cat, on a mat.")).encode(encoding)
+    (tmp_path / "1.jpg").write_bytes(jpeg(1))
+    if (name, encoding) == ("metadata.jsonl", "utf-8-sig"):
+        return  # no program writes JSON with two marks
+    assert record_of(tmp_path, content, name).caption == "A cat, on a mat."
+
+
+def test_a_text_with_zeros_is_set_aside(tmp_path):
+    (tmp_path / "1.jpg").write_bytes(jpeg(1))
+    (tmp_path / "1.txt").write_bytes(b"A cat\0 on a mat.")
+    (record,) = readable(opened(tmp_path).records())
+    assert isinstance(record, Rejected) and record.reason == "text that is not UTF-8"
+
+
+ASKED = {"Question": "What?", "Choices": ["a cat", "a dog"], "ANSWER": "a cat"}
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "tar", "parquet"])
+def test_letter_case_and_spaces_of_names_do_not_matter(form, tmp_path):
+    """A column `Questions` was dropped without a word, a key `Caption` was an empty caption."""
+    row = {"Caption ": "A cat.", "Questions": [ASKED]}
+    if form == "csv":
+        cell = json.dumps([ASKED]).replace('"', '""')
+        (tmp_path / "metadata.csv").write_text(f'File_Name, Caption,Questions\n1.jpg,A cat.,"{cell}"\n')
+    elif form == "jsonl":
+        (tmp_path / "metadata.jsonl").write_text(json.dumps({"File_Name": "1.jpg", **row}))
+    elif form == "tar":
+        with tarfile.open(tmp_path / "0.tar", "w") as tar:
+            for name, content in (("1.jpg", jpeg(1)), ("1.json", json.dumps(row).encode())):
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    else:
+        pd.DataFrame({"Image": [jpeg(1)], **{name: [value] for name, value in row.items()}}).to_parquet(
+            tmp_path / "0.parquet"
+        )
+    source = opened(tmp_path)
+    (record,) = source.records()
+    assert record.caption == "A cat."
+    assert source.own_questions(record) == ([{**QUESTIONS[0], "question": "What?", "kind": "folder"}], {})
+
+
+def test_of_two_names_that_are_one_none_is_guessed(tmp_path):
+    assert reason_of(tmp_path, b'{"file_name": "1.jpg", "caption": "a", "Caption": "b"}', "metadata.jsonl") == (
+        "two keys are called caption"
+    )
+    (tmp_path / "table").mkdir()
+    pd.DataFrame({"image": [jpeg(1)], "caption": ["a"], "Caption": ["b"]}).to_parquet(tmp_path / "table" / "0.parquet")
+    with pytest.raises(DataError, match=r"two keys are called caption\. Rename one"):
+        opened(tmp_path, tmp_path / "table")
+
+
+def test_a_caption_under_another_name_is_not_an_empty_one(tmp_path):
+    reason = reason_of(tmp_path, b'{"file_name": "1.jpg", "title": "A cat."}', "metadata.jsonl")
+    assert reason == "no caption: its keys are file_name, title"
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_where_one_caption_column_is_empty_the_other_is_read(form, tmp_path):
+    if form == "csv":
+        (tmp_path / "metadata.csv").write_text("file_name,caption,text\n1.jpg,,A cat.\n")
+    elif form == "jsonl":
+        (tmp_path / "metadata.jsonl").write_text('{"file_name": "1.jpg", "caption": [], "text": "A cat."}')
+    else:
+        pd.DataFrame({"image": [jpeg(1)], "caption": [""], "text": ["A cat."]}).to_parquet(tmp_path / "0.parquet")
+    (record,) = opened(tmp_path).records()
+    assert record.caption == "A cat."
+
+
+@pytest.mark.parametrize("name", ["train/metadata.csv", "Metadata.csv", "captions.csv", "metadata.tsv", "all.json"])
+def test_a_list_of_captions_that_is_not_read_is_named(name, tmp_path):
+    own = tmp_path / "own"
+    (own / "train").mkdir(parents=True)
+    (own / "train" / "1.jpg").write_bytes(jpeg(1))
+    (own / name).write_text("file_name,caption\n1.jpg,A cat.\n")
+    with pytest.raises(DataError, match=rf"no image has a text file beside it.*If {name} holds the captions"):
+        opened(tmp_path, own)
+
+
+def test_endings_in_capitals_and_accents_written_otherwise_are_found(tmp_path):
+    (tmp_path / "1.JPG").write_bytes(jpeg(1))
+    assert record_of(tmp_path, b"A cat.", "1.TXT").caption == "A cat."
+    (tmp_path / "cafe\u0301.jpg").write_bytes(jpeg(2))
+    assert dict(opened(tmp_path).images("", ["caf\u00e9.jpg"])) == {"caf\u00e9.jpg": jpeg(2)}
+
+
+def test_blank_lines_do_not_shift_the_numbers_of_records(tmp_path):
+    assert record_of(tmp_path, b"file_name,caption\n\n\n1.jpg,A, cat.\n").record == 4

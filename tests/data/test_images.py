@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -134,3 +136,26 @@ def test_what_was_done_to_images_stands_in_the_selection(tmp_path):
     rows = [read_pairs(layout.data(split)) for split in told["splits"] if told["splits"][split]]
     corners = {id_: images_of(part)[k, 0, 0].tolist() for part in rows for k, id_ in enumerate(part["id"])}
     assert corners["001"] == [0, 255, 0]
+
+
+def sixteen(colour: int, channels: int, clear: bytes = b"") -> bytes:
+    """A PNG of 16 bits a colour, all 0x8042, which Pillow cannot write; `clear` is its transparent colour."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 4, 4, 16, colour, 0, 0, 0))
+    rows = chunk(b"IDAT", zlib.compress((b"\0" + b"\x80\x42" * channels * 4) * 4))
+    return b"\x89PNG\r\n\x1a\n" + head + (chunk(b"tRNS", clear) if clear else b"") + rows + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(("colour", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_sixteen_bits_are_told_whatever_the_colours(colour, channels):
+    assert fit_image(sixteen(colour, channels), 4).changes[0] == "16 bits a pixel to 8"
+
+
+@pytest.mark.parametrize(("colour", "channels"), [(0, 1), (2, 3)])
+def test_a_transparent_colour_of_sixteen_bits_is_refused(colour, channels):
+    """In 8 bits it was shown, without a word."""
+    with pytest.raises(DataError, match=r"one colour that is transparent\. Save it with 8 bits"):
+        open_image(sixteen(colour, channels, b"\x80\x42" * channels))

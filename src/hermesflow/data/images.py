@@ -74,13 +74,17 @@ def _opened(encoded: bytes | Path, ground: str) -> tuple[Image.Image, list[str]]
 def _plain(image: Image.Image, ground: str) -> tuple[Image.Image, list[str]]:
     """Upright, opaque, 8 bits of red, green and blue; and what was done for that."""
     changes = []
+    wide = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+    if wide and "transparency" in image.info:  # in 8 bits other colours would be the same
+        raise DataError("the image has 16 bits a colour and one colour that is transparent. Save it with 8 bits.")
     if getattr(image, "n_frames", 1) > 1:
         changes.append("first of several frames")
     if image.getexif().get(_ORIENTATION, 1) in range(2, 9):
         image = ImageOps.exif_transpose(image)
         changes.append("turned upright")
     if image.mode.startswith("I;16"):  # Pillow would take all above 255 for white
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        image, wide = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)), True
+    if wide:
         changes.append("16 bits a pixel to 8")
     if image.mode in ("I", "F"):
         raise DataError(f"the image has pixels of type {image.mode}, of which nothing says how bright they are.")

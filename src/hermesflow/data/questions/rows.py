@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -54,6 +55,7 @@ def rows_of(items: Any, kind: str) -> tuple[list[dict[str, Any]], Counter[str]]:
         try:
             if not isinstance(item, Mapping):
                 raise Unusable("not a question with choices and answer")
+            item = {str(key).strip().lower(): value for key, value in item.items()}
             question_kind = item.get("kind") or kind
             rows.append(question_row(item.get("question"), item.get("choices"), item.get("answer"), str(question_kind)))
         except Unusable as error:
@@ -82,8 +84,8 @@ def merge(lists: Iterable[Sequence[dict[str, Any]]]) -> tuple[list[dict[str, Any
 
 
 def plain(text: str) -> str:
-    """A text without differences in letter case and spaces."""
-    return " ".join(text.casefold().split())
+    """A text without differences in letter case, spaces, and how accents are written (one character or two)."""
+    return " ".join(unicodedata.normalize("NFC", text).casefold().split())
 
 
 def is_unicode(text: str) -> bool:

@@ -123,7 +123,7 @@ Fit = Callable[[bytes], Fitted]
 def readable(records: Iterable[Candidate | Rejected]) -> Iterator[Candidate | Rejected]:
     """Records; those with text that no file can hold are set aside."""
     for record in records:
-        if isinstance(record, Candidate) and not is_unicode(record.image):
+        if isinstance(record, Candidate) and ("\0" in record.image or not is_unicode(record.image)):
             record = Rejected(record.id, record.file, record.record, "text that is not UTF-8")
         yield record
 

@@ -5,12 +5,12 @@ docs/data.md shows each of them.
 
 from __future__ import annotations
 
-import codecs
 import csv
 import json
+import string
 import tarfile
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from hermesflow.config.data import Folder
 from hermesflow.core import hub
 from hermesflow.core.errors import DataError, is_disk_full
-from hermesflow.data.questions.rows import rows_of
+from hermesflow.data.questions.rows import Unusable, rows_of
 from hermesflow.data.sources.drawing import Candidate, Rejected, Source
 from hermesflow.data.sources.streams import Member, content_of, files_in, reading, tar_files
 
@@ -31,6 +31,8 @@ TAR_ENDINGS = (".tar", ".tgz", ".tar.gz")
 CAPTION_NAMES = ("caption", "captions", "text", "txt")
 IMAGE_NAMES = ("image", "jpg", "jpeg", "png", "webp")
 METADATA = ("metadata.jsonl", "metadata.csv")
+_MARK = "\ufeff"  # of byte order: some programs write it twice
+LIST_ENDINGS = frozenset({".jsonl", ".csv", ".tsv", ".json"})
 
 
 def open_source(settings: Folder, *, downloads: Path) -> Source:
@@ -68,10 +70,17 @@ def open_source(settings: Folder, *, downloads: Path) -> Source:
                 raise DataError(f"{folder}: its parquet files hold no rows.")
             table = datasets.Dataset.from_parquet(full, cache_dir=str(downloads))  # type: ignore[arg-type]
             return TableSource(table, settings.path, {})
-    if not any(path.suffix.lower() in IMAGE_ENDINGS for path in files):
+    images = [path for path in files if path.suffix.lower() in IMAGE_ENDINGS]
+    if not images:
         raise DataError(
             f"{folder}: holds no images ({', '.join(sorted(IMAGE_ENDINGS))}), tars or parquet files; "
             f"{len(files):,} other files are there. Put each caption beside its image (docs/data.md)."
+        )
+    lists = [str(path.relative_to(folder)) for path in files if path.suffix.lower() in LIST_ENDINGS]
+    if lists and not any(path.suffix.lower() == ".txt" for path in files):
+        raise DataError(
+            f"{folder}: no image has a text file beside it, and there is no {' or '.join(METADATA)}. If {lists[0]} "
+            "holds the captions, make it that file, or let data.path name the folder that holds it (docs/data.md)."
         )
     return ImageSource(folder)
 
@@ -99,13 +108,14 @@ class ImageSource(_RecordSource):
                 return
         files = {path for path in self._folder.rglob("*") if path.is_file()}
         images = {path for path in files if path.suffix.lower() in IMAGE_ENDINGS}
-        orphans = {path for path in files if path.suffix == ".txt"} - {path.with_suffix(".txt") for path in images}
+        texts = {path.with_suffix(""): path for path in files if path.suffix.lower() == ".txt"}
+        orphans = set(texts.values()) - {texts.get(path.with_suffix("")) for path in images}
         for number, path in enumerate(sorted(images | orphans), start=1):
-            name, text = path.relative_to(self._folder).as_posix(), path.with_suffix(".txt")
+            name, text = path.relative_to(self._folder).as_posix(), texts.get(path.with_suffix(""))
             if path in orphans:
                 yield Rejected(name, str(self._folder), number, "a text without its image")
-            elif text not in files:
-                yield Rejected(name, str(self._folder), number, f"no caption: {text.name} is not there")
+            elif text is None:
+                yield Rejected(name, str(self._folder), number, f"no caption: {path.stem}.txt is not there")
             else:
                 yield _candidate({"caption": _decoded(text.read_bytes())}, str(self._folder), number, "", name)
 
@@ -145,8 +155,13 @@ class TableSource(_RecordSource):
 
         self._name = name
         self.origin: dict[str, Any] = {"source": "folder", **origin}
+        try:
+            columns = _named((column, column) for column in table.column_names)
+        except Unusable as error:
+            raise DataError(f"{name}: {error}. Rename one of them (docs/data.md).") from error
+        table = table.rename_columns({column: plain for plain, column in columns.items()})
         self._image = _column(table.column_names, IMAGE_NAMES, name, "images")
-        self._caption = _column(table.column_names, CAPTION_NAMES, name, "captions")
+        _column(table.column_names, CAPTION_NAMES, name, "captions")
         if isinstance(table.features[self._image], datasets.Image):
             table = table.cast_column(self._image, datasets.Image(decode=False))
         elif not _holds_bytes(table.features[self._image]):
@@ -158,13 +173,12 @@ class TableSource(_RecordSource):
 
     def records(self) -> Iterator[Candidate | Rejected]:
         """One record per row."""
-        texts = [c for c in ("id", "__key__", self._caption, "questions") if c in self._table.column_names]
+        texts = [c for c in ("id", "__key__", *CAPTION_NAMES, "questions") if c in self._table.column_names]
         with _readable(self._name):
             for number, row in enumerate(self._table.select_columns(texts), start=1):
                 key = next((row[name] for name in ("id", "__key__") if row.get(name) not in (None, "")), None)
                 id_ = f"{number:08d}" if key is None else str(key)
-                named = {"caption": row[self._caption], "questions": row.get("questions")}
-                yield _candidate(named, self._name, number, "", str(number - 1), id_=id_)
+                yield _candidate(row, self._name, number, "", str(number - 1), id_=id_)
 
     def images(self, shard: str, members: Collection[str]) -> Iterator[tuple[str, bytes]]:
         """Images of some rows."""
@@ -184,7 +198,10 @@ def _candidate(
     row: Mapping[str, Any], file: str, record: int, shard: str, member: str, *, id_: str | None = None
 ) -> Candidate | Rejected:
     key = id_ if id_ is not None else PurePosixPath(member).with_suffix("").as_posix()
-    value = next((row[name] for name in CAPTION_NAMES if row.get(name) is not None), "")
+    names = [name for name in CAPTION_NAMES if name in row]
+    if not names:
+        return Rejected(key, file, record, f"no caption: its keys are {', '.join(row) or 'none'}")
+    value = next((row[name] for name in names if row[name] not in (None, "", [])), "")
     if isinstance(value, str) and value.lstrip().startswith(('["', "['")):  # in a table that is text alone
         try:
             value = json.loads(value)
@@ -247,23 +264,40 @@ def _sample(key: str, fields: Mapping[str, Any], shard: str, number: int) -> Can
 
 
 def _decoded(content: bytes) -> str:
-    """A text as editors and spreadsheets save it, in UTF-8 or UTF-16; other bytes become lone surrogates."""
+    """A text as editors and spreadsheets save it, in UTF-8, UTF-16 or UTF-32; other bytes become lone surrogates."""
     with suppress(UnicodeDecodeError):
-        return content.decode(_encoding(content))
+        return content.decode(json.detect_encoding(content)).lstrip(_MARK)
     return content.decode(errors="surrogateescape")
-
-
-def _encoding(content: bytes) -> str:
-    return "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
 
 
 def _json(text: str) -> dict[str, Any] | str:
     """A JSON object, or why it is none."""
     try:
-        row = json.loads(text)
+        row = json.loads(text, object_pairs_hook=_named)
+    except Unusable as error:
+        return str(error)
     except (ValueError, RecursionError):
         return "broken JSON"
     return row if isinstance(row, dict) else "JSON that is not an object"
+
+
+def _plain(name: str) -> str:
+    """The name of a column or key without capitals, spaces around it, and byte order marks."""
+    return name.strip(_MARK + string.whitespace).lower()
+
+
+def _named(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Values by their `_plain` names.
+
+    Raises:
+        Unusable: two have one name.
+    """
+    values: dict[str, Any] = {}
+    for key, value in pairs:
+        if (name := _plain(key)) in values:
+            raise Unusable(f"two keys are called {name}")
+        values[name] = value
+    return values
 
 
 def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
@@ -281,7 +315,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
         names = file.readline()
         file.seek(0)
         reader = csv.DictReader(file, delimiter=max(",;\t", key=names.count), strict=True)
-        columns = [name.strip() for name in reader.fieldnames or ()]
+        columns = [_plain(name) for name in reader.fieldnames or ()]
         reader.fieldnames = columns
         named = [name for name in columns if name]  # spreadsheets may write empty columns behind the last
         if "file_name" not in named or len(set(named)) < len(named) or not set(named) & set(CAPTION_NAMES):
@@ -289,9 +323,9 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
                 f"{path}: its columns are {columns}; one must be called file_name and one {CAPTION_NAMES[0]} (or "
                 f"{', '.join(CAPTION_NAMES[1:])}), each once. Rename them in the first line (docs/data.md)."
             )
-        for number, row in enumerate(reader, start=2):
+        for row in reader:
             many = None in row  # what stands behind the last column
-            yield number, "more cells than columns: put the caption in quotes" if many else row
+            yield reader.line_num, "more cells than columns: put the caption in quotes" if many else row
 
 
 @contextmanager
@@ -302,7 +336,7 @@ def _opened(path: Path) -> Iterator[IO[str]]:
         DataError: in place of the errors of a broken file.
     """
     with path.open("rb") as binary:
-        encoding = _encoding(binary.read(2))
+        encoding = json.detect_encoding(binary.read(4))
     try:
         with path.open(encoding=encoding, errors="surrogateescape", newline="") as file:
             yield file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tarfile
+import unicodedata
 import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -72,6 +73,9 @@ def files_in(folder: Path, names: Collection[str]) -> Iterator[tuple[str, bytes]
     """Some files of a folder by name; what cannot be read, or lies above the folder, does not come."""
     for name in sorted(names):
         place = PurePosixPath(name)
-        inside = not place.is_absolute() and ".." not in place.parts
-        if inside and (content := content_of(folder / place)) is not None:
+        if place.is_absolute() or ".." in place.parts:
+            continue
+        spellings = (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))  # of accents
+        contents = (content_of(folder / spelling) for spelling in spellings)
+        if (content := next((one for one in contents if one is not None), None)) is not None:
             yield name, content
