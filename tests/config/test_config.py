@@ -339,3 +339,27 @@ def test_every_key_is_explained():
         if "description" not in value and "$ref" not in json.dumps(value)
     ]
     assert not unexplained, "give these fields a docstring"
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (b"# Gr\xf6\xdfe\n", "invalid"),
+        (b"seeds: [5]\n", "key `seeds` is there twice"),
+        (b"note: 2026-01-01\n", "date is not JSON serializable"),
+        (b"note: !!set {a}\n", "set is not JSON serializable"),
+        (b"note: !!binary aGVsbG8=\n", "bytes is not JSON serializable"),
+        (b"note: " + b"[" * 3000 + b"]" * 3000, "recursion"),
+    ],
+)
+def test_a_file_that_is_no_config_is_named(tmp_path, more, said):
+    """Of a key that was there twice the first was lost without a word; the others ended in a traceback."""
+    (tmp_path / "own.yaml").write_bytes(SMOKE.read_bytes() + b"\n" + more)
+    with pytest.raises(ConfigError, match=rf"own\.yaml: cannot be read as YAML \((?s:.)*{said}"):
+        load_config(tmp_path / "own.yaml")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+def test_a_config_may_have_a_byte_order_mark(tmp_path, encoding):
+    (tmp_path / "own.yaml").write_bytes(SMOKE.read_text().encode(encoding))
+    assert load_config(tmp_path / "own.yaml") == load_config(SMOKE)

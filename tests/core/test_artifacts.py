@@ -253,3 +253,10 @@ def test_a_small_file_is_read_whatever_a_manifest_says(tmp_path):
     path.write_bytes(b"abc")
     files.write_json(tmp_path / "small.json", {"sha256": "0"})
     assert files.content_digest(path) == files.sha256(path)
+
+
+@pytest.mark.parametrize("content", [b'{"a": "\xff"}', b"[" * 100_000, b"\xff\xfe", b"{"])
+def test_json_that_cannot_be_read_is_named(content, tmp_path):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"a\.json: not a readable JSON artifact"):
+        files.read_json(tmp_path / "a.json")

@@ -268,3 +268,24 @@ def test_from_files_to_the_table_cell_with_a_real_judge(tmp_path):
     values = point_values(Evaluated(dpg_units(table), np.zeros((0, 1)), np.zeros((0, 1))))
     by_hand = table.groupby(["id", "image"])["credited"].mean().groupby("id").mean().mean()
     assert values["dpg"] == pytest.approx(by_hand)
+
+
+@pytest.mark.parametrize("column", [1, 5, 8])
+@pytest.mark.parametrize("leave_out", [False, True])
+def test_a_quote_that_is_not_closed_does_not_swallow_the_rows_below(tmp_path, column, leave_out):
+    """They were part of a question, or gone with a prompt that was left out, and counted nowhere."""
+    lines = [",".join(CSV_COLUMNS)] + [f"p{n},t,,1,0,entity,whole,x,Is it?" for n in range(4)]
+    cells = lines[2].split(",")
+    cells[column] = f'"{cells[column]}'
+    lines[2] = ",".join(cells)
+    (tmp_path / "a.csv").write_text("\n".join(lines))
+    with pytest.raises(DataError, match=r"a\.csv: a quote is not closed in the row that ends in line 5"):
+        read_prompts(tmp_path / "a.csv", leave_out_faulty=leave_out)
+
+
+def test_logits_that_are_not_finite_are_no_answer(tmp_path, monkeypatch):
+    """The first of the answers was."""
+    judge = TransformersVqa(str(save_vilt(tmp_path)))
+    judge._model.classifier[-1].bias.data[1] = float("nan")
+    with pytest.raises(ConfigError, match="the VQA judge returned values that are infinite or NaN"):
+        judge.answer(image(), ["is the cat red ?"])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hermesflow.core.errors import DataError
+from hermesflow.core.errors import DataError, NotFiniteError
 from hermesflow.evaluation.benchmarks.coco import fidelity_units, read_captions, read_list
 from hermesflow.evaluation.bootstrap import estimate
 from hermesflow.evaluation.evaluated import Evaluated
@@ -343,3 +343,45 @@ def test_from_the_caption_list_to_the_table_cell(tmp_path, clip):
     values = dict(zip(found.metrics, found.values, strict=True))
     assert values["fid"] == pytest.approx(distance(drawn, reference))
     assert values["clip_score"] == pytest.approx(pd.Series(scores).mean())
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", "image_id;caption\n9;A dog, red\n74;A cat\n"),
+        ("a.csv", "image_id\tcaption\n9\tA dog, red\n74\tA cat\n"),
+        ("A.TSV", "image_id\tcaption\n9\tA dog, red\n74\tA cat\n"),
+        ("A.JSON", '[{"image_id": 9, "caption": "A dog, red"}, {"image_id": 74, "caption": "A cat"}]'),
+    ],
+)
+def test_a_list_as_spreadsheets_save_it_is_read(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    assert read_captions(tmp_path / name) == [Caption(9, "A dog, red"), Caption(74, "A cat")]
+
+
+def test_of_two_columns_of_one_name_none_is_guessed(tmp_path):
+    (tmp_path / "a.csv").write_text("image_id,caption,caption\n9,A dog,x\n74,A cat,y\n")
+    with pytest.raises(DataError, match="of its columns image_id, caption, caption two have one name"):
+        read_captions(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(
+    "sigma", [np.diag([np.inf, 1.0]), np.full((2, 2), np.inf), -np.eye(2), np.eye(2) * 1j, np.diag([1.0, np.nan])]
+)
+def test_a_covariance_that_is_none_is_refused(tmp_path, sigma):
+    """An infinite one killed the process."""
+    np.savez(tmp_path / "a.npz", mu=np.zeros(2), sigma=sigma)
+    with pytest.raises(DataError, match=r"a\.npz"):
+        read_reference(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_feature_that_is_not_finite_is_named_by_its_image(value):
+    images = [np.full((8, 8, 3), 200 if number == 33 else 10, dtype=np.uint8) for number in range(40)]
+
+    def extractor(together):
+        level = together.mean(dim=(1, 2, 3))
+        return torch.where(level > 100, value, level)[:, None]
+
+    with pytest.raises(NotFiniteError, match="a feature of image 33 is nan or infinite"):
+        features(extractor, images)

@@ -1,5 +1,7 @@
 import errno
+import json
 import threading
+from dataclasses import asdict
 
 import pytest
 
@@ -77,3 +79,10 @@ def test_answers_kept_before_there_was_more_to_keep_are_read(tmp_path):
         '"completion_tokens": 2}}'
     )
     assert AnswerStore(tmp_path).read() == {"k": Reply("red", False, "m", 1, 2)}
+
+
+def test_lines_that_nothing_can_read_are_as_if_they_were_not_there(tmp_path):
+    record = {"key": "k", "reply": asdict(REPLY)}
+    lines = ["[" * 100_000, "9" * 10_000, json.dumps(record), "null"]
+    (tmp_path / "1.jsonl").write_text("\n".join(lines))
+    assert AnswerStore(tmp_path).read() == {"k": REPLY}

@@ -37,7 +37,7 @@ def test_the_variable_must_name_a_file(tmp_path, monkeypatch, records):
         karpathy.test_images(records)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"images": [{"filename": "1.jpg"}]}', '{"images": []}'])
+@pytest.mark.parametrize("text", ["{", "[]", '{"images": [{"filename": "1.jpg"}]}', '{"images": []}', "[" * 100_000])
 def test_another_file_is_refused(tmp_path, text):
     path = tmp_path / "splits.json"
     path.write_text(text)

@@ -88,12 +88,24 @@ def _merged(parent: Any, child: Any) -> Any:
 
 def _read(path: Path, child: Path | None = None) -> Any:
     try:
-        return yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+        content = yaml.load(path.read_bytes(), _Loader)
+        json.dumps(content)  # dates and sets are none of its values
+        return content
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         why = f", which {child} extends," if child else ""
         raise ConfigError(
             f"{path}{why}: cannot be read as YAML ({error}). Mend the file or pass another --config."
         ) from error
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's, but of a key that is there twice the first is not lost without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.constructor.ConstructorError(None, None, f"key `{twice[0]}` is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def _from_plain(raw: Any) -> Config:

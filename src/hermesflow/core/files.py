@@ -137,7 +137,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(Path(path).read_text())
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(f"{path}: not a readable JSON artifact ({error}). {REDO}") from error
 
 

@@ -107,12 +107,18 @@ def _image_id(key: object) -> int | None:
 def _records(path: Path) -> list[Any]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            if path.suffix == ".jsonl":
+            if path.suffix.lower() == ".jsonl":
                 rows: Any = [decoded(line) for line in file if line.strip()]
-            elif path.suffix == ".json":
+            elif path.suffix.lower() == ".json":
                 rows = decoded(file.read())
             else:
-                rows = list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True))
+                names = file.readline()
+                file.seek(0)
+                table = csv.DictReader(file, delimiter=max(",;\t", key=names.count), strict=True)
+                columns = list(filter(None, table.fieldnames or ()))
+                if len(set(columns)) < len(columns):
+                    raise ValueError(f"of its columns {', '.join(columns)} two have one name")
+                rows = list(table)
     except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise DataError(
             f"{path}: cannot be read ({error}). Name a CSV or JSON file of image_id and caption."

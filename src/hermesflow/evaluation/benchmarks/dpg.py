@@ -151,13 +151,20 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Line and columns of each question; `_BEYOND` is what stands beyond the last column."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, restkey=_BEYOND, restval="")
+            reader = csv.DictReader(file, restkey=_BEYOND)
             names = list(reader.fieldnames or ())
             if wrong := [name for name in CSV_COLUMNS if names.count(name) != 1]:
                 raise DataError(f"{path}: columns {wrong} are missing or there twice. Take the original dpg_bench.csv.")
             for row in reader:
                 beyond = ",".join(row.pop(_BEYOND, ()))
-                yield reader.line_num, {_BEYOND: beyond, **{name: row[name].strip() for name in CSV_COLUMNS}}
+                cells = {name: (row[name] or "").strip() for name in CSV_COLUMNS}
+                rest = cells.values() if None in row.values() else [cells[CSV_COLUMNS[-1]]]
+                if any(re.search(r"[\r\n]", cell) for cell in rest):
+                    raise DataError(
+                        f"{path}: a quote is not closed in the row that ends in line {reader.line_num}, so it holds "
+                        "the rows below it. Close the quote, and double those inside a text."
+                    )
+                yield reader.line_num, {_BEYOND: beyond, **cells}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read ({error}). Take dpg_bench.csv of the original repository.") from error
 

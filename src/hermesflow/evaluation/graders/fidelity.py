@@ -22,6 +22,7 @@ from torch import Tensor
 
 from hermesflow.core.errors import DataError
 from hermesflow.core.files import atomic
+from hermesflow.core.finite import check_finite
 from hermesflow.evaluation.evaluated import Whole
 from hermesflow.evaluation.frechet import distances_to, frechet_distance
 from hermesflow.evaluation.graders.inception import SIDE
@@ -72,7 +73,7 @@ def read_reference(path: Path) -> Gaussian:
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            mean, covariance = (np.asarray(arrays[name], dtype=np.float64) for name in ("mu", "sigma"))
+            mean, covariance = (arrays[name].astype(np.float64, casting="same_kind") for name in ("mu", "sigma"))
             notes = {name: arrays[name] for name in NOTES if name in arrays}
     except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:  # TypeError: one array
         raise DataError(
@@ -81,8 +82,12 @@ def read_reference(path: Path) -> Gaussian:
         ) from error
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
         raise DataError(f"{path}: mu is {mean.shape} and sigma {covariance.shape}; (D,) and (D, D) are needed.")
-    if not np.isfinite(mean).all() or not np.allclose(covariance, covariance.T, rtol=1e-4, atol=1e-6):
-        raise DataError(f"{path}: mu or sigma is not finite, or sigma not symmetric. Make the statistics again.")
+    finite = np.isfinite(mean).all() and np.isfinite(covariance).all() and (covariance.diagonal() >= 0).all()
+    if not finite or not np.allclose(covariance, covariance.T, rtol=1e-4, atol=1e-6):
+        raise DataError(
+            f"{path}: mu or sigma is not finite, or sigma not symmetric or negative on its diagonal. Make the "
+            "statistics again."
+        )
     return Gaussian(mean, covariance, notes)
 
 
@@ -172,7 +177,9 @@ def features(extractor: FeatureExtractor, images: Sequence[np.ndarray], *, devic
     parts = []
     for start in range(0, len(images), _TOGETHER):
         together = np.stack([scaled(image) for image in images[start : start + _TOGETHER]])
-        parts.append(extractor(torch.from_numpy(together).to(device)).float().cpu().numpy())
+        seen = extractor(torch.from_numpy(together).to(device)).float().cpu()
+        check_finite(seen, lambda row, start=start: f"a feature of image {start + row}")  # type: ignore[misc]
+        parts.append(seen.numpy())
     return np.concatenate(parts)
 
 

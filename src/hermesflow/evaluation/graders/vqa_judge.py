@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from hermesflow.config.sections import Source
-from hermesflow.evaluation.graders.pretrained import ChatModel, read_pretrained
+from hermesflow.evaluation.graders.pretrained import ChatModel, finite, read_pretrained
 
 _TOGETHER = 32  # questions per forward pass
 _ANSWER_TOKENS = 10
@@ -93,7 +93,8 @@ class TransformersVqa:
         if self._model.can_generate():
             written = self._model.generate(**batch, do_sample=False, num_beams=1, max_new_tokens=_ANSWER_TOKENS)
             return [text.strip() for text in self._processor.batch_decode(written, skip_special_tokens=True)]
-        return [self._model.config.id2label[best] for best in self._model(**batch).logits.argmax(dim=-1).tolist()]
+        logits = finite(self._model(**batch).logits, role=_ROLE)
+        return [self._model.config.id2label[best] for best in logits.argmax(dim=-1).tolist()]
 
 
 class ChatVqa:

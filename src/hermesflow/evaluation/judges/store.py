@@ -41,7 +41,7 @@ class AnswerStore:
                 try:
                     record = json.loads(line)
                     replies[record["key"]] = Reply(**record["reply"])
-                except (json.JSONDecodeError, KeyError, TypeError):
+                except (ValueError, KeyError, TypeError, RecursionError):
                     continue
         return replies
 

@@ -48,7 +48,7 @@ def read_test_names(path: Path) -> set[str]:
     try:
         images = json.loads(path.read_text())["images"]
         names = {str(image["filename"]) for image in images if image["split"] == "test"}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
             f"{path}: not Karpathy's split file ({error!r}). Take dataset_flickr30k.json itself."
         ) from error
