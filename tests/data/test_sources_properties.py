@@ -99,7 +99,7 @@ def test_lines_of_json(folder, rows, broken):
     for row, one in zip(rows, records, strict=False):
         if isinstance(one, Candidate):
             assert one.member == row["file_name"]
-            values = [row[key] for key in ("caption", "captions", "text") if row.get(key) is not None]
+            values = [row[key] for key in ("caption", "captions", "text") if row.get(key) not in (None, "", [])]
             assert one.caption in texts_of(values[0] if values else "")
         elif one.reason == "broken JSON" or one.reason.startswith("no file_name"):
             assert not isinstance(row, dict) or not isinstance(row.get("file_name"), str) or row["file_name"] in "./.."

@@ -70,7 +70,6 @@ def test_lists_of_the_same_kind_are_read(tmp_path, name, text):
     [
         ("id,caption", "has the columns 'id', 'caption'; no column is image_id. Rename"),
         ("image_id,text,prompt", "has the columns 'image_id', 'text', 'prompt'; text and prompt may each be caption"),
-        ("image_id;caption", "has the columns 'image_id;caption'; no column is image_id"),
         ("image_id,label", r"no column is caption. Rename the column that is caption to that \(prompt, text"),
         ("image_id,Caption,caption ", "Caption and caption  may each be caption"),
     ],
