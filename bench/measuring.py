@@ -37,8 +37,8 @@ class Measured:
     """Of the first run."""
 
 
-def entry(name: str, work: Work, *, repeats: int) -> dict[str, Any]:
-    """One entry of the results; FLOPs are counted in a run of their own."""
+def entry(name: str, work: Work, *, family: str, bar: float | None = None, repeats: int) -> dict[str, Any]:
+    """One entry of the results; FLOPs are counted in a run of their own. `bar`: times as fast that are asked for."""
     read = min(p.read for p in work.limit)
     before = Machine.measured(read)
     flops = counted(work.ours.prepare())
@@ -52,7 +52,9 @@ def entry(name: str, work: Work, *, repeats: int) -> dict[str, Any]:
     limit = machine.seconds(work.limit)
     whole = min(work.ours.share, work.plain.share) >= 1
     return {
+        "family": family,
         "name": name,
+        "bar": bar,
         "about": work.about,
         "seconds": seconds,
         "plain_seconds": plain_seconds,
