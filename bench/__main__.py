@@ -1,4 +1,4 @@
-"""Measure the hot paths against the plain path and against what counting allows; one process, one thread.
+"""Measure the hot paths against the plain path and against what counting allows; one process, one thread, CPU time.
 
     python -m bench [--family NAME ...] [--only NAME ...] [--size medium|tiny] [--full]
 

@@ -1,4 +1,4 @@
-"""Seconds, peak memory and FLOPs of a piece of work."""
+"""CPU seconds, which are those of the clock where nothing else runs, peak memory and FLOPs of a piece of work."""
 
 from __future__ import annotations
 
@@ -84,9 +84,9 @@ def measured(side: Side, repeats: int) -> Measured:
     before = _status("RssAnon")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     work = side.prepare()
-    start = time.perf_counter()
+    start = time.process_time()
     result = work()
-    first = time.perf_counter() - start
+    first = time.process_time() - start
     peak = max(_status("VmHWM") - _status("RssFile") - before, _PAGE)
     seconds = [first if first > LONGEST else _seconds(work)]
     while len(seconds) < repeats and sum(seconds) + seconds[-1] < LONGEST:
@@ -111,9 +111,9 @@ def counted(work: Callable[[], object]) -> float:
 
 
 def _seconds(work: Run) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     work()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def release_memory() -> None:
