@@ -92,11 +92,13 @@ class Size:
     def of(self, family: str) -> Size:
         """The same work for a model of a family, with about as many parameters.
 
-        Images written token by token are those of one prompt, as a pair's candidates are.
+        Images written token by token are those of one prompt, as a pair's candidates are, and of fewer tokens: each is
+        a pass, where MaskGIT takes many together.
         """
-        shape, bits = self.shape, self.shape.codebook_size.bit_length() - 1
         if family == "showo":
             return self
+        shape = replace(self.shape, num_image_tokens=max(self.shape.num_image_tokens // 4, 16))
+        bits = shape.codebook_size.bit_length() - 1
         language = {
             "hidden_size": shape.hidden_size,
             "layers": shape.layers,
@@ -107,7 +109,7 @@ class Size:
             "vocabulary": self.words + shape.codebook_size,
         }
         side = round(shape.num_image_tokens**0.5)
-        return replace(self, prompts=1, config=config_of(family, language, side=side, codebook_bits=bits))
+        return replace(self, shape=shape, prompts=1, config=config_of(family, language, side=side, codebook_bits=bits))
 
 
 SIZES = {

@@ -131,7 +131,7 @@ def test_scoring_and_training(world):
 def test_image_tokenizer(world):
     family, tokenizer = world.model.family, world.config.image_tokenizer
     network = backbone.part(family, "vq").ImageVQ(tokenizer).eval()
-    there, back = world.costs.directions(tokenizer, 48)
+    there, back = world.costs.Batches(world.config, world.sizes, Lengths.of(world.config)).pixels()
     images = torch.rand(1, 3, 48, 48, generator=generator("budget")) * 2 - 1
     with torch.inference_mode():
         codes = network.encode(images)

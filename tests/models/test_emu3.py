@@ -13,7 +13,7 @@ from torch.nn.functional import logsigmoid
 from transformers import Emu3ForConditionalGeneration
 
 from hermesflow.config.load import load_config
-from hermesflow.config.sections import Decoding, ImageSampling, Lora, Source
+from hermesflow.config.sections import Decoding, ImageSampling, Source
 from hermesflow.core.errors import ArtifactError, ConfigError
 from hermesflow.models import backbone
 from hermesflow.models.conversion import converted
@@ -22,7 +22,6 @@ from hermesflow.models.emu3.prompting import TokenIds
 from hermesflow.models.emu3.released import IMAGES, RANKS, released_tokenizer
 from hermesflow.models.emu3.vq import ImageVQ
 from hermesflow.selfplay.sampling import sample_tokens
-from hermesflow.training.lora import add_adapters
 from tests.support.emu3_golden import (
     GRID,
     IDS,
@@ -384,13 +383,6 @@ def test_released_image_tokenizers_are_taken_under_either_name(tmp_path, tensors
             assert torch.equal(network.encode(tensors["pixel_values_A"]), codes_of(tensors, "A"))
 
 
-def test_weights_of_another_size_are_refused(tmp_path):
-    save_file(official_weights("llm"), tmp_path / "weights.safetensors")
-    source = Source(folder=str(tmp_path), files={"weights.safetensors": None})
-    with pytest.raises(ArtifactError, match=r"text_model\.embed_tokens"):
-        converted(source, backbone.meta_model(sized(vocabulary=4096)), cache=tmp_path / "converted")
-
-
 def released(folder, **sizes):
     """The released config with an official text tokenizer of some size."""
     config = load_config(CONFIGS / "emu3-stage1.yaml")
@@ -446,69 +438,3 @@ def test_from_pretrained_reads_what_is_saved(tmp_path):
     assert own.keys() == model.state_dict().keys() and len(own) < len(state)
     assert all(torch.equal(own[name], tensor) for name, tensor in model.state_dict().items())
     assert whole.vocabulary_mapping.image_tokens[0] == model.ids.first_code
-
-
-def test_a_damaged_description_is_refused(tmp_path):
-    model = backbone.new_model(sized(), seed=1)
-    model.save(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    config["text_config"]["num_hidden_layers"] = 3
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ArtifactError, match="same checkpoint"):
-        backbone.load_model(tmp_path, device="cpu")
-
-
-def test_sizes_that_the_codebook_tokenizer_does_not_have_are_refused():
-    for keys in ({"channels": 48}, {"encoder_blocks": (1, 2, 2, 2)}, {"decoder_multipliers": (1, 1, 2, 2)}):
-        with pytest.raises(ConfigError, match="image_tokenizer"):
-            ImageVQ(replace(VQ, **keys))
-
-
-def test_tiles_are_coded_one_by_one():
-    network = ImageVQ(SMOKE.image_tokenizer).eval()
-    pixels = torch.rand(2, 3, 48, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    codes = network.encode(pixels)
-    assert codes.shape == (2, 16)
-    tile = pixels[1:, :, 12:24, 36:48]  # second row, last column
-    assert torch.equal(network.encode(tile), codes[1:, 7:8])
-    torch.testing.assert_close(
-        network.decode(codes)[1:, :, 12:24, 36:48], network.decode(codes[1:, 7:8]), atol=1e-5, rtol=0
-    )
-
-
-# training
-
-
-def test_adapters_alone_are_trained_where_there_are_any():
-    model = backbone.new_model(sized(), seed=1)
-    add_adapters(model, Lora(rank=2, alpha=4.0, targets=("q_proj", "down_proj")), seed=0)
-    trained = [name for name, p in model.named_parameters() if p.requires_grad]
-    assert trained and all(".lora_" in name and ".text_model." in name for name in trained)
-    model.image_logps(["a red circle"], torch.zeros(1, 16, dtype=torch.int64), None).sum().backward()
-    assert model.lm_head.weight.grad is None
-
-
-def test_recomputed_activations_give_the_same_gradients():
-    model = backbone.new_model(sized(), seed=1)
-    codes = torch.arange(32).reshape(2, 16)
-
-    def gradients():
-        model.zero_grad()
-        model.image_logps(["a red circle"], codes, None, owners=torch.zeros(2, dtype=torch.int64)).sum().backward()
-        return [p.grad.clone() for p in model.parameters() if p.grad is not None]
-
-    kept = gradients()
-    backbone.recompute_activations(model)
-    assert all(torch.equal(*pair) for pair in zip(kept, gradients(), strict=True))
-
-
-def test_weights_of_half_the_size_keep_the_answers(tmp_path):
-    backbone.new_model(sized(), seed=1).save(tmp_path)
-    seen, logps = torch.arange(16)[None], []
-    for precision in ("no", "bf16"):
-        model = backbone.load_model(tmp_path, device="cpu", precision=precision)
-        with torch.inference_mode():
-            image = model.generate_images(["a circle"], settings=SETTINGS, generators=[torch.Generator()])
-            logps.append(model.text_logps(seen, [model.caption_prompt], ["a red circle"]))
-        assert image.shape == (1, 16) and logps[-1].dtype == torch.float32
-    torch.testing.assert_close(logps[0], logps[1], rtol=0.02, atol=0)

@@ -24,7 +24,7 @@ from hermesflow.models.emu3.released import released_tokenizer
 from hermesflow.models.emu3.vq import INSIDE, vq_config
 from hermesflow.models.kernels import Layout, linear, quicken
 from hermesflow.models.logps import token_logps
-from hermesflow.models.next_token.base import ATTENTION, NextTokenModel, Wording
+from hermesflow.models.next_token.base import ATTENTION, NextTokenModel, Wording, decoder_sizes
 from hermesflow.models.text_tokenizers import Tokenizer, text_tokenizer
 
 
@@ -138,17 +138,9 @@ def build(config: Config) -> Emu3:
     tokenizer = text_tokenizer(own.text_tokenizer, reader=released_tokenizer)
     ids = TokenIds.of(tokenizer, codes=config.codebook_size, vocabulary=own.vocabulary)
     text = Emu3TextConfig(
-        vocab_size=ids.vocabulary,
-        hidden_size=own.hidden_size,
-        intermediate_size=own.intermediate_size,
-        num_hidden_layers=own.layers,
-        num_attention_heads=own.heads,
+        **decoder_sizes(own, ids),
         num_key_value_heads=own.key_value_heads or own.heads,
-        rms_norm_eps=own.layer_norm_eps,
-        rope_parameters={"rope_type": "default", "rope_theta": own.rope_theta},
         pad_token_id=ids.pad,
-        bos_token_id=ids.bos,
-        eos_token_id=ids.eos,
         attention_dropout=0.0,
         initializer_range=own.hidden_size**-0.5,
     )
