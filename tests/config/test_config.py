@@ -26,7 +26,7 @@ from hermesflow.core import hub
 from hermesflow.core.errors import ConfigError, FetchError
 
 ROOT = Path(__file__).parents[2]
-JANUS = ("janus-pro-1b", "janus-pro-7b")
+JANUS, EMU3 = ("janus-pro-1b", "janus-pro-7b"), "emu3-stage1"
 SMOKE = ROOT / "config" / "smoke.yaml"
 SOURCE = {"repo": "owner/name", "files": {"model.safetensors": None}}
 
@@ -112,7 +112,18 @@ def test_janus_released_sizes_differ_from_show_os_in_what_is_janus_alone():
         assert {config.weights.language_model.repo, config.language_model.text_tokenizer.repo} == {repo}
 
 
-@pytest.mark.parametrize("name", ["showo", *JANUS])
+def test_emu3_released_size_differs_from_show_os_in_what_is_emu3_alone():
+    showo, emu3 = (load_config(ROOT / "config" / f"{name}.yaml") for name in ("showo", EMU3))
+    own = {"name", "weights", "image_tokenizer", "language_model", "sampling", "training", "runtime"}
+    changed = {field.name for field in fields(showo) if getattr(showo, field.name) != getattr(emu3, field.name)}
+    assert changed == own
+    assert replace(emu3.sampling.images, guidance=5.0, top_k=None) == showo.sampling.images
+    assert replace(emu3.training, lora=None, micro_batch_size=None) == showo.training
+    assert replace(emu3.runtime, activation_checkpointing=False) == showo.runtime
+    assert (emu3.num_image_tokens, emu3.codebook_size) == (4096, 32768)
+
+
+@pytest.mark.parametrize("name", ["showo", *JANUS, EMU3])
 def test_nothing_of_the_paper_s_scale_is_fetched_without_pins(name):
     config = load_config(ROOT / "config" / f"{name}.yaml")
     sources = sources_of(config)

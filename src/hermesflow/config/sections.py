@@ -185,7 +185,8 @@ class LanguageModel:
     text_tokenizer: str | Source
     """`microworld` or `pictures` (word level, built from that world's vocabulary), `trained` (byte pairs, made from
     captions, questions and answers of split `base`), or a folder or source with the tokenizer.json and
-    tokenizer_config.json of a fast tokenizer (official: microsoft/phi-1_5); Show-o's own tokens are put after its."""
+    tokenizer_config.json of a fast tokenizer (official: microsoft/phi-1_5), or with the files that the official
+    repository of the backbone has instead; a backbone's own tokens are put after its, unless it has them."""
     max_text_tokens: Positive
     """Longest text prompt in tokens, template and specials included (official 128)."""
     caption_prompt: str
