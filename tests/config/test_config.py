@@ -306,6 +306,40 @@ def test_tree():
     assert [iteration(config, c) for c in ("base", "pair-1", "pair-2", "und-1")] == [0, 1, 2, 1]
 
 
+def changed_pictures(tmp_path, **data):
+    plain = yaml.safe_load((ROOT / "config" / "pictures.yaml").read_text())
+    plain["data"] |= data
+    file = tmp_path / "changed.yaml"
+    file.write_text(yaml.safe_dump(plain))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ({"shift": 1}, r"image_tokenizer\.tile_size: tiles of 32 .* data\.shift moves them by up to 1; set it to 0"),
+        ({"style": "both", "shift": 2}, r"image_tokenizer\.tile_size: tiles of 32 .* up to 2"),
+        ({"shift": 3}, r"data\.shift: .* 3 pixels leave their cells.* with data\.image_size 64 they may move by 2"),
+        ({"shift": 4, "image_size": 96}, r"data\.shift: .* data\.image_size 96 they may move by 3"),
+        ({"shift": -1}, r"`data\.shift`: .*greater than or equal to 0"),
+        ({"style": "noto"}, r"`data\.style`: .*'twemoji', 'openmoji' or 'both'"),
+    ],
+)
+def test_pictures_that_the_tokenizer_or_the_judge_cannot_read_are_refused(tmp_path, data, says):
+    with pytest.raises(ConfigError, match=says):
+        load_config(changed_pictures(tmp_path, **data))
+
+
+def test_pictures_that_stay_in_the_middle_may_be_of_any_style_and_coded_in_tiles(tmp_path):
+    assert load_config(changed_pictures(tmp_path, style="openmoji", shift=0)).data.style == "openmoji"
+
+
+@pytest.mark.parametrize(("key", "value"), [("style", "twemoji"), ("shift", 0)])
+def test_how_pictures_are_drawn_is_said_of_no_other_world(write, key, value):
+    with pytest.raises(ConfigError, match=rf"data\.{key}: is of `pictures` alone, .*`microworld`; remove it"):
+        load_config(write(f"data.{key}", value))
+
+
 def test_config_is_frozen_and_plain_again():
     config = load_config(SMOKE)
     with pytest.raises(AttributeError):

@@ -70,7 +70,8 @@ def test_a_stage_reads_no_key_it_does_not_declare(stage):
 @pytest.mark.parametrize("stage", STAGES)
 def test_declared_keys_are_keys_of_the_config(stage):
     values = reads.params_of(SMOKE, stage, "pair-1")
-    assert list(values) == [key for key in reads.reads(stage, "pair-1") if key != "benchmarks"]
+    left_out = ("benchmarks", "data.style", "data.shift")
+    assert list(values) == [key for key in reads.reads(stage, "pair-1") if key not in left_out]
 
 
 @pytest.mark.parametrize(
@@ -94,6 +95,17 @@ def test_one_checkpoints_settings_touch_no_other_step(change, stages):
         and reads.params_of(SMOKE, stage, checkpoint) != reads.params_of(other, stage, checkpoint)
     ]
     assert touched == [(stage, "pair-2") for stage in stages]
+
+
+def test_who_draws_and_who_reads_pictures_knows_how_they_are_drawn():
+    config = load_config(SHOWO.with_name("pictures.yaml"))
+    params = {stage: reads.params_of(config, stage, "pair-1") for stage in STAGES}
+    assert params["judge"] == {"data.source": "pictures"}  # a key that is not given is no value
+    assert not {"style", "shift"} & params["data"]["data"].keys()
+    for change in ({"style": "both"}, {"shift": 2}):
+        other = dataclasses.replace(config, data=dataclasses.replace(config.data, **change))
+        touched = {stage for stage in STAGES if params[stage] != reads.params_of(other, stage, "pair-1")}
+        assert touched == {"data", "judge", "agreement", "evaluate", "report"}
 
 
 def test_how_it_runs_is_no_reason_to_run_again():

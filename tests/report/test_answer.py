@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from hermesflow.core.errors import ConfigError
-from hermesflow.data.pictures.sprites import CREDIT
+from hermesflow.data.worlds.world import world_of
 from hermesflow.report.answer import TOLERANCE, answer, claims, summary_of, verdict_above, verdict_below
 from hermesflow.report.lookup import Figures
 from tests.support.report_world import GAPS, make_summary, micro, pictures, pictures_summary
@@ -111,7 +111,10 @@ def test_the_world_and_its_judge_are_what_the_config_has():
 
 
 def test_the_licence_line_of_the_pictures_closes_the_answer():
-    assert answer(pictures_summary(), pictures(), JUDGE).endswith(f"\n{CREDIT}.\n")
+    for style, names in ((None, "Twemoji (CC BY 4.0)"), ("openmoji", "OpenMoji (CC BY-SA 4.0")):
+        config = replace(pictures(), data=replace(pictures().data, style=style))
+        credit = world_of(config.data).credit
+        assert names in credit and answer(pictures_summary(), config, JUDGE).endswith(f"\n{credit}.\n")
     assert "Twemoji" not in answer(make_summary(), micro(), JUDGE)
 
 

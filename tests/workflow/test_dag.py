@@ -126,14 +126,15 @@ def test_the_paper_s_scale_is_the_whole_dag_and_trains_through_accelerate(fresh)
     assert counts == {**expected, "total": sum(expected.values())}
 
 
-def test_another_backbone_has_the_jobs_of_the_config_that_it_extends(fresh):
-    """pictures-janus.yaml changes no stage; its jobs read the keys that it changes."""
+@pytest.mark.parametrize("name", ["pictures-janus", "pictures-hard"])
+def test_another_backbone_or_world_has_the_jobs_of_the_config_that_it_extends(fresh, name):
+    """These change no stage; their jobs read the keys that they change."""
 
     def jobs(name):
         out = fresh.run(sys.executable, "workflow/scripts/jobs.py", f"config/{name}.yaml")
         return Counter(json.loads(line)["rule"] for line in out.splitlines() if line.startswith("{"))
 
-    counts = jobs("pictures-janus")
+    counts = jobs(name)
     assert counts["train"] > 4 and counts == jobs("pictures")
 
 

