@@ -306,6 +306,31 @@ def test_tree():
     assert [iteration(config, c) for c in ("base", "pair-1", "pair-2", "und-1")] == [0, 1, 2, 1]
 
 
+STOPPING = {"every": 5, "patience": 2, "prompts": 9}
+
+
+def test_a_checkpoint_s_own_stopping_is_in_the_place_of_the_section_s(write):
+    config = load_config(write("training.stopping", STOPPING))
+    assert training_of(config, "pair-2").stopping.every == 5
+    config = load_config(write("checkpoints.pair-2", {"parent": "pair-1", "objective": "pair", "stopping": STOPPING}))
+    assert training_of(config, "pair-1").stopping is None and training_of(config, "pair-2").stopping.patience == 2
+    with pytest.raises(ConfigError, match=r"`training\.stopping\.patience`: .*greater than 0"):
+        load_config(write("training.stopping", {**STOPPING, "patience": 0}))
+
+
+@pytest.mark.parametrize("key", ["training", "checkpoints.pair-1"])
+def test_stopping_is_refused_where_no_judge_reads_images(tmp_path, key):
+    plain = yaml.safe_load((ROOT / "config" / "own-pictures.yaml").read_text())
+    inner = plain
+    for part in key.split("."):
+        inner = inner[part]
+    inner["stopping"] = STOPPING
+    file = tmp_path / "own.yaml"
+    file.write_text(yaml.safe_dump(plain))
+    with pytest.raises(ConfigError, match=rf"{key}\.stopping: wants a judge .*data\.source is `folder`.*remove it"):
+        load_config(file)
+
+
 def changed_pictures(tmp_path, **data):
     plain = yaml.safe_load((ROOT / "config" / "pictures.yaml").read_text())
     plain["data"] |= data

@@ -203,6 +203,12 @@ def _check_source(config: Config, path: Path) -> None:
             f"{path}: language_model.text_tokenizer: {tokenizer}: no package has one whose end is known. Set it to "
             "`trained`, or name a tokenizer's folder or source."
         )
+    stopped = [f"checkpoints.{name}" for name, entry in config.checkpoints.items() if entry.stopping]
+    if real and (stopped := ["training"] * (config.training.stopping is not None) + stopped):
+        raise ConfigError(
+            f"{path}: {stopped[0]}.stopping: wants a judge that reads every image, and data.source is "
+            f"`{config.data.source}`, which has none; remove it."
+        )
     if isinstance(config.data, Data):
         _check_drawing(config.data, config.image_tokenizer.tile_size, path)
     trainings = {"tokenizer_training": config.tokenizer_training, "base_training": config.base_training}

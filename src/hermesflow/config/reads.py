@@ -9,10 +9,12 @@ from typing import Any
 
 from hermesflow.config.benchmarks import BENCHMARKS
 from hermesflow.config.experiment import BASE, Config, as_plain
+from hermesflow.config.tree import training_of
 
 _WORLD = ("data.source", "data.style", "data.shift")
 _MODEL = ("data.image_size", "image_tokenizer", "language_model")
 _OPTIONAL = ("data.style", "data.shift")
+_STOPPING = ("data.seed", *_WORLD, "sampling.images")  # of a training that is stopped by a judge
 READS: dict[str, tuple[str, ...]] = {
     "data": (
         *("data", "evaluation.dense_prompts"),
@@ -42,7 +44,7 @@ READS: dict[str, tuple[str, ...]] = {
         *("preferences", "training.batch_size", "training.micro_batch_size"),
         *("training.mask_schedule", "checkpoint.parent"),
     ),
-    "train": ("training", "checkpoint"),
+    "train": ("training", "checkpoint", *_STOPPING),
     "evaluate": (
         *("data.gap_pairs", *_WORLD, "evaluation", "scoring"),
         *("sampling.images", "sampling.captions.max_new_tokens"),
@@ -90,6 +92,8 @@ def params_of(
     """
     plain, benchmarks = as_plain(config), config.benchmarks
     keys = [key for key in reads(stage, checkpoint, benchmark) if benchmarks or not _is_benchmarks(key)]
+    if stage == "train" and not (checkpoint in config.checkpoints and training_of(config, checkpoint).stopping):
+        keys = [key for key in keys if key not in _STOPPING]
     found = {key: _look_up(plain, key) for key in keys}
     values = {key: _without_none(value) for key, value in found.items() if key not in _OPTIONAL or value is not None}
     return values | ({"benchmarks": list(benchmarks.names)} if benchmarks and "benchmarks" in values else {})

@@ -25,7 +25,10 @@ from hermesflow.data.worlds.language import KINDS, OWN, WORLDS, Facts, Lexicon, 
 from hermesflow.data.worlds.questions import Question
 from hermesflow.data.worlds.scenes import Scene
 
-BUCKETS = {"base": "train", "pairs": "train", "gap": "gap", "understanding": "benchmark", "prompts": "benchmark"}
+BUCKETS = {
+    **{"base": "train", "pairs": "train", "gap": "gap"},
+    **{"understanding": "benchmark", "prompts": "benchmark", "stopping": "benchmark"},
+}
 """Which part of the captions a split draws from."""
 
 _FRESH_DRAWS = 60  # draws in a row without a new caption after which captions may repeat
