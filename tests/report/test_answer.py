@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from hermesflow.config.sections import Stopping
 from hermesflow.core.errors import ConfigError
 from hermesflow.data.worlds.world import world_of
 from hermesflow.report.answer import TOLERANCE, answer, claims, summary_of, verdict_above, verdict_below
@@ -83,6 +84,9 @@ def test_what_differs_from_the_paper_s_training_is_confessed():
     assert "`pair-3` is not trained exactly as the paper says: beta 1.0 (paper 0.2), chosen_nll_weight 1.0" in text
     plain = replace(micro().training, beta=0.2, chosen_nll_weight=0.0, mask_schedule="cosine")
     assert "not trained exactly" not in answer(make_summary(), replace(micro(), training=plain))
+    stopped = replace(plain, stopping=Stopping(every=20, patience=2, prompts=70))
+    text = answer(make_summary(), replace(micro(), training=stopped))
+    assert "exactly as the paper says: stopping {'every': 20, 'patience': 2, 'prompts': 70} (paper None)." in text
 
 
 def test_other_chains_have_their_line_with_what_sets_them_apart():

@@ -117,15 +117,6 @@ def test_two_micro_batches_are_the_same_to_the_last_bit(folder, name, file):
     assert one.read_bytes() == other.read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("alone", "other"),
-    [
-        ("whole-1", "sharded-2"),
-        ("adapters-1", "sharded-adapters-2"),
-        ("micro-1", "sharded-from-2-to-1"),
-        ("micro-1", "sharded-poisoned-2"),
-    ],
-)
 @pytest.mark.parametrize("name", ["stopped-2", "stopped-from-1-to-2"])
 def test_processes_stop_together_and_keep_the_same_weights_as_one(folder, name):
     history = history_of(folder, name)
@@ -136,6 +127,15 @@ def test_processes_stop_together_and_keep_the_same_weights_as_one(folder, name):
         assert (model_of(folder, "stopped-1") / file).read_bytes() == (model_of(folder, name) / file).read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("alone", "other"),
+    [
+        ("whole-1", "sharded-2"),
+        ("adapters-1", "sharded-adapters-2"),
+        ("micro-1", "sharded-from-2-to-1"),
+        ("micro-1", "sharded-poisoned-2"),
+    ],
+)
 def test_sharded_weights_learn_the_same_and_are_gathered_at_the_end(sharded, alone, other):
     one, two = history_of(sharded, alone), history_of(sharded, other)
     pd.testing.assert_series_equal(one["loss"], two["loss"], rtol=1e-5, atol=0)

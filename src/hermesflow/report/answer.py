@@ -21,7 +21,7 @@ Verdict = Literal["yes", "no", "open"]
 TOLERANCE = 0.01
 """Understanding counts as held if it is not lower by more than this (the project's own bar)."""
 VERDICTS = {"yes": "Yes.", "no": "No.", "open": "Not shown."}
-PAPER_TRAINING = {"beta": 0.2, "chosen_nll_weight": 0.0, "mask_schedule": "cosine", "mask_ratios": [0.0, 1.0]}
+PAPER_TRAINING = dict(beta=0.2, chosen_nll_weight=0.0, mask_schedule="cosine", mask_ratios=[0.0, 1.0], stopping=None)
 """What the paper trains with, where a config may well differ."""
 PROTOCOL_WORDS = {
     "paper": "by the paper's protocol (the model's answers on real images, the judge's on generated ones)",
