@@ -78,10 +78,11 @@ ui: setup
 	$(RUN) MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 --backend-store-uri sqlite:///results/mlflow.db
 
 PYTEST = $(RUN) OMP_NUM_THREADS=1 python -m pytest
-OTHERS = cluster or faults or lmms or kills or costs
+OTHERS = cluster or faults or lmms or kills
 
+# ALL=1: with test-long and test-costs, in the same processes
 test: $(VENV)/.installed-dev
-	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder $(if $(ALL),-m "not ($(OTHERS))")
 
 test-fast: $(VENV)/.installed-dev
 	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder -m "not (slow or $(OTHERS))"

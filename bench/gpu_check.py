@@ -24,7 +24,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,6 @@ from torch import Tensor
 from bench import full_size, measuring, sizes, works
 from bench.alternatives import WINS, FixedSession, with_flex_attention
 from hermesflow.config.experiment import Config
-from hermesflow.config.load import load_config
 from hermesflow.config.sections import Precision
 from hermesflow.core.files import git_revision, write_json
 from hermesflow.core.images import ImageForm, as_tensor
@@ -220,7 +219,7 @@ def contract(device: torch.device, size: Size) -> dict[str, Any]:
 
 def paths(card: Card, size: Size, family: str) -> list[dict[str, Any]]:
     """Seconds, tokens per second, memory and share of the limit of each path in each precision."""
-    config, rows = medium_config(size, family), []
+    config, rows = sizes.config_of(family, size.model, side=size.side, codebook_bits=size.codebook_bits), []
     for precision in PRECISIONS:
         model = backbone.new_model(config, seed=0).to(card.device)
         model.end_token = -1  # no text ends early, and none is empty
@@ -232,18 +231,6 @@ def paths(card: Card, size: Size, family: str) -> list[dict[str, Any]]:
         for name, run in inference(config, model, size).items():
             rows.append({**measured(card, run, model, precision), "model": family, "path": name})
     return rows
-
-
-def medium_config(size: Size, family: str) -> Config:
-    """The smoke config with a model of this size."""
-    smoke = load_config(ROOT / "config" / "smoke.yaml")
-    pixels = smoke.image_tokenizer.patch_size * 2 ** (len(smoke.image_tokenizer.encoder_multipliers) - 1)
-    return replace(
-        smoke,
-        data=replace(smoke.data, image_size=pixels * size.side),
-        image_tokenizer=replace(smoke.image_tokenizer, codebook_bits=size.codebook_bits),
-        language_model=replace(smoke.language_model, family=family, **size.model),
-    )
 
 
 def inference(config: Config, model: UnifiedModel, size: Size) -> dict[str, Run]:

@@ -15,7 +15,7 @@ import numpy as np
 from bench import sizes, works
 from bench.measuring import fastest
 from bench.sizes import Size
-from hermesflow.models.showo.model import ShowO
+from hermesflow.models.backbone import UnifiedModel
 
 CAPTIONS, IMAGES, PAIRS, SHARDS = (1, 2, 5, 10, 20), (4, 8, 16, 32), (1, 2, 4, 8), (1, 2, 4, 8)
 TOKENS, STEPS, IMAGES_EACH, CAPTIONS_EACH = 20, 2, 2, 10
@@ -23,7 +23,7 @@ TRIES = 2
 _STORED_PAIRS, _BATCHES = 512, 20
 
 
-def curves(size: Size, model: ShowO) -> Iterator[dict[str, Any]]:
+def curves(size: Size, model: UnifiedModel) -> Iterator[dict[str, Any]]:
     """Seconds over n, each with a line fitted by least squares."""
     tokens, steps = min(TOKENS, size.new_tokens), min(STEPS, size.steps)
 
@@ -34,7 +34,7 @@ def curves(size: Size, model: ShowO) -> Iterator[dict[str, Any]]:
         works.draw(model, sizes.prompts(size, count), steps=steps)
 
     def trained(count: int) -> Callable[[], object]:
-        batch = works.pair_batch(sizes.homologous(size, count), count)
+        batch = works.pair_batch(sizes.homologous(size, count, model=model), count)
         return works.step(model, batch, works.stored(model, batch))
 
     yield _curve(f"captions of an image, {tokens} tokens each", CAPTIONS, lambda n: partial(written, n))
@@ -42,7 +42,7 @@ def curves(size: Size, model: ShowO) -> Iterator[dict[str, Any]]:
     yield _curve("pairs of a Pair-DPO step", PAIRS, trained)
 
 
-def shards(size: Size, model: ShowO) -> Iterator[dict[str, Any]]:
+def shards(size: Size, model: UnifiedModel) -> Iterator[dict[str, Any]]:
     """Images and captions per second over the number of pairs that are sampled together."""
     tokens, steps = min(TOKENS, size.new_tokens), min(STEPS, size.steps)
 
@@ -70,11 +70,11 @@ def line(places: Sequence[float], values: Sequence[float]) -> dict[str, float]:
     return {"slope": float(slope), "intercept": float(intercept), "r2": float(1 - rest / ((y - y.mean()) ** 2).sum())}
 
 
-def loading(size: Size, step_seconds: float) -> dict[str, float]:
+def loading(size: Size, model: UnifiedModel, step_seconds: float) -> dict[str, float]:
     """Putting a batch together from tokens on disk, memory-mapped, and its share of a step of Pair-DPO."""
     seconds = []
     with tempfile.TemporaryDirectory() as folder:
-        pairs = sizes.homologous(size, _STORED_PAIRS, folder=Path(folder))
+        pairs = sizes.homologous(size, _STORED_PAIRS, model=model, folder=Path(folder))
         rows = pairs.rows(_BATCHES * size.pairs)
         for first in range(0, len(rows), size.pairs):
             start = time.perf_counter()

@@ -2,16 +2,17 @@
 
 The algorithm that is counted runs an image once for all texts about it, a question once for all its choices, a prompt
 once for all images drawn from it, chosen and rejected behind what they share. It pads nothing and computes logits only
-where a token is drawn or scored (an image being drawn: over the codes alone, at places still masked). Causal text
-attends to what is before it alone: half the square. The last layer of a prefix is computed whole. A pass takes the
+where a token is drawn or scored (an image being drawn: over the codes alone, at places still masked). What is causal
+attends to what is before it alone: half the square. The last layer of a prefix is computed whole. Sizes and columns are
+those that `plan` counts with (`models/*/costs`). A pass takes the
 longer of its matrix products at the highest rate that either kernel was measured at, and of reading weights, keys and
 values once; soft-maxes, element-wise work and the optimiser cost nothing.
 """
 
 from __future__ import annotations
 
-import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 
@@ -19,9 +20,11 @@ import torch
 from torch import Tensor
 
 from hermesflow.models import kernels
+from hermesflow.models.costs import next_token
+from hermesflow.models.costs.decoder import Decoder
+from hermesflow.models.showo.costs.decoder import UNCONDITIONAL
+from hermesflow.models.showo.costs.masked import masked_counts
 
-UNCONDITIONAL = 3
-"""Tokens of the empty prompt: t2i, start and end of text."""
 _BYTES = 4  # of a float32
 _SIDES = ((1024, 1024, 1024), (2048, 2048, 2048), (2048, 512, 2048))
 _TRIES = 4
@@ -31,41 +34,6 @@ Block = tuple[float, float, float]
 Product = Callable[[Tensor, Tensor], Tensor]
 PRODUCTS: dict[str, Product] = {"blas": torch.nn.functional.linear, "onednn": kernels._product}
 """x @ weight.T by each kernel."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decoder:
-    """Sizes of a Show-o model; a token through a layer costs 2 FLOPs a weight, and 4 D per position it sees."""
-
-    hidden_size: int
-    layers: int
-    intermediate_size: int
-    vocabulary: int
-    codes: int
-    image_tokens: int
-
-    @property
-    def layer_weights(self) -> int:
-        """Weights of one layer's matrices."""
-        return 4 * self.hidden_size**2 + 2 * self.hidden_size * self.intermediate_size
-
-    @property
-    def image_prefix(self) -> int:
-        """Columns before a text: task token, boundaries, image."""
-        return self.image_tokens + 3
-
-    @property
-    def image_block(self) -> int:
-        """Columns of an image that is drawn, with its boundaries."""
-        return self.image_tokens + 2
-
-    def flops(self, *, rows: float, length: float, seen: float) -> float:
-        """Of a forward pass through the layers: blocks of `length` tokens that attend to `seen` positions."""
-        return rows * length * self.layers * (2 * self.layer_weights + 4 * self.hidden_size * seen)
-
-    def head(self, places: float, outputs: int) -> float:
-        """FLOPs of logits."""
-        return 2 * self.hidden_size * outputs * places
 
 
 @dataclass(frozen=True)
@@ -138,14 +106,16 @@ def vqa_likelihood(decoder: Decoder, *, prompts: Sequence[int], choices: Sequenc
     for prompt, lengths in zip(prompts, choices, strict=True):
         blocks += [_causal(1, length, prefix + prompt) for length in lengths]
     places = len(prompts) + sum(map(sum, choices))  # after a question all its choices are scored by the same logits
-    return [_pass(decoder, blocks, places=places, outputs=decoder.vocabulary)]
+    return [*_tower(decoder, 1), _pass(decoder, blocks, [(places, decoder.vocabulary)])]
 
 
 def image_decoding(decoder: Decoder, *, texts: Sequence[int], rows_each: int, steps: int, guided: bool) -> list[Pass]:
     """Images drawn from each of the prompts, whose lengths include their special tokens.
 
-    Nothing is known in the first step, so it is one pass for each different prompt.
+    By MaskGIT nothing is known in the first step, so it is one pass for each different prompt.
     """
+    if isinstance(decoder, next_token.Decoder):
+        return _code_by_code(decoder, texts=texts, rows_each=rows_each, guided=guided)
     block, sides = decoder.image_block, [(length, rows_each) for length in texts]
     if guided:
         sides.append((UNCONDITIONAL, rows_each * len(texts)))
@@ -157,17 +127,26 @@ def image_decoding(decoder: Decoder, *, texts: Sequence[int], rows_each: int, st
     for step, masked in enumerate(masked_counts(decoder.image_tokens, steps)):
         blocks, rows = (before + first, len(texts)) if step == 0 else (then, images)
         known = 0 if step == 0 else prompts
-        passes.append(_pass(decoder, blocks, places=rows * masked, outputs=decoder.codes, known=known))
+        passes.append(_pass(decoder, blocks, [(rows * masked, decoder.codes)], known=known))
     return passes
 
 
-def masked_counts(tokens: int, steps: int) -> list[int]:
-    """Places that are masked when each step of MaskGIT begins, by the cosine schedule."""
-    counts = [tokens]
-    for step in range(steps - 1):
-        share = math.cos((step + 1) / steps * math.pi / 2)
-        counts.append(max(min(counts[-1] - 1, math.floor(tokens * share)), 1))
-    return counts
+def _code_by_code(decoder: next_token.Decoder, *, texts: Sequence[int], rows_each: int, guided: bool) -> list[Pass]:
+    """Prompts once, then a pass for every token; logits, of which forced tokens have none, are spread evenly."""
+    sides = [(length, rows_each) for length in texts]
+    if guided:
+        sides += Counter([decoder.unconditional(length) for length in texts for _ in range(rows_each)]).items()
+    passes = [_pass(decoder, [_causal(1, length, 0) for length, _ in sides], [])]
+    every, prompts = sum(rows for _, rows in sides), sum(length for length, _ in sides)
+    *inner, codes = decoder.code_outputs
+    share, images = decoder.image_tokens / decoder.image_block, rows_each * len(texts)
+    heads = [*((share * every, outputs) for outputs in inner), (share * images, codes)]
+    entering = images * (decoder.image_tokens - 1) * decoder.code_state / decoder.image_block
+    for written in range(1, decoder.image_block + 1):
+        blocks = [(float(rows), 1.0, float(length + written)) for length, rows in sides]
+        known = prompts + every * (written - 1)
+        passes.append(_pass(decoder, blocks, heads, known=known, more=entering))
+    return passes
 
 
 @dataclass(frozen=True)
@@ -178,25 +157,31 @@ class PairLengths:
     """Of both captions, without start and end."""
     prompt: int
     """Of the caption that images are drawn from, with its special tokens."""
-    masked: int
-    """Image tokens that are scored."""
+    scored: int
+    """Image tokens."""
 
 
 def pair_dpo_step(decoder: Decoder, *, prompt: int, pairs: Sequence[PairLengths]) -> list[Pass]:
     """Forward and backward (two products for each): `prompt` is what captions are asked for, start token included."""
-    prefix, block, blocks, places = decoder.image_prefix, decoder.image_block, [], 0
+    prefix, block, blocks = decoder.image_prefix, decoder.image_block, []
     for pair in pairs:
         blocks += _prompts(decoder, [prompt])
         blocks += [_causal(1, length, prefix + prompt) for length in pair.completions]
-        blocks += [_causal(1, pair.prompt, 0), (2, block, pair.prompt + block)]
-        places += 1 + sum(pair.completions) + 2 * pair.masked
-    forward = _pass(decoder, blocks, places=places, outputs=decoder.vocabulary)
-    return [Pass(1, 3 * forward.flops, 3 * forward.read)]
+        blocks.append(_causal(1, pair.prompt, 0))
+        blocks.append(_causal(2, block, pair.prompt) if _is_causal(decoder) else (2, block, pair.prompt + block))
+    texts, codes = sum(1 + sum(pair.completions) for pair in pairs), sum(2 * pair.scored for pair in pairs)
+    heads, more = [(texts + codes, decoder.vocabulary)], 0.0
+    if isinstance(decoder, next_token.Decoder):
+        heads = [(texts, decoder.vocabulary), *((codes, outputs) for outputs in decoder.scored_outputs)]
+        more = (codes - 2 * len(pairs)) * decoder.code_state
+    forward = _pass(decoder, blocks, heads, more=more)
+    return [*_tower(decoder, len(pairs)), Pass(1, 3 * forward.flops, 3 * forward.read)]
 
 
 def plain_flops(decoder: Decoder, *, rows: int, length: int) -> float:
     """Of a plain pass: all of a row attends to all of it, logits everywhere."""
-    return decoder.flops(rows=rows, length=length, seen=length) + decoder.head(rows * length, decoder.vocabulary)
+    layers = decoder.flops(rows=rows, length=length, seen=length).forward
+    return layers + decoder.head(rows * length, decoder.vocabulary)
 
 
 def flops_of(passes: Iterable[Pass]) -> float:
@@ -207,47 +192,66 @@ def flops_of(passes: Iterable[Pass]) -> float:
 def _writing(decoder: Decoder, *, images: int, prompts: Sequence[int], rows_each: int, tokens: int) -> list[Pass]:
     """Texts behind each of the prompts about each of the images; prompts and images are read once for their rows."""
     prefix, rows = decoder.image_prefix, images * rows_each * len(prompts)
-    start = _pass(
-        decoder, _prompts(decoder, prompts) * images, places=images * len(prompts), outputs=decoder.vocabulary
-    )
+    start = _pass(decoder, _prompts(decoder, prompts) * images, [(images * len(prompts), decoder.vocabulary)])
     before, known = prefix + sum(prompts) / len(prompts), images * (prefix + sum(prompts))
     steps = [
         _pass(
             decoder,
             [(rows, 1, before + written)],
-            places=rows,
-            outputs=decoder.vocabulary,
+            [(rows, decoder.vocabulary)],
             known=known + rows * (written - 1),
         )
         for written in range(1, tokens)  # the first token needs no step
     ]
-    return [start, *steps]
+    return [*_tower(decoder, images), start, *steps]
+
+
+def _tower(decoder: Decoder, images: int) -> list[Pass]:
+    """What only images that are read go through, without gradients, where a family has that."""
+    tower = Pass(1, images * decoder.tower_flops, _BYTES * decoder.tower_parameters)
+    return [tower] if decoder.tower_parameters else []
 
 
 def _prompts(decoder: Decoder, prompts: Sequence[int]) -> list[Block]:
     """An image and the prompts behind it."""
     prefix = decoder.image_prefix
-    return [(1.0, float(prefix), float(prefix)), *(_causal(1, length, prefix) for length in prompts)]
+    image = _causal(1, prefix, 0) if _is_causal(decoder) else (1.0, float(prefix), float(prefix))
+    return [image, *(_causal(1, length, prefix) for length in prompts)]
+
+
+def _is_causal(decoder: Decoder) -> bool:
+    """Whether the tokens of an image see those before them alone."""
+    return isinstance(decoder, next_token.Decoder)
 
 
 def _causal(rows: float, length: float, before: float) -> Block:
     return rows, length, before + (length + 1) / 2
 
 
-def _pass(decoder: Decoder, blocks: Sequence[Block], *, places: float, outputs: int, known: float = 0) -> Pass:
-    """A pass over some blocks that read keys and values of their own positions and of `known` ones before them."""
-    layers = sum(decoder.flops(rows=rows, length=length, seen=seen) for rows, length, seen in blocks)
+def _pass(
+    decoder: Decoder, blocks: Sequence[Block], heads: Sequence[tuple[float, int]], *, known: float = 0, more: float = 0
+) -> Pass:
+    """A pass over some blocks that read keys and values of their own positions and of `known` ones before them.
+
+    Args:
+        decoder: the model.
+        blocks: that run together.
+        heads: places and outputs of the products behind the layers.
+        known: positions before the blocks.
+        more: further FLOPs.
+    """
+    layers = sum(decoder.flops(rows=rows, length=length, seen=seen).forward for rows, length, seen in blocks)
     positions = known + sum(rows * length for rows, length, _ in blocks)
-    weights = decoder.layers * decoder.layer_weights + decoder.hidden_size * outputs
-    read = _BYTES * (weights + 2 * decoder.hidden_size * decoder.layers * positions)
-    return Pass(1, layers + decoder.head(places, outputs), read)
+    weights = decoder.layers * decoder.layer_weights + decoder.hidden_size * sum(outputs for _, outputs in heads)
+    read = _BYTES * (weights + decoder.position_elements * positions)
+    return Pass(1, layers + more + sum(decoder.head(*head) for head in heads), read)
 
 
 def _best(work: Callable[[], object]) -> float:
     work()
     seconds = []
     for _ in range(_TRIES):
-        start = time.perf_counter()
+        start = time.process_time()
         work()
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     return min(seconds)

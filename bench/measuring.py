@@ -1,4 +1,4 @@
-"""Seconds, peak memory and FLOPs of a piece of work."""
+"""CPU seconds, which are those of the clock where nothing else runs, peak memory and FLOPs of a piece of work."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class Measured:
     """Of the first run."""
 
 
-def entry(name: str, work: Work, *, repeats: int) -> dict[str, Any]:
-    """One entry of the results; FLOPs are counted in a run of their own."""
+def entry(name: str, work: Work, *, family: str, bar: float | None = None, repeats: int) -> dict[str, Any]:
+    """One entry of the results; FLOPs are counted in a run of their own. `bar`: times as fast that are asked for."""
     read = min(p.read for p in work.limit)
     before = Machine.measured(read)
     flops = counted(work.ours.prepare())
@@ -52,7 +52,9 @@ def entry(name: str, work: Work, *, repeats: int) -> dict[str, Any]:
     limit = machine.seconds(work.limit)
     whole = min(work.ours.share, work.plain.share) >= 1
     return {
+        "family": family,
         "name": name,
+        "bar": bar,
         "about": work.about,
         "seconds": seconds,
         "plain_seconds": plain_seconds,
@@ -82,9 +84,9 @@ def measured(side: Side, repeats: int) -> Measured:
     before = _status("RssAnon")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     work = side.prepare()
-    start = time.perf_counter()
+    start = time.process_time()
     result = work()
-    first = time.perf_counter() - start
+    first = time.process_time() - start
     peak = max(_status("VmHWM") - _status("RssFile") - before, _PAGE)
     seconds = [first if first > LONGEST else _seconds(work)]
     while len(seconds) < repeats and sum(seconds) + seconds[-1] < LONGEST:
@@ -109,9 +111,9 @@ def counted(work: Callable[[], object]) -> float:
 
 
 def _seconds(work: Run) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     work()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def release_memory() -> None:

@@ -9,10 +9,10 @@ vocabulary at every place; rows that are batched are padded to the longest there
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hermesflow.config.sections import Decoding, ImageSampling, Training
 from hermesflow.data.worlds.questions import Question
@@ -23,6 +23,14 @@ from hermesflow.training.logps import Logps
 from hermesflow.training.pair_dpo import step_loss
 from hermesflow.training.pairs import PairBatch
 
+BARS = {
+    "captioning": 80.0,
+    "vqa_generate": 25.0,
+    "vqa_likelihood": 10.0,
+    "image_decoding": 1.6,
+    "pair_dpo_step": 2.2,
+}
+"""Times faster than this that issue 5 asks for at size `medium`."""
 GREEDY = Decoding(top_k=1, temperature=1.0)
 
 
@@ -74,13 +82,34 @@ def write_text(
     [asked] = model.tokenizer.encode([prompt])
     written: list[int] = []
     for uniform in uniforms:
-        likeliest = next_logits(model, codes, [model.ids.boundary, *asked, *written]).topk(decoding.top_k)
-        weights = (likeliest.values / decoding.temperature).softmax(dim=0)
-        token = int(likeliest.indices[inverse_cdf(weights, uniform)])
+        token = drawn_token(next_logits(model, codes, [model.ids.boundary, *asked, *written]), decoding, uniform)
         if token == model.end_token:
             break
         written.append(token)
     return written
+
+
+def drawn_token(logits: Tensor, decoding: Decoding, uniform: Tensor) -> int:
+    """One token of logits (V,)."""
+    likeliest = logits.topk(decoding.top_k)
+    return int(likeliest.indices[inverse_cdf((likeliest.values / decoding.temperature).softmax(dim=0), uniform)])
+
+
+def write_texts(
+    model: ShowO,
+    codes: Tensor,
+    prompt: str,
+    *,
+    decodings: Sequence[Decoding],
+    max_new_tokens: int,
+    generators: Sequence[torch.Generator],
+) -> list[list[int]]:
+    """Texts about one image, one for each decoding."""
+    rows = zip(decodings, generators, strict=True)
+    return [
+        write_text(model, codes, prompt, decoding=one, max_new_tokens=max_new_tokens, generator=generator)
+        for one, generator in rows
+    ]
 
 
 def answer(model: ShowO, codes: Tensor, question: str, *, max_answer_tokens: int) -> list[int]:
@@ -205,15 +234,21 @@ def pair_logps(model: ShowO, batch: PairBatch) -> Logps:
 
 
 def pair_dpo_step(
-    model: ShowO, reference: ShowO, optimizer: torch.optim.Optimizer, batch: PairBatch, *, training: Training
+    policy: nn.Module,
+    pair_logps: Callable[[PairBatch], Logps],
+    reference_logps: Callable[[PairBatch], Logps],
+    optimizer: torch.optim.Optimizer,
+    batch: PairBatch,
+    *,
+    training: Training,
 ) -> Tensor:
     """One step of Pair-DPO; the reference runs in it. Returns the loss before it and the norm of its gradient."""
-    policy_logps = pair_logps(model, batch)
+    logps = pair_logps(batch)
     with torch.no_grad():
-        reference_logps = pair_logps(reference, batch)
-    loss = step_loss(policy_logps, reference_logps, objective="pair", training=training)[0].mean()
+        reference = reference_logps(batch)
+    loss = step_loss(logps, reference, objective="pair", training=training)[0].mean()
     loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), training.max_grad_norm)
+    norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), training.max_grad_norm)
     optimizer.step()
     optimizer.zero_grad()
     return torch.stack([loss.detach(), norm])

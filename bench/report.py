@@ -17,14 +17,6 @@ from hermesflow.core.files import git_revision
 from hermesflow.report.figures import FAINT, GENERATION, INK, STYLE, UNDERSTANDING, new_figure, save
 from hermesflow.tracking.store import Store
 
-BARS = {
-    "captioning": 80.0,
-    "vqa_generate": 25.0,
-    "vqa_likelihood": 10.0,
-    "image_decoding": 1.6,
-    "pair_dpo_step": 2.2,
-}
-"""Times faster than the plain path that issue 5 asks for at `medium`."""
 FRACTION_BAR = 0.85
 _FIGURES = ("time_ratio", "memory_ratio", "fraction_of_limit", "seconds", "plain_seconds", "limit_seconds")
 _FIGURES += ("flops_per_second", "flops_of_peak", "time_ratio_limit")
@@ -40,7 +32,7 @@ def told(entry: Mapping[str, Any]) -> str:
     )
     same = "" if entry["same"] is None else f"  results {'agree' if entry['same'] else 'DIFFER'}\n"
     return (
-        f"{entry['name']}: {entry['about']}\n"
+        f"{entry['family']} {entry['name']}: {entry['about']}\n"
         f"  {entry['seconds']:.3f} s, plain {entry['plain_seconds']:.2f} s: {entry['time_ratio']:.2f} times as fast; "
         f"limit {entry['limit_seconds']:.3f} s, which is {entry['time_ratio_limit']:.2f} times: "
         f"{entry['fraction_of_limit']:.1%} of it\n"
@@ -73,9 +65,10 @@ def draw(results: Mapping[str, Any], folder: Path) -> list[Path]:
 
 def ratios(entries: Sequence[Mapping[str, Any]]) -> Figure:
     """Time and memory against the plain path with their limits, and how near the limit is."""
-    names, places = [entry["name"].replace("_", "\n") for entry in entries], range(len(entries))
+    names = [f"{entry['family']}\n" + entry["name"].replace("_", "\n") for entry in entries]
+    places = range(len(entries))
     with rc_context(STYLE):
-        figure = new_figure(10.0, 3.2)
+        figure = new_figure(max(10.0, 1.8 * len(entries)), 3.2)
         time_, memory, limit = figure.subplots(1, 3)
         for axes, key, color in ((time_, "time_ratio", UNDERSTANDING), (memory, "memory_ratio", GENERATION)):
             axes.bar(places, [entry[key] for entry in entries], 0.6, color=color)
@@ -86,9 +79,10 @@ def ratios(entries: Sequence[Mapping[str, Any]]) -> Figure:
         limit.axhline(1, color=INK, linewidth=0.8)
         for k, entry in enumerate(entries):
             time_.hlines(entry["time_ratio_limit"], k - 0.4, k + 0.4, color=INK, label="limit" if k == 0 else None)
-            if entry["name"] in BARS:
-                bar = BARS[entry["name"]]
-                time_.hlines(bar, k - 0.4, k + 0.4, color=FAINT, linestyle="--", label="wanted" if k == 0 else None)
+            if entry["bar"]:
+                time_.hlines(
+                    entry["bar"], k - 0.4, k + 0.4, color=FAINT, linestyle="--", label="wanted" if k == 0 else None
+                )
         for axes, title in ((time_, "Times as fast"), (memory, "Times less memory"), (limit, "Share of the limit")):
             axes.set_title(title)
             axes.set_xticks(places, names, fontsize=7)
@@ -142,7 +136,8 @@ def log(results: Mapping[str, Any], folder: Path, options: Mapping[str, object])
 
 def metrics(results: Mapping[str, Any]) -> dict[str, float]:
     """Every figure under a name of its own."""
-    found = {f"{entry['name']}/{key}": entry[key] for entry in results["benchmarks"] for key in _FIGURES}
+    entries = results["benchmarks"]
+    found = {f"{entry['family']}/{entry['name']}/{key}": entry[key] for entry in entries for key in _FIGURES}
     for curve in results["growth"]:
         found |= {f"growth/{_metric_name(curve['name'])}/{key}": curve[key] for key in ("slope", "intercept", "r2")}
     for shard in results["shards"]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -12,11 +12,17 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from bench.limits import Decoder
+from hermesflow.config.experiment import Config
+from hermesflow.config.load import load_config
 from hermesflow.config.sections import Decoding, ImageSampling, Training
 from hermesflow.core.images import ImageForm, read_images, write_images
 from hermesflow.core.seeding import generator
-from hermesflow.models.backbone import NoiseName
+from hermesflow.data.worlds.language import lexicon_of
+from hermesflow.data.worlds.questions import vocabulary
+from hermesflow.models import backbone
+from hermesflow.models.backbone import NoiseName, UnifiedModel
+from hermesflow.models.costs.decoder import Decoder
+from hermesflow.models.showo.costs import Decoder as ShowODecoder
 from hermesflow.models.showo.masking import pair_mask
 from hermesflow.models.showo.model import Shape, ShowO
 from hermesflow.models.showo.prompting import TokenIds
@@ -24,6 +30,7 @@ from hermesflow.models.text_tokenizers import word_tokenizer
 from hermesflow.selfplay.preferences import CAPTION_COLUMNS
 from hermesflow.training.pairs import HomologousPairs
 
+ROOT = Path(__file__).parents[1]
 _OTHERS = {"partial_rotary_factor": 0.5, "rope_theta": 10_000.0, "layer_norm_eps": 1e-5}
 _GAIN = 1.5  # of the weights, times one over the root of what goes in
 _SHARPNESS = 2.0  # of queries and of keys: rows attend to a few places, so that what stands where plays a part
@@ -60,19 +67,49 @@ class Size:
     pairs: int
     pair_words: tuple[int, int]
     """Lengths of the captions of preference pairs."""
+    config: Config | None = None
+    """Of another family than Show-o."""
 
     @property
     def decoder(self) -> Decoder:
         """What FLOPs are counted of."""
+        if self.config is not None:
+            decoder: Decoder = backbone.part(self.config.language_model.family, "costs").Decoder.of(self.config)
+            return decoder
         shape = self.shape
-        return Decoder(
+        return ShowODecoder(
             hidden_size=shape.hidden_size,
             layers=shape.layers,
+            heads=shape.heads,
             intermediate_size=shape.intermediate_size,
             vocabulary=TokenIds(self.words, shape.codebook_size, 0).vocab_size,
             codes=shape.codebook_size,
             image_tokens=shape.num_image_tokens,
+            max_text_tokens=shape.max_text_tokens,
+            on_cpu=True,
         )
+
+    def of(self, family: str) -> Size:
+        """The same work for a model of a family, with about as many parameters.
+
+        Images written token by token are those of one prompt, as a pair's candidates are, and of fewer tokens: each is
+        a pass, where MaskGIT takes many together.
+        """
+        if family == "showo":
+            return self
+        shape = replace(self.shape, num_image_tokens=max(self.shape.num_image_tokens // 4, 16))
+        bits = shape.codebook_size.bit_length() - 1
+        language = {
+            "hidden_size": shape.hidden_size,
+            "layers": shape.layers,
+            "heads": shape.heads,
+            "key_value_heads": max(shape.heads // 4, 1),
+            "intermediate_size": shape.intermediate_size * 11 // 16,  # of three matrices instead of two
+            "max_text_tokens": shape.max_text_tokens,
+            "vocabulary": self.words + shape.codebook_size,
+        }
+        side = round(shape.num_image_tokens**0.5)
+        return replace(self, shape=shape, prompts=1, config=config_of(family, language, side=side, codebook_bits=bits))
 
 
 SIZES = {
@@ -172,13 +209,33 @@ class WordEncoder:
         return torch.nn.functional.normalize(torch.stack(sums), dim=1)
 
 
-def random_model(size: Size) -> ShowO:
+def config_of(family: str, language: Mapping[str, int], *, side: int, codebook_bits: int) -> Config:
+    """The smoke config with a model of a family, whose images have `side` times `side` tokens."""
+    smoke = load_config(ROOT / "config" / "smoke.yaml")
+    pixels = smoke.image_tokenizer.patch_size * 2 ** (len(smoke.image_tokenizer.encoder_multipliers) - 1)
+    return replace(
+        smoke,
+        data=replace(smoke.data, image_size=pixels * side),
+        image_tokenizer=replace(smoke.image_tokenizer, codebook_bits=codebook_bits),
+        language_model=replace(smoke.language_model, family=family, **language),
+    )
+
+
+def random_model(size: Size) -> UnifiedModel:
     """A float32 model with the same random weights every time, large enough that a wrong mask or position shows.
 
-    No text ends early, and texts are told as token ids, so that ids that are no words can be compared.
+    It is frozen where loaded ones are. No text ends early, and texts are told as token ids, so that ids that are no
+    words can be compared.
     """
-    tokenizer = word_tokenizer([f"w{k}" for k in range(size.words - 2)])
-    model = ShowO(size.shape, tokenizer, caption_prompt=text(_PROMPT_WORDS), question_template="w1 {} w2")
+    words = size.words if size.config is None else len(vocabulary(lexicon_of("microworld"))) + 2
+    tokenizer = word_tokenizer([f"w{k}" for k in range(words - 2)])
+    prompts = {"caption_prompt": text(_PROMPT_WORDS), "question_template": "w1 {} w2"}
+    if size.config is None:
+        model: UnifiedModel = ShowO(size.shape, tokenizer, **prompts)
+    else:
+        own = replace(size.config.language_model, **prompts)
+        described = backbone.meta_model(replace(size.config, language_model=own))
+        model = backbone.part(own.family, "model").rebuild(described.settings(), tokenizer)
     stream = generator("bench", "weights")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -187,10 +244,10 @@ def random_model(size: Size) -> ShowO:
                 parameter.add_(noise, alpha=0.1)
                 if name.endswith(("q_layernorm.weight", "k_layernorm.weight")):
                     parameter.mul_(_SHARPNESS)
-            elif "embed_tokens" in name:
+            elif "embed" in name:
                 parameter.copy_(noise).mul_(_EMBEDDING)
             else:
-                parameter.copy_(noise).mul_(_GAIN / parameter.shape[1] ** 0.5)
+                parameter.copy_(noise).mul_(_GAIN / parameter[0].numel() ** 0.5)
     model.end_token = -1
     model.detokenize = lambda ids: " ".join(str(i) for i in ids if i != model.end_token)  # type: ignore[method-assign]
     return model.eval()
@@ -207,11 +264,17 @@ def lengths(count: int, shortest_longest: tuple[int, int]) -> list[int]:
     return torch.linspace(*shortest_longest, count).round().int().tolist()
 
 
-def images(size: Size, count: int) -> Tensor:
-    """Random codes, (count, T)."""
-    return torch.randint(
-        size.shape.codebook_size, (count, size.shape.num_image_tokens), generator=generator("bench", "images")
-    )
+def images(size: Size, count: int, form: ImageForm | None = None) -> Tensor:
+    """Random images of a form, (count, *form.shape); codes (count, T) by default."""
+    form = form or codes_of(size)
+    most = size.shape.codebook_size if form.kind == "codes" else 256
+    found = torch.randint(most, (count, *form.shape), generator=generator("bench", "images"))
+    return found if form.kind == "codes" else found.to(torch.uint8)
+
+
+def codes_of(size: Size) -> ImageForm:
+    """The form of images as codes."""
+    return ImageForm("codes", (size.shape.num_image_tokens,), "uint16")
 
 
 def decodings(count: int) -> list[Decoding]:
@@ -238,12 +301,15 @@ def generators(count: int) -> list[torch.Generator]:
     return [generator("bench", "row", k) for k in range(count)]
 
 
-def homologous(size: Size, count: int, *, folder: Path | None = None) -> HomologousPairs:
-    """So many preference pairs; the tokens of real images are in a file of `folder`, memory-mapped, or in memory."""
-    names = [f"pair-{k}" for k in range(count)]
+def homologous(
+    size: Size, count: int, *, model: UnifiedModel | None = None, folder: Path | None = None
+) -> HomologousPairs:
+    """So many preference pairs of a model; real images are in a file of `folder`, memory-mapped, or in memory."""
+    names, form = [f"pair-{k}" for k in range(count)], model.seen if model else codes_of(size)
     real, chosen, rejected = np.asarray(images(size, 3 * count), dtype=np.uint16).reshape(3, count, -1)
+    if form.kind != "codes":
+        real = images(size, count, form).numpy()
     if folder:
-        form = ImageForm("codes", (size.shape.num_image_tokens,), "uint16")
         write_images(folder / "images.npy", names, real[:, None], form)
         real = read_images(folder / "images.npy")[1][:, 0]
     some = lengths(2 * size.pairs, size.pair_words)
@@ -259,7 +325,7 @@ def homologous(size: Size, count: int, *, folder: Path | None = None) -> Homolog
         seen=dict(zip(names, real, strict=True)),
         seed=0,
         iteration=1,
-        noise=partial(masks, tokens=size.shape.num_image_tokens),
+        noise=partial(model.noise, settings=TRAINING) if model else partial(masks, tokens=size.shape.num_image_tokens),
     )
 
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench import limits, plain, sizes
+from bench import cached, limits, plain, sizes
+from bench.cached import Cached
 from bench.limits import Pass
 from bench.sizes import Size
-from hermesflow.models.showo.generation import generate_images
-from hermesflow.models.showo.model import ShowO
+from hermesflow.models.backbone import UnifiedModel
+from hermesflow.models.next_token.base import NextTokenModel
 from hermesflow.selfplay.sampling import sample_texts
 from hermesflow.selfplay.scoring import nearest_choice, vqa_generate, vqa_likelihood
 from hermesflow.training.logps import Logps, PairLogps
@@ -23,6 +26,8 @@ from hermesflow.training.pair_dpo import new_optimizer, step_loss
 from hermesflow.training.pairs import HomologousPairs, PairBatch
 
 Run = Callable[[], Any]
+SAME = 4
+"""Codes of images written token by token that are compared."""
 NAMES = ("captioning", "vqa_generate", "vqa_likelihood", "image_decoding", "pair_dpo_step")
 
 
@@ -49,24 +54,20 @@ class Work:
     """Whether the results of both sides agree, where both did the whole work."""
 
 
-def works(size: Size, model: ShowO, *, full: bool) -> dict[str, Callable[[], Work]]:
+def works(size: Size, model: UnifiedModel, *, full: bool) -> dict[str, Callable[[], Work]]:
     """All of them by name. What takes long is measured in part unless `full`."""
     makers = (captioning, answering, choosing, drawing, training)
     return {name: partial(maker, size, model, full=full) for name, maker in zip(NAMES, makers, strict=True)}
 
 
-def captioning(size: Size, model: ShowO, *, full: bool) -> Work:
+def captioning(size: Size, model: UnifiedModel, *, full: bool) -> Work:
     """Captions of an image, the first greedy, the others drawn; ours does several images at once, as the stages do."""
-    image, prompt, tokens = sizes.images(size, 1)[0], model.caption_prompt, size.new_tokens
+    prompt, tokens, theirs = model.caption_prompt, size.new_tokens, plain_path(model)
+    [image] = sizes.images(size, 1, model.seen)
 
     def whole() -> list[str]:
-        rows = zip(sizes.decodings(size.captions), sizes.generators(size.captions), strict=True)
-        return [
-            model.detokenize(
-                plain.write_text(model, image, prompt, decoding=way, max_new_tokens=tokens, generator=generator)
-            )
-            for way, generator in rows
-        ]
+        ways = {"decodings": sizes.decodings(size.captions), "generators": sizes.generators(size.captions)}
+        return [model.detokenize(text) for text in theirs.write_texts(image, prompt, max_new_tokens=tokens, **ways)]
 
     start = 1 + len(prompt.split())
     every = [start + written for written in range(tokens)]
@@ -76,23 +77,23 @@ def captioning(size: Size, model: ShowO, *, full: bool) -> Work:
         ours=_at_once(
             lambda: write(size, model, count=size.captions, tokens=tokens, images=size.together), size.together
         ),
-        plain=_at_once(whole) if full else _next_tokens(size, model, some, every * size.captions),
+        plain=_next_tokens(size, model, some, every * size.captions) if in_part(model, full) else _at_once(whole),
         limit=limits.captioning(size.decoder, prompt=start, rows=size.captions, tokens=tokens, together=size.together),
         same=lambda one, other: one[: len(other)] == other,
     )
 
 
-def answering(size: Size, model: ShowO, *, full: bool) -> Work:
+def answering(size: Size, model: UnifiedModel, *, full: bool) -> Work:
     """Free answers to questions about one image, mapped to their nearest choices."""
-    image, asked, tokens = sizes.images(size, 1), sizes.questions(size), size.answer_tokens
-    owners, encoder = torch.zeros(len(asked), dtype=torch.int64), sizes.WordEncoder()
+    image, asked, tokens = sizes.images(size, 1, model.seen), sizes.questions(size), size.answer_tokens
+    owners, encoder, theirs = torch.zeros(len(asked), dtype=torch.int64), sizes.WordEncoder(), plain_path(model)
 
     def ours() -> list[str]:
         options: dict[str, Any] = {"encoder": encoder, "max_answer_tokens": tokens}
         return vqa_generate(model, image, owners, asked, **options)
 
     def whole() -> list[str]:
-        answers = [plain.answer(model, image[0], q.question, max_answer_tokens=tokens) for q in asked]
+        answers = [theirs.answer(image[0], q.question, max_answer_tokens=tokens) for q in asked]
         texts = [model.detokenize(answer) for answer in answers]
         return nearest_choice(texts, [q.choices for q in asked], encoder)  # type: ignore[arg-type]
 
@@ -102,65 +103,73 @@ def answering(size: Size, model: ShowO, *, full: bool) -> Work:
     return Work(
         about=f"{len(asked)} questions about one image, {tokens} new tokens each",
         ours=_at_once(ours),
-        plain=_at_once(whole) if full else _next_tokens(size, model, some, every),
+        plain=_next_tokens(size, model, some, every) if in_part(model, full) else _at_once(whole),
         limit=limits.vqa_generate(size.decoder, prompts=starts, tokens=tokens),
         same=lambda one, other: one == other,
     )
 
 
-def choosing(size: Size, model: ShowO, *, full: bool) -> Work:
+def choosing(size: Size, model: UnifiedModel, *, full: bool) -> Work:
     """The likeliest choices of the same questions; the plain path always does all of it."""
-    image, asked = sizes.images(size, 1), sizes.questions(size)
+    image, asked, theirs = sizes.images(size, 1, model.seen), sizes.questions(size), plain_path(model)
     owners = torch.zeros(len(asked), dtype=torch.int64)
     starts = [1 + len(model.question_template.format(q.question).split()) for q in asked]
     choices = [[len(choice.split()) for choice in q.choices] for q in asked]
     return Work(
         about=f"{len(asked)} questions about one image, {size.choices} choices each",
         ours=_at_once(lambda: vqa_likelihood(model, image, owners, asked)),
-        plain=_at_once(lambda: [plain.likeliest_choice(model, image[0], q) for q in asked]),
+        plain=_at_once(lambda: [theirs.likeliest_choice(image[0], q) for q in asked]),
         limit=limits.vqa_likelihood(size.decoder, prompts=starts, choices=choices),
         same=lambda one, other: one == other,
     )
 
 
-def drawing(size: Size, model: ShowO, *, full: bool) -> Work:
+def drawing(size: Size, model: UnifiedModel, *, full: bool) -> Work:
     """Guided images; in part it is a decoding of fewer steps, which masks as much on average."""
-    captions = sizes.prompts(size, size.images)
+    captions, theirs = sizes.prompts(size, size.images), plain_path(model)
     counted = {
-        "texts": [3 + len(caption.split()) for caption in dict.fromkeys(captions)],
+        "texts": prompt_lengths(model, list(dict.fromkeys(captions))),
         "rows_each": size.images // size.prompts,
         "guided": True,
     }
     limit = limits.image_decoding(size.decoder, steps=size.steps, **counted)
-    part = limits.image_decoding(size.decoder, steps=size.measured_steps, **counted)
-    steps, share = (size.steps, 1.0) if full else (size.measured_steps, limits.flops_of(part) / limits.flops_of(limit))
-    plain_steps = size.steps if full else 1
+    steps, share, plain_steps = size.steps, 1.0, size.steps
+    if in_part(model, full):
+        part = limits.image_decoding(size.decoder, steps=size.measured_steps, **counted)
+        steps, share, plain_steps = size.measured_steps, limits.flops_of(part) / limits.flops_of(limit), 1
 
     def whole() -> Tensor:
         settings, rows = sizes.drawing(plain_steps), sizes.generators(len(captions))
-        return plain.draw_images(model, captions, settings=settings, generators=rows)
+        return theirs.draw_images(captions, settings=settings, generators=rows)
 
+    tokens = math.prod(model.generated.shape)
     return Work(
-        about=f"{len(captions)} images of {size.steps} steps with guidance",
+        about=f"{len(captions)} guided images of {tokens} tokens"
+        + (f", {size.steps} steps" if is_masked(model) else ""),
         ours=_at_once(lambda: draw(model, captions, steps=steps), share),
         plain=_at_once(whole, plain_steps / size.steps),
         limit=limit,
-        same=torch.equal,
+        # code by code, all that is behind a draw at the rounding of a sum is another image
+        same=torch.equal if is_masked(model) else lambda one, other: torch.equal(one[:, :SAME], other[:, :SAME]),
     )
 
 
-def training(size: Size, model: ShowO, *, full: bool) -> Work:
+def training(size: Size, model: UnifiedModel, *, full: bool) -> Work:
     """A step of Pair-DPO; ours has the reference's log-probs, the plain path computes them."""
-    batch = pair_batch(sizes.homologous(size, size.pairs), size.pairs)
+    batch = pair_batch(sizes.homologous(size, size.pairs, model=model), size.pairs)
 
     def theirs() -> Run:
-        policy, reference = trained(model), copy.deepcopy(model)
-        return lambda: plain.pair_dpo_step(policy[0], reference, policy[1], batch, training=sizes.TRAINING)
+        policy, optimizer = trained(model)
+        logps = [plain_path(one).pair_logps for one in (policy, copy.deepcopy(model))]
+        return lambda: plain.pair_dpo_step(policy, *logps, optimizer, batch, training=sizes.TRAINING)
 
-    rows = zip(batch.chosen_captions, batch.rejected_captions, batch.captions, batch.noise, strict=True)
+    scored = model.scored_tokens(batch.noise, size.pairs).long().tolist()
+    rows = zip(
+        batch.chosen_captions, batch.rejected_captions, prompt_lengths(model, batch.captions), scored, strict=True
+    )
     pairs = [
-        limits.PairLengths((len(chosen.split()), len(rejected.split())), 3 + len(caption.split()), int(masked.sum()))
-        for chosen, rejected, caption, masked in rows
+        limits.PairLengths((len(chosen.split()), len(rejected.split())), length, count)
+        for chosen, rejected, length, count in rows
     ]
     prompt = 1 + len(model.caption_prompt.split())
     return Work(
@@ -172,12 +181,42 @@ def training(size: Size, model: ShowO, *, full: bool) -> Work:
     )
 
 
-def write(size: Size, model: ShowO, *, count: int, tokens: int, images: int = 1) -> list[str]:
+def plain_path(model: UnifiedModel) -> Any:
+    """What does the same plainly: the functions of `cached`, or of `plain`."""
+    if isinstance(model, NextTokenModel):
+        return Cached(model)
+    names = ("write_texts", "answer", "likeliest_choice", "draw_images", "pair_logps")
+    return SimpleNamespace(**{name: partial(getattr(plain, name), model) for name in names})
+
+
+def bars(model: UnifiedModel) -> Mapping[str, float]:
+    """Times faster than that which are asked for."""
+    return cached.BARS if isinstance(model, NextTokenModel) else plain.BARS
+
+
+def is_masked(model: UnifiedModel) -> bool:
+    """Whether images are drawn by MaskGIT, with all of a row run again in every step."""
+    return not isinstance(model, NextTokenModel)
+
+
+def in_part(model: UnifiedModel, full: bool) -> bool:
+    """Whether a part of the work stands for all of it: where the plain path takes minutes."""
+    return is_masked(model) and not full
+
+
+def prompt_lengths(model: UnifiedModel, captions: Sequence[str]) -> list[int]:
+    """Columns of the prompts that images are drawn from."""
+    if isinstance(model, NextTokenModel):
+        return [len(prompt) for prompt in model.drawing_prompts(model._asked_for(captions))]
+    return [3 + len(caption.split()) for caption in captions]
+
+
+def write(size: Size, model: UnifiedModel, *, count: int, tokens: int, images: int = 1) -> list[str]:
     """Our captions: `count` of each image."""
     rows = count * images
     return sample_texts(
         model,
-        sizes.images(size, images),
+        sizes.images(size, images, model.seen),
         torch.arange(images).repeat_interleave(count),
         [model.caption_prompt] * rows,
         decodings=sizes.decodings(count) * images,
@@ -186,18 +225,18 @@ def write(size: Size, model: ShowO, *, count: int, tokens: int, images: int = 1)
     )
 
 
-def draw(model: ShowO, captions: Sequence[str], *, steps: int) -> Tensor:
+def draw(model: UnifiedModel, captions: Sequence[str], *, steps: int) -> Tensor:
     """Our images."""
-    return generate_images(model, captions, settings=sizes.drawing(steps), generators=sizes.generators(len(captions)))
+    return model.generate_images(captions, settings=sizes.drawing(steps), generators=sizes.generators(len(captions)))
 
 
 @torch.no_grad()
-def stored(model: ShowO, batch: PairBatch) -> Logps:
+def stored(model: UnifiedModel, batch: PairBatch) -> Logps:
     """Log-probs of the reference, which training reads from a table."""
     return PairLogps(model, "pair").eval()(batch)
 
 
-def step(model: ShowO, batch: PairBatch, reference: Logps) -> Run:
+def step(model: UnifiedModel, batch: PairBatch, reference: Logps) -> Run:
     """Our step of Pair-DPO on a copy of the model, as `train.train_policy` takes it."""
     policy, optimizer = trained(model)
     scorer = PairLogps(policy, "pair").eval()
@@ -213,11 +252,11 @@ def step(model: ShowO, batch: PairBatch, reference: Logps) -> Run:
     return run
 
 
-def trained(model: ShowO) -> tuple[ShowO, torch.optim.Optimizer]:
+def trained(model: UnifiedModel) -> tuple[UnifiedModel, torch.optim.Optimizer]:
     """A copy to train and its optimiser, whose moments are there as after a first step."""
     policy = copy.deepcopy(model)
     optimizer = new_optimizer(policy, sizes.TRAINING)
-    for parameter in policy.parameters():
+    for parameter in (one for group in optimizer.param_groups for one in group["params"]):
         parameter.grad = torch.zeros_like(parameter)
     for group in optimizer.param_groups:
         group["lr"] = 0.0
@@ -237,14 +276,14 @@ def _at_once(run: Run, share: float = 1.0) -> Side:
     return Side(lambda: run, share)
 
 
-def _next_tokens(size: Size, model: ShowO, some: Sequence[int], every: Sequence[int]) -> Side:
+def _next_tokens(size: Size, model: UnifiedModel, some: Sequence[int], every: Sequence[int]) -> Side:
     """The plain path at texts of some of all the lengths at which it computes the next token."""
     image, words = sizes.images(size, 1)[0], [2] * max(every)
 
     @torch.inference_mode()
     def run() -> None:
         for length in some:
-            plain.next_logits(model, image, words[:length])
+            plain.next_logits(model, image, words[:length])  # type: ignore[arg-type]
 
     def flops(length: int) -> float:
         return limits.plain_flops(size.decoder, rows=1, length=size.decoder.image_prefix + length)

@@ -34,6 +34,7 @@ FILES = (
     "judging_chat",
     "judging_local",
     "judging_processes",
+    "picture_styles",
     "pictures_stages",
     "sources_properties",
     "stage_evaluate",
@@ -42,6 +43,7 @@ FILES = (
     "stage_report",
     "stage_score",
     "tracking",
+    "stopping",
     "train",
 )
 """Test files of five seconds and more: with the folders, what `make test-fast` leaves out."""

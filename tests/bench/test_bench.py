@@ -16,6 +16,7 @@ from hermesflow.models.showo import generation
 
 ROOT = Path(__file__).parents[2]
 TINY = sizes.SIZES["tiny"]
+FAMILIES = ("showo", "emu3", "janus")
 FIGURES = ("time_ratio", "memory_ratio", "fraction_of_limit", "seconds", "plain_seconds", "limit_seconds")
 FIGURES += ("flops_per_second", "flops_of_peak", "time_ratio_limit")
 
@@ -45,7 +46,8 @@ def found(folder):
 
 
 def test_all_entries_have_finite_figures(found):
-    assert [entry["name"] for entry in found["benchmarks"]] == list(works.NAMES)
+    expected = [(family, name) for family in FAMILIES for name in works.NAMES]
+    assert [(entry["family"], entry["name"]) for entry in found["benchmarks"]] == expected
     for entry in found["benchmarks"]:
         assert all(math.isfinite(entry[key]) and entry[key] > 0 for key in FIGURES), entry
         assert entry["same"] is True and entry["plain_measured"] == 1
@@ -70,7 +72,7 @@ def test_it_is_in_mlflow(folder, found):
         experiments = {name for (name,) in database.execute("SELECT name FROM experiments")}
     assert "bench" in experiments and params["size"] == "tiny"
     for entry in found["benchmarks"]:
-        assert metrics[f"{entry['name']}/time_ratio"] == pytest.approx(entry["time_ratio"])
+        assert metrics[f"{entry['family']}/{entry['name']}/time_ratio"] == pytest.approx(entry["time_ratio"])
     assert list(folder.glob("mlartifacts/bench/**/latest.json"))
 
 
@@ -126,20 +128,50 @@ def test_images_described_together_share_the_reading_of_weights_and_no_keys():
         assert alone.times * (alone.read - weights) == pytest.approx(together.times * (together.read - weights))
 
 
-def test_decoder_of_a_size_is_that_of_its_model():
-    model = sizes.random_model(TINY)
-    layer, decoder = model.decoder_layers[0], TINY.decoder
+@pytest.mark.parametrize("family", FAMILIES)
+def test_decoder_of_a_size_is_that_of_its_model(family):
+    size = TINY.of(family)
+    model = sizes.random_model(size)
+    layer, decoder = model.decoder_layers[0], size.decoder
     matrices = [parameter.numel() for parameter in layer.parameters() if parameter.ndim == 2]
     assert decoder.layer_weights == sum(matrices) and decoder.layers == len(model.decoder_layers)
-    assert decoder.vocabulary == model.ids.vocab_size and decoder.image_tokens == model.num_image_tokens
+    assert (
+        decoder.vocabulary
+        == model.get_parameter("showo.lm_head.weight" if family == "showo" else "lm_head.weight").shape[0]
+    )
+    assert decoder.image_tokens == model.num_image_tokens == 16
+    if family != "showo":
+        assert decoder.image_prefix == model.image_prefix and decoder.image_block == model._block_length
+        assert not any(p.requires_grad for part in model.frozen for p in part.parameters())
+
+
+def test_columns_that_are_forced_have_no_logits_and_keys_of_few_heads_are_read():
+    emu3 = TINY.of("emu3").decoder
+    passes = limits.image_decoding(emu3, texts=[5], rows_each=3, steps=9, guided=True)
+    assert len(passes) == 1 + 16 + 3
+    logits = 16 * 3 * 2 * emu3.hidden_size * emu3.codes
+    layers = (5 + 3 + 2 * 3 * 19) * emu3.layers * 2 * emu3.layer_weights
+    seen = 5 * 3 + 3 * 2 + 3 * sum(5 + t + 3 + t for t in range(1, 20))  # the unconditional prompt has 3 columns
+    assert limits.flops_of(passes) == pytest.approx(logits + layers + 4 * emu3.hidden_size * emu3.layers * seen)
+    weights = emu3.layers * emu3.layer_weights + emu3.hidden_size * emu3.codes
+    keys = 2 * emu3.hidden_size // 2 * emu3.layers * (5 + 3 + 2 * 3 * 19)  # one head of keys for two of queries
+    assert passes[-1].read == pytest.approx(4 * (weights + keys))
+
+
+def test_the_tower_of_images_that_are_read_runs_once_for_all_texts_and_has_no_gradient():
+    janus = TINY.of("janus").decoder
+    few, many = (limits.captioning(janus, prompt=3, rows=rows, tokens=2) for rows in (1, 9))
+    assert few[0] == many[0] and few[0].flops == janus.tower_flops > 0
+    pair = limits.PairLengths((3, 4), 5, 16)
+    tower, step = limits.pair_dpo_step(janus, prompt=3, pairs=[pair])
+    assert tower.flops == janus.tower_flops and step.times == 1
 
 
 def test_no_work_is_said_to_beat_its_limit(monkeypatch):
     slow = limits.Machine(flops=1.0, bandwidth=1e30)  # as if the peak had been measured on a machine that was busy
     monkeypatch.setattr(measuring.Machine, "measured", staticmethod(lambda read: slow))
-    entry = measuring.entry(
-        "one", works.works(TINY, sizes.random_model(TINY), full=False)["vqa_likelihood"](), repeats=1
-    )
+    work = works.works(TINY, sizes.random_model(TINY), full=False)["vqa_likelihood"]()
+    entry = measuring.entry("one", work, family="showo", repeats=1)
     assert 0 < entry["fraction_of_limit"] <= 1
 
 

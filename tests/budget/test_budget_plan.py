@@ -16,6 +16,7 @@ from hermesflow.budget.rules import Rules
 from hermesflow.cli import main
 from hermesflow.config.benchmarks import BENCHMARKS
 from hermesflow.config.load import load_config
+from hermesflow.config.sections import Stopping
 from hermesflow.core.errors import ConfigError
 from hermesflow.core.seeding import generator
 from hermesflow.models import kernels
@@ -175,6 +176,21 @@ def test_genevals_own_prompts_are_generated_in_the_pictures_world_alone():
     assert an_image_each / a_prompt_each == pytest.approx(399 / (6 * 2))
     assert split_sizes(pictures)["prompts"] == 399
     assert split_sizes(MICRO)["prompts"] == MICRO.evaluation.geneval_prompts * 6 + MICRO.evaluation.dense_prompts
+
+
+def test_checks_of_a_training_cost_their_images():
+    """80 steps checked after every 30 and after the last: three times 70 images, beside what 399 more take."""
+    pictures = load_config(FOLDER / "pictures.yaml")
+    checked = Stopping(every=30, patience=1, prompts=70)
+    stopped = replace(pictures, training=replace(pictures.training, stopping=checked))
+    twice = replace(pictures, evaluation=replace(pictures.evaluation, geneval_images=3))
+    of = {
+        name: Rules(one, Lengths.of(one), gpus=1) for name, one in (("", pictures), ("stop", stopped), ("more", twice))
+    }
+    checks = total(of["stop"].train("pair-1").passes, "flops") - total(of[""].train("pair-1").passes, "flops")
+    image = (total(of["more"].evaluate().passes, "flops") - total(of[""].evaluate().passes, "flops")) / 399
+    pixels = total(of[""].batches.pixels()[1].passes(1, together=1), "flops")
+    assert checks == pytest.approx(210 * (image - pixels), rel=0.01)
 
 
 def test_questions_of_benchmarks_are_those_published():

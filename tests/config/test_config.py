@@ -26,7 +26,7 @@ from hermesflow.core import hub
 from hermesflow.core.errors import ConfigError, FetchError
 
 ROOT = Path(__file__).parents[2]
-JANUS = ("janus-pro-1b", "janus-pro-7b")
+JANUS, EMU3 = ("janus-pro-1b", "janus-pro-7b"), "emu3-stage1"
 SMOKE = ROOT / "config" / "smoke.yaml"
 SOURCE = {"repo": "owner/name", "files": {"model.safetensors": None}}
 
@@ -54,7 +54,7 @@ def write(tmp_path):
 
 @pytest.mark.parametrize("name", [path.stem for path in (ROOT / "config").glob("*.yaml")])
 def test_shipped_configs_load_and_carry_their_name(name):
-    assert load_config(ROOT / "config" / f"{name}.yaml").name == name
+    assert load_config(ROOT / "config" / f"{name}.yaml").name == name.removesuffix("-paper")  # same results, more arms
 
 
 def test_derived_sizes():
@@ -112,7 +112,18 @@ def test_janus_released_sizes_differ_from_show_os_in_what_is_janus_alone():
         assert {config.weights.language_model.repo, config.language_model.text_tokenizer.repo} == {repo}
 
 
-@pytest.mark.parametrize("name", ["showo", *JANUS])
+def test_emu3_released_size_differs_from_show_os_in_what_is_emu3_alone():
+    showo, emu3 = (load_config(ROOT / "config" / f"{name}.yaml") for name in ("showo", EMU3))
+    own = {"name", "weights", "image_tokenizer", "language_model", "sampling", "training", "runtime"}
+    changed = {field.name for field in fields(showo) if getattr(showo, field.name) != getattr(emu3, field.name)}
+    assert changed == own
+    assert replace(emu3.sampling.images, guidance=5.0, top_k=None) == showo.sampling.images
+    assert replace(emu3.training, lora=None, micro_batch_size=None) == showo.training
+    assert replace(emu3.runtime, activation_checkpointing=False) == showo.runtime
+    assert (emu3.num_image_tokens, emu3.codebook_size) == (4096, 32768)
+
+
+@pytest.mark.parametrize("name", ["showo", *JANUS, EMU3])
 def test_nothing_of_the_paper_s_scale_is_fetched_without_pins(name):
     config = load_config(ROOT / "config" / f"{name}.yaml")
     sources = sources_of(config)
@@ -304,6 +315,65 @@ def test_tree():
     config = load_config(SMOKE)
     assert sampled_checkpoints(config) == ("base", "pair-1")
     assert [iteration(config, c) for c in ("base", "pair-1", "pair-2", "und-1")] == [0, 1, 2, 1]
+
+
+STOPPING = {"every": 5, "patience": 2, "prompts": 9}
+
+
+def test_a_checkpoint_s_own_stopping_is_in_the_place_of_the_section_s(write):
+    config = load_config(write("training.stopping", STOPPING))
+    assert training_of(config, "pair-2").stopping.every == 5
+    config = load_config(write("checkpoints.pair-2", {"parent": "pair-1", "objective": "pair", "stopping": STOPPING}))
+    assert training_of(config, "pair-1").stopping is None and training_of(config, "pair-2").stopping.patience == 2
+    with pytest.raises(ConfigError, match=r"`training\.stopping\.patience`: .*greater than 0"):
+        load_config(write("training.stopping", {**STOPPING, "patience": 0}))
+
+
+@pytest.mark.parametrize("key", ["training", "checkpoints.pair-1"])
+def test_stopping_is_refused_where_no_judge_reads_images(tmp_path, key):
+    plain = yaml.safe_load((ROOT / "config" / "own-pictures.yaml").read_text())
+    inner = plain
+    for part in key.split("."):
+        inner = inner[part]
+    inner["stopping"] = STOPPING
+    file = tmp_path / "own.yaml"
+    file.write_text(yaml.safe_dump(plain))
+    with pytest.raises(ConfigError, match=rf"{key}\.stopping: wants a judge .*data\.source is `folder`.*remove it"):
+        load_config(file)
+
+
+def changed_pictures(tmp_path, **data):
+    plain = yaml.safe_load((ROOT / "config" / "pictures.yaml").read_text())
+    plain["data"] |= data
+    file = tmp_path / "changed.yaml"
+    file.write_text(yaml.safe_dump(plain))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        ({"shift": 1}, r"image_tokenizer\.tile_size: tiles of 32 .* data\.shift moves them by up to 1; set it to 0"),
+        ({"style": "both", "shift": 2}, r"image_tokenizer\.tile_size: tiles of 32 .* up to 2"),
+        ({"shift": 3}, r"data\.shift: .* 3 pixels leave their cells.* with data\.image_size 64 they may move by 2"),
+        ({"shift": 4, "image_size": 96}, r"data\.shift: .* data\.image_size 96 they may move by 3"),
+        ({"shift": -1}, r"`data\.shift`: .*greater than or equal to 0"),
+        ({"style": "noto"}, r"`data\.style`: .*'twemoji', 'openmoji' or 'both'"),
+    ],
+)
+def test_pictures_that_the_tokenizer_or_the_judge_cannot_read_are_refused(tmp_path, data, says):
+    with pytest.raises(ConfigError, match=says):
+        load_config(changed_pictures(tmp_path, **data))
+
+
+def test_pictures_that_stay_in_the_middle_may_be_of_any_style_and_coded_in_tiles(tmp_path):
+    assert load_config(changed_pictures(tmp_path, style="openmoji", shift=0)).data.style == "openmoji"
+
+
+@pytest.mark.parametrize(("key", "value"), [("style", "twemoji"), ("shift", 0)])
+def test_how_pictures_are_drawn_is_said_of_no_other_world(write, key, value):
+    with pytest.raises(ConfigError, match=rf"data\.{key}: is of `pictures` alone, .*`microworld`; remove it"):
+        load_config(write(f"data.{key}", value))
 
 
 def test_config_is_frozen_and_plain_again():

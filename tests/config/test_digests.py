@@ -15,6 +15,7 @@ from hermesflow.config import digests
 from hermesflow.config.benchmarks import BENCHMARKS
 from hermesflow.config.benchmarks import PACKAGE as PLUG_INS
 from hermesflow.config.load import load_config
+from hermesflow.config.sections import Stopping
 from hermesflow.core import provenance
 
 REPOSITORY = Path(__file__).parents[2]
@@ -61,6 +62,18 @@ def test_a_backbone_of_the_user_counts_too():
     names = dict(digests.modules_behind("train", other))
     assert "tests.support.tiny_backbone" in names and "hermesflow.models.showo.model" not in names
     assert "tests.support.tiny_backbone" not in dict(digests.modules_behind("prefer", other))
+
+
+def test_what_stops_a_training_is_behind_that_training_alone():
+    config = load_config(SHOWO.with_name("pictures.yaml"))
+    own = dataclasses.replace(config.checkpoints["gen-1"], stopping=Stopping(every=2, patience=1, prompts=7))
+    other = dataclasses.replace(config, checkpoints={**config.checkpoints, "gen-1": own})
+    judge, figure = "hermesflow.data.pictures.judge", "hermesflow.evaluation.worlds.stopping"
+    for name in ("gen-1", "pair-1"):
+        behind = dict(digests.modules_behind("train", other, checkpoint=name))
+        assert (judge in behind, figure in behind) == ((True, True) if name == "gen-1" else (False, False))
+    before, after = digests.step_digests(config), digests.step_digests(other)
+    assert {step for step in after if after[step] != before[step]} == {"train-gen-1", "report"}
 
 
 def test_the_loss_is_behind_training_alone():

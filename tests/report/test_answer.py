@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from hermesflow.config.sections import Stopping
 from hermesflow.core.errors import ConfigError
-from hermesflow.data.pictures.sprites import CREDIT
+from hermesflow.data.worlds.world import world_of
 from hermesflow.report.answer import TOLERANCE, answer, claims, summary_of, verdict_above, verdict_below
 from hermesflow.report.lookup import Figures
 from tests.support.report_world import GAPS, make_summary, micro, pictures, pictures_summary
@@ -83,6 +84,9 @@ def test_what_differs_from_the_paper_s_training_is_confessed():
     assert "`pair-3` is not trained exactly as the paper says: beta 1.0 (paper 0.2), chosen_nll_weight 1.0" in text
     plain = replace(micro().training, beta=0.2, chosen_nll_weight=0.0, mask_schedule="cosine")
     assert "not trained exactly" not in answer(make_summary(), replace(micro(), training=plain))
+    stopped = replace(plain, stopping=Stopping(every=20, patience=2, prompts=70))
+    text = answer(make_summary(), replace(micro(), training=stopped))
+    assert "exactly as the paper says: stopping {'every': 20, 'patience': 2, 'prompts': 70} (paper None)." in text
 
 
 def test_other_chains_have_their_line_with_what_sets_them_apart():
@@ -111,7 +115,10 @@ def test_the_world_and_its_judge_are_what_the_config_has():
 
 
 def test_the_licence_line_of_the_pictures_closes_the_answer():
-    assert answer(pictures_summary(), pictures(), JUDGE).endswith(f"\n{CREDIT}.\n")
+    for style, names in ((None, "Twemoji (CC BY 4.0)"), ("openmoji", "OpenMoji (CC BY-SA 4.0")):
+        config = replace(pictures(), data=replace(pictures().data, style=style))
+        credit = world_of(config.data).credit
+        assert names in credit and answer(pictures_summary(), config, JUDGE).endswith(f"\n{credit}.\n")
     assert "Twemoji" not in answer(make_summary(), micro(), JUDGE)
 
 

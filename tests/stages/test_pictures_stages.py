@@ -48,7 +48,7 @@ def made(tmp_path_factory):
 def test_prompts_hold_genevals_own_without_images(made):
     prompts = read_pairs(made[1].data("prompts"))
     own = [row for row in prompts.remove_columns("image") if row["kind"].startswith(OWN)]
-    assert [(row["kind"].removeprefix(OWN), row["caption"]) for row in own] == world_of("pictures").prompts()
+    assert [(row["kind"].removeprefix(OWN), row["caption"]) for row in own] == world_of(made[0].data).prompts()
     assert len(prompts) == 7 + len(own)
 
 

@@ -1,5 +1,6 @@
 """The tiny model whose official outputs are in tests/goldens/emu3_tiny; its weights are a formula."""
 
+import base64
 import json
 import zlib
 from functools import cache
@@ -11,6 +12,7 @@ from safetensors.torch import load_file
 from hermesflow.config.sections import ImageTokenizer
 from hermesflow.models.emu3.model import Emu3
 from hermesflow.models.emu3.prompting import TokenIds
+from hermesflow.models.emu3.released import IMAGES, RANKS
 from hermesflow.models.emu3.vq import ImageVQ, vq_config
 from hermesflow.models.next_token.base import Wording
 from tests.support.janus_golden import NumberTokenizer, text_of
@@ -80,6 +82,28 @@ def official_weights(part, *, policy=False):
         for name in facts["trainable_names_sorted"]:
             weights[name] = weights[name] + 0.001 * torch.randn(weights[name].shape, generator=generator)
     return weights
+
+
+def tokenizer_files(*, words=None, codes=256):
+    """The two files of the official text tokenizer: the recorded one, or one of so many tokens of text."""
+    ranks = bytes(reference()[0]["tiktoken_file_bytes"].tolist())
+    if words is not None:
+        tokens = [*(bytes([i]) for i in range(256)), *(i.to_bytes(4, "big") for i in range(256, words))]
+        ranks = b"".join(b"%s %d\n" % (base64.b64encode(token), rank) for rank, token in enumerate(tokens))
+    images = [
+        "<|image token|>",
+        "<|image start|>",
+        "<|image end|>",
+        *(f"<|visual token {i:06d}|>" for i in range(codes)),
+    ]
+    return {RANKS: ranks, IMAGES: "".join(f"{token}\n" for token in images).encode()}
+
+
+def write_tokenizer(folder, **sizes):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in tokenizer_files(**sizes).items():
+        (folder / name).write_bytes(content)
+    return folder
 
 
 def prompt_ids(kind):

@@ -2,7 +2,7 @@
 
 Each job runs stages reference and train in `FOLDER/{name}` with its own settings; `stop_at` has one process alone sent
 a SIGTERM after that step, `stages` leaves the reference out, `poison` puts a nan into the gradient of that forward pass
-of the last process.
+of the last process; `stopping` stops training by a figure of its weights (`stopping_world`).
 """
 
 import json
@@ -24,6 +24,7 @@ from hermesflow.stages import train
 from hermesflow.tracking import runs
 from tests.support.pair_world import score_reference, small_config
 from tests.support.poison import poisoned_gradient
+from tests.support.stopping_world import STOPPING, figure_of_the_weights
 
 CHECKPOINT = "pair-1"
 LORA = Lora(rank=4, alpha=8.0, targets=("q_proj", "fc1"))
@@ -39,20 +40,22 @@ def run_job(
     stop_at: int = 0,
     stages: tuple[str, ...] = (),
     poison: int = 0,
+    stopping: bool = False,
 ) -> None:
     def log(metrics: dict[str, float], *, step: int) -> None:
         if step == stop_at:
             os.kill(os.getpid(), signal.SIGTERM)
 
     run = nullcontext(SimpleNamespace(log=log))
-    config = small_config(**training, lora=LORA if lora else None)
+    config = small_config(**training, lora=LORA if lora else None, stopping=STOPPING if stopping else None)
     config = replace(config, runtime=replace(config.runtime, **(runtime or {})))
     layout = Layout(folder / name)
     if not stages:
         score_reference(config, layout, CHECKPOINT)
     last = str(int(os.environ.get("WORLD_SIZE", "1")) - 1)
+    figure = figure_of_the_weights(main=os.environ.get("RANK", "0") == "0")
     try:
-        with patch.object(runs, "open_run", return_value=run), poisoned_gradient(poison, rank=last):  # for this process
+        with patch.object(runs, "open_run", return_value=run), poisoned_gradient(poison, rank=last), figure:
             train.run(config, layout, seed=0, checkpoint=CHECKPOINT)
     except (Interrupted, NotFiniteError) as stopped:
         print(f"{name}: {stopped}", flush=True)

@@ -10,14 +10,17 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from tokenizers import processors
 from transformers import AutoModel, BertConfig, MPNetConfig, PreTrainedTokenizerFast
 
 from hermesflow.config.load import load_config
 from hermesflow.models.backbone import new_model
+from hermesflow.models.emu3.model import Emu3
+from hermesflow.models.emu3.vq import ImageVQ
 from hermesflow.models.janus.released import model_names, vq_names
 from hermesflow.models.showo.magvit import MagVitV2
+from tests.support import emu3_golden
 from tests.support.hub_server import HubServer
 from tests.support.janus_golden import drawn, official_weights
 from tests.support.journeydb_world import files_of, good_world
@@ -56,6 +59,16 @@ OF_FAMILY: dict[str, dict[str, Any]] = {
             "vision": {"hidden_size": 64, "layers": 3, "heads": 4, "intermediate_size": 256},
         },
     },
+    "emu3": {  # those of tests/goldens/emu3_tiny
+        "data": {"image_size": 32},
+        "image_tokenizer": {
+            **{"channels": 32, "codebook_bits": 8, "encoder_multipliers": [1, 1, 1, 2], "encoder_blocks": [1, 1, 1, 1]},
+            **{"decoder_multipliers": [1, 1, 1, 2], "decoder_blocks": [2, 2, 2, 2]},
+        },
+        "language_model": {
+            **{"hidden_size": 64, "layers": 2, "heads": 4, "key_value_heads": 2, "intermediate_size": 160},
+        },
+    },
 }
 QUESTIONS = {"batch_captions": 4, "beams": 2, "max_new_tokens": 90, "dtype": "float32"}
 CAPTIONS = ["A picture of thing 0 0.", "A picture of thing 2 8."]
@@ -87,7 +100,7 @@ def release(hub: HubServer, folder: Path, name: str) -> dict[str, dict[str, torc
     """Put every repository on the hub and the checker into its folder; weights by section, under the models' names."""
     config = load_config(CONFIGS / f"{name}.yaml")
     make_t5(folder / "checker", CAPTIONS)
-    made = {"showo": _showo, "janus": _janus}[config.language_model.family]
+    made = {"showo": _showo, "janus": _janus, "emu3": _emu3}[config.language_model.family]
     tokenizer, files, weights = made(folder, name)
     repositories: dict[str, dict[str, bytes]] = defaultdict(dict)
     repositories[config.language_model.text_tokenizer.repo] |= tokenizer
@@ -129,6 +142,23 @@ def _janus(folder: Path, name: str) -> Made:
     files = {"language_model": {"pytorch_model.bin": _pickled(official, folder)}}
     weights = {"language_model": model_names(official), "image_tokenizer": vq_names(official)}
     return tokenizer_files(janus_tokenizer()), files, weights
+
+
+def _emu3(folder: Path, name: str) -> Made:
+    """Official files: the model in as many as the config names, the image tokenizer in one."""
+    official = {
+        "language_model": emu3_golden.official_weights("llm"),
+        "image_tokenizer": emu3_golden.official_weights("vq"),
+    }
+    names, files = load_config(CONFIGS / f"{name}.yaml").weights, {}
+    for section, tensors in official.items():
+        parts = list(getattr(names, section).files)
+        files[section] = {
+            part: save({key: tensors[key] for key in list(tensors)[i :: len(parts)]}) for i, part in enumerate(parts)
+        }
+    weights = {"language_model": Emu3.from_released(official["language_model"])}
+    weights["image_tokenizer"] = ImageVQ.from_released(official["image_tokenizer"])
+    return emu3_golden.tokenizer_files(), files, weights
 
 
 def _pickled(tensors: dict[str, torch.Tensor], folder: Path) -> bytes:

@@ -15,7 +15,7 @@ from hermesflow.config.reads import params_of
 from hermesflow.core.errors import ArtifactError, DataError
 from hermesflow.core.files import write_json, write_manifest, write_table
 from hermesflow.core.images import write_images
-from hermesflow.data.pictures.sprites import CREDIT
+from hermesflow.data.pictures.world import WORLD
 from hermesflow.models.backbone import new_model
 from hermesflow.models.codecs import image_form
 from hermesflow.models.showo.codec import ShowOCodec
@@ -122,7 +122,7 @@ def test_the_licence_line_of_the_pictures_is_a_tag_of_their_run(run, layout):
     write_manifest(folder / "evaluation", config=settings, inputs=[layout.data("pairs")], seed=0)
     runs.log_results(layout, seed=0, checkpoint="pair-2")
     logged = runs_of(Store(layout.root.parent).client)["pair-2, seed 0"]
-    assert logged.data.tags["hermesflow.credit"] == CREDIT
+    assert logged.data.tags["hermesflow.credit"] == WORLD.credit
 
 
 def test_weights_that_are_gone_or_trained_again_are_an_error(run, layout):

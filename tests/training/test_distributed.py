@@ -10,19 +10,23 @@ import pandas as pd
 import pytest
 import torch
 
-from hermesflow.core.files import Layout, read_weights
+from hermesflow.core.files import Layout, read_json, read_weights
 from hermesflow.stages import prefer
 from tests.support.pair_jobs import CHECKPOINT, run_job
 from tests.support.pair_world import environment, make_world, small_config
+from tests.support.stopping_world import write_judged
 
 CONFIGS = Path(__file__).parents[2] / "config" / "accelerate"
 MICRO = {"micro_batch_size": 2}
 STEPS_20 = {"steps": 20, "learning_rate": 3e-3}
+STOPS = {**MICRO, "steps": 24, "learning_rate": 2e-3, "warmup_steps": 2}
 ALONE = [
     {"name": "whole-1", "training": STEPS_20},
     {"name": "micro-1", "training": MICRO},
     {"name": "adapters-1", "training": {}, "lora": True},
     {"name": "from-1-to-2", "training": MICRO, "stop_at": 3},
+    {"name": "stopped-1", "training": STOPS, "stopping": True},
+    {"name": "stopped-from-1-to-2", "training": STOPS, "stopping": True, "stop_at": 9},
 ]
 SHARED = [
     {"name": "whole-2", "training": STEPS_20},
@@ -30,6 +34,8 @@ SHARED = [
     {"name": "from-1-to-2", "training": MICRO, "stages": ["train"]},
     {"name": "from-2-to-1", "training": MICRO, "stop_at": 3},
     {"name": "poisoned-2", "training": MICRO, "poison": 4},
+    {"name": "stopped-2", "training": STOPS, "stopping": True},
+    {"name": "stopped-from-1-to-2", "training": STOPS, "stopping": True, "stages": ["train"]},
 ]
 SHARDED = [
     {"name": "sharded-2", "training": STEPS_20},
@@ -45,6 +51,7 @@ def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("jobs")
     make_world(folder / "world", small_config())
     prefer.run(small_config(), Layout(folder / "world"), seed=0, checkpoint=CHECKPOINT)
+    write_judged(small_config(), Layout(folder / "world"))
     for name in {job["name"] for job in ALONE + SHARED + SHARDED}:
         shutil.copytree(folder / "world", folder / name)
     for job in ALONE:
@@ -108,6 +115,16 @@ def test_two_micro_batches_are_the_same_to_the_last_bit(folder, name, file):
     """
     one, other = (model_of(folder, n).parent / file for n in ("micro-1", name))
     assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["stopped-2", "stopped-from-1-to-2"])
+def test_processes_stop_together_and_keep_the_same_weights_as_one(folder, name):
+    history = history_of(folder, name)
+    assert 8 < len(history) < 24 and history["strict_acceptance"].count() == len(history) // 2
+    kept = [read_json(model_of(folder, one) / "manifest.json")["stopping"]["step"] for one in ("stopped-1", name)]
+    assert kept[0] == kept[1] == len(history) - 4
+    for file in ("model.safetensors", "history.csv"):
+        assert (model_of(folder, "stopped-1") / file).read_bytes() == (model_of(folder, name) / file).read_bytes()
 
 
 @pytest.mark.parametrize(

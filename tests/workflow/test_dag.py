@@ -111,6 +111,20 @@ def test_training_is_launched_where_it_is_shared(fresh, runtime, command):
     assert (" launch train --config config/shared.yaml --threads 1 " in job) == bool(runtime)
 
 
+def test_a_training_that_is_stopped_early_waits_for_what_it_is_judged_by(fresh):
+    plain = yaml.safe_load(fresh.config.read_text())
+    plain["checkpoints"]["pair-1"]["stopping"] = {"every": 2, "patience": 1, "prompts": 5}
+    other = fresh.root / "config" / "stopped.yaml"
+    other.write_text(yaml.safe_dump(plain))
+    out = fresh.run(sys.executable, "workflow/scripts/jobs.py", str(other))
+    jobs = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    inputs = {job["wildcards"]["checkpoint"]: set(job["input"]) for job in jobs if job["rule"] == "train"}
+    root = f"results/{plain['name']}"
+    own = {f"{root}/data/understanding.parquet", f"{root}/data/prompts.parquet"}
+    own |= {f"{root}/tokenizer/model.safetensors", f"{root}/tokenizer/config.json"}
+    assert own <= inputs.pop("pair-1") and inputs and not any(own & others for others in inputs.values())
+
+
 def test_the_paper_s_scale_is_the_whole_dag_and_trains_through_accelerate(fresh):
     config = ("--configfile", "config/showo.yaml", "--cores", "64")
     out = fresh.run("snakemake", "--dry-run", "--printshellcmds", *config)
@@ -126,15 +140,16 @@ def test_the_paper_s_scale_is_the_whole_dag_and_trains_through_accelerate(fresh)
     assert counts == {**expected, "total": sum(expected.values())}
 
 
-def test_another_backbone_has_the_jobs_of_the_config_that_it_extends(fresh):
-    """pictures-janus.yaml changes no stage; its jobs read the keys that it changes."""
+def test_another_backbone_or_world_has_the_jobs_of_the_config_that_it_extends(fresh):
+    """These change no stage; their jobs read the keys that they change."""
 
     def jobs(name):
         out = fresh.run(sys.executable, "workflow/scripts/jobs.py", f"config/{name}.yaml")
         return Counter(json.loads(line)["rule"] for line in out.splitlines() if line.startswith("{"))
 
-    counts = jobs("pictures-janus")
-    assert counts["train"] > 4 and counts == jobs("pictures")
+    counts = jobs("pictures")
+    assert counts["train"] > 4
+    assert counts == jobs("pictures-janus") == jobs("pictures-emu3") == jobs("pictures-hard")
 
 
 @pytest.fixture(scope="module")

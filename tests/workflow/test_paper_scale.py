@@ -58,7 +58,7 @@ class World:
         return self.run("-m", "hermesflow", *arguments, "--config", str(self.config), **more)
 
 
-@pytest.fixture(scope="module", params=["showo", "janus-pro-1b"])
+@pytest.fixture(scope="module", params=["showo", "janus-pro-1b", "emu3-stage1"])
 def world(tmp_path_factory, request):
     with HubServer() as hub:
         world = World(tmp_path_factory.mktemp("paper"), hub, request.param)

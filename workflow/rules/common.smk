@@ -39,7 +39,7 @@ wildcard_constraints:
 
 def code(stage):
     """Digest of the code behind a stage: Snakemake cannot see code behind a shell command."""
-    return lambda wildcards: digests.code_of(stage, CONFIG, wildcards.get("benchmark"))
+    return lambda wildcards: digests.code_of(stage, CONFIG, wildcards.get("benchmark"), wildcards.get("checkpoint"))
 
 
 def settings(stage):

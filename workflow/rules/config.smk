@@ -13,7 +13,7 @@ from hermesflow.config.benchmarks import BENCHMARKS, COLUMNS, DRAWN
 from hermesflow.config.experiment import BASE, has_judge
 from hermesflow.config.load import load_config
 from hermesflow.config.reads import params_of
-from hermesflow.config.tree import generations_after, reference_of
+from hermesflow.config.tree import generations_after, reference_of, training_of
 from hermesflow.core.errors import ConfigError
 from hermesflow.core.files import Layout, atomic, content_digest, read_json, sha256
 from hermesflow.cli.dvc import check_benchmarks, check_mirror, digests_file, is_mirror

@@ -1,3 +1,9 @@
+STOPPING = [  # captions that its prompts must not be among, and what makes pixels of images for the judge
+    *(f"{ROOT}/data/{split}.parquet" for split in ("understanding", "prompts")),
+    *multiext(f"{ROOT}/tokenizer/", "model.safetensors", "config.json"),
+]
+
+
 # Pair-DPO: one checkpoint from its parent.
 rule train:
     input:
@@ -9,6 +15,7 @@ rule train:
         images=images(f"{NODE}/preferences/images"),
         seen=images(f"{ROOT}/images/seen/pairs"),
         model=lambda w: model(parent(w)),
+        stopping=lambda w: STOPPING if training_of(CONFIG, w.checkpoint).stopping else [],
     output:
         model(NODE),
         ADAPTER,

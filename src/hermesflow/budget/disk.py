@@ -78,7 +78,7 @@ def token_store(pairs: int, images: int, tokens: int) -> int:
 
 def split_sizes(config: Config) -> dict[str, int]:
     """Pairs of every split."""
-    published = len(world_of(config.data.source).prompts()) if has_judge(config) else 0
+    published = len(world_of(config.data).prompts()) if has_judge(config) else 0
     return {
         "base": config.data.base_pairs,
         "pairs": config.data.pairs,

@@ -197,6 +197,10 @@ class Rules:
         batches = training.steps * training.batch_size / pairs
         trained = decoder.adapter_parameters(training.lora) if training.lora else decoder.parameters
         update = Pass(training.steps * processes, 0, OPTIMISER_BYTES * trained)
+        if own := training.stopping:  # an upper bound: as if none ended early
+            images = math.ceil(training.steps / own.every) * own.prompts
+            shown = self.batches.drawn(DRAWN_TOGETHER, DRAWN_TOGETHER)[0]
+            passes += [one.repeated(images / DRAWN_TOGETHER / batches) for one in shown]
         peak = self.batches.training_peak(
             self.batches.pair_calls(pairs, objective),
             precision=self.config.runtime.precision,

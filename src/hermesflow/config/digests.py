@@ -10,6 +10,7 @@ from hermesflow.config.benchmarks import PACKAGE as PLUG_INS
 from hermesflow.config.benchmarks import reported
 from hermesflow.config.experiment import BASE, Config
 from hermesflow.config.reads import READS, params_of
+from hermesflow.config.tree import training_of
 from hermesflow.core.provenance import Modules, digest_of_code, modules_of
 
 COMPUTES_NOTHING = (
@@ -40,6 +41,8 @@ WORLD_PARTS = {
     "hermesflow.data.worlds.language.lexicon_of": "captions",
 }
 """Functions that import a module of the world in the config, and that module."""
+STOPPING = "hermesflow.evaluation.worlds.stopping"
+"""What a training that is stopped early measures, and no other imports."""
 ONCE = ("data", "tokenizer", "encode", "judge", "clip", "base", "agreement", "report")
 """Stages that work on no checkpoint of the tree; all others do."""
 UNGRADED = ("draw", "gather_drawn", "report")
@@ -48,23 +51,27 @@ OF_BENCHMARKS = ("draw", "gather_drawn", "grade", "understand")
 """Stages that work on one benchmark; `understand` on those through lmms-eval, the others on those of images."""
 
 
-def roots_of(stage: str, config: Config, benchmark: str | None = None) -> tuple[str, ...]:
+def roots_of(
+    stage: str, config: Config, benchmark: str | None = None, checkpoint: str | None = None
+) -> tuple[str, ...]:
     """Modules a stage starts from: its own and those of benchmarks, which are imported by name.
 
     Args:
         stage: name of a stage.
         config: the experiment.
         benchmark: the benchmark a step works on; the report is about the paper's and all others that the config has.
+        checkpoint: the checkpoint that it works on; whether its training is stopped early.
     """
     names = [benchmark] if benchmark else []
     if stage == "report":
         names = [one.name for one in reported(config.benchmarks)]
     benchmarks = (f"{PLUG_INS}.{name}" for name in names)
-    return (f"hermesflow.stages.{stage}", *ELSEWHERE.get(stage, ()), *benchmarks)
+    stopped = stage == "train" and checkpoint is not None and training_of(config, checkpoint).stopping
+    return (f"hermesflow.stages.{stage}", *ELSEWHERE.get(stage, ()), *benchmarks, *((STOPPING,) if stopped else ()))
 
 
-def modules_behind(stage: str, config: Config, benchmark: str | None = None) -> Modules:
-    """Modules that decide the results of a stage, of one benchmark where it works on one."""
+def modules_behind(stage: str, config: Config, benchmark: str | None = None, checkpoint: str | None = None) -> Modules:
+    """Modules that decide the results of a stage, of one benchmark or checkpoint where it works on one."""
     family = config.language_model.family
     chosen = tuple(
         (f"hermesflow.models.backbone.{function}", module)
@@ -75,14 +82,14 @@ def modules_behind(stage: str, config: Config, benchmark: str | None = None) -> 
     source = config.data.source
     chosen = (*chosen, (OPENS_SOURCE, f"{SOURCES}.{source}"))
     chosen = (*chosen, *((function, f"hermesflow.data.{source}.{part}") for function, part in WORLD_PARTS.items()))
-    roots = roots_of(stage, config, benchmark)
+    roots = roots_of(stage, config, benchmark, checkpoint)
     declared = tuple(root for root in roots if root.startswith(PLUG_INS)) if stage in UNGRADED else ()
     return modules_of(roots, COMPUTES_NOTHING, COMPUTES, chosen, declared)
 
 
-def code_of(stage: str, config: Config, benchmark: str | None = None) -> str:
-    """Digest of the code behind a stage, of one benchmark where it works on one; see `modules_behind`."""
-    return digest_of_code(modules_behind(stage, config, benchmark))
+def code_of(stage: str, config: Config, benchmark: str | None = None, checkpoint: str | None = None) -> str:
+    """Digest of the code behind a stage, of one benchmark or checkpoint where it works on one; see `modules_behind`."""
+    return digest_of_code(modules_behind(stage, config, benchmark, checkpoint))
 
 
 def code_digests(config: Config) -> dict[str, str]:
@@ -102,7 +109,7 @@ def step_digests(config: Config) -> dict[str, str]:
         for checkpoint in _checkpoints_of(stage, config):
             for benchmark in benchmarks_of(stage, config) if stage in OF_BENCHMARKS else [None]:
                 values = params_of(config, stage, checkpoint, benchmark)
-                made_from = [code_of(stage, config, benchmark), values]
+                made_from = [code_of(stage, config, benchmark, checkpoint), values]
                 digests[step_name(stage, checkpoint, benchmark)] = digest_of(made_from)
     return digests
 

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from hermesflow.config.benchmarks import BENCHMARKS
 from hermesflow.config.experiment import BASE, Config, as_plain, has_judge
-from hermesflow.config.sections import Checkpoint, Objective
+from hermesflow.config.sections import Checkpoint, Data, Objective
 from hermesflow.config.tree import preferences_of
 from hermesflow.core.errors import ConfigError
 
@@ -215,9 +215,38 @@ def _check_source(config: Config, path: Path) -> None:
             f"{path}: language_model.text_tokenizer: {tokenizer}: no package has one whose end is known. Set it to "
             "`trained`, or name a tokenizer's folder or source."
         )
+    stopped = [f"checkpoints.{name}" for name, entry in config.checkpoints.items() if entry.stopping]
+    if real and (stopped := ["training"] * (config.training.stopping is not None) + stopped):
+        raise ConfigError(
+            f"{path}: {stopped[0]}.stopping: wants a judge that reads every image, and data.source is "
+            f"`{config.data.source}`, which has none; remove it."
+        )
+    if isinstance(config.data, Data):
+        _check_drawing(config.data, config.image_tokenizer.tile_size, path)
     trainings = {"tokenizer_training": config.tokenizer_training, "base_training": config.base_training}
     for name in (name for name, training in trainings.items() if training is not None and not pairs):
         raise ConfigError(f"{path}: data.base_pairs: `{name}` has no pairs to train on; set it above 0.")
+
+
+def _check_drawing(data: Data, tile_size: int, path: Path) -> None:
+    """How pictures are drawn, where they are pictures and as the image tokenizer can code them."""
+    for key in ("style", "shift"):
+        if data.source != "pictures" and getattr(data, key) is not None:
+            raise ConfigError(
+                f"{path}: data.{key}: is of `pictures` alone, and data.source is `{data.source}`; remove it."
+            )
+    shift = data.shift or 0
+    if shift > data.image_size // 32:
+        raise ConfigError(
+            f"{path}: data.shift: pictures that move by {shift} pixels leave their cells, which the judge reads one by "
+            f"one; with data.image_size {data.image_size} they may move by {data.image_size // 32}."
+        )
+    if shift and tile_size:
+        raise ConfigError(
+            f"{path}: image_tokenizer.tile_size: tiles of {tile_size} pixels are for pictures in the middle of their "
+            f"cells, and data.shift moves them by up to {shift}; set it to 0, which codes the whole image, or "
+            "data.shift to 0."
+        )
 
 
 def _check_benchmarks(config: Config, path: Path) -> None:

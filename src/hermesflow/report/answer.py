@@ -21,7 +21,7 @@ Verdict = Literal["yes", "no", "open"]
 TOLERANCE = 0.01
 """Understanding counts as held if it is not lower by more than this (the project's own bar)."""
 VERDICTS = {"yes": "Yes.", "no": "No.", "open": "Not shown."}
-PAPER_TRAINING = {"beta": 0.2, "chosen_nll_weight": 0.0, "mask_schedule": "cosine", "mask_ratios": [0.0, 1.0]}
+PAPER_TRAINING = dict(beta=0.2, chosen_nll_weight=0.0, mask_schedule="cosine", mask_ratios=[0.0, 1.0], stopping=None)
 """What the paper trains with, where a config may well differ."""
 PROTOCOL_WORDS = {
     "paper": "by the paper's protocol (the model's answers on real images, the judge's on generated ones)",
@@ -150,7 +150,7 @@ def answer(summary: pd.DataFrame, config: Config, judge: Mapping[str, Any] | Non
     if figures.compared:
         parts.append("## Between arms\n\n" + "\n".join(_between_arms(figures, config)) + "\n")
     parts.append("## What limits this answer\n\n" + "\n".join(_limits(figures, facts, config, judge or {})) + "\n")
-    if credit := world_of(config.data.source).credit:
+    if credit := world_of(config.data).credit:
         parts.append(f"{credit}.\n")
     return "\n".join(parts)
 
@@ -303,7 +303,7 @@ _JUDGE = (
 
 def _of_world(config: Config, judge: Mapping[str, Any]) -> list[str]:
     """What a small world and its judge are; the judge's shares where they were measured."""
-    world = world_of(config.data.source)
+    world = world_of(config.data)
     lines = [_WORLD.format(world=world.title, shows=world.shows)]
     if "reconstructions" in judge:
         real, rebuilt = judge["real images"]["all"], judge["reconstructions"]["all"]

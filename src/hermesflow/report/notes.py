@@ -110,7 +110,7 @@ def notes_of(
 
 def world_notes(table: str, config: Config) -> tuple[str, ...]:
     """What the small world of a config has no counterpart of, and has of its own."""
-    world = world_of(config.data.source)
+    world = world_of(config.data)
     words = {"world": world.title, "shows": world.shows, "pixels": config.data.image_size}
     counts = {"asked": len(world.prompts()), "all": len(geneval.prompts())}
     texts = [text for text in _WORLD.get(table, ()) if counts["asked"] or text != GENEVAL_ASKED]

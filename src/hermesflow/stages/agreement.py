@@ -42,7 +42,7 @@ def run(config: Config, layout: Layout, *, seed: int) -> None:
         write_json(folder / "scores" / "agreement.json", {"captions": {}, "images": {}, "pairs": 0})
         return
     captions = {id_: row["caption"] for id_, row in rows.items()}
-    world = world_of(config.data.source)
+    world = world_of(config.data)
     _check_readable(layout.data("pairs"), captions, world)
     questions = {id_: questions_of_row(row) for id_, row in rows.items()}
     encoder = load_encoder(config.scoring.encoder, device=config.runtime.device)
@@ -164,7 +164,7 @@ def judged_images(
 ) -> pd.DataFrame:
     """What the independent judge reads off every candidate image; columns as `image_agreement` wants."""
     codec = load_codec(layout.tokenizer, device=torch.device(config.runtime.device))
-    world, records = world_of(config.data.source), []
+    world, records = world_of(config.data), []
     progress = Progress(len(captions), "judge the candidates", "pair")
     for id_, caption in captions.items():
         images = codec.to_pixels(as_tensor(images_by_id[id_]))

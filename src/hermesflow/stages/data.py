@@ -51,7 +51,7 @@ def run(config: Config, layout: Layout) -> None:
 
 def _scenes(config: Config, data: Data, split: str) -> Iterable[dict[str, Any]]:
     """Pairs of a small world."""
-    world = world_of(data.source)
+    world = world_of(data)
     if split == "prompts":
         geneval = config.evaluation.geneval_prompts * len(GENEVAL_KINDS)
         return chain(

@@ -89,7 +89,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
     prompts = list(read_pairs(layout.data("prompts")).remove_columns("image"))
     inputs = [layout.data(split) for split in ("understanding", "gap", "prompts")]
     inputs += [folder / "model" / "model.safetensors", layout.tokenizer / "model.safetensors"]
-    judged = any(world_of(config.data.source).parse_caption(caption) for caption in held_out.captions.values())
+    judged = any(world_of(config.data).parse_caption(caption) for caption in held_out.captions.values())
     measure = _with_judge if judged else _by_itself
     results = measure(config, layout, model, real, held_out, prompts, stream=(seed, checkpoint))
     out = folder / "evaluation"
@@ -114,7 +114,7 @@ def _with_judge(
     stream: tuple[int, str],
 ) -> Measured:
     """All benchmarks of a small world, whose judge reads every image."""
-    (seed, checkpoint), world = stream, world_of(config.data.source)
+    (seed, checkpoint), world = stream, world_of(config.data)
     outputs = _draw(config, layout, model, prompts, [*held_out.rows, *real.rows], seed=seed, name=checkpoint)
     answers, captions = _understand(config, model, real, world)
     table = _ask_gap(config, model, held_out, outputs, world)
@@ -198,7 +198,7 @@ def _draw(
     images = generation.draw(model, requests, settings=config.sampling.images, seed=seed, progress=progress.advance)
     codec = load_codec(layout.tokenizer, device=torch.device(config.runtime.device))
     pixels = codec.to_pixels(images)
-    return Generations(requests, images, pixels, world_of(config.data.source).read_images(pixels))
+    return Generations(requests, images, pixels, world_of(config.data).read_images(pixels))
 
 
 def _understand(config: Config, model: UnifiedModel, real: Split, world: World) -> tuple[pd.DataFrame, pd.DataFrame]:

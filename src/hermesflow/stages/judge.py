@@ -27,7 +27,7 @@ def run(config: Config, layout: Layout) -> None:
 
     Pairs from elsewhere have no judge: the file says why, so that the report has an empty table with the reason.
     """
-    dataset, world = read_pairs(layout.data(SPLIT)), world_of(config.data.source)
+    dataset, world = read_pairs(layout.data(SPLIT)), world_of(config.data)
     if not any(world.parse_caption(caption) for caption in dataset["caption"]):
         reason = f"no caption is a sentence of the {world.title}, which alone it reads"
         write_json(layout.judge, {"no judge": reason})

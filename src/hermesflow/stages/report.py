@@ -94,7 +94,7 @@ def write_tables(
     rejected = pd.read_csv(path, dtype=str, keep_default_na=False)  # `007` is an id
     for table in (
         audit.agreement_table(agreement),
-        audit.judge_table(judge, world_of(config.data.source).reading),
+        audit.judge_table(judge, world_of(config.data).reading),
         audit.preferences_table(counts),
         audit.rejected_table(rejected, _data_note(layout, seeds[0])),
     ):
@@ -144,7 +144,7 @@ def _write_pictures(config: Config, layout: Layout, checkpoints: Sequence[str], 
 
     codec = load_codec(layout.tokenizer, device="cpu")
     samples = {name: read_images(layout.checkpoint(seed, name) / "evaluation" / "samples.npy") for name in checkpoints}
-    known, world, path = samples[BASE][0], world_of(config.data.source), layout.data("prompts")
+    known, world, path = samples[BASE][0], world_of(config.data), layout.data("prompts")
     captions, kind_of = (_column(path, column) for column in ("caption", "kind"))
     kinds = [_entry(kind_of, pair_id, path) for pair_id in known]
     for name, new_figure, ids, names in (

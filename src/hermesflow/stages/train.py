@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 
 from hermesflow.config.experiment import Config, as_plain
 from hermesflow.config.reads import params_of
 from hermesflow.config.tree import iteration, reference_of, training_of
+from hermesflow.core import registry
 from hermesflow.core.files import Layout, digest_of, new_manifest, read_table, save_manifest, write_table
 from hermesflow.core.seeding import seed_of
 from hermesflow.models.backbone import load_model, recompute_activations
@@ -20,6 +22,7 @@ from hermesflow.training.logps import Logps, ReferenceTable
 from hermesflow.training.lora import add_adapters, save_adapters
 from hermesflow.training.pair_dpo import train_policy
 from hermesflow.training.state import StateFolder
+from hermesflow.training.stopping import EarlyStopping
 
 
 def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
@@ -29,7 +32,7 @@ def run(config: Config, layout: Layout, *, seed: int, checkpoint: str) -> None:
 
     Raises:
         ArtifactError: preferences, reference log-probs or the parent's weights are missing or broken.
-        ConfigError: training settings that cannot be meant.
+        ConfigError: training settings that cannot be meant, or early stopping of a sharded training.
         NotFiniteError: a loss, another metric or a gradient is not; the last saved state stays.
         Interrupted: a signal asked to stop; the state is saved.
     """
@@ -61,11 +64,19 @@ def _train(config: Config, layout: Layout, *, seed: int, checkpoint: str, interr
         reference_path,
         parent_model / "model.safetensors",
     ]
-    made_with = {
+    made_with: dict[str, Any] = {
         "training": as_plain(training),
         "objective": entry.objective,
         "iteration": iteration(config, checkpoint),
     }
+    stopping, prompts = None, {}
+    if training.stopping:
+        inputs += [layout.data("understanding"), layout.data("prompts"), layout.tokenizer / "model.safetensors"]
+        made_with["images"] = as_plain(config.sampling.images)
+        number = training.stopping.prompts
+        strict_acceptance = registry.load("hermesflow.evaluation.worlds", "stopping", "strict_acceptance")
+        measure, prompts = strict_acceptance(config, layout, model, prompts=number, seed=seed)
+        stopping = EarlyStopping(training.stopping, measure, model, accelerator)
     manifest = new_manifest(config=params_of(config, "train", checkpoint), inputs=inputs, seed=seed)
     task = digest_of([made_with, seed, list(manifest["inputs"].values())])
     state = StateFolder(folder / "state", task=task)
@@ -81,7 +92,10 @@ def _train(config: Config, layout: Layout, *, seed: int, checkpoint: str, interr
             interruption=interruption,
             log=lambda metrics, step: tracked.log(metrics, step=step) if tracked else None,
             what=f"train {checkpoint}, seed {seed}",
+            stopping=stopping,
         )
+    if stopping:
+        manifest["stopping"] = {"step": stopping.best, "prompts": prompts}
     if adapted:
         weights = accelerator.get_state_dict(adapted)
         if accelerator.is_main_process:

@@ -150,9 +150,10 @@ class Results:
     @property
     def credit(self) -> str | None:
         """Licence line of the pictures that samples show; none before the evaluation."""
-        from hermesflow.data.worlds.world import world_of
+        from hermesflow.data.worlds.world import world_named
 
-        return world_of(self.evaluated_with.get("data.source", "")).credit
+        source, style = (self.evaluated_with.get(f"data.{key}", "") for key in ("source", "style"))
+        return world_named(source, style).credit
 
     def state(self) -> str:
         """Digest of all that MLflow is told of; another one means that something is new."""

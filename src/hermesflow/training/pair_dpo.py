@@ -26,6 +26,7 @@ from hermesflow.training.logps import Logps, PairLogps, ReferenceTable, chosen_t
 from hermesflow.training.losses import chosen_nll, dpo_logratios, implicit_rewards, pair_dpo_loss
 from hermesflow.training.pairs import HomologousPairs, Row
 from hermesflow.training.state import StateFolder
+from hermesflow.training.stopping import EarlyStopping
 
 MEND = (
     "The last saved state stays, and the same command goes on from it. If it stops there again (precision is "
@@ -111,6 +112,7 @@ def train_policy(
     interruption: Interruption,
     log: Callable[[dict[str, float], int], None],
     what: str,
+    stopping: EarlyStopping | None = None,
 ) -> pd.DataFrame:
     """Train `model` in place from the reference's weights; resume from `state` where there is one.
 
@@ -125,9 +127,11 @@ def train_policy(
         interruption: asked after every step whether to stop.
         log: called with the metrics and the number of every step, on the main process.
         what: name of the work, for the progress lines.
+        stopping: checks of the weights; those of the best check are the model's in the end. None is no check.
 
     Returns:
-        History: one row per step with step, loss, loss/*, rewards/*, lr and grad_norm. Curves of a skill are means over
+        History: one row per step with step, loss, loss/*, rewards/*, lr and grad_norm, and strict_acceptance of steps
+        that are checked, where any are. Curves of a skill are means over
         the pairs of that skill in the step, and missing where it has none: it then adds nothing to the loss.
 
     Raises:
@@ -175,17 +179,22 @@ def train_policy(
             if not n.any()
         ]
         curves = {name: None if name.endswith(tuple(absent)) else value for name, value in means.items()}
-        history.append({"step": step, **curves, "lr": lr, "grad_norm": grad_norm})
+        checked = {"strict_acceptance": stopping.check(step, last=step == training.steps)} if stopping else {}
+        history.append({"step": step, **curves, "lr": lr, "grad_norm": grad_norm, **checked})
         if accelerator.is_main_process:
             log({name: value for name, value in history[-1].items() if name != "step" and value is not None}, step)
             progress.what = f"{what}, loss {means['loss']:.4f}"
             progress.advance()
+        if stopping and stopping.is_over:
+            break
         if step < training.steps:
             stop = interruption.wished_by_any(accelerator)
             if stop or step % training.checkpoint_every == 0:
                 state.save(accelerator, history)
             if stop:
                 raise Interrupted(f"{what}: stopped after step {step} of {training.steps}; the same command goes on.")
+    if stopping:
+        stopping.restore()
     return pd.DataFrame(history).astype({"step": int})
 
 

@@ -1,8 +1,9 @@
-"""Scenes of the pictures world and their pixels: pictures in the middle of four cells, on one of five grounds."""
+"""Scenes of the pictures world and their pixels: pictures in (or near) the middle of four cells, on five grounds."""
 
 from __future__ import annotations
 
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,15 @@ PLAIN_GROUND = "snow"
 """The ground that goes without saying."""
 PICTURE_SHARE = 0.875
 """Side of a picture as a share of its cell's."""
+
+
+class Look(NamedTuple):
+    """How a picture is drawn: `SceneObject.look`."""
+
+    style: str = "twemoji"
+    down: int = 0
+    """Pixels from the middle of its cell."""
+    right: int = 0
 
 
 @cache
@@ -58,8 +68,10 @@ def render(scene: Scene, *, image_size: int) -> np.ndarray:
     image = ground_of(scene.ground, image_size).copy()
     for thing in scene.objects:
         assert thing.noun is not None
-        rgb, opacity = sprite(thing.noun, thing.color, size)
-        top, left = (half * cell + margin for half in divmod(thing.cell, 2))
+        look = thing.look or Look()
+        rgb, opacity = sprite(thing.noun, thing.color, size, look.style)
+        row, column = divmod(thing.cell, 2)
+        top, left = row * cell + margin + look.down, column * cell + margin + look.right
         window = image[top : top + size, left : left + size]
         window += opacity * (rgb - window)
     return image.round().astype(np.uint8)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Sequence
+from functools import cache, partial
 
 import numpy as np
 
 from hermesflow.data import geneval
 from hermesflow.data.pictures.captions import LEXICON, caption_of
 from hermesflow.data.pictures.judge import read_images
-from hermesflow.data.pictures.scenes import GROUNDS, render
-from hermesflow.data.pictures.sprites import CREDIT, PICTURES, TINTS, colors_of
+from hermesflow.data.pictures.scenes import GROUNDS, Look, render
+from hermesflow.data.pictures.sprites import PICTURES, STYLES, TINTS, colors_of, credit_of, own_color
 from hermesflow.data.worlds.language import KINDS, article, parse_caption
 from hermesflow.data.worlds.scenes import NUMBERS, Scene, SceneObject
 from hermesflow.data.worlds.world import World, bucket_at, draw, split_share
@@ -22,12 +23,16 @@ _NAMES = {"cell phone": "phone"}
 """GenEval's name of a noun, where it has two words."""
 
 
-def make_scene(kind: str, generator: np.random.Generator) -> Scene:
+def make_scene(
+    kind: str, generator: np.random.Generator, *, styles: Sequence[str] = ("twemoji",), shift: int = 0
+) -> Scene:
     """Draw a scene of one caption kind.
 
     Args:
         kind: one of `KINDS`.
-        generator: source of randomness; the scene depends on nothing else.
+        generator: source of randomness; of one style and without a shift, looks draw nothing from it.
+        styles: of `sprites.STYLES`; each picture is of one of them.
+        shift: pictures are moved by up to so many pixels, down or up and right or left.
 
     Returns:
         Objects in reading order, nouns and tints all different but in a `counting`. Objects without a tint have the
@@ -39,13 +44,16 @@ def make_scene(kind: str, generator: np.random.Generator) -> Scene:
     ground, cells = draw(GROUNDS, generator), _cells(kind, generator)
     number = 1 if kind == "counting" else len(cells)
     nouns = [list(PICTURES)[i] for i in generator.choice(len(PICTURES), size=number, replace=False)]
-    colors: list[str | None] = [PICTURES[noun][1] for noun in nouns]
+    nouns *= len(cells) // number
+    moves = (-shift, shift + 1, (len(cells), 2))
+    looks = [Look(draw(styles, generator), *place) for place in generator.integers(*moves).tolist()]
+    colors = [own_color(noun, look.style) for noun, look in zip(nouns, looks, strict=True)]
     while kind in _TINTED:
-        colors = [draw(colors_of(noun), generator) for noun in nouns]
+        colors = [draw(colors_of(noun, look.style), generator) for noun, look in zip(nouns, looks, strict=True)]
         if len(set(colors)) == number:
             break
-    looks = zip(nouns * (len(cells) // number), colors * (len(cells) // number), cells, strict=True)
-    return Scene(tuple(SceneObject(noun, color, None, cell) for noun, color, cell in looks), ground)
+    things = zip(nouns, colors, cells, looks, strict=True)
+    return Scene(tuple(SceneObject(noun, color, None, cell, look) for noun, color, cell, look in things), ground)
 
 
 def bucket_of(caption: str) -> str:
@@ -99,17 +107,26 @@ def _content(caption: str) -> str:
     return facts.content
 
 
-WORLD = World(
-    name="pictures",
-    title="pictures world",
-    shows="emoji on five grounds",
-    reading="least squares against every picture, colour and small shift",
-    lexicon=LEXICON,
-    make_scene=make_scene,
-    caption_of=caption_of,
-    render=render,
-    read_images=read_images,
-    bucket_of=bucket_of,
-    prompts=geneval_prompts,
-    credit=CREDIT,
-)
+@cache
+def _variant(style: str, shift: int) -> World:
+    """The world with pictures of a style, or of `both`, that are moved by up to so many pixels."""
+    styles = tuple(STYLES) if style == "both" else (style,)
+    shown = ("emoji", *(["of two styles"] if len(styles) > 1 else []), *(["out of the middle"] if shift else []))
+    return World(
+        name="pictures",
+        title="pictures world",
+        shows=f"{' '.join(shown)} on five grounds",
+        reading="least squares against every picture, colour and small shift",
+        lexicon=LEXICON,
+        make_scene=partial(make_scene, styles=styles, shift=shift),
+        caption_of=caption_of,
+        render=render,
+        read_images=partial(read_images, styles=styles, fine=shift > 0),
+        bucket_of=bucket_of,
+        prompts=geneval_prompts,
+        credit=credit_of(styles),
+        variant=_variant,
+    )
+
+
+WORLD = _variant("twemoji", 0)

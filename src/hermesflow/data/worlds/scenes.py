@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 CELLS = ("top left", "top right", "bottom left", "bottom right")
 NUMBERS = ("one", "two", "three", "four")
@@ -22,6 +23,8 @@ class SceneObject:
     size: str | None
     cell: int
     """0 top left, 1 top right, 2 bottom left, 3 bottom right."""
+    look: Any = field(default=None, compare=False)
+    """What its world's `render` must know besides; it is neither said nor read."""
 
 
 @dataclass(frozen=True)

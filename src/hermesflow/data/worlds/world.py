@@ -25,7 +25,10 @@ from hermesflow.data.worlds.language import KINDS, OWN, WORLDS, Facts, Lexicon, 
 from hermesflow.data.worlds.questions import Question
 from hermesflow.data.worlds.scenes import Scene
 
-BUCKETS = {"base": "train", "pairs": "train", "gap": "gap", "understanding": "benchmark", "prompts": "benchmark"}
+BUCKETS = {
+    **{"base": "train", "pairs": "train", "gap": "gap"},
+    **{"understanding": "benchmark", "prompts": "benchmark", "stopping": "benchmark"},
+}
 """Which part of the captions a split draws from."""
 
 _FRESH_DRAWS = 60  # draws in a row without a new caption after which captions may repeat
@@ -57,6 +60,8 @@ class World:
     """GenEval's own prompts that the world can be asked, (kind, caption); no split holds them."""
     credit: str | None = None
     """Licence line that stands wherever its images are shown."""
+    variant: Callable[[str, int], World] | None = None
+    """The same world drawn otherwise, by `data.style` and `data.shift`; None where there is one way."""
 
     def parse_caption(self, text: str) -> Facts | None:
         """What a text says; None if it is no sentence of the world."""
@@ -150,9 +155,15 @@ class World:
             return scene, caption
 
 
-def world_of(source: str) -> World:
-    """The world of a config's `data.source`; for real data the micro world, whose sentences are recognised in them."""
-    return registry.load("hermesflow.data", f"{source if source in WORLDS else WORLDS[0]}.world", "WORLD")
+def world_of(data: Any) -> World:
+    """The world of a config's section `data`; for real data the micro world, whose sentences are recognised in them."""
+    return world_named(data.source, getattr(data, "style", None), getattr(data, "shift", None))
+
+
+def world_named(source: str, style: str | None = None, shift: int | None = None) -> World:
+    """Likewise, by the values of `data.source`, `data.style` and `data.shift`."""
+    world = registry.load("hermesflow.data", f"{source if source in WORLDS else WORLDS[0]}.world", "WORLD")
+    return world.variant(style or "twemoji", shift or 0) if world.variant else world
 
 
 def draw(choices: Sequence[Any], generator: np.random.Generator) -> Any:

@@ -67,6 +67,16 @@ class Decoder(ABC):
         """Parameters of low-rank adapters."""
 
     @property
+    def tower_parameters(self) -> int:
+        """Of what only images that are read go through."""
+        return 0
+
+    @property
+    def tower_flops(self) -> float:
+        """Forward FLOPs of one image through all of that."""
+        return 0
+
+    @property
     def position_elements(self) -> int:
         """Elements of the keys and values of one position in all layers."""
         return 2 * self.hidden_size * self.layers

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from hermesflow.config.sections import ImageTokenizer
-from hermesflow.models.machines import Pass
+from hermesflow.models.machines import FLOAT, Pass
 
 _ALIVE = 4
 """Feature maps of the widest level that exist at once: of a residual block its input, the change so far, and input and
@@ -111,6 +111,14 @@ def directions(
         found.append(Pixels(tuple(convs), side**2, width, tiles))
     there, back = found
     return there, back
+
+
+@cache
+def saved_bytes(kind: type[nn.Module], settings: ImageTokenizer, image_size: int) -> int:
+    """Weights of an image tokenizer on disk; arguments as `directions`."""
+    with torch.device("meta"):
+        network: Any = kind(settings)
+    return FLOAT * sum(tensor.numel() for tensor in network.state_dict().values())
 
 
 def _add(convs: list[Conv], module: Any, _: object, output: torch.Tensor) -> None:

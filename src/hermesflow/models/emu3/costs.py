@@ -7,11 +7,9 @@ written among the codes alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import torch
+from functools import partial
 
 from hermesflow.config.experiment import Config
-from hermesflow.config.sections import ImageTokenizer
 from hermesflow.data.worlds.language import WORLDS
 from hermesflow.models.costs import next_token, pixels
 from hermesflow.models.costs.decoder import text_scoring
@@ -19,7 +17,6 @@ from hermesflow.models.costs.memory import scoring_peak, text_calls
 from hermesflow.models.costs.next_token import expected_masked, image_calls, image_decoding, image_scoring, word_rows
 from hermesflow.models.emu3.prompting import TOKENS
 from hermesflow.models.emu3.vq import ImageVQ
-from hermesflow.models.machines import FLOAT
 
 __all__ = [
     "Batches",
@@ -113,18 +110,7 @@ class Batches(next_token.Batches):
     """Batches of a config."""
 
     decoder: Decoder
-
-    def pixels(self) -> tuple[pixels.Pixels, pixels.Pixels]:
-        """Encoder and decoder of the image tokenizer."""
-        return directions(self.config.image_tokenizer, self.config.data.image_size)
+    network = ImageVQ
 
 
-def directions(settings: ImageTokenizer, image_size: int) -> tuple[pixels.Pixels, pixels.Pixels]:
-    """Encoder and decoder of the image tokenizer."""
-    return pixels.directions(ImageVQ, settings, image_size, encodes=("encoder", "quant_conv"))
-
-
-def saved_bytes(settings: ImageTokenizer, image_size: int) -> int:
-    """Weights of the image tokenizer on disk."""
-    with torch.device("meta"):
-        return FLOAT * sum(p.numel() for p in ImageVQ(settings).state_dict().values())
+saved_bytes = partial(pixels.saved_bytes, ImageVQ)

@@ -20,10 +20,11 @@ from hermesflow.config.experiment import Config
 from hermesflow.core.images import ImageForm
 from hermesflow.models.emu3 import FAMILY
 from hermesflow.models.emu3.prompting import TokenIds
-from hermesflow.models.emu3.vq import PREFIX, vq_config
+from hermesflow.models.emu3.released import released_tokenizer
+from hermesflow.models.emu3.vq import INSIDE, vq_config
 from hermesflow.models.kernels import Layout, linear, quicken
 from hermesflow.models.logps import token_logps
-from hermesflow.models.next_token.base import ATTENTION, NextTokenModel, Wording
+from hermesflow.models.next_token.base import ATTENTION, NextTokenModel, Wording, decoder_sizes
 from hermesflow.models.text_tokenizers import Tokenizer, text_tokenizer
 
 
@@ -58,8 +59,8 @@ class Emu3(NextTokenModel):
     @staticmethod
     def from_released(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Released tensors under the names of this model: official ones, or transformers' but the image tokenizer's."""
-        kept = {name: x for name, x in tensors.items() if not name.startswith(PREFIX)}
-        return {re.sub(r"^model\.(?!text_model\.)", "model.text_model.", name): x for name, x in kept.items()}
+        official = {name.removeprefix("text_model."): x for name, x in tensors.items() if not INSIDE.match(name)}
+        return {re.sub(r"^model\.(?!text_model\.)", "model.text_model.", name): x for name, x in official.items()}
 
     @property
     def decoder(self) -> nn.Module:
@@ -133,20 +134,13 @@ class Emu3(NextTokenModel):
 
 def build(config: Config) -> Emu3:
     """The model that a config asks for."""
-    own, tokenizer = config.language_model, text_tokenizer(config.language_model.text_tokenizer)
+    own = config.language_model
+    tokenizer = text_tokenizer(own.text_tokenizer, reader=released_tokenizer)
     ids = TokenIds.of(tokenizer, codes=config.codebook_size, vocabulary=own.vocabulary)
     text = Emu3TextConfig(
-        vocab_size=ids.vocabulary,
-        hidden_size=own.hidden_size,
-        intermediate_size=own.intermediate_size,
-        num_hidden_layers=own.layers,
-        num_attention_heads=own.heads,
+        **decoder_sizes(own, ids),
         num_key_value_heads=own.key_value_heads or own.heads,
-        rms_norm_eps=own.layer_norm_eps,
-        rope_parameters={"rope_type": "default", "rope_theta": own.rope_theta},
         pad_token_id=ids.pad,
-        bos_token_id=ids.bos,
-        eos_token_id=ids.eos,
         attention_dropout=0.0,
         initializer_range=own.initializer_range or own.hidden_size**-0.5,
     )

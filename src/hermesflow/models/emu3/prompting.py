@@ -28,7 +28,9 @@ TOKENS = {
     "eoi": "<|image end|>",
     "first_code": "<|visual token 000000|>",
 }
-"""What the released text tokenizers call Emu3's tokens; `image` is transformers' placeholder."""
+"""What the official text tokenizers call Emu3's tokens; `image` is transformers' placeholder."""
+PLACEHOLDER = "<image>"
+"""What it is called in tokenizers that transformers has converted."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class TokenIds:
             codes: number of codes.
             vocabulary: rows of the embedding; None is as many as there are tokens.
         """
-        ids, size = token_ids(tokenizer, TOKENS)
+        converted = tokenizer.id_of(PLACEHOLDER) is not None
+        ids, size = token_ids(tokenizer, {**TOKENS, "image": PLACEHOLDER} if converted else TOKENS)
         size = max(size, ids["first_code"] + codes)
         return TokenIds(**ids, eos=tokenizer.boundary, codes=codes, vocabulary=max(vocabulary or 0, size))
 

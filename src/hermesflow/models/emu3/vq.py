@@ -22,7 +22,8 @@ from hermesflow.models.vq import Codebook, TiledVQ, sizes_of
 
 FRAMES = 4
 LINEAR = 2.0  # where swish lets values of both signs pass
-PREFIX = "model.vqmodel."
+INSIDE = re.compile(r"^(model\.)?vqmodel\.")
+"""Names of the image tokenizer in a whole model of transformers: what it saves today, and what was released."""
 _RULES = [
     (r"^encoder\.down\.", "encoder.down_block.down."),
     (r"^decoder\.up\.", "decoder.up_block.up."),
@@ -72,7 +73,7 @@ class ImageVQ(TiledVQ):
     @staticmethod
     def from_released(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensors of this network under its names: of its own repository, or of a whole model of transformers."""
-        inside = {name.removeprefix(PREFIX): x for name, x in tensors.items() if name.startswith(PREFIX)}
+        inside = {INSIDE.sub("", name): x for name, x in tensors.items() if INSIDE.match(name)}
         found = {}
         for official, tensor in (inside or tensors).items():
             name = official

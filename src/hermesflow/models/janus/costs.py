@@ -6,13 +6,11 @@ Images that are read go through the tower, which has no gradient in Pair-DPO; lo
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import partial
 from typing import Any, NamedTuple
 
-import torch
-
 from hermesflow.config.experiment import Config
-from hermesflow.config.sections import ImageTokenizer, Training, VqaMethod
+from hermesflow.config.sections import Training, VqaMethod
 from hermesflow.data.worlds.language import WORLDS
 from hermesflow.models.costs import decoder, next_token, pixels
 from hermesflow.models.costs.decoder import Scored
@@ -136,10 +134,7 @@ class Batches(next_token.Batches):
     """Batches of a config."""
 
     decoder: Decoder
-
-    def pixels(self) -> tuple[pixels.Pixels, pixels.Pixels]:
-        """Encoder and decoder of the image tokenizer."""
-        return directions(self.config.image_tokenizer, self.config.data.image_size)
+    network = ImageVQ
 
     def written(self, images: int, prompts: int, length: int, rows: int, tokens: int) -> tuple[list[Pass], float]:
         """Passes and peak of writing texts; arguments as `decoder.text_decoding`."""
@@ -178,13 +173,4 @@ def text_scoring(sizes: Decoder, *, images: int, size: int = FLOAT, **texts: int
     return ScoredTexts(*decoder.text_scoring(sizes, images=images, size=size, **texts), images=images)
 
 
-def directions(settings: ImageTokenizer, image_size: int) -> tuple[pixels.Pixels, pixels.Pixels]:
-    """Encoder and decoder of the image tokenizer."""
-    return pixels.directions(ImageVQ, settings, image_size, encodes=("encoder", "quant_conv"))
-
-
-@cache
-def saved_bytes(settings: ImageTokenizer, image_size: int) -> int:
-    """Weights of the image tokenizer on disk."""
-    with torch.device("meta"):
-        return FLOAT * sum(p.numel() for p in ImageVQ(settings).parameters())
+saved_bytes = partial(pixels.saved_bytes, ImageVQ)

@@ -24,7 +24,7 @@ from hermesflow.models.janus.released import model_names
 from hermesflow.models.janus.vq import vq_config
 from hermesflow.models.kernels import quicken
 from hermesflow.models.logps import token_logps
-from hermesflow.models.next_token.base import ATTENTION, NextTokenModel, Wording
+from hermesflow.models.next_token.base import ATTENTION, NextTokenModel, Wording, decoder_sizes
 from hermesflow.models.text_tokenizers import Tokenizer, text_tokenizer
 
 
@@ -155,17 +155,9 @@ def janus_config(config: Config, ids: TokenIds) -> JanusConfig:
     """Sizes as transformers has them. An image has as many patches as codes."""
     own, tokenizer, tower = config.language_model, config.image_tokenizer, tower_of(config.language_model)
     text = LlamaConfig(
-        vocab_size=ids.vocabulary,
-        hidden_size=own.hidden_size,
-        intermediate_size=own.intermediate_size,
-        num_hidden_layers=own.layers,
-        num_attention_heads=own.heads,
+        **decoder_sizes(own, ids),
         num_key_value_heads=own.heads,
-        rms_norm_eps=own.layer_norm_eps,
-        rope_parameters={"rope_type": "default", "rope_theta": own.rope_theta},
         max_position_embeddings=16384,
-        bos_token_id=ids.bos,
-        eos_token_id=ids.eos,
         tie_word_embeddings=False,
         initializer_range=own.initializer_range or own.hidden_size**-0.5,  # .02 as released
     )

@@ -54,6 +54,26 @@ class Wording:
         )
 
 
+def decoder_sizes(settings: LanguageModel, ids: Any) -> dict[str, Any]:
+    """Sizes of a decoder of the Llama kind as transformers names them.
+
+    Args:
+        settings: of the config.
+        ids: where the family's tokens are.
+    """
+    return {
+        "vocab_size": ids.vocabulary,
+        "hidden_size": settings.hidden_size,
+        "intermediate_size": settings.intermediate_size,
+        "num_hidden_layers": settings.layers,
+        "num_attention_heads": settings.heads,
+        "rms_norm_eps": settings.layer_norm_eps,
+        "rope_parameters": {"rope_type": "default", "rope_theta": settings.rope_theta},
+        "bos_token_id": ids.bos,
+        "eos_token_id": ids.eos,
+    }
+
+
 class NextTokenModel(UnifiedModel):
     """Implements `backbone.UnifiedModel` but for what a family says of itself.
 
