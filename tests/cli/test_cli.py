@@ -43,7 +43,8 @@ def test_a_stage_gets_config_layout_and_its_own_options(stage, tmp_path):
 @pytest.mark.parametrize("kernel", ["blas", "onednn"])
 def test_a_config_chooses_the_library_of_products(stage, tmp_path, kernel):
     config = tmp_path / "own.yaml"
-    config.write_text(yaml.safe_dump({"extends": str(Path(SMOKE).resolve()), "runtime": {"matrix_kernel": kernel}}))
+    changes = {"extends": SMOKE, "name": "own", "runtime": {"matrix_kernel": kernel}}
+    config.write_text(yaml.safe_dump(changes))
     try:
         assert main.main(["data", "--config", str(config), "--results", str(tmp_path)]) == 0
         assert processor.matrix_kernel() == kernel

@@ -216,8 +216,9 @@ def _kept(decoder: Decoder, call: Call, precision: str, again: bool) -> float:
     """Bytes that one layer keeps of a call.
 
     Per token, in float32: its input and normalised input, query and key before their norms, the query behind its norm
-    and rotation, attention's output by itself and in its place (7 D), and the MLP before and after its activation (2 I),
-    which may be computed `again` instead (I). Keys and values are kept where they are joined. Under autocast norms are float32, and the normalised input is cast once for each of four products.
+    and rotation, attention's output by itself and in its place (7 D), and the MLP before and after its activation
+    (2 I), which may be computed `again` instead (I). Keys and values are kept where they are joined. Under autocast
+    norms are float32, and the normalised input is cast once for each of four products.
     """
     hidden = decoder.hidden_size
     if precision == "no":
