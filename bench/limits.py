@@ -14,10 +14,11 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
+from torch import Tensor
 
 from hermesflow.core.processor import MatrixKernel
 from hermesflow.models.costs import next_token
@@ -32,6 +33,8 @@ _TRIES = 4
 
 Block = tuple[float, float, float]
 """Rows, tokens of each, positions that a token sees on average."""
+PRODUCTS: Mapping[MatrixKernel, Callable[[Tensor, Tensor], Tensor]] = KERNELS
+"""x @ weight.T by each kernel."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +68,10 @@ class Machine:
         flops = max(
             2 * len(x) * weight.numel() / _best(lambda x=x, weight=weight, by=by: by(x, weight))
             for x, weight in sizes
-            for by in KERNELS.values()
+            for by in PRODUCTS.values()
         )
         matrix, vector = torch.ones(max(int(read) // _BYTES // 1024, 1), 1024), torch.ones(1, 1024)
-        readers = [matrix.sum, *(lambda by=by: by(vector, matrix) for by in KERNELS.values())]
+        readers = [matrix.sum, *(lambda by=by: by(vector, matrix) for by in PRODUCTS.values())]
         return Machine(flops, _BYTES * matrix.numel() / min(map(_best, readers)))
 
     def best(self, other: Machine) -> Machine:
@@ -88,9 +91,9 @@ def kernel_rates(*, rows: int, inputs: int, outputs: int, tries: int = 10) -> di
     """FLOP/s of each kernel on a linear layer in training: its output and both gradients, the best of some tries."""
     x, weight, gradient = torch.rand(rows, inputs), torch.rand(outputs, inputs), torch.rand(rows, outputs)
     products = [(x, weight), (gradient, weight.t()), (gradient.t(), x.t())]
-    seconds = dict.fromkeys(KERNELS, math.inf)
+    seconds = dict.fromkeys(PRODUCTS, math.inf)
     for _ in range(tries):  # in turn, so that a disturbed moment meets both
-        for name, by in KERNELS.items():
+        for name, by in PRODUCTS.items():
             start = time.process_time()
             for pair in products:
                 by(*pair)
