@@ -72,7 +72,7 @@ class Machine:
             for by in PRODUCTS.values()
         )
         matrix, vector = torch.ones(max(int(read) // _BYTES // 1024, 1), 1024), torch.ones(1, 1024)
-        readers = [matrix.sum, *(partial(by, vector, matrix) for by in PRODUCTS.values())]
+        readers: list[Callable[[], object]] = [matrix.sum, *(partial(by, vector, matrix) for by in PRODUCTS.values())]
         return Machine(flops, _BYTES * matrix.numel() / min(map(_best, readers)))
 
     def best(self, other: Machine) -> Machine:
