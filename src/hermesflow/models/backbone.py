@@ -193,6 +193,12 @@ class UnifiedModel(nn.Module, ABC):
         """
         return None
 
+    def scored_lengths(self, prompts: Sequence[str], completions: Sequence[Completion]) -> list[int]:
+        """Tokens of each completion that `text_logps` sums over: those that there is room for behind its prompt."""
+        room = {prompt: self.room(prompt) for prompt in set(prompts)}
+        rows = zip(prompts, self.completion_tokens(completions), strict=True)
+        return [len(tokens[: room[prompt]]) for prompt, tokens in rows]
+
     @abstractmethod
     def image_loss(self, prompts: Sequence[str], images: Tensor, noise: Noise) -> Tensor:
         """Pre-training loss of generation, a scalar; an empty prompt trains the unconditional one."""

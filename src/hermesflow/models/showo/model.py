@@ -280,7 +280,7 @@ class ShowO(UnifiedModel):
 
     def room(self, prompt: str) -> int:
         """Tokens that are left of `max_text_tokens` behind the start token and a prompt."""
-        return self.shape.max_text_tokens - 1 - len(self.tokenizer.encode([prompt])[0])
+        return max(self.shape.max_text_tokens - 1 - len(self.tokenizer.encode([prompt])[0]), 0)
 
     def settings(self) -> dict[str, Any]:
         """Sizes and prompts."""
