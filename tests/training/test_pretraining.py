@@ -13,7 +13,9 @@ SMOKE = load_config(Path(__file__).parents[2] / "config" / "smoke.yaml")
 
 @pytest.fixture(params=["showo", "tests.support.tiny_backbone"])
 def model(request):
-    return backbone.new_model(replace(SMOKE, language_model=replace(SMOKE.language_model, family=request.param)), seed=3)
+    return backbone.new_model(
+        replace(SMOKE, language_model=replace(SMOKE.language_model, family=request.param)), seed=3
+    )
 
 
 def test_scored_lengths_are_what_there_is_room_for(model, monkeypatch):

@@ -28,7 +28,7 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
 }
 """Modules that a stage runs in another interpreter, where no import leads."""
 PARTS = {
-    "model": ("new_model", "meta_model", "load_model"),
+    "model": ("new_model", "meta_model", "load_model", "model_without_weights"),
     "codec": ("meta_codec", "load_codec"),
     "codec_training": ("train_codec",),
 }

@@ -20,7 +20,6 @@ from hermesflow.config.sections import BaseTraining
 from hermesflow.core.finite import clip_gradients
 from hermesflow.models.backbone import Noise, UnifiedModel
 
-
 Text: TypeAlias = tuple[str, str]
 """A prompt and its completion."""
 
