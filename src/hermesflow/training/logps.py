@@ -45,6 +45,7 @@ class PairLogps(nn.Module):
     def __init__(self, model: UnifiedModel, objective: Objective) -> None:
         super().__init__()
         self.model = model
+        self._no_split_modules = sorted({type(layer).__name__ for layer in model.decoder_layers})  # FSDP's shards
         self.learns_mmu = objective != "generation"
         self.learns_t2i = objective != "understanding"
 
