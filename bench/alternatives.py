@@ -52,7 +52,7 @@ class FlexTexts:
             return (owners[query] == owners[key]) & ((seen < 0) | ((asking >= 0) & text))
 
         self._mask = create_block_mask(sees, None, None, length, length, device=str(device))
-        self._attention: Callable[..., Any] = _compiled_flex if device.type == "cuda" else flex_attention
+        self._attention: Any = _compiled_flex if device.type == "cuda" else flex_attention
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """See `packing.Attend`."""

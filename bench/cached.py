@@ -19,6 +19,7 @@ from transformers import DynamicCache
 from bench import plain
 from hermesflow.config.sections import Decoding, ImageSampling
 from hermesflow.data.worlds.questions import Question
+from hermesflow.models.backbone import Completion
 from hermesflow.models.next_token import generation
 from hermesflow.models.next_token.base import NextTokenModel
 from hermesflow.training.logps import Logps
@@ -80,7 +81,7 @@ class Cached:
         found = self.text_logps(image.expand(count, *image.shape), prompts, question.choices)
         return question.choices[int(found.argmax())]
 
-    def text_logps(self, seen: Tensor, prompts: Sequence[str], completions: Sequence[str]) -> Tensor:
+    def text_logps(self, seen: Tensor, prompts: Sequence[str], completions: Sequence[Completion]) -> Tensor:
         """Log p of each completion and its end token, (B,) nats, of images (B, *seen)."""
         model, images = self.model, self.model.image_states(seen)
         asked, told = model.tokenizer.encode(prompts), model.completion_tokens(completions)

@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -65,12 +66,15 @@ class Machine:
         """
         sizes = [(torch.rand(rows, inner), torch.rand(outputs, inner)) for rows, inner, outputs in _SIDES]
         flops = max(
-            2 * len(x) * weight.numel() / _best(lambda x=x, weight=weight, by=by: by(x, weight))
+            2 * len(x) * weight.numel() / _best(partial(product, x, weight))
             for x, weight in sizes
-            for by in PRODUCTS.values()
+            for product in PRODUCTS.values()
         )
         matrix, vector = torch.ones(max(int(read) // _BYTES // 1024, 1), 1024), torch.ones(1, 1024)
-        readers = [matrix.sum, *(lambda by=by: by(vector, matrix) for by in PRODUCTS.values())]
+        readers: list[Callable[[], object]] = [
+            matrix.sum,
+            *(partial(product, vector, matrix) for product in PRODUCTS.values()),
+        ]
         return Machine(flops, _BYTES * matrix.numel() / min(map(_best, readers)))
 
     def best(self, other: Machine) -> Machine:

@@ -48,8 +48,8 @@ def check_sharding(accelerator: Accelerator, model: nn.Module) -> None:
     names = set(plugin.transformer_cls_names_to_wrap or ()) if plugin else set()
     if absent := names - {type(module).__name__ for module in model.modules()}:
         raise ConfigError(
-            f"runtime.accelerate: fsdp_transformer_layer_cls_to_wrap names {', '.join(sorted(absent))}, which this model "
-            "does not have. Leave the key out: its decoder layers are taken then."
+            f"runtime.accelerate: fsdp_transformer_layer_cls_to_wrap names {', '.join(sorted(absent))}, which this "
+            "model does not have. Leave the key out: its decoder layers are taken then."
         )
 
 
