@@ -99,8 +99,8 @@ class Cached:
         """One image for each of equal captions, (B, T) codes; both sides of the guidance in one batch if as long."""
         model, size = self.model, len(captions)
         uniforms = torch.stack([torch.rand(model.num_image_tokens, generator=one) for one in generators], dim=1)
-        texts = model._asked_for(captions)
-        sides = [model.drawing_prompts(texts), model.unconditional_prompts(texts)]
+        texts = model.image_texts(captions)
+        sides = [model.generation_prompts(texts), model.unconditional_prompts(texts)]
         starts = [model.embed(torch.tensor(side)) for side in sides]
         if starts[0].shape == starts[1].shape:
             starts = [torch.cat(starts)]
@@ -125,7 +125,7 @@ class Cached:
     def image_logps(self, captions: Sequence[str], codes: Tensor) -> Tensor:
         """Log p of the codes (B, T), (B,) nats."""
         model, blocks, places = self.model, self.model._blocks(codes), torch.tensor(self.model._layout[1])
-        prompts = model.drawing_prompts(model._asked_for(captions))
+        prompts = model.generation_prompts(model.image_texts(captions))
         rows = [torch.cat([model.embed(torch.tensor(p)), block]) for p, block in zip(prompts, blocks, strict=True)]
         hidden = self._states(pad_sequence(rows, batch_first=True))
         scored = torch.cat([states[len(p) + places] for states, p in zip(hidden, prompts, strict=True)])

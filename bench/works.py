@@ -203,7 +203,7 @@ def in_part(model: UnifiedModel, full: bool) -> bool:
 def prompt_lengths(model: UnifiedModel, captions: Sequence[str]) -> list[int]:
     """Columns of the prompts that images are drawn from."""
     if isinstance(model, NextTokenModel):
-        return [len(prompt) for prompt in model.drawing_prompts(model._asked_for(captions))]
+        return [len(prompt) for prompt in model.generation_prompts(model.image_texts(captions))]
     return [3 + len(caption.split()) for caption in captions]
 
 

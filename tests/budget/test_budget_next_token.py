@@ -46,7 +46,7 @@ class World:
     @property
     def prompt_length(self):
         """Columns of the captions' prompts, the beginning of the image included."""
-        first, second = self.model.drawing_prompts(self.model.tokenize(CAPTIONS))
+        first, second = self.model.generation_prompts(self.model.tokenize(CAPTIONS))
         assert len(first) == len(second)
         return len(first) + 1
 

@@ -133,7 +133,7 @@ def transient_bytes(config: Config, rule: str, decoder: Any) -> int:
     if rule == "sample":
         return candidates_bytes(config, config.runtime.shards)
     if rule == "draw":
-        return 2 * sum(_drawn(config, name) for name in drawings(config))  # batches and the shards made of them
+        return 2 * sum(_generated(config, name) for name in drawings(config))  # batches and the shards made of them
     return state_bytes(config, decoder) if rule == "train" else 0
 
 
@@ -163,10 +163,10 @@ def _pairs(config: Config, lengths: Lengths) -> int:
 def _benchmark(config: Config, rule: str, benchmark: str) -> int:
     if rule == "understand":
         return sum(SAMPLE_BYTES * task.questions + HEADER for task in tasks_of(config, (benchmark,)))
-    return _drawn(config, benchmark) if rule == "gather_drawn" else _graded(config, benchmark)
+    return _generated(config, benchmark) if rule == "gather_drawn" else _graded(config, benchmark)
 
 
-def _drawn(config: Config, benchmark: str) -> int:
+def _generated(config: Config, benchmark: str) -> int:
     one = drawings(config)[benchmark]
     return token_store(one.prompts, one.images, config.num_image_tokens)
 
@@ -183,8 +183,8 @@ def _preferences(config: Config) -> int:
 
 
 def _evaluation(config: Config, lengths: Lengths) -> int:
-    sizes, own = split_sizes(config), config.evaluation
-    features = 4 * 64 * (own.fid_images + sizes["gap"] + sizes["understanding"])
-    asked = sizes["gap"] * lengths.questions + sizes["understanding"] * (30 + lengths.questions)
-    drawn = sizes["prompts"] * own.geneval_images + own.fid_images
-    return features + _ANSWER_BYTES * (2 * asked + 2 * drawn) + 11 * HEADER
+    sizes, settings = split_sizes(config), config.evaluation
+    features = 4 * 64 * (settings.fid_images + sizes["gap"] + sizes["understanding"])
+    questions = sizes["gap"] * lengths.questions + sizes["understanding"] * (30 + lengths.questions)
+    images = sizes["prompts"] * settings.geneval_images + settings.fid_images
+    return features + _ANSWER_BYTES * (2 * questions + 2 * images) + 11 * HEADER

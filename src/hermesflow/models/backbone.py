@@ -183,8 +183,8 @@ class UnifiedModel(nn.Module, ABC):
     def completion_tokens(self, completions: Sequence[Completion]) -> list[list[int]]:
         """Token ids of completions: of texts with their end token, of sampled ones as they were sampled."""
         # the space keeps byte-pair tokens at the seam as they are when prompt and completion are one text
-        told = iter(self.tokenizer.encode([f" {text}" for text in completions if isinstance(text, str)]))
-        return [[*next(told), self.tokenizer.boundary] if isinstance(one, str) else list(one) for one in completions]
+        encoded = iter(self.tokenizer.encode([f" {text}" for text in completions if isinstance(text, str)]))
+        return [[*next(encoded), self.tokenizer.boundary] if isinstance(one, str) else list(one) for one in completions]
 
     def room(self, prompt: str) -> int | None:
         """Tokens of a completion, its end token included, that there is room for behind a prompt; None is any number.

@@ -85,12 +85,12 @@ class Layout:
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, layout: Layout, activation: Activation = "none") -> Tensor:
     """`torch.nn.functional.linear` and an activation."""
     if not by_onednn(x):
-        found = F.linear(x, weight, bias)
+        product = F.linear(x, weight, bias)
     elif torch.is_inference_mode_enabled() and not weight.is_inference():  # such weights do not tell of changes
         return _product(x, layout.of(weight), bias, activation)
     else:
-        found = _Linear.apply(x, weight, bias)
-    return gelu(found) if activation == "gelu" else found
+        product = _Linear.apply(x, weight, bias)
+    return gelu(product) if activation == "gelu" else product
 
 
 class _Linear(torch.autograd.Function):

@@ -60,13 +60,13 @@ class _Logps(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, size: int) -> Tensor:
-        found, kept = [], None
+        parts, likely = [], None
         for states, places in zip(hidden.split(size), targets.split(size), strict=True):
-            kept, logps = _softmax(states, weight, bias, places)
-            found.append(logps)
-        ctx.kept, ctx.size = kept if len(found) == 1 else None, size
+            likely, logps = _softmax(states, weight, bias, places)
+            parts.append(logps)
+        ctx.likely, ctx.size = likely if len(parts) == 1 else None, size
         ctx.save_for_backward(hidden, weight, bias, targets)
-        return torch.cat(found)
+        return torch.cat(parts)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
@@ -76,12 +76,12 @@ class _Logps(torch.autograd.Function):
         to_weight: Tensor | None = None
         to_bias: Tensor | None = None
         parts = (x.split(ctx.size) for x in (hidden, targets, gradients[0], to_hidden))
-        for states, places, gradient, found in zip(*parts, strict=True):
-            likely = _softmax(states, weight, bias, places)[0] if ctx.kept is None else ctx.kept
-            ctx.kept = None
+        for states, places, gradient, to_states in zip(*parts, strict=True):
+            likely = _softmax(states, weight, bias, places)[0] if ctx.likely is None else ctx.likely
+            ctx.likely = None
             likely.mul_(-gradient[:, None])
             likely[torch.arange(len(places), device=places.device), places] += gradient
-            torch.mm(likely, weight, out=found)
+            torch.mm(likely, weight, out=to_states)
             if trained:
                 to_weight = torch.mm(likely.T, states) if to_weight is None else to_weight.addmm_(likely.T, states)
             if trained and bias is not None:

@@ -89,7 +89,7 @@ def directions(
         encodes: names of the parts that pixels run through; codes run through all others.
     """
     size = settings.tile_size or image_size
-    tiles, found = (image_size // size) ** 2, list[Pixels]()
+    tiles, sides = (image_size // size) ** 2, list[Pixels]()
     with torch.device("meta"):
         network: Any = kind(settings)
         tile = torch.empty(1, 3, size, size)
@@ -108,9 +108,9 @@ def directions(
             hook.remove()
         attentions = sum(type(module).__name__.endswith(("AttnBlock", "AttentionBlock")) for module in modules)
         width = settings.channels * settings.encoder_multipliers[-1] * attentions
-        found.append(Pixels(tuple(convs), side**2, width, tiles))
-    there, back = found
-    return there, back
+        sides.append(Pixels(tuple(convs), side**2, width, tiles))
+    encoder, decoder = sides
+    return encoder, decoder
 
 
 @cache

@@ -49,23 +49,23 @@ class Decoder(next_token.Decoder):
     @staticmethod
     def of(config: Config) -> Decoder:
         """The model of a config."""
-        own, source = config.language_model, config.language_model.text_tokenizer
+        settings, source = config.language_model, config.language_model.text_tokenizer
         small = isinstance(source, str) and source in WORLDS
         words = word_rows(source, released=WORDS, tokens=len(TOKENS) - 2)  # one ends a text, one is the first code
-        before, negative = own.text_before_image or "", own.negative_prompt or ""
+        before, negative = settings.text_before_image or "", settings.negative_prompt or ""
         rows = round(config.num_image_tokens**0.5)
         size = 1 if small else len(f"{rows}*{rows}")
         return Decoder(
-            hidden_size=own.hidden_size,
-            layers=own.layers,
-            heads=own.heads,
-            key_value_heads=own.key_value_heads or own.heads,
-            intermediate_size=own.intermediate_size,
-            vocabulary=own.vocabulary or words + config.codebook_size,
+            hidden_size=settings.hidden_size,
+            layers=settings.layers,
+            heads=settings.heads,
+            key_value_heads=settings.key_value_heads or settings.heads,
+            intermediate_size=settings.intermediate_size,
+            vocabulary=settings.vocabulary or words + config.codebook_size,
             codes=config.codebook_size,
             image_tokens=config.num_image_tokens,
             rows=rows,
-            max_text_tokens=own.max_text_tokens,
+            max_text_tokens=settings.max_text_tokens,
             on_cpu=config.runtime.device == "cpu",
             before=2 + size + len(before.split() if small else before.encode()),
             negative=2 + size + len(negative.split() if small else negative.encode()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from hermesflow.config.sections import Training
 from hermesflow.models import capacity
@@ -25,19 +26,16 @@ class Batches(batches.Batches):
         settings, size = self.config.image_tokenizer, self.config.data.image_size
         return pixels.encoder(settings, size), pixels.decoder(settings, size)
 
-    def drawn(self, rows: int, prompts: int) -> tuple[list[Pass], float]:
+    def generated(self, rows: int, prompts: int) -> tuple[list[Pass], float]:
         """Passes and peak of drawing images, in as many sessions as they have no room together."""
-        own, decoder, length = self.config.sampling.images, self.decoder, self.lengths.drawing
-        guided = own.guidance > 0
+        settings, decoder, length = self.config.sampling.images, self.decoder, self.lengths.drawing
         room = capacity.image_rows(num_image_tokens=decoder.image_tokens, codebook_size=decoder.codes)
         sessions = math.ceil(rows / room)
         rows, prompts = math.ceil(rows / sessions), math.ceil(prompts / sessions)
-        passes = image_decoding(
-            decoder, rows=rows, prompts=prompts, prompt_length=length, steps=own.steps, guided=guided, size=self.size
-        )
-        return [one.repeated(sessions) for one in passes], memory.image_decoding_peak(
-            decoder, rows=rows, prompts=prompts, prompt_length=length, steps=own.steps, guided=guided, size=self.size
-        )
+        work: dict[str, Any] = {"rows": rows, "prompts": prompts, "prompt_length": length, "steps": settings.steps}
+        work |= {"guided": settings.guidance > 0, "size": self.size}
+        passes = [one.repeated(sessions) for one in image_decoding(decoder, **work)]
+        return passes, memory.image_decoding_peak(decoder, **work)
 
     def pair_scoring(self, training: Training, pairs: int) -> tuple[Scored, Scored]:
         """A micro batch of Pair-DPO, its texts and its images."""
