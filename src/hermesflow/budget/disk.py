@@ -118,7 +118,7 @@ def disk_of(
         return _benchmark(config, rule, benchmark)
     sizes = {
         "data": _pairs(config, lengths),
-        "tokenizer": costs_of(config).saved_bytes(config.image_tokenizer, config.data.image_size) + HEADER,
+        "tokenizer": costs_of(config).saved_bytes(config.image_tokenizer) + HEADER,
         "encode": sum(token_store(split_sizes(config)[s], 1, config.num_image_tokens) for s in (*_ENCODED, "base")),
         "base": model,
         "prefer": _preferences(config),

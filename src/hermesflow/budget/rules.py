@@ -95,9 +95,9 @@ class Rules:
         if settings is None:
             return Load([], 0, FLOAT32)
         encoder, decoder = self.batches.pixels()
-        flops = 3 * (encoder.flops / encoder.tiles + decoder.flops / decoder.tiles) * settings.batch_size
+        flops = 3 * (encoder.flops + decoder.flops) / encoder.tiles * settings.batch_size
         parameters = encoder.parameters + decoder.parameters
-        activations = sum(3 * conv.side**2 * conv.outputs for way in (encoder, decoder) for conv in way.convs)
+        activations = 3 * (sum(encoder.maps) + sum(decoder.maps))
         passes = [Pass(settings.steps, flops, (12 + OPTIMISER_BYTES) * parameters)]
         return Load(passes, FLOAT * (4 * parameters + activations * settings.batch_size), FLOAT32)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from hermesflow.config.experiment import Config
 from hermesflow.config.sections import Objective, Training, VqaMethod
@@ -16,7 +16,7 @@ from hermesflow.models import capacity
 from hermesflow.models.costs import memory
 from hermesflow.models.costs.decoder import Decoder, Scored, text_decoding, text_scoring
 from hermesflow.models.costs.memory import Call
-from hermesflow.models.costs.pixels import Pixels
+from hermesflow.models.costs.pixels import Pixels, directions
 from hermesflow.models.draws import KEEP_BELOW
 from hermesflow.models.lengths import CHOICES, Lengths
 from hermesflow.models.machines import FLOAT, FLOAT32, Load, Pass
@@ -29,10 +29,12 @@ class Batches(ABC):
     config: Config
     decoder: Decoder
     lengths: Lengths
+    network: ClassVar[Any]
+    """The image tokenizer's class."""
 
-    @abstractmethod
     def pixels(self) -> tuple[Pixels, Pixels]:
         """Encoder and decoder of the image tokenizer."""
+        return directions(self.network, self.config.image_tokenizer, self.config.data.image_size)
 
     @abstractmethod
     def generated(self, rows: int, prompts: int) -> tuple[list[Pass], float]:

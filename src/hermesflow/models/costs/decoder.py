@@ -11,12 +11,41 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from hermesflow.config.sections import Lora
+from hermesflow.config.experiment import Config
+from hermesflow.config.sections import Lora, Source
+from hermesflow.data.worlds.language import WORLDS, lexicon_of
+from hermesflow.data.worlds.questions import vocabulary
 from hermesflow.models import capacity
 from hermesflow.models.logps import LOGITS
 from hermesflow.models.machines import FLOAT, Pass
+from hermesflow.models.text_tokenizers import TRAINED, TRAINED_SIZE
+
+
+def common_sizes(config: Config) -> dict[str, Any]:
+    """Sizes of a `Decoder` that the config of every family names."""
+    names = ("hidden_size", "layers", "heads", "intermediate_size", "max_text_tokens")
+    return {name: getattr(config.language_model, name) for name in names} | {
+        "codes": config.codebook_size,
+        "image_tokens": config.num_image_tokens,
+        "on_cpu": config.runtime.device == "cpu",
+    }
+
+
+def word_rows(source: str | Source, *, released: int, tokens: int) -> int:
+    """Rows of the word embedding, codes not counted.
+
+    Args:
+        source: text tokenizer of the config.
+        released: rows of the released models, taken for every tokenizer whose size is not known.
+        tokens: tokens of the family that others do not have.
+    """
+    if source == TRAINED:
+        return TRAINED_SIZE + tokens
+    if isinstance(source, str) and source in WORLDS:
+        return len(vocabulary(lexicon_of(source))) + 2 + tokens
+    return released
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,33 +5,14 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
-from hermesflow.config.sections import Lora, MaskSchedule, Source, Training
-from hermesflow.data.worlds.language import WORLDS, lexicon_of
-from hermesflow.data.worlds.questions import vocabulary
+from hermesflow.config.sections import Lora, MaskSchedule, Training
 from hermesflow.models import capacity
 from hermesflow.models.backbone import refuse_masks
-from hermesflow.models.costs import batches, decoder, memory, pixels
+from hermesflow.models.costs import batches, decoder, memory
 from hermesflow.models.costs.decoder import Scored, text_scoring
 from hermesflow.models.machines import FLOAT, Pass
-from hermesflow.models.text_tokenizers import TRAINED, TRAINED_SIZE
-from hermesflow.models.vq import TiledVQ
-
-
-def word_rows(source: str | Source, *, released: int, tokens: int) -> int:
-    """Rows of the word embedding, codes not counted.
-
-    Args:
-        source: text tokenizer of the config.
-        released: rows of the released models, taken for every tokenizer whose size is not known.
-        tokens: tokens of the family that others do not have.
-    """
-    if source == TRAINED:
-        return TRAINED_SIZE + tokens
-    if isinstance(source, str) and source in WORLDS:
-        return len(vocabulary(lexicon_of(source))) + 2 + tokens
-    return released
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,13 +81,6 @@ class Batches(batches.Batches):
     """Batches of a config."""
 
     decoder: Decoder
-    network: ClassVar[type[TiledVQ]]
-    """The image tokenizer."""
-
-    def pixels(self) -> tuple[pixels.Pixels, pixels.Pixels]:
-        """Its encoder and decoder."""
-        settings, size = self.config.image_tokenizer, self.config.data.image_size
-        return pixels.directions(self.network, settings, size, encodes=("encoder", "quant_conv"))
 
     def generated(self, rows: int, prompts: int) -> tuple[list[Pass], float]:
         """Passes and peak of writing images, in as many sessions as they have no room together."""

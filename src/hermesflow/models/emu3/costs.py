@@ -12,9 +12,9 @@ from functools import partial
 from hermesflow.config.experiment import Config
 from hermesflow.data.worlds.language import WORLDS
 from hermesflow.models.costs import next_token, pixels
-from hermesflow.models.costs.decoder import text_scoring
+from hermesflow.models.costs.decoder import common_sizes, text_scoring, word_rows
 from hermesflow.models.costs.memory import scoring_peak, text_calls
-from hermesflow.models.costs.next_token import expected_masked, image_calls, image_decoding, image_scoring, word_rows
+from hermesflow.models.costs.next_token import expected_masked, image_calls, image_decoding, image_scoring
 from hermesflow.models.emu3.prompting import TOKENS
 from hermesflow.models.emu3.vq import ImageVQ
 
@@ -56,17 +56,10 @@ class Decoder(next_token.Decoder):
         rows = round(config.num_image_tokens**0.5)
         size = 1 if small else len(f"{rows}*{rows}")
         return Decoder(
-            hidden_size=settings.hidden_size,
-            layers=settings.layers,
-            heads=settings.heads,
+            **common_sizes(config),
             key_value_heads=settings.key_value_heads or settings.heads,
-            intermediate_size=settings.intermediate_size,
             vocabulary=settings.vocabulary or words + config.codebook_size,
-            codes=config.codebook_size,
-            image_tokens=config.num_image_tokens,
             rows=rows,
-            max_text_tokens=settings.max_text_tokens,
-            on_cpu=config.runtime.device == "cpu",
             before=2 + size + len(before.split() if small else before.encode()),
             negative=2 + size + len(negative.split() if small else negative.encode()),
         )

@@ -15,7 +15,7 @@ from hermesflow.data.worlds.language import WORLDS
 from hermesflow.models.costs import decoder, next_token, pixels
 from hermesflow.models.costs.decoder import Scored
 from hermesflow.models.costs.memory import scoring_peak, text_calls
-from hermesflow.models.costs.next_token import expected_masked, image_calls, image_decoding, image_scoring, word_rows
+from hermesflow.models.costs.next_token import expected_masked, image_calls, image_decoding, image_scoring
 from hermesflow.models.janus.model import tower_of
 from hermesflow.models.janus.prompting import TOKENS
 from hermesflow.models.janus.vq import ImageVQ
@@ -68,20 +68,13 @@ class Decoder(next_token.Decoder):
         small = isinstance(source, str) and source in WORLDS
         before = settings.text_before_image or ""
         return Decoder(
-            hidden_size=settings.hidden_size,
-            layers=settings.layers,
-            heads=settings.heads,
-            intermediate_size=settings.intermediate_size,
-            vocabulary=settings.vocabulary or word_rows(source, released=WORDS, tokens=len(TOKENS)),
-            codes=config.codebook_size,
-            image_tokens=config.num_image_tokens,
-            max_text_tokens=settings.max_text_tokens,
-            on_cpu=config.runtime.device == "cpu",
+            **decoder.common_sizes(config),
+            vocabulary=settings.vocabulary or decoder.word_rows(source, released=WORDS, tokens=len(TOKENS)),
             before=1 + len(before.split() if small else before.encode()),
             tower=(tower.hidden_size, tower.layers, tower.intermediate_size),
             patch=3 * config.data.image_size**2 // config.num_image_tokens,
             code_width=tokenizer.code_width or 8,
-            tokenizer_parameters=saved_bytes(tokenizer, config.data.image_size) // FLOAT,
+            tokenizer_parameters=saved_bytes(tokenizer) // FLOAT,
         )
 
     @property

@@ -9,22 +9,18 @@ from hermesflow.config.sections import Training
 from hermesflow.models import capacity
 from hermesflow.models.costs import batches
 from hermesflow.models.costs.decoder import Scored, image_scoring, text_scoring
-from hermesflow.models.costs.pixels import Pixels
 from hermesflow.models.machines import Pass
-from hermesflow.models.showo.costs import memory, pixels
+from hermesflow.models.showo.costs import memory
 from hermesflow.models.showo.costs.decoder import Decoder, image_decoding
 from hermesflow.models.showo.costs.masked import expected_masked
+from hermesflow.models.showo.magvit import MagVitV2
 
 
 class Batches(batches.Batches):
     """Batches of a config."""
 
     decoder: Decoder
-
-    def pixels(self) -> tuple[Pixels, Pixels]:
-        """Encoder and decoder of the image tokenizer."""
-        settings, size = self.config.image_tokenizer, self.config.data.image_size
-        return pixels.encoder(settings, size), pixels.decoder(settings, size)
+    network = MagVitV2
 
     def generated(self, rows: int, prompts: int) -> tuple[list[Pass], float]:
         """Passes and peak of drawing images, in as many sessions as they have no room together."""

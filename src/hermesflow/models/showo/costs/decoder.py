@@ -6,19 +6,15 @@ import math
 
 from hermesflow.config.experiment import Config
 from hermesflow.config.sections import Lora
-from hermesflow.data.worlds.language import WORLDS, lexicon_of
-from hermesflow.data.worlds.questions import vocabulary
 from hermesflow.models.costs import decoder
 from hermesflow.models.machines import Pass
 from hermesflow.models.showo.costs.masked import masked_counts
 from hermesflow.models.showo.prompting import TokenIds
-from hermesflow.models.text_tokenizers import TRAINED, TRAINED_SIZE
 
 PHI_WORDS = 50_295
 """Text vocabulary of the released Show-o (phi-1.5's), taken for every tokenizer but those of the small worlds."""
 UNCONDITIONAL = 3
 """Tokens of the empty prompt: t2i, start and end of text."""
-_WORLD_SPECIALS = 2  # of `prompting.word_tokenizer`
 
 
 class Decoder(decoder.Decoder):
@@ -27,22 +23,9 @@ class Decoder(decoder.Decoder):
     @staticmethod
     def of(config: Config) -> Decoder:
         """The model of a config."""
-        settings = config.language_model
-        source = settings.text_tokenizer
-        words = TRAINED_SIZE if source == TRAINED else PHI_WORDS
-        if isinstance(source, str) and source in WORLDS:
-            words = len(vocabulary(lexicon_of(source))) + _WORLD_SPECIALS
-        return Decoder(
-            hidden_size=settings.hidden_size,
-            layers=settings.layers,
-            heads=settings.heads,
-            intermediate_size=settings.intermediate_size,
-            vocabulary=TokenIds(words, config.codebook_size, 0).vocab_size,
-            codes=config.codebook_size,
-            image_tokens=config.num_image_tokens,
-            max_text_tokens=settings.max_text_tokens,
-            on_cpu=config.runtime.device == "cpu",
-        )
+        words = decoder.word_rows(config.language_model.text_tokenizer, released=PHI_WORDS, tokens=0)
+        vocabulary = TokenIds(words, config.codebook_size, 0).vocab_size
+        return Decoder(**decoder.common_sizes(config), vocabulary=vocabulary)
 
     @property
     def layer_weights(self) -> int:
