@@ -13,10 +13,10 @@ from hermesflow.budget.benchmarks import drawings, tasks_of
 from hermesflow.budget.family import costs_of
 from hermesflow.config.experiment import Config, has_judge
 from hermesflow.config.tree import training_of
-from hermesflow.data.worlds.language import GENEVAL_KINDS
 from hermesflow.data.worlds.world import world_of
 from hermesflow.evaluation.registry import measured
 from hermesflow.models.lengths import Lengths
+from hermesflow.stages.data import split_counts
 
 ID_BYTES = 24
 TOKEN_BYTES = 8
@@ -77,15 +77,10 @@ def token_store(pairs: int, images: int, tokens: int) -> int:
 
 
 def split_sizes(config: Config) -> dict[str, int]:
-    """Pairs of every split."""
+    """Pairs of every split, with those that a world has beside what the config asks for."""
     published = len(world_of(config.data).prompts()) if has_judge(config) else 0
-    return {
-        "base": config.data.base_pairs,
-        "pairs": config.data.pairs,
-        "gap": config.data.gap_pairs,
-        "understanding": config.evaluation.understanding_images,
-        "prompts": config.evaluation.geneval_prompts * len(GENEVAL_KINDS) + config.evaluation.dense_prompts + published,
-    }
+    counts = split_counts(config)
+    return counts | {"prompts": counts["prompts"] + published}
 
 
 def disk_of(
