@@ -23,6 +23,8 @@ from hermesflow.data.sources.real_pairs import write_real_pairs
 from hermesflow.data.worlds.language import GENEVAL_KINDS
 from hermesflow.data.worlds.world import world_of
 
+SPLITS = ("base", "pairs", "gap", "understanding", "prompts")
+
 
 def run(config: Config, layout: Layout) -> None:
     """Writes `data/{split}.parquet` for every split, `data/rejected.csv` and `data/manifest.json`.
@@ -39,7 +41,7 @@ def run(config: Config, layout: Layout) -> None:
         write_real_pairs(data, split_counts(config), layout, device=config.runtime.device)
         inputs = [] if data.selection is None else [Path(data.selection)]
     else:
-        for split in split_counts(config):
+        for split in SPLITS:
             write_pairs(layout.data(split), _scenes(config, data, split))
         nothing = pd.DataFrame(columns=["split", "id", "record", "reason"])
         write_table(layout.root / "data" / "rejected.csv", nothing)
