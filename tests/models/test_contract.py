@@ -31,7 +31,7 @@ from hermesflow.training.distributed import new_accelerator
 from hermesflow.training.logps import Logps, ReferenceTable, reference_logps
 from hermesflow.training.pair_dpo import step_loss, train_policy
 from hermesflow.training.pairs import HomologousPairs
-from hermesflow.training.pretraining import Batch, optimiser_of, train_step
+from hermesflow.training.pretraining import Batch, optimizers_of, train_step
 from hermesflow.training.state import StateFolder
 from tests.support.plain_paths import PLAIN
 
@@ -480,12 +480,15 @@ def test_pre_training_never_touches_frozen_parts(config, model):
     assert all(p.grad is None for part in model.frozen for p in part.parameters())
 
 
-def test_what_a_step_changes_is_seen_without_gradients_too(config, model):
+@pytest.mark.parametrize("muon", [None, 0.1])
+def test_what_a_step_changes_is_seen_without_gradients_too(config, model, muon):
     """Weights may have been laid out before it (`models/kernels.Layout`)."""
     seen = as_tensor(random_images(config, model.seen, 2))
     prompts, texts = [model.caption_prompt] * 2, CAPTIONS[:2]
-    batch = Batch([], torch.zeros(0), None, seen, torch.tensor([0, 1]), prompts, texts)
-    optimizer, schedule = optimiser_of(model, replace(SMOKE.base_training, learning_rate=0.1, text_first=0.0))
+    batch = Batch([], torch.zeros(0), None, seen, torch.tensor([0, 1]), prompts, texts, [1, 1])
+    rates = {"learning_rate": 0.1, "muon_learning_rate": muon, "text_first": 0.0}
+    optimizers = optimizers_of(model, replace(SMOKE.base_training, **rates))
+    assert len(optimizers) == (1 if muon is None else 2)
 
     def outputs(one):
         with torch.inference_mode():
@@ -494,7 +497,7 @@ def test_what_a_step_changes_is_seen_without_gradients_too(config, model):
 
     before, _ = outputs(model)
     for _ in range(2):
-        train_step(model, batch, optimizer, schedule, SMOKE.base_training)
+        train_step(model, batch, optimizers, SMOKE.base_training)
         (logps, images), (fresh_logps, fresh_images) = outputs(model), outputs(copy.deepcopy(model))
         assert torch.equal(logps, fresh_logps) and torch.equal(images, fresh_images)
         assert not torch.equal(logps, before)
@@ -514,7 +517,7 @@ def test_the_loss_of_texts_is_a_mean_over_texts_or_over_tokens(config, model, re
     assert abs(means["text_mean"] - means["token_mean"]) > 1e-4
     batch = Batch([], torch.zeros(0), None, seen, owners, prompts, texts, model.scored_lengths(prompts, texts))
     settings = replace(SMOKE.base_training, mmu_reduction=reduction)
-    metrics = train_step(model, batch, *optimiser_of(model, settings), settings)
+    metrics = train_step(model, batch, optimizers_of(model, settings), settings)
     assert metrics["loss/mmu"] == pytest.approx(means[reduction].item(), rel=1e-4)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from hermesflow.config import digests
-from hermesflow.config.benchmarks import BENCHMARKS, COLUMNS, DRAWN
+from hermesflow.config.benchmarks import BENCHMARKS, COLUMNS, IMAGE_BENCHMARKS
 from hermesflow.config.experiment import BASE, has_judge
 from hermesflow.config.load import load_config
 from hermesflow.config.reads import params_of

@@ -11,7 +11,7 @@ rule draw:
     log:
         f"{ROOT}/logs/draw-{{benchmark}}-seed{{seed}}-{{checkpoint}}-{{shard}}-of-{{shards}}.log",
     wildcard_constraints:
-        benchmark="|".join(DRAWN),
+        benchmark="|".join(IMAGE_BENCHMARKS),
     threads: CONFIG.runtime.shard_threads
     resources:
         mem_mb=memory(3000),
@@ -38,7 +38,7 @@ rule gather_drawn:
     log:
         f"{ROOT}/logs/gather_drawn-{{benchmark}}-seed{{seed}}-{{checkpoint}}.log",
     wildcard_constraints:
-        benchmark="|".join(DRAWN),
+        benchmark="|".join(IMAGE_BENCHMARKS),
     threads: 1
     resources:
         mem_mb=memory(2000),

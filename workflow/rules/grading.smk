@@ -12,7 +12,7 @@ rule grade:
     log:
         f"{ROOT}/logs/grade-{{benchmark}}-seed{{seed}}-{{checkpoint}}.log",
     wildcard_constraints:
-        benchmark="|".join(DRAWN),
+        benchmark="|".join(IMAGE_BENCHMARKS),
     threads: CONFIG.runtime.shard_threads
     resources:
         mem_mb=lambda w, attempt: memory(BENCHMARKS[w.benchmark].memory)(w, attempt),

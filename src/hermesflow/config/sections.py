@@ -235,10 +235,12 @@ class BaseTraining:
     """Share of texts that are captions; the others are answers to questions."""
     learning_rate: Rate
     """Highest learning rate of the one-cycle schedule."""
+    muon_learning_rate: Rate | None = None
+    """The same of Muon, which then trains the matrices between embeddings and output heads; null: AdamW trains all."""
     warmup_share: Share
     """Share of the steps in which the rate rises."""
     weight_decay: Weight
-    """Weight decay of AdamW."""
+    """Weight decay of matrices."""
     max_grad_norm: Rate | None
     """Gradients are clipped to this norm; null clips nothing."""
     beta2: Share

@@ -26,7 +26,7 @@ from hermesflow.models.backbone import UnifiedModel, meta_model, new_model
 from hermesflow.models.conversion import converted, place
 from hermesflow.models.text_tokenizers import TRAINED, train_tokenizer
 from hermesflow.tracking import runs
-from hermesflow.training.pretraining import Example, batches, optimiser_of, text_lengths, train_step
+from hermesflow.training.pretraining import Example, batches, optimizers_of, text_lengths, train_step
 
 LOG_EVERY = 20  # steps between rows of history.csv
 MEND = "Lower base_training.learning_rate or max_grad_norm; training starts anew, for a base model keeps no states."
@@ -56,7 +56,7 @@ def run(config: Config, layout: Layout, *, seed: int) -> None:
     model.train()
     lengths, cut = text_lengths(examples, model)
     stream = batches(examples, seen, images, model, lengths, settings, seeding.generator(seed, BASE, "batches"))
-    optimiser, schedule = optimiser_of(model, settings)
+    optimizers = optimizers_of(model, settings)
     history = []
     inputs = [layout.data("base"), layout.seen("base"), layout.generated]
     manifest = new_manifest(config=params_of(config, "base", BASE), inputs=inputs, seed=seed)
@@ -67,7 +67,7 @@ def run(config: Config, layout: Layout, *, seed: int) -> None:
     with runs.open_run(layout, seed, BASE, manifest) as tracked:
         for step in range(1, settings.steps + 1):
             with naming(f"base model, seed {seed}, step {step}", MEND):
-                metrics = train_step(model, next(stream), optimiser, schedule, settings)
+                metrics = train_step(model, next(stream), optimizers, settings)
             if step % LOG_EVERY == 0 or step == settings.steps:
                 history.append({"step": step, **metrics})
                 tracked.log(metrics, step=step)

@@ -2,7 +2,8 @@
 
 Each step takes t2i rows (an image from a caption, by the model's own loss) and mmu rows (a caption or an answer about
 an image). Released models bring their weights and skip this stage.
-Source: Show-o (arXiv 2408.12528) section 3.2; schedule: AdamW, one cycle per stage.
+Source: Show-o (arXiv 2408.12528) section 3.2; schedule: AdamW, one cycle per stage. Muon: Jordan et al. 2024,
+kellerjordan.github.io/posts/muon.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ from hermesflow.training.optimizers import AdamW
 
 Text: TypeAlias = tuple[str, str]
 """A prompt and its completion."""
+
+
+Optimization = tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]
+"""An optimizer and its schedule."""
 
 
 @dataclass(frozen=True)
@@ -94,25 +99,36 @@ def batches(
         )
 
 
-def optimiser_of(model: nn.Module, settings: BaseTraining) -> tuple[AdamW, torch.optim.lr_scheduler.LRScheduler]:
-    """AdamW and its schedule, one cycle per stage (texts alone, then both); biases, norms, embeddings do not decay."""
-    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    decayed = [p for name, p in trained if p.ndim > 1 and "embed" not in name]
-    undecayed = [p for name, p in trained if p.ndim <= 1 or "embed" in name]
-    optimiser = AdamW(
-        [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": undecayed, "weight_decay": 0.0}],
-        lr=settings.learning_rate,
-        betas=(0.9, settings.beta2),
-    )
-    first = text_steps(settings)
-    return optimiser, torch.optim.lr_scheduler.LambdaLR(
-        optimiser,
-        lambda step: (
-            one_cycle(step / first, settings.warmup_share)
-            if step < first
-            else one_cycle((step - first) / max(1, settings.steps - first), settings.warmup_share)
-        ),
-    )
+def optimizers_of(model: nn.Module, settings: BaseTraining) -> list[Optimization]:
+    """AdamW and its schedule, one cycle per stage (texts alone, then both); biases, norms, embeddings do not decay.
+
+    With `muon_learning_rate`, Muon (torch's; its steps are scaled to the size of AdamW's) trains the matrices between
+    embeddings and output heads, by the same schedule.
+    """
+    first, muon, decayed, undecayed = text_steps(settings), [], [], []
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if parameter.ndim < 2 or "embed" in name:
+            undecayed.append(parameter)
+        elif settings.muon_learning_rate is None or parameter.ndim > 2 or "head" in name:
+            decayed.append(parameter)
+        else:
+            muon.append(parameter)
+    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
+    optimizers: list[torch.optim.Optimizer] = [
+        AdamW([one for one in groups if one["params"]], lr=settings.learning_rate, betas=(0.9, settings.beta2))
+    ]
+    if settings.muon_learning_rate is not None and muon:
+        rate, decay = settings.muon_learning_rate, settings.weight_decay
+        optimizers.append(torch.optim.Muon(muon, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+
+    def share(step: int) -> float:
+        if step < first:
+            return one_cycle(step / first, settings.warmup_share)
+        return one_cycle((step - first) / max(1, settings.steps - first), settings.warmup_share)
+
+    return [(one, torch.optim.lr_scheduler.LambdaLR(one, share)) for one in optimizers]
 
 
 def text_steps(settings: BaseTraining) -> int:
@@ -130,11 +146,10 @@ def one_cycle(progress: float, warmup_share: float) -> float:
 def train_step(
     model: UnifiedModel,
     batch: Batch,
-    optimiser: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
+    optimizers: Sequence[Optimization],
     settings: BaseTraining,
 ) -> dict[str, float]:
-    """One optimiser step; returns losses in nats per token, the gradient norm and the learning rate.
+    """One step of all optimizers; returns losses in nats per token, the gradient norm and the rate of the first.
 
     Raises:
         NotFiniteError: a gradient is not; no weight was changed.
@@ -145,12 +160,13 @@ def train_step(
         t2i = model.image_loss(batch.t2i_captions, batch.t2i_images, batch.t2i_noise)
         loss = t2i + settings.mmu_weight * mmu
         metrics["loss/t2i"] = t2i.item()
-    optimiser.zero_grad(set_to_none=True)
+    model.zero_grad(set_to_none=True)
     loss.backward()
     norm = clip_gradients(model, settings.max_grad_norm)
-    rate = schedule.get_last_lr()[0]
-    optimiser.step()
-    schedule.step()
+    rate = optimizers[0][1].get_last_lr()[0]
+    for optimizer, schedule in optimizers:
+        optimizer.step()
+        schedule.step()
     return {**metrics, "grad_norm": norm, "lr": float(rate)}
 
 
