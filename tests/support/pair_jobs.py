@@ -1,4 +1,7 @@
-"""Jobs for several processes of one test: `accelerate launch ... pair_jobs.py FOLDER JOBS`, JOBS being a JSON list.
+"""Jobs for several processes of one test: `pair_jobs.py FOLDER LAUNCHES`, a JSON list of launches one after the other.
+
+A launch is what `accelerate launch` does with an accelerate config file, a number of processes and jobs; its processes
+are forks of this one, which has the libraries in memory, in place of new interpreters.
 
 Each job runs stages reference and train in `FOLDER/{name}` with its own settings; `stop_at` has one process alone sent
 a SIGTERM after that step, `stages` leaves the reference out, `poison` puts a nan into the gradient of that forward pass
@@ -15,7 +18,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
 
+import torch
 from accelerate import Accelerator, DistributedType, PartialState
+from accelerate.commands.launch import launch_command, launch_command_parser
+from torch.distributed import run as launcher
+from torch.distributed.launcher.api import elastic_launch
 
 from hermesflow.config.sections import Lora
 from hermesflow.core.errors import Interrupted, NotFiniteError
@@ -58,14 +65,31 @@ def run_job(
         with patch.object(runs, "open_run", return_value=run), poisoned_gradient(poison, rank=last), figure:
             train.run(config, layout, seed=0, checkpoint=CHECKPOINT)
     except (Interrupted, NotFiniteError) as stopped:
+        assert not (layout.checkpoint(0, CHECKPOINT) / "model").exists()
         print(f"{name}: {stopped}", flush=True)
 
 
-if __name__ == "__main__":
+def process(*arguments: str) -> None:
+    """Be one process of a launch; its command line ends with the folder and the jobs."""
+    folder, jobs = arguments[-2:]
     Accelerator.end_training = Accelerator.wait_for_everyone  # the processes go on with the next stage
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
         # accelerate shards on GPUs alone; taking these processes for GPUs is all it needs to shard over gloo
         PartialState(cpu=True)
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
-    for job in json.loads(sys.argv[2]):
-        run_job(Path(sys.argv[1]), **job)
+    for job in json.loads(jobs):
+        run_job(Path(folder), **job)
+
+
+def forked(config, entrypoint):
+    """The launcher of processes, with `process` in place of a command."""
+    return elastic_launch(replace(config, start_method="fork"), process)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with patch.object(launcher, "elastic_launch", forked):
+        for launch in json.loads(sys.argv[2]):
+            options = [f"--config_file={launch['config']}", f"--num_processes={launch['processes']}"]
+            script = [__file__, sys.argv[1], json.dumps(launch["jobs"])]
+            launch_command(launch_command_parser().parse_args([*options, "--main_process_port=0", *script]))

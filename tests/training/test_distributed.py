@@ -18,6 +18,7 @@ from tests.support.stopping_world import write_judged
 
 CONFIGS = Path(__file__).parents[2] / "config" / "accelerate"
 MICRO = {"micro_batch_size": 2}
+REFUSAL = "step 4: the norm of the gradients is nan: that of parameter `showo."
 STEPS_20 = {"steps": 20, "learning_rate": 3e-3}
 STOPS = {**MICRO, "steps": 24, "learning_rate": 2e-3, "warmup_steps": 2}
 ALONE = [
@@ -57,10 +58,9 @@ def folder(tmp_path_factory) -> Path:
     for job in ALONE:
         run_job(folder, **job)
     assert not model_of(folder, "from-1-to-2").exists()
-    refusal = "step 4: the norm of the gradients is nan: that of parameter `showo."
-    assert launch(folder, SHARED, processes=2, config="ddp.yaml").count(refusal) == 2
-    assert not model_of(folder, "from-2-to-1").exists() and not model_of(folder, "poisoned-2").exists()
-    launch(folder, [{"name": "poisoned-2", "training": MICRO, "stages": ["train"]}], processes=2, config="ddp.yaml")
+    again = [{"name": "poisoned-2", "training": MICRO, "stages": ["train"]}]
+    assert launch(folder, (SHARED, 2), (again, 2), config="ddp.yaml").count(REFUSAL) == 2
+    assert not model_of(folder, "from-2-to-1").exists()
     run_job(folder, name="from-2-to-1", training=MICRO, stages=("train",))
     return folder
 
@@ -68,22 +68,22 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def sharded(folder) -> Path:
     """The folder, with jobs on sharded weights too."""
-    refusal = "step 4: the norm of the gradients is nan: that of parameter `showo."
-    assert launch(folder, SHARDED, processes=2, config="fsdp.yaml").count(refusal) == 2
+    assert launch(folder, (SHARDED, 2), config="fsdp.yaml").count(REFUSAL) == 2
     assert not model_of(folder, "sharded-poisoned-2").exists()
     (state,) = (model_of(folder, "sharded-from-2-to-1").parent / "state").iterdir()
     assert len(list((state / "pytorch_model_fsdp_0").glob("*.distcp"))) == 2, "the state is not sharded"
     again = [
         {"name": name, "training": MICRO, "stages": ["train"]} for name in ("sharded-from-2-to-1", "sharded-poisoned-2")
     ]
-    launch(folder, again, processes=1, config="fsdp.yaml")
+    launch(folder, (again, 1), config="fsdp.yaml")
     return folder
 
 
-def launch(folder: Path, jobs: list[dict], *, processes: int, config: str) -> str:
-    command = [sys.executable, "-m", "accelerate.commands.launch", f"--config_file={CONFIGS / config}"]
-    command += [f"--num_processes={processes}", "--main_process_port=0"]
-    command += [str(Path(__file__).parents[1] / "support" / "pair_jobs.py"), str(folder), json.dumps(jobs)]
+def launch(folder: Path, *launches: tuple[list[dict], int], config: str) -> str:
+    """Jobs on a number of processes each, one after the other; what they said."""
+    asked = [{"config": str(CONFIGS / config), "jobs": jobs, "processes": number} for jobs, number in launches]
+    command = [sys.executable, str(Path(__file__).parents[1] / "support" / "pair_jobs.py")]
+    command += [str(folder), json.dumps(asked)]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout

@@ -24,7 +24,7 @@ from tests.support.pair_world import CommandLine, make_world, score_reference, s
 CHECKPOINT = "pair-1"
 RULE = Path(__file__).parents[2] / "workflow" / "rules" / "train.smk"
 ACCELERATOR = SimpleNamespace(device="cpu", reduce=lambda told, reduction: told)
-TRAINING = {"steps": 80, "checkpoint_every": 8, "micro_batch_size": 2}
+TRAINING = {"steps": 32, "checkpoint_every": 4, "micro_batch_size": 2}
 DDP = {"train_processes": 2, "accelerate": str(Path(__file__).parents[2] / "config" / "accelerate" / "ddp.yaml")}
 
 
@@ -73,7 +73,7 @@ def test_a_warned_training_asks_to_be_run_again_and_loses_nothing(world, tmp_pat
     assert "the same command goes on" in told
     assert "Traceback" not in told
     (state,) = (folder / "state").iterdir()
-    assert f"stopped after step {int(state.name.removeprefix('step-'))} of 80" in told
+    assert f"stopped after step {int(state.name.removeprefix('step-'))} of {TRAINING['steps']}" in told
     assert not (folder / "model").exists()
 
     line.run(*launch.split(), "train")
