@@ -1,7 +1,7 @@
-"""Jobs for several processes of one test: `pair_jobs.py FOLDER LAUNCHES`, a JSON list of launches one after the other.
+"""Jobs for several processes of one test: `pair_jobs.py FOLDER LAUNCHES`, a JSON list of launches.
 
-A launch is what `accelerate launch` does with an accelerate config file, a number of processes and jobs; its processes
-are forks of this one, which has the libraries in memory, in place of new interpreters.
+A launch is what `accelerate launch` does with a config file of its own, a number of processes, and jobs for them; one
+follows the other. The processes are forks of this one, which has the libraries in memory, not new interpreters.
 
 Each job runs stages reference and train in `FOLDER/{name}` with its own settings; `stop_at` has one process alone sent
 a SIGTERM after that step, `stages` leaves the reference out, `poison` puts a nan into the gradient of that forward pass
@@ -18,6 +18,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
 
+import peft  # noqa: F401  forks have it then
 import torch
 from accelerate import Accelerator, DistributedType, PartialState
 from accelerate.commands.launch import launch_command, launch_command_parser
@@ -27,6 +28,7 @@ from torch.distributed.launcher.api import elastic_launch
 from hermesflow.config.sections import Lora
 from hermesflow.core.errors import Interrupted, NotFiniteError
 from hermesflow.core.files import Layout
+from hermesflow.models.backbone import meta_model
 from hermesflow.stages import train
 from hermesflow.tracking import runs
 from tests.support.pair_world import score_reference, small_config
@@ -66,7 +68,8 @@ def run_job(
             train.run(config, layout, seed=0, checkpoint=CHECKPOINT)
     except (Interrupted, NotFiniteError) as stopped:
         assert not (layout.checkpoint(0, CHECKPOINT) / "model").exists()
-        print(f"{name}: {stopped}", flush=True)
+        parts = sorted(path.name for path in layout.checkpoint(0, CHECKPOINT).rglob("*.distcp"))
+        print(f"{name}: {stopped} {parts}", flush=True)
 
 
 def process(*arguments: str) -> None:
@@ -88,8 +91,9 @@ def forked(config, entrypoint):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    meta_model(small_config())  # imports what all models need
     with patch.object(launcher, "elastic_launch", forked):
-        for launch in json.loads(sys.argv[2]):
-            options = [f"--config_file={launch['config']}", f"--num_processes={launch['processes']}"]
-            script = [__file__, sys.argv[1], json.dumps(launch["jobs"])]
+        for config, processes, jobs in json.loads(sys.argv[2]):
+            options = [f"--config_file={config}", f"--num_processes={processes}"]
+            script = [__file__, sys.argv[1], json.dumps(jobs)]
             launch_command(launch_command_parser().parse_args([*options, "--main_process_port=0", *script]))
