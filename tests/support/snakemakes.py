@@ -4,6 +4,7 @@ It is Snakemake as the command starts it, and `workflow/scripts/jobs.py`, in a f
 what they import of this package comes from the PYTHONPATH that they are given. Libraries are imported once.
 """
 
+import importlib
 import json
 import os
 import runpy
@@ -18,17 +19,19 @@ from pathlib import Path
 from hermesflow.cli import forks
 
 LIBRARIES = ("snakemake.cli", "snakemake_executor_plugin_slurm", "pandas", "pydantic", "pyarrow.parquet")
+LIBRARY_FOLDERS = [
+    folder for folder in sys.path[1:] if folder not in os.environ.get("PYTHONPATH", "").split(os.pathsep)
+]
+"""Where modules are found that neither PYTHONPATH names nor lie beside this one."""
 
 
 @cache
 def _server() -> Path:
-    """Start the server of this process, which ends with it; its socket."""
-    path = Path(tempfile.mkdtemp()) / "socket"
+    """Start the server of this process, which ends with it; where its socket will be."""
+    _server.folder = tempfile.TemporaryDirectory()
+    path = Path(_server.folder.name) / "socket"
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     _server.process = subprocess.Popen([sys.executable, __file__, path], stdin=subprocess.PIPE, env=env)
-    while not path.exists():
-        assert _server.process.poll() is None
-        time.sleep(0.01)
     return path
 
 
@@ -37,7 +40,9 @@ def run_snakemake(command: list[str], *, cwd: Path, env: dict[str, str]) -> tupl
     request = {"arguments": command, "folder": str(cwd), "environment": env}
     with tempfile.TemporaryFile("w+") as output, open(os.devnull) as nothing:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
-            connection.connect(str(_server()))
+            while connection.connect_ex(str(_server())):
+                assert _server.process.poll() is None
+                time.sleep(0.01)
             streams = [nothing.fileno(), output.fileno(), output.fileno()]
             socket.send_fds(connection, [json.dumps(request).encode()], streams)
             status = int(connection.recv(64))
@@ -49,23 +54,14 @@ def _run(command: list[str]) -> int:
     """Be the command, in a fork."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "hermesflow"]:
         del sys.modules[name]
-    sys.path[:] = [*os.environ.get("PYTHONPATH", "").split(os.pathsep), *_elsewhere()]
-    script = None if command[0] == "snakemake" else command[1]
-    sys.argv = command[0 if script is None else 1 :]
-    if script is None:
-        from snakemake.cli import main
-
-        return main()
-    runpy.run_path(script, run_name="__main__")
+    sys.path[:] = [*os.environ["PYTHONPATH"].split(os.pathsep), *LIBRARY_FOLDERS]
+    if command[0] == "snakemake":
+        sys.argv = command
+        sys.exit(importlib.import_module("snakemake.cli").main())
+    sys.argv = command[1:]
+    runpy.run_path(command[1], run_name="__main__")
     return 0
 
-
-def _elsewhere() -> list[str]:
-    """Where modules are found that neither PYTHONPATH names nor lie beside this one."""
-    return [path for path in sys.path[1:] if path not in _GIVEN]
-
-
-_GIVEN = os.environ.get("PYTHONPATH", "").split(os.pathsep)
 
 if __name__ == "__main__":
     sys.exit(forks.serve(Path(sys.argv[1]), LIBRARIES, _run))
