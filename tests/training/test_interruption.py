@@ -20,6 +20,7 @@ from hermesflow.stages import prefer, train
 from hermesflow.tracking import runs
 from hermesflow.training.interruption import ECHO, Interruption
 from tests.support.pair_world import CommandLine, make_world, score_reference, small_config
+from tests.support.steps import step_server
 
 CHECKPOINT = "pair-1"
 RULE = Path(__file__).parents[2] / "workflow" / "rules" / "train.smk"
@@ -76,7 +77,7 @@ def test_a_warned_training_asks_to_be_run_again_and_loses_nothing(world, tmp_pat
     assert f"stopped after step {int(state.name.removeprefix('step-'))} of {TRAINING['steps']}" in told
     assert not (folder / "model").exists()
 
-    line.run(*launch.split(), "train")
+    line.run(*launch.split(), "train", **step_server())
     trained = world / "straight" / "smoke" / "seed0" / CHECKPOINT / "model"
     for file in ("model.safetensors", "history.csv"):
         assert (folder / "model" / file).read_bytes() == (trained / file).read_bytes(), file
