@@ -185,7 +185,8 @@ def test_what_has_no_judge_says_so(world):
 def test_every_rule_of_the_dag_has_run(world, tmp_path):
     """All rules that Snakemake lists for one seed of the config but those of benchmarks, which have own tests."""
     one_seed = tmp_path / "one_seed.yaml"
-    one_seed.write_text(yaml.safe_dump({"extends": str(CONFIGS / f"{world.name}.yaml"), "seeds": [0]}))
+    extended = {"extends": str(CONFIGS / f"{world.name}.yaml"), "name": world.name, "seeds": [0]}
+    one_seed.write_text(yaml.safe_dump(extended))
     command = [sys.executable, "workflow/scripts/jobs.py", str(one_seed)]
     status, told = run_snakemake(command, cwd=CONFIGS.parent, env={**os.environ, "PYTHONPATH": str(SRC)})
     assert status == 0, told
