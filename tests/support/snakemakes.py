@@ -9,7 +9,6 @@ import json
 import os
 import runpy
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,12 +26,9 @@ LIBRARY_FOLDERS = [
 
 @cache
 def _server() -> Path:
-    """Start the server of this process, which ends with it; where its socket will be."""
-    _server.folder = tempfile.TemporaryDirectory()
-    path = Path(_server.folder.name) / "socket"
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    _server.process = subprocess.Popen([sys.executable, __file__, path], stdin=subprocess.PIPE, env=env)
-    return path
+    from tests.support.fork_server import start_server  # the server does without
+
+    return start_server([sys.executable, __file__], dict(os.environ))
 
 
 def run_snakemake(command: list[str], *, cwd: Path, env: dict[str, str]) -> tuple[int, str]:
@@ -40,8 +36,7 @@ def run_snakemake(command: list[str], *, cwd: Path, env: dict[str, str]) -> tupl
     request = {"arguments": command, "folder": str(cwd), "environment": env}
     with tempfile.TemporaryFile("w+") as output, open(os.devnull) as nothing:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
-            while connection.connect_ex(str(_server())):
-                assert _server.process.poll() is None
+            while connection.connect_ex(str(_server())):  # bound, but it does not listen yet
                 time.sleep(0.01)
             streams = [nothing.fileno(), output.fileno(), output.fileno()]
             socket.send_fds(connection, [json.dumps(request).encode()], streams)

@@ -66,7 +66,7 @@ def folder(tmp_path_factory) -> Path:
         ("fsdp.yaml", 2, SHARDED),
         ("fsdp.yaml", 1, again("sharded-from-2-to-1", "sharded-poisoned-2")),
     )
-    assert told.count(REFUSAL) == 2 * told.count(f"sharded-poisoned-2: {REFUSAL}") == 4
+    assert told.count(REFUSAL) == 2 * len(re.findall(f"sharded-poisoned-2: .*{re.escape(REFUSAL)}", told)) == 4
     shards = re.findall(r"sharded-from-2-to-1: .* (\[.*?\])", told)
     assert shards == ["['__0_0.distcp', '__1_0.distcp']"] * 2, "the state is not sharded"
     assert not model_of(folder, "from-2-to-1").exists()
