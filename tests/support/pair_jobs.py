@@ -69,7 +69,7 @@ def run_job(
     except (Interrupted, NotFiniteError) as stopped:
         assert not (layout.checkpoint(0, CHECKPOINT) / "model").exists()
         parts = sorted(path.name for path in layout.checkpoint(0, CHECKPOINT).rglob("*.distcp"))
-        print(f"{name}: {stopped} {parts}", flush=True)
+        print(f"{name}: {stopped} {parts}\n", end="", flush=True)  # in one piece
 
 
 def process(*arguments: str) -> None:

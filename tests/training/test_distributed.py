@@ -66,8 +66,8 @@ def folder(tmp_path_factory) -> Path:
         ("fsdp.yaml", 2, SHARDED),
         ("fsdp.yaml", 1, again("sharded-from-2-to-1", "sharded-poisoned-2")),
     )
-    assert told.count(REFUSAL) == 2 * len(re.findall(f"sharded-poisoned-2: .*{re.escape(REFUSAL)}", told)) == 4
-    shards = re.findall(r"sharded-from-2-to-1: .* (\[.*?\])", told)
+    assert told.count(REFUSAL) == 2 * told.count(f"sharded-poisoned-2: train pair-1, seed 0, {REFUSAL}") == 4
+    shards = re.findall(r"sharded-from-2-to-1: [^[]* (\[.*?\])", told)
     assert shards == ["['__0_0.distcp', '__1_0.distcp']"] * 2, "the state is not sharded"
     assert not model_of(folder, "from-2-to-1").exists()
     run_job(folder, name="from-2-to-1", training=MICRO, stages=("train",))
