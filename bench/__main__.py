@@ -18,9 +18,10 @@ from typing import Any
 
 import torch
 
-from bench import growth, measuring, report, sizes, works
+from bench import growth, limits, measuring, report, sizes, works
 from bench.limits import Machine
 from hermesflow.core.files import write_json
+from hermesflow.core.processor import matrix_kernel
 from hermesflow.models import backbone
 
 
@@ -71,10 +72,14 @@ def measure(name: str, only: list[str] | None, *, families: Sequence[str], full:
             shards.append(shard)
             rates = ", ".join(f"{rate:.3g}" for rate in shard["per_second"])
             print(f"{shard['name']}: {rates} a second for {shard['pairs']} pairs", flush=True)
+    shape = sizes.SIZES[name].shape
+    rates = limits.kernel_rates(rows=512, inputs=shape.hidden_size, outputs=shape.intermediate_size)
+    print(report.rule(rates), flush=True)
     machine = reduce(Machine.best, (Machine(**entry["machine"]) for entry in entries)).plain()
     return {
         "benchmarks": entries,
         "machine": report.about_machine(machine, name),
+        "kernels": {"rule": matrix_kernel(), "flops_per_second": rates},
         "growth": curves,
         "shards": shards,
         "loading": loading,

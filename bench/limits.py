@@ -11,17 +11,20 @@ values once; soft-maxes, element-wise work and the optimiser cost nothing.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from hermesflow.models import kernels
+from hermesflow.core.processor import MatrixKernel
 from hermesflow.models.costs import next_token
 from hermesflow.models.costs.decoder import Decoder
+from hermesflow.models.kernels import KERNELS
 from hermesflow.models.showo.costs.decoder import UNCONDITIONAL
 from hermesflow.models.showo.costs.masked import masked_counts
 
@@ -35,8 +38,7 @@ _TRIES = 4
 
 Block = tuple[float, float, float]
 """Rows, tokens of each, positions that a token sees on average."""
-Product = Callable[[Tensor, Tensor], Tensor]
-PRODUCTS: dict[str, Product] = {"blas": torch.nn.functional.linear, "onednn": kernels._product}
+PRODUCTS: Mapping[MatrixKernel, Callable[[Tensor, Tensor], Tensor]] = KERNELS
 """x @ weight.T by each kernel."""
 
 
@@ -70,12 +72,12 @@ class Machine:
         """
         sizes = [(torch.rand(rows, inner), torch.rand(outputs, inner)) for rows, inner, outputs in SIDES[size]]
         flops = max(
-            2 * len(x) * weight.numel() / _best(lambda x=x, weight=weight, by=by: by(x, weight))
+            2 * len(x) * weight.numel() / _best(partial(by, x, weight))
             for x, weight in sizes
             for by in PRODUCTS.values()
         )
         matrix, vector = torch.ones(max(int(read) // _BYTES // 1024, 1), 1024), torch.ones(1, 1024)
-        readers = [matrix.sum, *(lambda by=by: by(vector, matrix) for by in PRODUCTS.values())]
+        readers: list[Callable[[], object]] = [matrix.sum, *(partial(by, vector, matrix) for by in PRODUCTS.values())]
         return Machine(flops, _BYTES * matrix.numel() / min(map(_best, readers)))
 
     def best(self, other: Machine) -> Machine:
@@ -89,6 +91,20 @@ class Machine:
     def plain(self) -> dict[str, float]:
         """For JSON."""
         return asdict(self)
+
+
+def kernel_rates(*, rows: int, inputs: int, outputs: int, tries: int = 10) -> dict[MatrixKernel, float]:
+    """FLOP/s of each kernel on a linear layer in training: its output and both gradients, the best of some tries."""
+    x, weight, gradient = torch.rand(rows, inputs), torch.rand(outputs, inputs), torch.rand(rows, outputs)
+    products = [(x, weight), (gradient, weight.t()), (gradient.t(), x.t())]
+    seconds = dict.fromkeys(PRODUCTS, math.inf)
+    for _ in range(tries):  # in turn, so that a disturbed moment meets both
+        for name, by in PRODUCTS.items():
+            start = time.process_time()
+            for pair in products:
+                by(*pair)
+            seconds[name] = min(seconds[name], time.process_time() - start)
+    return {name: len(products) * 2 * rows * inputs * outputs / least for name, least in seconds.items()}
 
 
 def captioning(decoder: Decoder, *, prompt: int, rows: int, tokens: int, together: int = 1) -> list[Pass]:

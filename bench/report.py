@@ -14,6 +14,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from hermesflow.core.files import git_revision
+from hermesflow.core.processor import MatrixKernel, matrix_kernel, processor
 from hermesflow.report.figures import FAINT, GENERATION, INK, STYLE, UNDERSTANDING, new_figure, save
 from hermesflow.tracking.store import Store
 
@@ -42,6 +43,15 @@ def told(entry: Mapping[str, Any]) -> str:
         f"{entry['flops'] / entry['limit_flops']:.3f} times the FLOPs of the limit\n"
         f"{same}" + (f"  {part}\n" if part else "")
     )
+
+
+def rule(rates: Mapping[MatrixKernel, float]) -> str:
+    """Whether the kernel that the processor's rule chooses is the faster one here."""
+    chosen, fastest = matrix_kernel(), max(rates, key=lambda name: rates[name])
+    figures = ", ".join(f"{name} {rate / 1e9:.0f} GFLOP/s" for name, rate in rates.items())
+    slower = f"{1 - rates[chosen] / rates[fastest]:.0%} slower than {fastest}"
+    verdict = "the faster one" if chosen == fastest else slower
+    return f"float32 products on {processor()}: {figures}; the rule chooses {chosen}, {verdict}"
 
 
 def about_machine(machine: Mapping[str, float], size: str) -> dict[str, Any]:

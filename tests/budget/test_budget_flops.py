@@ -32,7 +32,7 @@ CAPTIONS = ["a red circle above a blue square", "a small green cross and two cir
 
 @pytest.fixture
 def model(monkeypatch):
-    monkeypatch.setattr(kernels, "by_onednn", lambda x: False)  # its products are not counted
+    monkeypatch.setattr(kernels, "is_float32_on_cpu", lambda x: False)  # plain layers, whose products are counted
     return new_model(MICRO, seed=0)
 
 

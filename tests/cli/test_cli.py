@@ -7,8 +7,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 
 from hermesflow.cli import main
+from hermesflow.core import processor
 from hermesflow.core.errors import ArtifactError
 
 SMOKE = str(Path(__file__).parents[2] / "config" / "smoke.yaml")
@@ -36,6 +38,18 @@ def test_a_stage_gets_config_layout_and_its_own_options(stage, tmp_path):
     assert main.main([*arguments, "--shard", "0", "--shards", "2"]) == 0
     expected = {"seed": 3, "checkpoint": "pair-1", "shard": 0, "shards": 2}
     assert stage == [("smoke", tmp_path / "smoke", expected)]
+
+
+@pytest.mark.parametrize("kernel", ["blas", "onednn"])
+def test_a_config_chooses_the_library_of_products(stage, tmp_path, kernel):
+    config = tmp_path / "own.yaml"
+    changes = {"extends": SMOKE, "name": "own", "runtime": {"matrix_kernel": kernel}}
+    config.write_text(yaml.safe_dump(changes))
+    try:
+        assert main.main(["data", "--config", str(config), "--results", str(tmp_path)]) == 0
+        assert processor.matrix_kernel() == kernel
+    finally:
+        processor.use_matrix_kernel(None)
 
 
 @pytest.mark.parametrize(

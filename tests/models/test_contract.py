@@ -480,6 +480,27 @@ def test_pre_training_never_touches_frozen_parts(config, model):
     assert all(p.grad is None for part in model.frozen for p in part.parameters())
 
 
+def test_what_a_step_changes_is_seen_without_gradients_too(config, model):
+    """Weights may have been laid out before it (`models/kernels.Layout`)."""
+    seen = as_tensor(random_images(config, model.seen, 2))
+    prompts, texts = [model.caption_prompt] * 2, CAPTIONS[:2]
+    batch = Batch([], torch.zeros(0), None, seen, torch.tensor([0, 1]), prompts, texts)
+    optimizer, schedule = optimiser_of(model, replace(SMOKE.base_training, learning_rate=0.1, text_first=0.0))
+
+    def outputs(one):
+        with torch.inference_mode():
+            images = one.generate_images(texts, settings=config.sampling.images, generators=seeded(2))
+            return one.text_logps(seen, prompts, texts), images
+
+    before, _ = outputs(model)
+    for _ in range(2):
+        train_step(model, batch, optimizer, schedule, SMOKE.base_training)
+        (logps, images), (fresh_logps, fresh_images) = outputs(model), outputs(copy.deepcopy(model))
+        assert torch.equal(logps, fresh_logps) and torch.equal(images, fresh_images)
+        assert not torch.equal(logps, before)
+        before = logps
+
+
 @pytest.mark.parametrize("reduction", ["text_mean", "token_mean"])
 def test_the_loss_of_texts_is_a_mean_over_texts_or_over_tokens(config, model, reduction):
     seen, owners = as_tensor(random_images(config, model.seen, 2)), torch.tensor([0, 1, 0])

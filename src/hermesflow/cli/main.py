@@ -129,8 +129,10 @@ def _run_stage(arguments: argparse.Namespace) -> None:
         from hermesflow.config.load import load_config
         from hermesflow.core.errors import ConfigError
         from hermesflow.core.files import Layout
+        from hermesflow.core.processor import use_matrix_kernel
 
     config = load_config(arguments.config)
+    use_matrix_kernel(config.runtime.matrix_kernel)
     options = {name: getattr(arguments, name) for name in STAGES[arguments.command].takes}
     checkpoint = options.get("checkpoint", BASE)
     if checkpoint != BASE and checkpoint not in config.checkpoints:

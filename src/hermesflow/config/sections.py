@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from hermesflow.core.processor import MatrixKernel
 from hermesflow.core.section import AnyOrder, Source, section
 
 
@@ -501,3 +502,6 @@ class Runtime:
     """accelerate config file to launch Pair-DPO jobs with, e.g. config/accelerate/ddp.yaml; None is one process."""
     shard_threads: Positive
     """CPU threads of one sampling, scoring or evaluation job."""
+    matrix_kernel: MatrixKernel | None = None
+    """Library of float32 products on the CPU: `blas` (torch's, MKL on x86) or `onednn`, which round differently.
+    Default: by the processor, `blas` on Intel's and `onednn` on others."""

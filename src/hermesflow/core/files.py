@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from hermesflow.core.errors import ArtifactError
+from hermesflow.core.processor import matrix_kernel, processor
 
 if TYPE_CHECKING:  # torch takes seconds to import, and short steps do without it
     from torch import Tensor
@@ -264,7 +265,7 @@ def digest_of(value: Any) -> str:
 def new_manifest(
     *, config: Any, inputs: Sequence[Path], seed: int | None = None, counts: Mapping[str, int] | None = None
 ) -> dict[str, Any]:
-    """What a folder is made from: git revision, config values, seed, versions, hashes of the inputs.
+    """What a folder is made from: git revision, config values, seed, kernel of products, versions, hashes of inputs.
 
     Args:
         config: values of the keys that were read.
@@ -278,6 +279,7 @@ def new_manifest(
         "config": config,
         "config_digest": digest_of(config),
         "seed": seed,
+        "matrix_kernel": f"{matrix_kernel()} on {processor()}",
         "versions": {p: importlib.metadata.version(p) for p in ("torch", "transformers", "numpy")},
         "inputs": {str(p): sha256(p) for p in inputs},
         **({"counts": happened} if happened else {}),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 SESSION_BYTES = 16_000_000_000
 """What the rows of one session may hold."""
-CPU_STATE_BYTES = 4 * 2**20
-"""The widest state of a layer for the tokens that run together."""
+CPU_STATE_BYTES = 16 * 2**20
+"""The widest state of a layer for the tokens that run together: every group adds to the gradients of all weights."""
 STATE_BYTES = 512 * 2**20
 """The same on a GPU, where it is only there to bound memory."""
 _FLOAT = 4
@@ -36,7 +36,7 @@ def image_rows(*, num_image_tokens: int, codebook_size: int) -> int:
 
 
 def tokens_together(*, intermediate_size: int, element_size: int, on_cpu: bool) -> int:
-    """Tokens that run through the decoder together: on the CPU their widest state stays in its cache.
+    """Tokens that run through the decoder together: on the CPU their widest state stays in its last cache.
 
     Args:
         intermediate_size: width of the widest state.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -10,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-_ALIGNED = 16  # products into rows that begin anywhere in a line of the cache take half as long again
+from hermesflow.models.kernels import product
+
 LOGITS = 2**26
 """Logits that are there together: 256 MiB of float32."""
 
@@ -72,28 +72,28 @@ class _Logps(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
         hidden, weight, bias, targets = ctx.saved_tensors
         trained = ctx.needs_input_grad[1]
-        to_hidden = torch.empty_like(hidden)
-        to_weight: Tensor | None = None
-        to_bias: Tensor | None = None
-        parts = (x.split(ctx.size) for x in (hidden, targets, gradients[0], to_hidden))
-        for states, places, gradient, found in zip(*parts, strict=True):
+        to_hidden, to_weight, to_bias = [], None, None
+        parts = (x.split(ctx.size) for x in (hidden, targets, gradients[0]))
+        for states, places, gradient in zip(*parts, strict=True):
             likely = _softmax(states, weight, bias, places)[0] if ctx.kept is None else ctx.kept
             ctx.kept = None
             likely.mul_(-gradient[:, None])
             likely[torch.arange(len(places), device=places.device), places] += gradient
-            torch.mm(likely, weight, out=found)
+            to_hidden.append(product(likely, weight.T))
             if trained:
-                to_weight = torch.mm(likely.T, states) if to_weight is None else to_weight.addmm_(likely.T, states)
+                to_weight = _sum(to_weight, product(likely.T, states.T))
             if trained and bias is not None:
-                to_bias = likely.sum(dim=0) if to_bias is None else to_bias.add_(likely.sum(dim=0))
-        return to_hidden, to_weight, to_bias, None, None
+                to_bias = _sum(to_bias, likely.sum(dim=0))
+        return torch.cat(to_hidden), to_weight, to_bias, None, None
+
+
+def _sum(total: Tensor | None, part: Tensor) -> Tensor:
+    return part if total is None else total.add_(part)
 
 
 def _softmax(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Probabilities (S, V), and the log-probabilities of the targets (S,)."""
-    vocabulary = len(weight)
-    room = hidden.new_empty(len(hidden), math.ceil(vocabulary / _ALIGNED) * _ALIGNED)[:, :vocabulary]
-    logits = torch.mm(hidden, weight.T, out=room) if bias is None else torch.addmm(bias, hidden, weight.T, out=room)
+    logits = product(hidden, weight, bias)
     logits -= logits.amax(dim=1, keepdim=True)
     chosen = logits.gather(1, targets[:, None])[:, 0]
     total = logits.exp_().sum(dim=1)

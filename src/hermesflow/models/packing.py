@@ -83,15 +83,21 @@ class Ragged:
         self._unpad = valid.flatten().nonzero()[:, 0].to(device)
 
     def pad(self, x: Tensor) -> Tensor:
-        """(1, H, N, d) to (I, H, n, d); whatever stands at padding takes no part in gradients."""
+        """(H, N, d) to (I, H, n, d); whatever stands at padding takes no part in gradients."""
         # a copy in any case: a part of x would keep all of it
-        heads = x[0].clone() if self.even else _Take.apply(x[0], 1, self._pad, self._unpad, None)
+        heads = x.clone() if self.even else _Take.apply(x, 1, self._pad, self._unpad, None)
         return heads.unflatten(1, (len(self.lengths), self.longest)).transpose(0, 1)
 
     def unpad(self, x: Tensor) -> Tensor:
         """Attention's output (I, H, n, d) to (N, H, d)."""
         tokens = x.transpose(1, 2).flatten(0, 1)
         return tokens if self.even else _Take.apply(tokens, 0, self._unpad, self._pad, self._padding)
+
+
+def _split(x: Tensor, end: int) -> tuple[Tensor, Tensor]:
+    """Columns (H, n, d) of a sequence (1, H, N, d) before `end` and from there on; the gradient is one copy of both."""
+    before, behind = x.squeeze(0).split([end, x.shape[2] - end], dim=1)
+    return before, behind
 
 
 class _Take(torch.autograd.Function):
@@ -139,9 +145,9 @@ class TextsBehindImages:
         """See `Attend`."""
         if self._kept is not None:
             self._kept.append((key, value))
-        end = self._shape[0] * self._shape[1]
-        images = [x[0, :, :end].unflatten(1, self._shape).transpose(0, 1) for x in (query, key, value)]
-        texts = [self._texts.pad(x[:, :, end:]) for x in (query, key, value)]
+        parts = [_split(x, self._shape[0] * self._shape[1]) for x in (query, key, value)]
+        images = [x.unflatten(1, self._shape).transpose(0, 1) for x, _ in parts]
+        texts = [self._texts.pad(x) for _, x in parts]
         keys, values = (torch.cat(pair, dim=2) for pair in list(zip(images, texts, strict=True))[1:])
         # what is kept for the gradient is kept once: images are seen in the same copies
         length = self._shape[1]
@@ -169,16 +175,16 @@ class ImagesBehindPrompts:
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """See `Attend`."""
-        end = int(self._prompts.lengths.sum())
-        prompts = [self._prompts.pad(x[:, :, :end]) for x in (query, key, value)]
+        parts = [_split(x, int(self._prompts.lengths.sum())) for x in (query, key, value)]
+        prompts = [self._prompts.pad(x) for x, _ in parts]
         if self._kept is not None:
             self._kept.append((prompts[1], prompts[2]))
         # what is padded at the right is behind all that counts
         said, keys, values = prompts
         found = [self._prompts.unpad(attended(said, keys, values, is_causal=True))]
         if self._shape[1]:
-            blocks = [x[0, :, end:].unflatten(1, self._shape).transpose(0, 1) for x in (query, key, value)]
-            of_blocks = [self._block(prompts, [x[:, :, i] for x in blocks]) for i in range(self._shape[1])]
+            blocks = [x.unflatten(1, self._shape).transpose(0, 1).unbind(2) for _, x in parts]
+            of_blocks = [self._block(prompts, block) for block in zip(*blocks, strict=True)]
             found.append(torch.stack(of_blocks, dim=1).flatten(0, 2))
         return torch.cat(found)[None]
 

@@ -24,6 +24,7 @@ from hermesflow.training.distributed import micro_batches
 from hermesflow.training.interruption import Interruption
 from hermesflow.training.logps import Logps, PairLogps, ReferenceTable, chosen_tokens
 from hermesflow.training.losses import chosen_nll, dpo_logratios, implicit_rewards, pair_dpo_loss
+from hermesflow.training.optimizers import AdamW
 from hermesflow.training.pairs import HomologousPairs, Row
 from hermesflow.training.state import StateFolder
 from hermesflow.training.stopping import EarlyStopping
@@ -249,10 +250,10 @@ def learning_rate(step: int, training: Training) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * (step - 1 - warmup) / (training.steps - warmup)))
 
 
-def new_optimizer(model: nn.Module, training: Training) -> torch.optim.AdamW:
+def new_optimizer(model: nn.Module, training: Training) -> AdamW:
     """AdamW of what is trained; biases and norms are not decayed."""
     trained = [p for p in model.parameters() if p.requires_grad]
     matrices = [p for p in trained if p.ndim > 1]
     vectors = [p for p in trained if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": training.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=training.learning_rate, fused=True)
+    return AdamW(groups, lr=training.learning_rate)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from hermesflow.config.sections import BaseTraining
 from hermesflow.core.finite import clip_gradients
 from hermesflow.models.backbone import Noise, UnifiedModel
+from hermesflow.training.optimizers import AdamW
 
 
 @dataclass(frozen=True)
@@ -84,18 +85,15 @@ def batches(
         )
 
 
-def optimiser_of(
-    model: nn.Module, settings: BaseTraining
-) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LRScheduler]:
+def optimiser_of(model: nn.Module, settings: BaseTraining) -> tuple[AdamW, torch.optim.lr_scheduler.LRScheduler]:
     """AdamW and its schedule, one cycle per stage (texts alone, then both); biases, norms, embeddings do not decay."""
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     decayed = [p for name, p in trained if p.ndim > 1 and "embed" not in name]
     undecayed = [p for name, p in trained if p.ndim <= 1 or "embed" in name]
-    optimiser = torch.optim.AdamW(
+    optimiser = AdamW(
         [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": undecayed, "weight_decay": 0.0}],
         lr=settings.learning_rate,
         betas=(0.9, settings.beta2),
-        fused=True,
     )
     first = text_steps(settings)
     return optimiser, torch.optim.lr_scheduler.LambdaLR(

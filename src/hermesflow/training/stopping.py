@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
@@ -66,8 +67,9 @@ class EarlyStopping:
 
     def restore(self) -> None:
         """Put the best weights back."""
-        for name, one in self._parameters.items():
-            one.data.copy_(self._weights[name])
+        with torch.no_grad():
+            for name, one in self._parameters.items():
+                one.copy_(self._weights[name])
 
     def state_dict(self) -> dict[str, Any]:
         """For accelerate."""

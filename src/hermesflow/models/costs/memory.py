@@ -2,7 +2,7 @@
 
 Training has float32 weights; under mixed precision (autocast) it makes half-size copies of them. What a layer keeps for
 its gradient is listed in `_kept`, found by reading the autograd graph of transformers' PhiDecoderLayer. Products
-without gradients on the CPU have a copy of their weights in oneDNN's layout. test_budget_memory.py holds the
+without gradients on the CPU have a copy of their weights in their kernel's layout. test_budget_memory.py holds the
 float32 figures against measured peaks of processes on the CPU; those of mixed precision follow CUDA's autocast lists
 and were not measured: there is no GPU here. Allocators and kernels' own workspaces come on top.
 """
@@ -19,7 +19,7 @@ from hermesflow.models.machines import FLOAT
 from hermesflow.models.text_session import GROWTH
 
 _KERNELS = 6 * 2**20
-"""Bytes of what oneDNN compiles for the shapes that it meets in training; measured."""
+"""Bytes of what oneDNN, where it is the kernel, compiles for the shapes that it meets in training; measured."""
 _LOGIT = 12
 """Bytes per logit at its worst without `logps._Logps`: logits, in float32 once more, and their log-soft-max; backward
 the log-soft-max and two gradients."""
@@ -166,7 +166,7 @@ def text_decoding_peak(
 
 
 def weights(decoder: Decoder, outputs: int, size: int) -> int:
-    """Weights without gradients, and their copies in oneDNN's layout, with a head of so many outputs."""
+    """Weights without gradients, and their copies in their kernel's layout, with a head of so many outputs."""
     copied = decoder.layers * decoder.layer_weights + decoder.hidden_size * outputs
     return size * (decoder.parameters + (copied if decoder.on_cpu and size == FLOAT else 0))
 
@@ -192,7 +192,7 @@ def _activations(
     Calls go backward from the last to the first; behind the last all gradients are there.
     """
     hidden, inner, worst = decoder.hidden_size, decoder.intermediate_size, 0.0
-    again = decoder.on_cpu and precision == "no" and trained == decoder.parameters  # see kernels._GeluLinear
+    again = decoder.on_cpu and precision == "no" and trained == decoder.parameters  # see kernels._Linear
     kept = [
         decoder.layers * (FLOAT * hidden * call.tokens if recomputed else _kept(decoder, call, precision, again))
         + FLOAT * hidden * (2 * call.tokens + call.scored)  # final norm, and the head's input
@@ -216,9 +216,9 @@ def _kept(decoder: Decoder, call: Call, precision: str, again: bool) -> float:
     """Bytes that one layer keeps of a call.
 
     Per token, in float32: its input and normalised input, query and key before their norms, the query behind its norm
-    and rotation, attention's output by itself and in its place (7 D), and the MLP before (with adapters on the CPU, its
-    slope) and after its activation (2 I), which may be computed `again` instead (I). Keys and values are kept where
-    they are joined. Under autocast norms are float32, and the normalised input is cast once for each of four products.
+    and rotation, attention's output by itself and in its place (7 D), and the MLP before and after its activation
+    (2 I), which may be computed `again` instead (I). Keys and values are kept where they are joined. Under autocast
+    norms are float32, and the normalised input is cast once for each of four products.
     """
     hidden = decoder.hidden_size
     if precision == "no":
