@@ -68,7 +68,7 @@ def run_job(
             train.run(config, layout, seed=0, checkpoint=CHECKPOINT)
     except (Interrupted, NotFiniteError) as stopped:
         assert not (layout.checkpoint(0, CHECKPOINT) / "model").exists()
-        parts = sorted(path.name for path in layout.checkpoint(0, CHECKPOINT).rglob("*.distcp"))
+        parts = sorted(path.name for path in layout.checkpoint(0, CHECKPOINT).rglob("pytorch_model_fsdp_0/*.distcp"))
         print(f"{name}: {stopped} {parts}\n", end="", flush=True)  # in one piece
 
 
