@@ -70,8 +70,8 @@ def measure(name: str, only: list[str] | None, *, families: Sequence[str], full:
             print(f"{curve['name']}: {curve['slope']:.4f} s each, R2 {curve['r2']:.4f}", flush=True)
         for shard in growth.shards(size, model):
             shards.append(shard)
-            rates = ", ".join(f"{rate:.3g}" for rate in shard["per_second"])
-            print(f"{shard['name']}: {rates} a second for {shard['pairs']} pairs", flush=True)
+            speeds = ", ".join(f"{speed:.3g}" for speed in shard["per_second"])
+            print(f"{shard['name']}: {speeds} a second for {shard['pairs']} pairs", flush=True)
     shape = sizes.SIZES[name].shape
     rates = limits.kernel_rates(rows=512, inputs=shape.hidden_size, outputs=shape.intermediate_size)
     print(report.rule(rates), flush=True)

@@ -35,9 +35,9 @@ class FlexTexts:
         mask: Tensor,
         *,
         causal: bool = False,
-        kept: Layers | None = None,
+        cache: Layers | None = None,
     ) -> None:
-        assert kept is None and not causal
+        assert cache is None and not causal
         device, length = texts.device, images * image_length + int(texts.lengths.sum())
         # the image and the column of every place of the sequence; columns of texts are counted behind their image
         before = torch.arange(image_length).repeat(images)
@@ -52,7 +52,7 @@ class FlexTexts:
             return (owners[query] == owners[key]) & ((seen < 0) | ((asking >= 0) & text))
 
         self._mask = create_block_mask(sees, None, None, length, length, device=str(device))
-        self._attention: Callable[..., Any] = _compiled_flex if device.type == "cuda" else flex_attention
+        self._attention: Any = _compiled_flex if device.type == "cuda" else flex_attention
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """See `packing.Attend`."""
@@ -129,7 +129,7 @@ class FixedSession:
     @torch.inference_mode()
     def __init__(self, model: ShowO, session: ShowOTextSession, *, tokens: int) -> None:
         old = session._attend
-        rows = [tuple(_longer(x[:, :, : old.length], tokens) for x in pair) for pair in old._own]
+        rows = [tuple(_longer(x[:, :, : old.length], tokens) for x in pair) for pair in old._row_cache]
         self._attend = FixedRows(old._images, rows, old._padding, length=old.length)  # type: ignore[arg-type]
         self._model, self._positions = model, session._positions.clone()
         self._tokens = torch.zeros(len(self._positions), 1, dtype=torch.int64, device=model.device)

@@ -19,6 +19,7 @@ from transformers import DynamicCache
 from bench import plain
 from hermesflow.config.sections import Decoding, ImageSampling
 from hermesflow.data.worlds.questions import Question
+from hermesflow.models.backbone import Completion
 from hermesflow.models.next_token import generation
 from hermesflow.models.next_token.base import NextTokenModel
 from hermesflow.training.logps import Logps
@@ -80,7 +81,7 @@ class Cached:
         found = self.text_logps(image.expand(count, *image.shape), prompts, question.choices)
         return question.choices[int(found.argmax())]
 
-    def text_logps(self, seen: Tensor, prompts: Sequence[str], completions: Sequence[str]) -> Tensor:
+    def text_logps(self, seen: Tensor, prompts: Sequence[str], completions: Sequence[Completion]) -> Tensor:
         """Log p of each completion and its end token, (B,) nats, of images (B, *seen)."""
         model, images = self.model, self.model.image_states(seen)
         asked, told = model.tokenizer.encode(prompts), model.completion_tokens(completions)
@@ -98,8 +99,8 @@ class Cached:
         """One image for each of equal captions, (B, T) codes; both sides of the guidance in one batch if as long."""
         model, size = self.model, len(captions)
         uniforms = torch.stack([torch.rand(model.num_image_tokens, generator=one) for one in generators], dim=1)
-        texts = model._asked_for(captions)
-        sides = [model.drawing_prompts(texts), model.unconditional_prompts(texts)]
+        texts = model.image_texts(captions)
+        sides = [model.generation_prompts(texts), model.unconditional_prompts(texts)]
         starts = [model.embed(torch.tensor(side)) for side in sides]
         if starts[0].shape == starts[1].shape:
             starts = [torch.cat(starts)]
@@ -124,7 +125,7 @@ class Cached:
     def image_logps(self, captions: Sequence[str], codes: Tensor) -> Tensor:
         """Log p of the codes (B, T), (B,) nats."""
         model, blocks, places = self.model, self.model._blocks(codes), torch.tensor(self.model._layout[1])
-        prompts = model.drawing_prompts(model._asked_for(captions))
+        prompts = model.generation_prompts(model.image_texts(captions))
         rows = [torch.cat([model.embed(torch.tensor(p)), block]) for p, block in zip(prompts, blocks, strict=True)]
         hidden = self._states(pad_sequence(rows, batch_first=True))
         scored = torch.cat([states[len(p) + places] for states, p in zip(hidden, prompts, strict=True)])

@@ -120,8 +120,8 @@ def sizes_of(listed: Sequence[dict[str, Any]], config_file: Path, scale: float) 
             continue
         # of a reference the plan asks for a checkpoint trained against it, and base is none
         trained = next(iter(config.checkpoints)) if rule == "reference" else wildcards.get("checkpoint", BASE)
-        total = disk_of(config, rule, trained, decoder, lengths, wildcards.get("benchmark"))
-        total /= int(wildcards.get("shards", 1))
+        whole = disk_of(config, rule, trained, decoder, lengths, wildcards.get("benchmark"))
+        total = whole / int(wildcards.get("shards", 1))
         heavy = next((own for kind in HEAVIEST if (own := [name for name in outputs if name.endswith(kind)])), outputs)
         for name in outputs:
             sizes[name] = max(int(total * scale / len(heavy)), SMALL) if name in heavy else SMALL

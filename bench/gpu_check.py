@@ -15,6 +15,7 @@ every call of the decoder at the measured bandwidth; both are counted while our 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 import statistics
@@ -238,7 +239,7 @@ def inference(config: Config, model: UnifiedModel, size: Size) -> dict[str, Run]
     seen = as_tensor(random_images(config, model.seen, size.images))
     owners = torch.arange(size.images).repeat_interleave(size.captions)
     choices = tuple(words(1 + c, "choice", c) for c in range(4))
-    asked = [sizes.Asked(words(5 + k, "question", k), choices) for k in range(size.questions)]
+    asked = [sizes.question(words(5 + k, "question", k), choices) for k in range(size.questions)]
     about = torch.zeros(len(asked), dtype=torch.int64)
     settings = sizes.drawing(size.steps)
     prompts = [words(size.pair_words // 2, "prompt", k % 4) for k in range(2 * size.images)]
@@ -277,7 +278,7 @@ def dpo_step(model: UnifiedModel, batch: PairBatch, precision: Precision) -> tup
             logps = scorer(batch)
         loss = step_loss(logps, reference, objective="pair", training=sizes.TRAINING)[0].mean()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(policy.parameters(), sizes.TRAINING.max_grad_norm)
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), sizes.TRAINING.max_grad_norm or math.inf)
         optimizer.step()
         optimizer.zero_grad()
         return loss.detach()

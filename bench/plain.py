@@ -9,6 +9,7 @@ vocabulary at every place; rows that are batched are padded to the longest there
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from hermesflow.config.sections import Decoding, ImageSampling, Training
 from hermesflow.data.worlds.questions import Question
+from hermesflow.models.backbone import Completion
 from hermesflow.models.draws import inverse_cdf
 from hermesflow.models.showo import generation
 from hermesflow.models.showo.model import ShowO
@@ -126,25 +128,25 @@ def likeliest_choice(model: ShowO, codes: Tensor, question: Question) -> str:
     return question.choices[found.index(max(found))]
 
 
-def text_logps(model: ShowO, codes: Tensor, prompts: Sequence[str], completions: Sequence[str]) -> Tensor:
+def text_logps(model: ShowO, codes: Tensor, prompts: Sequence[str], completions: Sequence[Completion]) -> Tensor:
     """Log p of each completion and its end token, (B,) nats, of images codes (B, T)."""
     return torch.cat([_text_logps_of_one(model, *row) for row in zip(codes, prompts, completions, strict=True)])
 
 
-def _text_logps_of_one(model: ShowO, codes: Tensor, prompt: str, completion: str) -> Tensor:
+def _text_logps_of_one(model: ShowO, codes: Tensor, prompt: str, completion: Completion) -> Tensor:
     rows, scored = text_rows(model, codes[None], [prompt], [completion], length=None)
     return _text_logps_of(logits_of(model, rows, text_mask(model, rows.shape[1] - len(codes) - 3)), rows, scored)
 
 
 def text_rows(
-    model: ShowO, codes: Tensor, prompts: Sequence[str], completions: Sequence[str], *, length: int | None
+    model: ShowO, codes: Tensor, prompts: Sequence[str], completions: Sequence[Completion], *, length: int | None
 ) -> tuple[Tensor, Tensor]:
     """Rows (B, L) with `length` columns of text, None for one row that is not padded; and what is scored, (B, L)."""
     end = model.ids.boundary
-    encoded = zip(model.tokenizer.encode(prompts), model.tokenizer.encode(completions), strict=True)
+    encoded = zip(model.tokenizer.encode(prompts), model.completion_tokens(completions), strict=True)
     rows, scored = [], []
     for image, (prompt, completion) in zip(codes, encoded, strict=True):
-        text = [end, *prompt, *completion, end]
+        text = [end, *prompt, *completion]
         assert len(text) <= model.shape.max_text_tokens, "the plain path cuts nothing"
         rows.append(text_row(model, image, text, length=length))
         place = torch.arange(len(rows[-1])) - (len(image) + 3)
@@ -248,7 +250,7 @@ def pair_dpo_step(
         reference = reference_logps(batch)
     loss = step_loss(logps, reference, objective="pair", training=training)[0].mean()
     loss.backward()
-    norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), training.max_grad_norm)
+    norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), training.max_grad_norm or math.inf)
     optimizer.step()
     optimizer.zero_grad()
     return torch.stack([loss.detach(), norm])

@@ -19,8 +19,10 @@ from hermesflow.report.figures import FAINT, GENERATION, INK, STYLE, UNDERSTANDI
 from hermesflow.tracking.store import Store
 
 FRACTION_BAR = 0.85
-_FIGURES = ("time_ratio", "memory_ratio", "fraction_of_limit", "seconds", "plain_seconds", "limit_seconds")
-_FIGURES += ("flops_per_second", "flops_of_peak", "time_ratio_limit")
+_FIGURES = (
+    *("time_ratio", "memory_ratio", "fraction_of_limit", "seconds", "plain_seconds", "limit_seconds"),
+    *("flops_per_second", "flops_of_peak", "time_ratio_limit"),
+)
 MIB = 2**20
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from hermesflow.config.sections import Decoding, ImageSampling, Training
 from hermesflow.core.images import ImageForm, read_images, write_images
 from hermesflow.core.seeding import generator
 from hermesflow.data.worlds.language import lexicon_of
-from hermesflow.data.worlds.questions import vocabulary
+from hermesflow.data.worlds.questions import Question, vocabulary
 from hermesflow.models import backbone
 from hermesflow.models.backbone import NoiseName, UnifiedModel
 from hermesflow.models.costs.decoder import Decoder
@@ -191,13 +192,9 @@ def drawing(steps: int, *, guidance: float = 5.0) -> ImageSampling:
     return ImageSampling(n=16, steps=steps, guidance=guidance, temperature=1.0, temperature_schedule="linear")
 
 
-@dataclass(frozen=True)
-class Asked:
+def question(words: str, choices: tuple[str, ...]) -> Question:
     """A question of which no answer is right: that plays no part in what it costs."""
-
-    question: str
-    choices: tuple[str, ...]
-    answer: str = ""
+    return Question(words, choices, answer="", kind="")
 
 
 class WordEncoder:
@@ -205,11 +202,11 @@ class WordEncoder:
 
     def encode(self, texts: Sequence[str]) -> Tensor:
         """Unit vectors, (N, 16) float32."""
-        sums = [sum(torch.randn(16, generator=generator("word", word)) for word in text.split()) for text in texts]
-        return torch.nn.functional.normalize(torch.stack(sums), dim=1)
+        words = [[torch.randn(16, generator=generator("word", word)) for word in text.split()] for text in texts]
+        return torch.nn.functional.normalize(torch.stack([torch.stack(one).sum(dim=0) for one in words]), dim=1)
 
 
-def config_of(family: str, language: Mapping[str, int], *, side: int, codebook_bits: int) -> Config:
+def config_of(family: str, language: Mapping[str, Any], *, side: int, codebook_bits: int) -> Config:
     """The smoke config with a model of a family, whose images have `side` times `side` tokens."""
     smoke = load_config(ROOT / "config" / "smoke.yaml")
     pixels = smoke.image_tokenizer.patch_size * 2 ** (len(smoke.image_tokenizer.encoder_multipliers) - 1)
@@ -229,7 +226,7 @@ def random_model(size: Size) -> UnifiedModel:
     """
     words = size.words if size.config is None else len(vocabulary(lexicon_of("microworld"))) + 2
     tokenizer = word_tokenizer([f"w{k}" for k in range(words - 2)])
-    prompts = {"caption_prompt": text(_PROMPT_WORDS), "question_template": "w1 {} w2"}
+    prompts: dict[str, Any] = {"caption_prompt": text(_PROMPT_WORDS), "question_template": "w1 {} w2"}
     if size.config is None:
         model: UnifiedModel = ShowO(size.shape, tokenizer, **prompts)
     else:
@@ -288,10 +285,10 @@ def prompts(size: Size, count: int) -> list[str]:
     return [different[k * len(different) // count] for k in range(count)]
 
 
-def questions(size: Size) -> list[Asked]:
+def questions(size: Size) -> list[Question]:
     """Questions of different lengths, the choices of each of 1 to 4 words."""
     return [
-        Asked(text(words, "question"), tuple(text(1 + k % 4, "choice", k, words) for k in range(size.choices)))
+        question(text(words, "question"), tuple(text(1 + k % 4, "choice", k, words) for k in range(size.choices)))
         for words in lengths(size.questions, size.question_words)
     ]
 

@@ -127,7 +127,7 @@ def choosing(size: Size, model: UnifiedModel, *, full: bool) -> Work:
 def drawing(size: Size, model: UnifiedModel, *, full: bool) -> Work:
     """Guided images; in part it is a decoding of fewer steps, which masks as much on average."""
     captions, theirs = sizes.prompts(size, size.images), plain_path(model)
-    counted = {
+    counted: dict[str, Any] = {
         "texts": prompt_lengths(model, list(dict.fromkeys(captions))),
         "rows_each": size.images // size.prompts,
         "guided": True,
@@ -160,17 +160,13 @@ def training(size: Size, model: UnifiedModel, *, full: bool) -> Work:
 
     def theirs() -> Run:
         policy, optimizer = trained(model)
-        logps = [plain_path(one).pair_logps for one in (policy, copy.deepcopy(model))]
-        return lambda: plain.pair_dpo_step(policy, *logps, optimizer, batch, training=sizes.TRAINING)
+        logps, reference_logps = (plain_path(one).pair_logps for one in (policy, copy.deepcopy(model)))
+        return lambda: plain.pair_dpo_step(policy, logps, reference_logps, optimizer, batch, training=sizes.TRAINING)
 
     scored = model.scored_tokens(batch.noise, size.pairs).long().tolist()
-    rows = zip(
-        batch.chosen_captions, batch.rejected_captions, prompt_lengths(model, batch.captions), scored, strict=True
-    )
-    pairs = [
-        limits.PairLengths((len(chosen.split()), len(rejected.split())), length, count)
-        for chosen, rejected, length, count in rows
-    ]
+    chosen, rejected = map(model.completion_tokens, (batch.chosen_captions, batch.rejected_captions))
+    rows = zip(chosen, rejected, prompt_lengths(model, batch.captions), scored, strict=True)
+    pairs = [limits.PairLengths((len(c) - 1, len(r) - 1), length, count) for c, r, length, count in rows]
     prompt = 1 + len(model.caption_prompt.split())
     return Work(
         about=f"one step on {size.pairs} homologous pairs",
@@ -207,7 +203,7 @@ def in_part(model: UnifiedModel, full: bool) -> bool:
 def prompt_lengths(model: UnifiedModel, captions: Sequence[str]) -> list[int]:
     """Columns of the prompts that images are drawn from."""
     if isinstance(model, NextTokenModel):
-        return [len(prompt) for prompt in model.drawing_prompts(model._asked_for(captions))]
+        return [len(prompt) for prompt in model.generation_prompts(model.image_texts(captions))]
     return [3 + len(caption.split()) for caption in captions]
 
 
@@ -244,7 +240,7 @@ def step(model: UnifiedModel, batch: PairBatch, reference: Logps) -> Run:
     def run() -> Tensor:
         loss = step_loss(scorer(batch), reference, objective="pair", training=sizes.TRAINING)[0].mean()
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), sizes.TRAINING.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), sizes.TRAINING.max_grad_norm or math.inf)
         optimizer.step()
         optimizer.zero_grad()
         return torch.stack([loss.detach(), norm])

@@ -95,7 +95,7 @@ def test_likelihood_chooses_the_same(size, model):
     images, count = sizes.images(size, 2), 10 if is_tiny(size) else 3
     owners = torch.arange(count) % 2
     asked = [  # choices of one length, or the shortest is always the likeliest
-        sizes.Asked(sizes.text(3 + k, "asked"), tuple(sizes.text(2, k, choice) for choice in "abc"))
+        sizes.question(sizes.text(3 + k, "asked"), tuple(sizes.text(2, k, choice) for choice in "abc"))
         for k in range(count)
     ]
     ours = vqa_likelihood(model, images, owners, asked)

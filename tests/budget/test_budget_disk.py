@@ -20,7 +20,7 @@ from hermesflow.models.backbone import new_model
 from hermesflow.models.codecs import image_form
 from hermesflow.models.lengths import Lengths
 from hermesflow.models.showo.codec import ShowOCodec
-from hermesflow.models.showo.costs import pixels
+from hermesflow.models.showo.costs import saved_bytes
 from hermesflow.models.showo.costs.decoder import Decoder
 from hermesflow.models.showo.magvit import MagVitV2
 from hermesflow.selfplay.preferences import Candidate, Pair, captions_table, image_arrays, images_table
@@ -75,7 +75,7 @@ def test_weights(tmp_path):
     assert weights.stat().st_size == pytest.approx(planned(CONFIG, "base"), rel=0.01)
     ShowOCodec(MagVitV2(CONFIG.image_tokenizer), CONFIG.data.image_size).save(tmp_path / "tokenizer")
     found = (tmp_path / "tokenizer" / "model.safetensors").stat().st_size
-    assert found == pytest.approx(pixels.saved_bytes(CONFIG.image_tokenizer, 48), rel=0.01)
+    assert found == pytest.approx(saved_bytes(CONFIG.image_tokenizer), rel=0.01)
 
 
 def test_reference_table(tmp_path):

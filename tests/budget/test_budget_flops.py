@@ -13,10 +13,9 @@ from hermesflow.config.sections import Decoding, ImageSampling, ImageTokenizer, 
 from hermesflow.core.seeding import generator
 from hermesflow.models import capacity, kernels, logps
 from hermesflow.models.backbone import new_model, recompute_activations
-from hermesflow.models.costs import decoder
+from hermesflow.models.costs import decoder, pixels
 from hermesflow.models.costs.decoder import image_scoring, text_decoding, text_scoring
 from hermesflow.models.machines import forwards, total
-from hermesflow.models.showo.costs import pixels
 from hermesflow.models.showo.costs.decoder import Decoder, image_decoding
 from hermesflow.models.showo.generation import generate_images
 from hermesflow.models.showo.magvit import MagVitV2
@@ -179,7 +178,7 @@ OFFICIAL = ImageTokenizer(
 @pytest.mark.parametrize(("settings", "size"), [(MICRO.image_tokenizer, 48), (OFFICIAL, 32)])
 def test_image_tokenizer(settings, size):
     tokenizer = MagVitV2(settings)
-    there, back = pixels.encoder(settings, size), pixels.decoder(settings, size)
+    there, back = pixels.directions(MagVitV2, settings, size)
     assert there.parameters == sum(p.numel() for p in tokenizer.encoder.parameters())
     assert back.parameters == sum(p.numel() for p in tokenizer.decoder.parameters())
     codes = []

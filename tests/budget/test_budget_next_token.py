@@ -46,7 +46,7 @@ class World:
     @property
     def prompt_length(self):
         """Columns of the captions' prompts, the beginning of the image included."""
-        first, second = self.model.drawing_prompts(self.model.tokenize(CAPTIONS))
+        first, second = self.model.generation_prompts(self.model.tokenize(CAPTIONS))
         assert len(first) == len(second)
         return len(first) + 1
 
@@ -138,7 +138,7 @@ def test_image_tokenizer(world):
         assert counted(lambda: network.decode(codes)) == pytest.approx(back.flops, rel=1e-6)
         flops = counted(lambda: network.encode(images))
     assert flops == pytest.approx(there.flops + LOOKED_UP[family], rel=1e-6)
-    assert world.costs.saved_bytes(tokenizer, 48) == 4 * sum(x.numel() for x in network.state_dict().values())
+    assert world.costs.saved_bytes(tokenizer) == sum(x.nbytes for x in network.state_dict().values())
 
 
 def test_a_plan_is_made_of_every_rule(world):

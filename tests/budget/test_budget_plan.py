@@ -159,7 +159,7 @@ def test_images_of_benchmarks_cost_what_as_many_candidates_do():
     coco = replace(config.benchmarks, geneval=None, dpg=None, gap=None, understanding=None)
     config = replace(config, benchmarks=coco, sampling=replace(config.sampling, images=one, batch_pairs=250))
     rules = Rules(config, Lengths.of(config), gpus=1)
-    passes, _ = rules.batches.drawn(250, 250)
+    passes, _ = rules.batches.generated(250, 250)
     assert total(rules.draw("coco").passes, "flops") / 30_000 == pytest.approx(total(passes, "flops") / 250)
 
 

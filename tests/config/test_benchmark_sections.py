@@ -29,7 +29,7 @@ PAPERS = ("geneval", "dpg", "coco", "gap")
 
 def test_the_paper_s_scale_has_all_that_the_paper_has():
     own = load_config(SHOWO).benchmarks
-    assert own.drawn == PAPERS and own.columns == COLUMNS
+    assert own.image_benchmarks == PAPERS and own.columns == COLUMNS
 
 
 def test_the_micro_world_has_none():
@@ -38,7 +38,7 @@ def test_the_micro_world_has_none():
 
 def test_a_section_that_is_left_out_is_no_benchmark(write):
     own = load_config(write(lambda plain: [plain.pop(key) for key in ("dpg", "gap", "understanding")])).benchmarks
-    assert own.drawn == ("geneval", "coco") and own.columns == ()
+    assert own.image_benchmarks == ("geneval", "coco") and own.columns == ()
 
 
 def test_columns_are_in_the_order_of_the_table():

@@ -238,6 +238,12 @@ def test_a_table_with_other_columns_is_refused_once(content, found, tmp_path):
         list(opened(tmp_path).records())
 
 
+def test_two_columns_of_one_name_are_refused_with_it(tmp_path):
+    (tmp_path / "metadata.csv").write_text("file_name,caption,Caption \n1.jpg,a,b\n")
+    with pytest.raises(DataError, match=r"metadata\.csv: .*columns file_name, caption, caption two .*each column once"):
+        list(opened(tmp_path).records())
+
+
 def test_a_quote_that_is_not_closed_does_not_swallow_the_rest(tmp_path):
     (tmp_path / "metadata.csv").write_text('file_name,caption\n1.jpg,"A cat\n2.jpg,A dog\n')
     with pytest.raises(DataError, match=r"metadata\.csv: cannot be read \(unexpected end of data\)"):

@@ -7,7 +7,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from hermesflow.data.microworld.captions import caption_of
-from hermesflow.data.microworld.judge import read_image, read_images
+from hermesflow.data.microworld.judge import read_images
 from hermesflow.data.microworld.scenes import COLORS, GROUND, render
 from hermesflow.data.microworld.world import WORLD, make_scene
 from hermesflow.data.worlds.language import KINDS
@@ -37,7 +37,7 @@ def things(*described: tuple) -> Scene:
 
 def test_every_real_render_is_read_exactly(world, images):
     assert read_images(images) == [scene for _, scene in world]
-    assert read_image(images[0]) == world[0][1]
+    assert read_images(images[0][None])[0] == world[0][1]
 
 
 def test_reading_does_not_depend_on_the_batch(images):
@@ -65,20 +65,20 @@ def test_slightly_damaged_images_are_read_as_the_originals(world, images, damage
 def test_specks_are_ignored():
     image = render(things(("circle", "red", "small", 0)), image_size=48)
     image[40:44, 40:44] = COLORS["blue"]
-    assert read_image(image) == things(("circle", "red", "small", 0))
+    assert read_images(image[None])[0] == things(("circle", "red", "small", 0))
 
 
 def test_empty_image_has_no_objects():
-    assert read_image(np.full((48, 48, 3), GROUND, dtype=np.uint8)) == Scene(())
+    assert read_images(np.full((48, 48, 3), GROUND, dtype=np.uint8)[None])[0] == Scene(())
 
 
 def test_unreadable_shape_and_mixed_color_are_none_but_the_object_counts():
     image = np.full((48, 48, 3), GROUND, dtype=np.uint8)
     image[2:22, 2:5] = COLORS["green"]  # a bar: no shape of the world
-    assert read_image(image) == things((None, "green", None, 0))
+    assert read_images(image[None])[0] == things((None, "green", None, 0))
     image = render(things(("square", "red", "large", 0)), image_size=48)
     image[:12, :24][(image[:12, :24] != GROUND).any(-1)] = COLORS["blue"]
-    scene = read_image(image)
+    scene = read_images(image[None])[0]
     assert scene == things(("square", None, "large", 0))
     assert WORLD.accepts(scene, "a square") and not WORLD.accepts(scene, "a red square")
     assert ask(scene, "how many objects ?") == "one" and ask(scene, "what color is the square ?") is None

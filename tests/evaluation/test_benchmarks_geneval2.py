@@ -495,7 +495,7 @@ def test_the_example_of_the_config_holds_without_its_comment_marks(tmp_path):
     lines[start:end] = [line.replace("  # ", "  ", 1) for line in lines[start:end]]
     (tmp_path / "mine.yaml").write_text("\n".join(lines))
     config = load_config(tmp_path / "mine.yaml")
-    assert config.benchmarks.drawn == (*load_config(SHOWO).benchmarks.drawn, "geneval2")
+    assert config.benchmarks.image_benchmarks == (*load_config(SHOWO).benchmarks.image_benchmarks, "geneval2")
     assert config.benchmarks.geneval2.images == 1
     assert sources_of(config)["benchmarks.geneval2.judge"].repo == "Qwen/Qwen3-VL-8B-Instruct"
 

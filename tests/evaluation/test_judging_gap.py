@@ -30,9 +30,9 @@ def values(table, captions):
 def test_both_protocols_by_hand():
     asked = [PairQuestion("a", q) for q in (COLOR, ANIMAL, THERE)] + [PairQuestion("a", COLOR)]
     judged = Judged(
-        drawn=chose("red", None, "no", "blue"),
+        generated=chose("red", None, "no", "blue"),
         real=chose("red", "cats", None, "red"),
-        said=chose("red", "dogs", "yes", None),
+        answers=chose("red", "dogs", "yes", None),
     )
     table = gap_table(asked, free=["it is red", "puppies", "sure", "pink"], nearest=["red", "dogs", "no", "red"],
                       judged=judged)  # fmt: skip
@@ -52,7 +52,7 @@ def test_both_protocols_by_hand():
 
 def test_two_times_nothing_is_not_agreement():
     table = gap_table([PairQuestion("a", COLOR)], free=["?"], nearest=["red"],
-                      judged=Judged(drawn=chose(None), real=chose(None), said=chose(None)))  # fmt: skip
+                      judged=Judged(generated=chose(None), real=chose(None), answers=chose(None)))  # fmt: skip
     assert not table["understanding_same_judge"][0]
     assert not table["generation"][0]
 
@@ -60,7 +60,7 @@ def test_two_times_nothing_is_not_agreement():
 def test_a_model_that_says_what_the_judge_sees_is_right_by_the_same_judge():
     # the micro world's rule too: the judge's reading is the rule, also where the caption says otherwise
     table = gap_table([PairQuestion("a", COLOR)], free=["blue"], nearest=["blue"],
-                      judged=Judged(drawn=chose("red"), real=chose("blue"), said=chose("blue")))  # fmt: skip
+                      judged=Judged(generated=chose("red"), real=chose("blue"), answers=chose("blue")))  # fmt: skip
     assert table["understanding_same_judge"][0]
     assert not table["understanding_paper"][0]
 
@@ -68,7 +68,9 @@ def test_a_model_that_says_what_the_judge_sees_is_right_by_the_same_judge():
 def test_pairs_of_one_caption_are_one_unit():
     asked = [PairQuestion("a", COLOR), PairQuestion("b", COLOR), PairQuestion("c", COLOR)]
     same = chose("red", "blue", "red")
-    table = gap_table(asked, free=["red"] * 3, nearest=["red"] * 3, judged=Judged(drawn=same, real=same, said=same))
+    table = gap_table(
+        asked, free=["red"] * 3, nearest=["red"] * 3, judged=Judged(generated=same, real=same, answers=same)
+    )
     units = gap_units(table, {"a": "a wall", "b": "a wall", "c": "a red wall"})
     own = units[units["metric"] == "gap/paper/generation"].set_index("id")
     assert own.loc["a wall", ["numerator", "denominator"]].tolist() == [1, 2]
@@ -83,7 +85,7 @@ def test_own_answers_that_were_no_choice_or_empty_are_counted():
 
 def test_refusals_are_counted_on_their_own():
     refused = Verdict("a", "refused", None, "no")
-    judged = Judged(drawn=[refused, refused], real=chose("red", "cats"), said=[*chose("red"), refused])
+    judged = Judged(generated=[refused, refused], real=chose("red", "cats"), answers=[*chose("red"), refused])
     asked = [PairQuestion("a", COLOR), PairQuestion("a", ANIMAL)]
     facts = judge_facts(asked, judged)
     none = {"chosen": 0, "cannot tell": 0, "refused": 0, "unreadable": 0, "cut short": 0}
@@ -116,10 +118,10 @@ def test_an_endpoint_grades_both_sides(tmp_path):
         # drawn a and b and b's animals, real a with b (the same picture) and its animals, two answers in free words
         assert len(server.paid) == 5
         assert sum("answer to be read" in text for text in server.paid) == 2
-    assert [v.choice for v in judged.drawn] == ["blue", "red", None, "blue"]
+    assert [v.choice for v in judged.generated] == ["blue", "red", None, "blue"]
     assert [v.choice for v in judged.real] == ["red", "red", None, "red"]
-    assert [v.choice for v in judged.said] == ["red", "red", None, "blue"]
-    assert [v.id for v in judged.said] == ["a", "b", "b", "a"]
+    assert [v.choice for v in judged.answers] == ["red", "red", None, "blue"]
+    assert [v.id for v in judged.answers] == ["a", "b", "b", "a"]
     table = gap_table(asked, free=free, nearest=["red", "red", "dogs", "blue"], judged=judged)
     found = values(table, {"a": "one", "b": "two"})
     assert found["gap/paper/understanding"] == 0.75

@@ -4,7 +4,7 @@ from collections import Counter
 import pytest
 
 from hermesflow.data.microworld.captions import LEXICON, caption_of
-from hermesflow.data.microworld.judge import read_image
+from hermesflow.data.microworld.judge import read_images
 from hermesflow.data.microworld.scenes import render
 from hermesflow.data.microworld.world import WORLD, make_scene
 from hermesflow.data.worlds.language import KINDS
@@ -97,7 +97,7 @@ def test_every_built_question_is_true_of_its_image_and_in_the_training_words():
     for item in items:
         assert set(item.question.split()) <= known
         question = Question(item.question, ("yes", "no"), item.answer, item.task)
-        assert WORLD.answer(read_image(pictures[item.id]), question) == item.answer, item
+        assert WORLD.answer(read_images(pictures[item.id][None])[0], question) == item.answer, item
 
 
 def test_pope_balances_yes_and_no_in_every_image():

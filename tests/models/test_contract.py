@@ -512,7 +512,7 @@ def test_the_loss_of_texts_is_a_mean_over_texts_or_over_tokens(config, model, re
         lengths = lengths.clamp(max=room)
     means = {"text_mean": -(logps / lengths).mean(), "token_mean": -logps.sum() / lengths.sum()}
     assert abs(means["text_mean"] - means["token_mean"]) > 1e-4
-    batch = Batch([], torch.zeros(0), None, seen, owners, prompts, texts)
+    batch = Batch([], torch.zeros(0), None, seen, owners, prompts, texts, model.scored_lengths(prompts, texts))
     settings = replace(SMOKE.base_training, mmu_reduction=reduction)
     metrics = train_step(model, batch, *optimiser_of(model, settings), settings)
     assert metrics["loss/mmu"] == pytest.approx(means[reduction].item(), rel=1e-4)

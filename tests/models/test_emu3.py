@@ -235,7 +235,7 @@ def test_rows_of_one_session_may_have_different_prompts(tensors):
 def test_log_probs_of_given_codes_and_their_gradient(model, tensors, facts, name, kind):
     codes = codes_of(tensors, name) if name else tensors["c_greedy_codes_negative"].flatten(1)
     expected = facts["c"]["teacher_forced"][kind]
-    [(_, values)] = model._drawn(model.drawing_prompts(model._asked_for([drawing()])), codes, None)
+    [(_, values)] = model._grouped_code_logps(model.generation_prompts(model.image_texts([drawing()])), codes, None)
     recorded = tensors[f"c_logp_{kind}"][tensors["c_visual_mask"]]
     torch.testing.assert_close(values[0], recorded, atol=2e-5, rtol=1e-5)
     [logp] = model.image_logps([drawing()], codes, None)
@@ -260,7 +260,7 @@ def test_the_mean_over_codes_is_the_loss_and_an_empty_prompt_has_no_text(model, 
     assert model.image_loss([drawing()], codes[:1], None).item() == pytest.approx(one, rel=1e-6)
     empty = model.image_logps([""], codes[1:], None).item()
     assert loss.item() == pytest.approx((one - empty / 12) / 2, rel=1e-5)
-    assert model.drawing_prompts([[]])[0] == facts["prompts"]["empty_ids"][:-1]
+    assert model.generation_prompts([[]])[0] == facts["prompts"]["empty_ids"][:-1]
 
 
 # image tokenizer
@@ -414,7 +414,7 @@ def test_prompts_of_the_released_config_are_the_official_ones(tmp_path, facts):
     model, size = backbone.meta_model(config), [54, 52, 42, 54, 52]  # "64*64"
     before, after = (model.ids.bos, [model.ids.boi, *size])
     for kind, prompts in (
-        ("generation", model.drawing_prompts(model._asked_for(["a portrait of a young girl."]))),
+        ("generation", model.generation_prompts(model.image_texts(["a portrait of a young girl."]))),
         ("negative", model.unconditional_prompts([[]])),
         ("empty", [model.empty_prompt(None, 0)]),
     ):

@@ -326,7 +326,7 @@ def test_prompts_of_the_released_config_are_the_official_ones(tmp_path):
     before = model._before_image
     assert letters([system])[0] == before[1 : 1 + len(letters([system])[0])] and before[0] == model.ids.bos
     assert before[-4:] == [*letters(["\n\n"])[0][-1:], user, *letters([": "])[0][-2:], model.ids.boi][-4:]
-    assert model._asked_for(["a cat"]) == [[user, *letters([": a cat\n\n"])[0], assistant, *letters([":"])[0]]]
+    assert model.image_texts(["a cat"]) == [[user, *letters([": a cat\n\n"])[0], assistant, *letters([":"])[0]]]
     for prompt in (model.caption_prompt, model.question_template.format("why?")):
         ids = letters([prompt])[0]
         assert ids[-2:] == [assistant, *letters([":"])[0]] and user not in ids and model.detokenize(ids)[0] != "<"

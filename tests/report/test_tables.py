@@ -382,7 +382,7 @@ def test_what_became_of_real_pairs_is_said_below_the_records_set_aside():
     )
     empty = pd.DataFrame(columns=["split", "id", "record", "reason"])
     assert audit.rejected_table(empty, note).notes[0].endswith(f"evaluated on. {note}")
-    assert "longer" not in audit.data_note(selection, questions, {})
+    assert audit.data_note(selection, questions, {"base": 0}).endswith("cut where it draws from them: none.")
 
 
 def test_tables_of_the_micro_world_stay_as_they_were_published():

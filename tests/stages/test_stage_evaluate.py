@@ -12,7 +12,6 @@ from hermesflow.config.load import load_config
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout, read_json, read_table
 from hermesflow.core.images import ImageForm, read_form, read_images, write_images
-from hermesflow.data.microworld.judge import read_image
 from hermesflow.data.microworld.world import WORLD
 from hermesflow.data.pairs import images_of, read_pairs
 from hermesflow.data.worlds.questions import Question
@@ -154,7 +153,7 @@ class Oracle:
     def free_answers(self, model, codes, owners, questions, *, max_answer_tokens):
         images = self.real[self.split][codes[owners, 0].numpy()]
         return [
-            str(WORLD.answer(read_image(image), Question(q, (), "", "")))
+            str(WORLD.answer(WORLD.read_images(image[None])[0], Question(q, (), "", "")))
             for image, q in zip(images, questions, strict=True)
         ]
 

@@ -13,7 +13,7 @@ import yaml
 from hermesflow.cli.dvc import FOLDER, GATHERED_BY, MIRROR, dvc_files, is_mirror, stages_of
 from hermesflow.cli.main import LAUNCHED, STAGES
 from hermesflow.config.benchmarks import BENCHMARKS as REGISTERED
-from hermesflow.config.benchmarks import COLUMNS, DRAWN
+from hermesflow.config.benchmarks import COLUMNS, IMAGE_BENCHMARKS
 from hermesflow.config.digests import step_digests
 from hermesflow.config.load import load_config
 from tests.evaluation.test_benchmark_seam import example
@@ -175,7 +175,7 @@ def test_the_paper_s_scale_has_every_benchmark_of_every_checkpoint_and_seed(pape
 
 
 def test_a_benchmark_with_a_table_of_its_own_is_generated_graded_and_reported(fresh, paper_jobs):
-    names = [name for name in DRAWN if REGISTERED[name].table]
+    names = [name for name in IMAGE_BENCHMARKS if REGISTERED[name].table]
     assert names
     (without,) = [job for job in paper_jobs if job["rule"] == "report"]
     for benchmark in names:
@@ -254,7 +254,7 @@ def test_one_job_at_a_time_asks_the_judge():
         profile = yaml.safe_load((REPOSITORY / "workflow" / "profiles" / name / "config.yaml").read_text())
         assert profile["resources"] == ["judge=1"]
     assert "judge=lambda w: int(BENCHMARKS[w.benchmark].one_at_a_time)" in blocks()["grade"]
-    assert [name for name, one in REGISTERED.items() if name in DRAWN and one.one_at_a_time] == ["gap"]
+    assert [name for name, one in REGISTERED.items() if name in IMAGE_BENCHMARKS and one.one_at_a_time] == ["gap"]
 
 
 def test_seeds_alone_can_be_overridden(fresh):

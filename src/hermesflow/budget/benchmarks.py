@@ -33,7 +33,7 @@ class Drawing:
 def drawings(config: Config) -> dict[str, Drawing]:
     """What is generated for each benchmark of a config."""
     sizes = {}
-    for name in config.benchmarks.drawn if config.benchmarks else ():
+    for name in config.benchmarks.image_benchmarks if config.benchmarks else ():
         one = image_benchmark(name)
         prompts = config.data.gap_pairs if one.prompts is None else one.prompts
         sizes[name] = Drawing(prompts, one.images(one.settings(config.benchmarks)))
@@ -42,8 +42,8 @@ def drawings(config: Config) -> dict[str, Drawing]:
 
 def tasks_of(config: Config, columns: Sequence[str] | None = None) -> list[Task]:
     """The tasks of benchmarks columns of a config; of all that it has where none are named."""
-    own = config.benchmarks
-    if own is None or own.understanding is None:
+    section = config.benchmarks
+    if section is None or section.understanding is None:
         return []
-    benchmarks = [lmms_benchmark(column) for column in columns or own.columns]
-    return [one.tasks[task] for one in benchmarks for task in one.tasks_wanted(own.understanding)]
+    benchmarks = [lmms_benchmark(column) for column in columns or section.columns]
+    return [one.tasks[task] for one in benchmarks for task in one.tasks_wanted(section.understanding)]

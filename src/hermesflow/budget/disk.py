@@ -13,10 +13,10 @@ from hermesflow.budget.benchmarks import drawings, tasks_of
 from hermesflow.budget.family import costs_of
 from hermesflow.config.experiment import Config, has_judge
 from hermesflow.config.tree import training_of
-from hermesflow.data.worlds.language import GENEVAL_KINDS
 from hermesflow.data.worlds.world import world_of
 from hermesflow.evaluation.registry import measured
 from hermesflow.models.lengths import Lengths
+from hermesflow.stages.data import split_counts
 
 ID_BYTES = 24
 TOKEN_BYTES = 8
@@ -77,15 +77,10 @@ def token_store(pairs: int, images: int, tokens: int) -> int:
 
 
 def split_sizes(config: Config) -> dict[str, int]:
-    """Pairs of every split."""
+    """Pairs of every split, with those that a world has beside what the config asks for."""
     published = len(world_of(config.data).prompts()) if has_judge(config) else 0
-    return {
-        "base": config.data.base_pairs,
-        "pairs": config.data.pairs,
-        "gap": config.data.gap_pairs,
-        "understanding": config.evaluation.understanding_images,
-        "prompts": config.evaluation.geneval_prompts * len(GENEVAL_KINDS) + config.evaluation.dense_prompts + published,
-    }
+    counts = split_counts(config)
+    return counts | {"prompts": counts["prompts"] + published}
 
 
 def disk_of(
@@ -118,7 +113,7 @@ def disk_of(
         return _benchmark(config, rule, benchmark)
     sizes = {
         "data": _pairs(config, lengths),
-        "tokenizer": costs_of(config).saved_bytes(config.image_tokenizer, config.data.image_size) + HEADER,
+        "tokenizer": costs_of(config).saved_bytes(config.image_tokenizer) + HEADER,
         "encode": sum(token_store(split_sizes(config)[s], 1, config.num_image_tokens) for s in (*_ENCODED, "base")),
         "base": model,
         "prefer": _preferences(config),
@@ -133,7 +128,7 @@ def transient_bytes(config: Config, rule: str, decoder: Any) -> int:
     if rule == "sample":
         return candidates_bytes(config, config.runtime.shards)
     if rule == "draw":
-        return 2 * sum(_drawn(config, name) for name in drawings(config))  # batches and the shards made of them
+        return 2 * sum(_generated(config, name) for name in drawings(config))  # batches and the shards made of them
     return state_bytes(config, decoder) if rule == "train" else 0
 
 
@@ -163,10 +158,10 @@ def _pairs(config: Config, lengths: Lengths) -> int:
 def _benchmark(config: Config, rule: str, benchmark: str) -> int:
     if rule == "understand":
         return sum(SAMPLE_BYTES * task.questions + HEADER for task in tasks_of(config, (benchmark,)))
-    return _drawn(config, benchmark) if rule == "gather_drawn" else _graded(config, benchmark)
+    return _generated(config, benchmark) if rule == "gather_drawn" else _graded(config, benchmark)
 
 
-def _drawn(config: Config, benchmark: str) -> int:
+def _generated(config: Config, benchmark: str) -> int:
     one = drawings(config)[benchmark]
     return token_store(one.prompts, one.images, config.num_image_tokens)
 
@@ -183,8 +178,8 @@ def _preferences(config: Config) -> int:
 
 
 def _evaluation(config: Config, lengths: Lengths) -> int:
-    sizes, own = split_sizes(config), config.evaluation
-    features = 4 * 64 * (own.fid_images + sizes["gap"] + sizes["understanding"])
-    asked = sizes["gap"] * lengths.questions + sizes["understanding"] * (30 + lengths.questions)
-    drawn = sizes["prompts"] * own.geneval_images + own.fid_images
-    return features + _ANSWER_BYTES * (2 * asked + 2 * drawn) + 11 * HEADER
+    sizes, settings = split_sizes(config), config.evaluation
+    features = 4 * 64 * (settings.fid_images + sizes["gap"] + sizes["understanding"])
+    questions = sizes["gap"] * lengths.questions + sizes["understanding"] * (30 + lengths.questions)
+    images = sizes["prompts"] * settings.geneval_images + settings.fid_images
+    return features + _ANSWER_BYTES * (2 * questions + 2 * images) + 11 * HEADER

@@ -102,9 +102,9 @@ class Grading:
             self.unknown.append(_title(model))
             return
         seen = (-(-self.config.data.image_size // CHAT_PIXELS)) ** 2
-        asked = self.asking if prompt is None else prompt
+        prompt_length = self.asking if prompt is None else prompt
         read = _HALF * parameters
-        self.compute(times, flops=2 * parameters * (seen + asked), read=read)
+        self.compute(times, flops=2 * parameters * (seen + prompt_length), read=read)
         self.compute(times * (written - 1), flops=2 * parameters, read=read)
         self.weights += (_FLOAT if dtype == "float32" else _HALF) * parameters
 
@@ -148,9 +148,9 @@ def bill(config: Config, checkpoint: str, lengths: Lengths) -> Bill | None:
     gap = config.benchmarks and config.benchmarks.gap
     if not gap or not isinstance(gap.judge, Endpoint):
         return None
-    asked = config.data.gap_pairs * lengths.questions
+    questions = config.data.gap_pairs * lengths.questions
     image, text = (_item(lengths, evidence) for evidence in (b"", "x" * (cost.CHARACTERS_PER_TOKEN * lengths.answer)))
-    counts = ((image, asked * (len(config.seeds) + (checkpoint == BASE))), (text, asked * len(config.seeds)))
+    counts = ((image, questions * (len(config.seeds) + (checkpoint == BASE))), (text, questions * len(config.seeds)))
     sent = written = 0
     for item, count in counts:
         one = cost.estimate([item], gap.judge.prices, max_tokens=gap.judge.max_tokens)

@@ -73,28 +73,29 @@ def places(config: Config) -> list[Place]:
     """Every rule with its checkpoint, number of jobs and benchmark, in the order of the work."""
     seeds, shards = len(config.seeds), config.runtime.shards
     once = ONCE if has_judge(config) else ONCE[:-1]  # the extractor is the micro world's
-    found = [Place(rule, None, 1) for rule in once]
-    found.append(Place("base", BASE, seeds))
+    listed = [Place(rule, None, 1) for rule in once]
+    listed.append(Place("base", BASE, seeds))
     for name in sampled_checkpoints(config):
-        found += [Place(rule, name, seeds * (shards if rule in SCATTERED else 1)) for rule in SAMPLED]
-    found.append(Place("agreement", BASE, seeds))
+        listed += [Place(rule, name, seeds * (shards if rule in SCATTERED else 1)) for rule in SAMPLED]
+    listed.append(Place("agreement", BASE, seeds))
     first = {reference_of(config, name): name for name in reversed(config.checkpoints)}
-    found += [
+    listed += [
         Place(rule, name, seeds)
         for name in config.checkpoints
         for rule in TRAINED
         if rule != "reference" or first[reference_of(config, name)] == name
     ]
     names = (BASE, *config.checkpoints)
-    found += [Place("evaluate", name, seeds) for name in names]
-    if own := config.benchmarks:
-        for drawn in own.drawn:
-            found += [
-                Place("draw", name, seeds * (shards if image_benchmark(drawn).sharded else 1), drawn) for name in names
+    listed += [Place("evaluate", name, seeds) for name in names]
+    if benchmarks := config.benchmarks:
+        for benchmark in benchmarks.image_benchmarks:
+            listed += [
+                Place("draw", name, seeds * (shards if image_benchmark(benchmark).sharded else 1), benchmark)
+                for name in names
             ]
-            found += [Place(rule, name, seeds, drawn) for rule in ("gather_drawn", "grade") for name in names]
-        found += [Place("understand", name, seeds, column) for column in own.columns for name in names]
-    return [*found, Place("report", None, 1)]
+            listed += [Place(rule, name, seeds, benchmark) for rule in ("gather_drawn", "grade") for name in names]
+        listed += [Place("understand", name, seeds, column) for column in benchmarks.columns for name in names]
+    return [*listed, Place("report", None, 1)]
 
 
 def plan(config: Config, machine: Machine, *, lengths: Lengths, utilisation: float) -> list[Line]:
@@ -145,7 +146,7 @@ def by(key: Literal["rule", "checkpoint", "benchmark"], lines: list[Line]) -> li
     for line in lines:
         if (name := getattr(line, key)) is not None:
             groups.setdefault(name, []).append(line)
-    return [added(own, name=name) for name, own in groups.items()]
+    return [added(group, name=name) for name, group in groups.items()]
 
 
 def added(lines: list[Line], *, name: str) -> Line:

@@ -20,13 +20,13 @@ from hermesflow.config.sections import Training
 from hermesflow.config.tree import training_of
 from hermesflow.core.images import PIXELS_TOGETHER
 from hermesflow.evaluation.registry import image_benchmark
-from hermesflow.evaluation.worlds.generation import _ROWS as DRAWN_TOGETHER
+from hermesflow.evaluation.worlds.generation import _ROWS as IMAGES_TOGETHER
 from hermesflow.models.lengths import Lengths
 from hermesflow.models.machines import FLOAT, FLOAT32, Load, Pass
 from hermesflow.selfplay.scoring import VQA_METHODS
 from hermesflow.selfplay.sharding import pairs_per_batch
 from hermesflow.stages.encode import SPLITS
-from hermesflow.stages.evaluate import OWN_SAMPLES
+from hermesflow.stages.evaluate import SAMPLES
 from hermesflow.training.distributed import micro_batch_size
 from hermesflow.training.pretraining import text_steps
 
@@ -91,57 +91,57 @@ class Rules:
 
     def tokenizer(self) -> Load:
         """Training of the image tokenizer from scratch; none of it where released weights are taken."""
-        own = self.config.tokenizer_training
-        if own is None:
+        settings = self.config.tokenizer_training
+        if settings is None:
             return Load([], 0, FLOAT32)
-        there, back = self.batches.pixels()
-        flops = 3 * (there.flops / there.tiles + back.flops / back.tiles) * own.batch_size
-        parameters = there.parameters + back.parameters
-        kept = sum(3 * conv.side**2 * conv.outputs for way in (there, back) for conv in way.convs)
-        passes = [Pass(own.steps, flops, (12 + OPTIMISER_BYTES) * parameters)]
-        return Load(passes, FLOAT * (4 * parameters + kept * own.batch_size), FLOAT32)
+        encoder, decoder = self.batches.pixels()
+        flops = 3 * (encoder.flops + decoder.flops) / encoder.tiles * settings.batch_size
+        parameters = encoder.parameters + decoder.parameters
+        activations = 3 * (sum(encoder.maps) + sum(decoder.maps))
+        passes = [Pass(settings.steps, flops, (12 + OPTIMISER_BYTES) * parameters)]
+        return Load(passes, FLOAT * (4 * parameters + activations * settings.batch_size), FLOAT32)
 
     def encode(self) -> Load:
         """Codes of the real images."""
-        there, _ = self.batches.pixels()
+        encoder, _ = self.batches.pixels()
         images = sum(split_sizes(self.config)[split] for split in SPLITS)
         together = max(PIXELS_TOGETHER // self.config.data.image_size**2, 1)
-        return Load(there.passes(images, together=together), self.batches.pixel_peak(together), FLOAT32)
+        return Load(encoder.passes(images, together=together), self.batches.pixel_peak(together), FLOAT32)
 
     def judge(self) -> Load:
         """Reconstructions of the held-out images, where a judge reads them."""
         if not has_judge(self.config):
             return Load([], 0, FLOAT32)
-        there, back = self.batches.pixels()
+        encoder, decoder = self.batches.pixels()
         count = self.config.data.gap_pairs
-        passes = [one for way in (there, back) for one in way.passes(count, together=JUDGED_TOGETHER)]
+        passes = [one for way in (encoder, decoder) for one in way.passes(count, together=JUDGED_TOGETHER)]
         return Load(passes, self.batches.pixel_peak(JUDGED_TOGETHER), FLOAT32)
 
     def base(self) -> Load:
         """Pre-training from scratch; none of it where released weights are taken."""
-        own, decoder, length = self.config.base_training, self.decoder, self.lengths
-        if own is None:
+        settings, decoder, length = self.config.base_training, self.decoder, self.lengths
+        if settings is None:
             return Load([], 0, FLOAT32)
-        rows = own.mmu_batch_size
+        rows = settings.mmu_batch_size
         texts: dict[str, int] = {
-            "images": math.ceil(rows / own.texts_per_image),
+            "images": math.ceil(rows / settings.texts_per_image),
             "prompts": rows,
             "prompt_length": 2,
             "rows": rows,
             "scored": length.text - 2,
         }
-        drawn = {"prompts": own.t2i_batch_size, "prompt_length": length.drawing, "rows": own.t2i_batch_size}
+        images = {"prompts": settings.t2i_batch_size, "prompt_length": length.drawing, "rows": settings.t2i_batch_size}
         masked = self.costs.expected_masked("cosine", tokens=decoder.image_tokens)
         passes = [
-            self.batches.trained(self.costs.text_scoring(decoder, **texts)).repeated(own.steps),
-            self.batches.trained(self.costs.image_scoring(decoder, **drawn, scored=masked)).repeated(
-                own.steps - text_steps(own)
+            self.batches.trained(self.costs.text_scoring(decoder, **texts)).repeated(settings.steps),
+            self.batches.trained(self.costs.image_scoring(decoder, **images, scored=masked)).repeated(
+                settings.steps - text_steps(settings)
             ),
-            Pass(own.steps, 0, OPTIMISER_BYTES * decoder.parameters),
+            Pass(settings.steps, 0, OPTIMISER_BYTES * decoder.parameters),
         ]
         calls = [
             *self.costs.text_calls(decoder, **texts),
-            *self.costs.image_calls(decoder, **drawn, scored=decoder.image_tokens),
+            *self.costs.image_calls(decoder, **images, scored=decoder.image_tokens),
         ]
         return Load(
             passes, self.batches.training_peak(calls, precision=FLOAT32, processes=1, accumulated=False), FLOAT32
@@ -149,17 +149,19 @@ class Rules:
 
     def sample(self) -> Load:
         """Candidates of all pairs."""
-        own, length = self.config.sampling, self.lengths
-        pairs, n = own.batch_pairs, len(own.captions.decodings)
-        texts, text_peak = self.batches.written(pairs, pairs, length.describing, pairs * n, own.captions.max_new_tokens)
-        drawn, peak = self.batches.drawn(pairs * own.images.n, pairs)
+        settings, length = self.config.sampling, self.lengths
+        pairs, n = settings.batch_pairs, len(settings.captions.decodings)
+        texts, text_peak = self.batches.written(
+            pairs, pairs, length.describing, pairs * n, settings.captions.max_new_tokens
+        )
+        images, peak = self.batches.generated(pairs * settings.images.n, pairs)
         batches = self.config.data.pairs / pairs
-        return Load([one.repeated(batches) for one in (*texts, *drawn)], max(text_peak, peak), self.batches.precision)
+        return Load([one.repeated(batches) for one in (*texts, *images)], max(text_peak, peak), self.batches.precision)
 
     def score(self) -> Load:
         """Self-VQA on all candidate images."""
         pairs = pairs_per_batch(self.config)
-        return self.batches.asked(self.config.scoring.vqa_method, pairs, self.config.data.pairs)
+        return self.batches.self_vqa(self.config.scoring.vqa_method, pairs, self.config.data.pairs)
 
     def agreement(self) -> Load:
         """Self-VQA by the other methods, and pixels for the judge."""
@@ -168,7 +170,7 @@ class Rules:
             return Load([], 0, FLOAT32)
         n, (_, back) = self.config.sampling.images.n, self.batches.pixels()
         others = [method for method in VQA_METHODS if method != self.config.scoring.vqa_method]
-        loads = [self.batches.asked(method, min(pairs_per_batch(self.config), pairs), pairs) for method in others]
+        loads = [self.batches.self_vqa(method, min(pairs_per_batch(self.config), pairs), pairs) for method in others]
         passes = [one for load in loads for one in load.passes]
         return Load(
             [*passes, *back.passes(pairs * n, together=n)], max(load.memory for load in loads), self.batches.precision
@@ -189,18 +191,18 @@ class Rules:
         training, decoder = training_of(self.config, checkpoint), self.decoder
         pairs, processes = self.micro_batch(training), self.processes(training)
         objective = self.config.checkpoints[checkpoint].objective
-        texts, drawn = self.batches.pair_scoring(training, pairs)
+        texts, image_work = self.batches.pair_scoring(training, pairs)
         passes = [
             self.batches.scored(work) if objective == idle else self.batches.trained(work, dpo=True)
-            for work, idle in ((texts, "generation"), (drawn, "understanding"))
+            for work, idle in ((texts, "generation"), (image_work, "understanding"))
         ]
         batches = training.steps * training.batch_size / pairs
         trained = decoder.adapter_parameters(training.lora) if training.lora else decoder.parameters
         update = Pass(training.steps * processes, 0, OPTIMISER_BYTES * trained)
-        if own := training.stopping:  # an upper bound: as if none ended early
-            images = math.ceil(training.steps / own.every) * own.prompts
-            shown = self.batches.drawn(DRAWN_TOGETHER, DRAWN_TOGETHER)[0]
-            passes += [one.repeated(images / DRAWN_TOGETHER / batches) for one in shown]
+        if stopping := training.stopping:  # an upper bound: as if none ended early
+            images = math.ceil(training.steps / stopping.every) * stopping.prompts
+            generation = self.batches.generated(IMAGES_TOGETHER, IMAGES_TOGETHER)[0]
+            passes += [one.repeated(images / IMAGES_TOGETHER / batches) for one in generation]
         peak = self.batches.training_peak(
             self.batches.pair_calls(pairs, objective),
             precision=self.config.runtime.precision,
@@ -215,27 +217,27 @@ class Rules:
 
         Where no judge reads the images, those of the gap and a few samples are drawn, and the gap is asked twice.
         """
-        own, sizes, length = self.config.evaluation, split_sizes(self.config), self.lengths
+        settings, sizes, length = self.config.evaluation, split_sizes(self.config), self.lengths
         judged = has_judge(self.config)
         if judged:
-            images = sizes["prompts"] * own.geneval_images
-            images += min(max(own.fid_images, sizes["gap"]), sizes["gap"] + sizes["understanding"])
+            images = sizes["prompts"] * settings.geneval_images
+            images += min(max(settings.fid_images, sizes["gap"]), sizes["gap"] + sizes["understanding"])
         else:
-            images = sizes["gap"] + min(OWN_SAMPLES, sizes["prompts"])
+            images = sizes["gap"] + min(SAMPLES, sizes["prompts"])
         more = QUESTIONS_OF_BENCHMARKS if judged else 0
-        drawn, peak = self.batches.drawn(DRAWN_TOGETHER, DRAWN_TOGETHER)
-        passes = [one.repeated(images / DRAWN_TOGETHER) for one in drawn]
+        generation, peak = self.batches.generated(IMAGES_TOGETHER, IMAGES_TOGETHER)
+        passes = [one.repeated(images / IMAGES_TOGETHER) for one in generation]
         together = max(PIXELS_TOGETHER // self.config.data.image_size**2, 1)
         passes += self.batches.pixels()[1].passes(images if judged else 0, together=together)
         peaks = [peak, self.batches.size * self.decoder.parameters + self.batches.pixel_peak(together)]
         most, longest = self.config.scoring.batch_images, self.config.sampling.captions.max_new_tokens
-        for count, asked, prompt, tokens in (
+        for count, questions, prompt, tokens in (
             (sizes["understanding"], 1, length.describing, longest),
             (sizes["understanding"], more + length.questions, length.asking, length.answer - 1),
             (sizes["gap"] * (1 if judged else 2), length.questions, length.asking, length.answer - 1),
         ):
             together = min(most, count)
-            texts, peak = self.batches.written(together, together * asked, prompt, together * asked, tokens)
+            texts, peak = self.batches.written(together, together * questions, prompt, together * questions, tokens)
             passes += [one.repeated(count / together) for one in texts]
             peaks.append(peak)
         return Load(passes, max(peaks), self.batches.precision)
@@ -243,35 +245,35 @@ class Rules:
     def draw(self, benchmark: str) -> Load:
         """Images of all prompts of a benchmark."""
         one = drawings(self.config)[benchmark]
-        drawn, peak = self.batches.drawn(one.together * one.images, one.together)
-        return Load([each.repeated(one.prompts / one.together) for each in drawn], peak, self.batches.precision)
+        generation, peak = self.batches.generated(one.together * one.images, one.together)
+        return Load([each.repeated(one.prompts / one.together) for each in generation], peak, self.batches.precision)
 
     def grade(self, benchmark: str) -> Load:
         """Pixels of these images, what the graders make of them, and answers about real ones if it asks for them."""
-        own, length = drawings(self.config)[benchmark], self.lengths
+        drawing, length = drawings(self.config)[benchmark], self.lengths
         together = max(PIXELS_TOGETHER // self.config.data.image_size**2, 1)
         grading = graders.grading(self.config, benchmark, length)
-        passes = [*self.batches.pixels()[1].passes(own.total, together=together), *grading.passes]
+        passes = [*self.batches.pixels()[1].passes(drawing.total, together=together), *grading.passes]
         peak = self.batches.pixel_peak(together) + grading.weights
         one = image_benchmark(benchmark)
         precision = self.batches.precision if one.half_precision else FLOAT32
         if one.answers:
-            together = min(self.config.scoring.batch_images, own.prompts)
+            together = min(self.config.scoring.batch_images, drawing.prompts)
             texts, answering = self._answered(together, length.questions, length.answer - 1)
-            passes += [each.repeated(own.prompts / together) for each in texts]
+            passes += [each.repeated(drawing.prompts / together) for each in texts]
             peak = max(peak, answering)
         return Load(passes, peak, precision)
 
     def understand(self, column: str) -> Load:
         """Codes of the pictures of a column's tasks, and an answer to every question."""
         assert self.config.benchmarks and self.config.benchmarks.understanding
-        own = self.config.benchmarks.understanding
+        settings = self.config.benchmarks.understanding
         together = max(PIXELS_TOGETHER // self.config.data.image_size**2, 1)
         passes: list[Pass] = []
         peaks: list[float] = [self.batches.size * self.decoder.parameters + self.batches.pixel_peak(together)]
         for task in tasks_of(self.config, (column,)):
             passes += self.batches.pixels()[0].passes(task.pictures, together=together)
-            size = min(own.batch_size, task.pictures)
+            size = min(settings.batch_size, task.pictures)
             texts, peak = self._answered(size, task.each, task.tokens)
             passes += [one.repeated(task.questions / (size * task.each)) for one in texts]
             peaks.append(peak)

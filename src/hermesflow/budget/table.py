@@ -51,7 +51,7 @@ def machines_of(
     Raises:
         ConfigError: a name that says nothing.
     """
-    found = []
+    machines = []
     for name in names:
         machine = machine_of(name)
         gpu = machine.gpu
@@ -60,8 +60,8 @@ def machines_of(
             gpu = replace(gpu, flops={"no": float32, "bf16": half, "fp16": half})
         gpu = replace(gpu, memory=memory * GB if memory else gpu.memory)
         gpu = replace(gpu, bandwidth=bandwidth * 1e12 if bandwidth else gpu.bandwidth)
-        found.append(replace(machine, gpu=gpu))
-    return found
+        machines.append(replace(machine, gpu=gpu))
+    return machines
 
 
 def as_json(config: Config, machines: Sequence[Machine], *, lengths: Lengths, utilisation: float) -> str:
@@ -113,8 +113,8 @@ def as_text(config: Config, machines: Sequence[Machine], *, lengths: Lengths, ut
 
 
 def _bills(config: Config, lengths: Lengths) -> dict[str, graders.Bill]:
-    found = {name: graders.bill(config, name, lengths) for name in (BASE, *config.checkpoints)}
-    return {name: one for name, one in found.items() if one}
+    bills = {name: graders.bill(config, name, lengths) for name in (BASE, *config.checkpoints)}
+    return {name: one for name, one in bills.items() if one}
 
 
 def _endpoint(config: Config, lengths: Lengths) -> list[str]:
@@ -173,10 +173,10 @@ def _guesses(config: Config) -> list[str]:
 
 
 def _sizes(config: Config) -> str:
-    drawn = [f"{name} {one.total:,} images" for name, one in drawings(config).items()]
+    images = [f"{name} {one.total:,} images" for name, one in drawings(config).items()]
     tasks = tasks_of(config)
-    asked = f"understanding {sum(task.questions for task in tasks):,} questions in {len(tasks)} tasks"
-    return ", ".join([*drawn, *([asked] if tasks else [])])
+    questions = f"understanding {sum(task.questions for task in tasks):,} questions in {len(tasks)} tasks"
+    return ", ".join([*images, *([questions] if tasks else [])])
 
 
 def _grid(first: str, columns: Sequence[Sequence[Line]], machines: Sequence[Machine]) -> str:
@@ -187,8 +187,8 @@ def _grid(first: str, columns: Sequence[Sequence[Line]], machines: Sequence[Mach
     for lines in zip(*columns, strict=True):
         line = lines[0]
         row = [line.rule, f"{line.jobs:,}", _short(line.passes), _short(line.tokens), _short(line.flops)]
-        for own in lines:
-            row += [_hours(own.gpu_hours), f"{own.memory / GB:,.1f}"]
+        for machine_line in lines:
+            row += [_hours(machine_line.gpu_hours), f"{machine_line.memory / GB:,.1f}"]
         rows.append([*row, f"{line.disk / GB:,.2f}", f"{line.files:,}"])
     headers += ["disk GB", "files"]
     return tabulate(rows, headers=headers, disable_numparse=True, colalign=["left", *["right"] * (len(headers) - 1)])

@@ -21,9 +21,9 @@ def _registered() -> dict[str, Any]:
 
 BENCHMARKS = _registered()
 """Every `evaluation.benchmark.Benchmark` by name, in their order."""
-DRAWN = tuple(name for name, one in BENCHMARKS.items() if hasattr(one, "section"))
+IMAGE_BENCHMARKS = tuple(name for name, one in BENCHMARKS.items() if hasattr(one, "section"))
 """Benchmarks whose images a checkpoint generates; the names of their sections."""
-COLUMNS = tuple(name for name in BENCHMARKS if name not in DRAWN)
+COLUMNS = tuple(name for name in BENCHMARKS if name not in IMAGE_BENCHMARKS)
 """Columns of Table 1 that lmms-eval makes, all by the section `understanding`."""
 PAPER_COLUMNS = tuple(name for name in COLUMNS if BENCHMARKS[name].paper)
 """Those of them that the paper has."""
@@ -74,7 +74,7 @@ class Understanding:
 @section
 @with_keys(
     (name, one.section | None, None, f"{one.meaning} See its own table below.")
-    for name, one in ((key, BENCHMARKS[key]) for key in DRAWN)
+    for name, one in ((key, BENCHMARKS[key]) for key in IMAGE_BENCHMARKS)
 )
 class Benchmarks:
     """Real benchmarks of every checkpoint, beside its own evaluation; each needs its section."""
@@ -92,9 +92,9 @@ class Benchmarks:
     under the tables. None shows them, and stops where a model does not see what is there."""
 
     @property
-    def drawn(self) -> tuple[str, ...]:
-        """Benchmarks that images are generated for, in the order of DRAWN."""
-        return tuple(name for name in DRAWN if getattr(self, name) is not None)
+    def image_benchmarks(self) -> tuple[str, ...]:
+        """Benchmarks that images are generated for, in the order of IMAGE_BENCHMARKS."""
+        return tuple(name for name in IMAGE_BENCHMARKS if getattr(self, name) is not None)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -105,7 +105,7 @@ class Benchmarks:
     @property
     def names(self) -> tuple[str, ...]:
         """All benchmarks that are measured."""
-        return (*self.drawn, *self.columns)
+        return (*self.image_benchmarks, *self.columns)
 
 
 def reported(benchmarks: Benchmarks | None) -> tuple[Any, ...]:

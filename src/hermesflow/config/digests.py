@@ -28,7 +28,7 @@ ELSEWHERE: dict[str, tuple[str, ...]] = {
 }
 """Modules that a stage runs in another interpreter, where no import leads."""
 PARTS = {
-    "model": ("new_model", "meta_model", "load_model"),
+    "model": ("new_model", "meta_model", "load_model", "model_without_weights"),
     "codec": ("meta_codec", "load_codec"),
     "codec_training": ("train_codec",),
 }
@@ -123,7 +123,7 @@ def benchmarks_of(stage: str, config: Config) -> list[str]:
     """Benchmarks of the config that a stage works on, one each time."""
     if config.benchmarks is None or stage not in OF_BENCHMARKS:
         return []
-    return list(config.benchmarks.columns if stage == "understand" else config.benchmarks.drawn)
+    return list(config.benchmarks.columns if stage == "understand" else config.benchmarks.image_benchmarks)
 
 
 def _checkpoints_of(stage: str, config: Config) -> list[str | None]:

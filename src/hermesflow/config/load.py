@@ -251,7 +251,7 @@ def _check_drawing(data: Data, tile_size: int, path: Path) -> None:
 
 def _check_benchmarks(config: Config, path: Path) -> None:
     """What each benchmark in the config has to say of its section."""
-    for name in config.benchmarks.drawn if config.benchmarks else ():
+    for name in config.benchmarks.image_benchmarks if config.benchmarks else ():
         if check := BENCHMARKS[name].check:
             try:
                 check(getattr(config.benchmarks, name))

@@ -76,8 +76,8 @@ def reads(stage: str, checkpoint: str | None = None, benchmark: str | None = Non
     Likewise for one benchmark.
     """
     prefix = f"checkpoints.{checkpoint}"
-    known = [key for key in READS[stage] if checkpoint != BASE or not _is_own(key)]
-    keys = [prefix + key.removeprefix("checkpoint") if _is_own(key) else key for key in known]
+    known = [key for key in READS[stage] if checkpoint != BASE or not _is_checkpoint_key(key)]
+    keys = [prefix + key.removeprefix("checkpoint") if _is_checkpoint_key(key) else key for key in known]
     return sorted({part for key in keys for part in _of_benchmark(key, benchmark)})
 
 
@@ -94,12 +94,12 @@ def params_of(
     keys = [key for key in reads(stage, checkpoint, benchmark) if benchmarks or not _is_benchmarks(key)]
     if stage == "train" and not (checkpoint in config.checkpoints and training_of(config, checkpoint).stopping):
         keys = [key for key in keys if key not in _STOPPING]
-    found = {key: _look_up(plain, key) for key in keys}
-    values = {key: _without_none(value) for key, value in found.items() if key not in _OPTIONAL or value is not None}
+    values = {key: _look_up(plain, key) for key in keys}
+    values = {key: _without_none(value) for key, value in values.items() if key not in _OPTIONAL or value is not None}
     return values | ({"benchmarks": list(benchmarks.names)} if benchmarks and "benchmarks" in values else {})
 
 
-def _is_own(key: str) -> bool:
+def _is_checkpoint_key(key: str) -> bool:
     return key == "checkpoint" or key.startswith("checkpoint.")
 
 

@@ -16,8 +16,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -183,8 +183,8 @@ class UnifiedModel(nn.Module, ABC):
     def completion_tokens(self, completions: Sequence[Completion]) -> list[list[int]]:
         """Token ids of completions: of texts with their end token, of sampled ones as they were sampled."""
         # the space keeps byte-pair tokens at the seam as they are when prompt and completion are one text
-        told = iter(self.tokenizer.encode([f" {text}" for text in completions if isinstance(text, str)]))
-        return [[*next(told), self.tokenizer.boundary] if isinstance(one, str) else list(one) for one in completions]
+        encoded = iter(self.tokenizer.encode([f" {text}" for text in completions if isinstance(text, str)]))
+        return [[*next(encoded), self.tokenizer.boundary] if isinstance(one, str) else list(one) for one in completions]
 
     def room(self, prompt: str) -> int | None:
         """Tokens of a completion, its end token included, that there is room for behind a prompt; None is any number.
@@ -192,6 +192,12 @@ class UnifiedModel(nn.Module, ABC):
         A longer one is cut, and then has no end.
         """
         return None
+
+    def scored_lengths(self, prompts: Sequence[str], completions: Sequence[Completion]) -> list[int]:
+        """Tokens of each completion that `text_logps` sums over: those that there is room for behind its prompt."""
+        room = {prompt: self.room(prompt) for prompt in set(prompts)}
+        rows = zip(prompts, self.completion_tokens(completions), strict=True)
+        return [len(tokens[: room[prompt]]) for prompt, tokens in rows]
 
     @abstractmethod
     def image_loss(self, prompts: Sequence[str], images: Tensor, noise: Noise) -> Tensor:
@@ -331,18 +337,9 @@ def load_model(folder: Path, *, device: torch.device | str, precision: Precision
         ArtifactError: a file is missing, truncated or of another model, or a weight is not finite in that precision.
     """
     folder = Path(folder)
-    settings, weights = _described(folder), read_weights(folder / "model.safetensors")
-    rebuild = part(settings["family"], "model").rebuild
-    try:
-        tokenizer = load_text_tokenizer(folder / "tokenizer.json", settings["boundary_token"])
-        with without_weights():
-            model: UnifiedModel = rebuild(settings, tokenizer)
-        fill(model, weights)
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise ArtifactError(
-            f"{folder}: config.json and model.safetensors are not of one {settings['family']} model ({error}). "
-            "Take both files from the same checkpoint."
-        ) from error
+    model = model_without_weights(folder)
+    with _of_one_model(folder):
+        fill(model, read_weights(folder / "model.safetensors"))
     moved(model, device, DTYPES[precision])
     check_weights(
         model.state_dict().items(),
@@ -352,6 +349,31 @@ def load_model(folder: Path, *, device: torch.device | str, precision: Precision
     )
     model.origin = f"{folder} in precision {precision}"
     return model
+
+
+def model_without_weights(folder: Path) -> UnifiedModel:
+    """Likewise without the weights, in no memory: it tokenises texts, and knows which it would cut.
+
+    Raises:
+        ArtifactError: a file is missing, truncated or of another model.
+    """
+    settings = _described(folder)
+    rebuild = part(settings["family"], "model").rebuild
+    with _of_one_model(folder), without_weights():
+        model: UnifiedModel = rebuild(
+            settings, load_text_tokenizer(folder / "tokenizer.json", settings["boundary_token"])
+        )
+    return model
+
+
+@contextmanager
+def _of_one_model(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ArtifactError(
+            f"{folder}: its files are not of one model ({error}). Take all of them from the same checkpoint."
+        ) from error
 
 
 def train_codec(config: Config, images: np.ndarray) -> tuple[ImageCodec, pd.DataFrame]:

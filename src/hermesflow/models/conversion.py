@@ -83,8 +83,8 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
         # the format before PyTorch 1.6 is no zip file and cannot be mapped
         tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        found = re.search(r"(?:GLOBAL|global|Unsupported class|Unsupported operand)\W+([\w.]+)", str(error))
-        holds = f"`{found[1]}`" if found else "something that is no tensor"
+        match = re.search(r"(?:GLOBAL|global|Unsupported class|Unsupported operand)\W+([\w.]+)", str(error))
+        holds = f"`{match[1]}`" if match else "something that is no tensor"
         raise ArtifactError(
             f"{path}: refused: the pickle wants {holds}, which could run code, or it is damaged. Take the weights from "
             "their official repository, or ask its owner for safetensors."
@@ -101,22 +101,22 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def check_fit(found: Shapes, needed: Shapes, paths: Sequence[Path]) -> None:
+def check_fit(given: Shapes, needed: Shapes, paths: Sequence[Path]) -> None:
     """Refuse weights whose names or shapes are not those of the model.
 
     Raises:
         ArtifactError: names the first missing, unexpected or differently shaped tensor of each kind.
     """
-    missing = [name for name in needed if name not in found]
-    unexpected = [name for name in found if name not in needed]
-    other = [name for name in needed if name in found and found[name] != needed[name]]
+    missing = [name for name in needed if name not in given]
+    unexpected = [name for name in given if name not in needed]
+    other = [name for name in needed if name in given and given[name] != needed[name]]
     wrong = []
     if missing:
         wrong.append(f"missing {len(missing)}, first `{missing[0]}`")
     if unexpected:
         wrong.append(f"unexpected {len(unexpected)}, first `{unexpected[0]}`")
     if other:
-        shapes = f"{list(found[other[0]])} instead of {list(needed[other[0]])}"
+        shapes = f"{list(given[other[0]])} instead of {list(needed[other[0]])}"
         wrong.append(f"of another shape {len(other)}, first `{other[0]}`: {shapes}")
     if wrong:
         raise ArtifactError(

@@ -18,7 +18,7 @@ RunTexts = Callable[[list[int], list[TextTree]], Tensor]
 """run(images, trees) -> last hidden states of the texts about some images, one tree after the other, (N, D)."""
 
 
-class Said(NamedTuple):
+class ScoredTexts(NamedTuple):
     """Some images and the texts about them: R texts with S scored places, text by text."""
 
     rows: Tensor
@@ -31,7 +31,7 @@ class Said(NamedTuple):
     """(R, K) bool, which of the K places of each text they are."""
 
 
-def said(
+def scored_texts(
     run: RunTexts,
     texts: Completed,
     owners: Tensor,
@@ -40,7 +40,7 @@ def said(
     max_text_tokens: int,
     together: int,
     device: torch.device,
-) -> Iterator[Said]:
+) -> Iterator[ScoredTexts]:
     """Run each image once, each different prompt about it once, and the completions behind that.
 
     Args:
@@ -60,13 +60,13 @@ def said(
     lengths = [len(texts.trees[i].tokens) for i in named]
     bound = image_length + len(owners) / max(images, 1) * max_text_tokens
     for group in groups(lengths, bound=bound, together=together):
-        some = [named[i] for i in group.tolist()]
-        trees = [texts.trees[i] for i in some]
-        hidden = run(some, trees)
-        rows = [row for i in some for row in about[i]]
+        group_images = [named[i] for i in group.tolist()]
+        trees = [texts.trees[i] for i in group_images]
+        hidden = run(group_images, trees)
+        rows = [row for i in group_images for row in about[i]]
         places = [
             start + place
-            for i, start in zip(some, starts(trees), strict=True)
+            for i, start in zip(group_images, starts(trees), strict=True)
             for row in about[i]
             for place in texts.places[row]
         ]
@@ -74,10 +74,10 @@ def said(
         counts = torch.tensor([len(texts.targets[row]) for row in rows])
         scored = (torch.arange(int(counts.max())) < counts[:, None]).to(device)
         chosen = hidden.index_select(0, torch.tensor(places, device=device))
-        yield Said(torch.tensor(rows, device=device), chosen, targets, scored)
+        yield ScoredTexts(torch.tensor(rows, device=device), chosen, targets, scored)
 
 
-def drawn(
+def image_groups(
     lengths: Sequence[int], owners: Tensor | None, *, image_length: int, max_text_tokens: int, together: int
 ) -> Iterator[tuple[list[int], Tensor]]:
     """Groups of captions, and the rows (g, C) of the images behind each.
@@ -109,9 +109,9 @@ def groups(lengths: Sequence[int], *, bound: float, together: int) -> list[Tenso
     return list(order.split(max(int(together / bound), 1)))
 
 
-def in_order(found: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+def in_order(parts: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     """Values by row, of parts (rows, values)."""
-    if not found:
+    if not parts:
         return torch.zeros(0)
-    rows, values = (torch.cat(part) for part in zip(*found, strict=True))
+    rows, values = (torch.cat(column) for column in zip(*parts, strict=True))
     return values[rows.argsort()]

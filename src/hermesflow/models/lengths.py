@@ -36,9 +36,10 @@ class Lengths:
     @staticmethod
     def of(config: Config, *, questions: int = QUESTIONS) -> Lengths:
         """The maxima of a config: texts fill `max_text_tokens`, no decoded text ends early."""
-        own = config.language_model
-        words = own.caption_prompt.split() if own.text_tokenizer in WORLDS else own.caption_prompt.encode()
-        most, describing = own.max_text_tokens, 1 + len(words)  # a byte-level tokenizer has at most a token per byte
+        settings = config.language_model
+        prompt, most = settings.caption_prompt, settings.max_text_tokens
+        words = prompt.split() if settings.text_tokenizer in WORLDS else prompt.encode()
+        describing = 1 + len(words)  # a byte-level tokenizer has at most a token per byte
         return Lengths(
             drawing=most + 1,
             describing=describing,

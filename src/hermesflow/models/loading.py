@@ -28,8 +28,8 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         RuntimeError: names or shapes are not those of the model.
     """
     types = {name: tensor.dtype for name, tensor in model.state_dict().items()}
-    own = {name: tensor.to(types.get(name, tensor.dtype)) for name, tensor in weights.items()}
-    model.load_state_dict(own, strict=True, assign=True)
+    tensors = {name: tensor.to(types.get(name, tensor.dtype)) for name, tensor in weights.items()}
+    model.load_state_dict(tensors, strict=True, assign=True)
 
 
 def moved(model: Model, device: torch.device | str, dtype: torch.dtype = torch.float32) -> Model:

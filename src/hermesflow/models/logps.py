@@ -60,13 +60,13 @@ class _Logps(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, size: int) -> Tensor:
-        found, kept = [], None
+        parts, likely = [], None
         for states, places in zip(hidden.split(size), targets.split(size), strict=True):
-            kept, logps = _softmax(states, weight, bias, places)
-            found.append(logps)
-        ctx.kept, ctx.size = kept if len(found) == 1 else None, size
+            likely, logps = _softmax(states, weight, bias, places)
+            parts.append(logps)
+        ctx.likely, ctx.size = likely if len(parts) == 1 else None, size
         ctx.save_for_backward(hidden, weight, bias, targets)
-        return torch.cat(found)
+        return torch.cat(parts)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
@@ -75,8 +75,8 @@ class _Logps(torch.autograd.Function):
         to_hidden, to_weight, to_bias = [], None, None
         parts = (x.split(ctx.size) for x in (hidden, targets, gradients[0]))
         for states, places, gradient in zip(*parts, strict=True):
-            likely = _softmax(states, weight, bias, places)[0] if ctx.kept is None else ctx.kept
-            ctx.kept = None
+            likely = _softmax(states, weight, bias, places)[0] if ctx.likely is None else ctx.likely
+            ctx.likely = None
             likely.mul_(-gradient[:, None])
             likely[torch.arange(len(places), device=places.device), places] += gradient
             to_hidden.append(product(likely, weight.T))

@@ -125,7 +125,7 @@ class TextsBehindImages:
         texts: the texts about each image.
         mask: (I, 1, n, n) bool, what texts see of texts.
         causal: whether tokens of an image see those before them alone.
-        kept: keys and values of all layers are added to it where one is given.
+        cache: keys and values of all layers are added to it where one is given.
     """
 
     def __init__(
@@ -136,15 +136,15 @@ class TextsBehindImages:
         mask: Tensor,
         *,
         causal: bool = False,
-        kept: Layers | None = None,
+        cache: Layers | None = None,
     ) -> None:
-        self._shape, self._texts, self._causal, self._kept = (images, image_length), texts, causal, kept
+        self._shape, self._texts, self._causal, self._cache = (images, image_length), texts, causal, cache
         self._mask = torch.cat([mask.new_ones(1).expand(*mask.shape[:3], image_length), mask], dim=3)
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """See `Attend`."""
-        if self._kept is not None:
-            self._kept.append((key, value))
+        if self._cache is not None:
+            self._cache.append((key, value))
         parts = [_split(x, self._shape[0] * self._shape[1]) for x in (query, key, value)]
         images = [x.unflatten(1, self._shape).transpose(0, 1) for x, _ in parts]
         texts = [self._texts.pad(x) for _, x in parts]
@@ -164,29 +164,29 @@ class ImagesBehindPrompts:
         images: C, images of each prompt; 0 is prompts alone.
         image_length: columns of an image.
         causal: whether tokens of an image see those before them alone.
-        kept: keys and values of the prompts in all layers, padded, are added to it where one is given.
+        cache: keys and values of the prompts in all layers, padded, are added to it where one is given.
     """
 
     def __init__(
-        self, prompts: Ragged, images: int, image_length: int, *, causal: bool = False, kept: Layers | None = None
+        self, prompts: Ragged, images: int, image_length: int, *, causal: bool = False, cache: Layers | None = None
     ) -> None:
-        self._prompts, self._shape, self._kept = prompts, (len(prompts.lengths), images, image_length), kept
+        self._prompts, self._shape, self._cache = prompts, (len(prompts.lengths), images, image_length), cache
         self._mask = block_mask(prompts.lengths, prompts.longest, image_length, causal=causal, device=prompts.device)
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """See `Attend`."""
         parts = [_split(x, int(self._prompts.lengths.sum())) for x in (query, key, value)]
         prompts = [self._prompts.pad(x) for x, _ in parts]
-        if self._kept is not None:
-            self._kept.append((prompts[1], prompts[2]))
+        if self._cache is not None:
+            self._cache.append((prompts[1], prompts[2]))
         # what is padded at the right is behind all that counts
-        said, keys, values = prompts
-        found = [self._prompts.unpad(attended(said, keys, values, is_causal=True))]
+        queries, keys, values = prompts
+        states = [self._prompts.unpad(attended(queries, keys, values, is_causal=True))]
         if self._shape[1]:
             blocks = [x.unflatten(1, self._shape).transpose(0, 1).unbind(2) for _, x in parts]
             of_blocks = [self._block(prompts, block) for block in zip(*blocks, strict=True)]
-            found.append(torch.stack(of_blocks, dim=1).flatten(0, 2))
-        return torch.cat(found)[None]
+            states.append(torch.stack(of_blocks, dim=1).flatten(0, 2))
+        return torch.cat(states)[None]
 
     def _block(self, prompts: Sequence[Tensor], block: Sequence[Tensor]) -> Tensor:
         keys, values = (torch.cat(pair, dim=2) for pair in list(zip(prompts, block, strict=True))[1:])
@@ -220,17 +220,17 @@ class RowsBehindImages:
 
     Args:
         images: keys and values of I images.
-        own: of N rows, (N, H, room, d); written to.
+        row_cache: of N rows, (N, H, room, d); written to.
         owners: (N,) int64 on the CPU, the image of each row.
-        padding: (N, columns) bool, which of the first columns of `own` are padding.
-        length: columns of `own` that are filled.
+        padding: (N, columns) bool, which of the first columns of `row_cache` are padding.
+        length: columns of `row_cache` that are filled.
         beyond: (I, P) bool, which columns of `images` are padding; None is none.
     """
 
     def __init__(
         self,
         images: Layers,
-        own: Layers,
+        row_cache: Layers,
         owners: Tensor,
         padding: Tensor,
         *,
@@ -238,7 +238,8 @@ class RowsBehindImages:
         beyond: Tensor | None = None,
     ) -> None:
         self.length = length
-        self._images, self._own, self._owners, self._padding, self._beyond = images, own, owners, padding, beyond
+        self._images, self._row_cache, self._owners = images, row_cache, owners
+        self._padding, self._beyond = padding, beyond
         counts = owners.bincount(minlength=len(images[0][0]))
         rows, order = torch.arange(len(owners)), owners.argsort(stable=True)
         slot = torch.empty_like(owners)
@@ -254,33 +255,37 @@ class RowsBehindImages:
         images = self._images if len(left) == len(self._grid) else _selected(self._images, left)
         padding = self._padding[rows.to(self._padding.device)]
         beyond = None if self._beyond is None else self._beyond[left.to(self._beyond.device)]
-        return RowsBehindImages(images, _selected(self._own, rows), owners, padding, length=self.length, beyond=beyond)
+        return RowsBehindImages(
+            images, _selected(self._row_cache, rows), owners, padding, length=self.length, beyond=beyond
+        )
 
     def make_room(self, columns: int) -> None:
         """See to it that there is room for a token; adds so many columns where there is none."""
-        if self.length == self._own[0][0].shape[2]:
-            self._own = [(_wider(keys, columns), _wider(values, columns)) for keys, values in self._own]
+        if self.length == self._row_cache[0][0].shape[2]:
+            self._row_cache = [(_wider(keys, columns), _wider(values, columns)) for keys, values in self._row_cache]
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """See `Attend`."""
         image_keys, image_values = self._images[layer]
-        own_keys, own_values = self._own[layer]
+        row_keys, row_values = self._row_cache[layer]
         end = self.length + 1
-        own_keys[:, :, self.length : end], own_values[:, :, self.length : end] = key, value
-        heads = own_keys.shape[1]  # G, each of which serves H / G heads of queries
+        row_keys[:, :, self.length : end], row_values[:, :, self.length : end] = key, value
+        heads = row_keys.shape[1]  # G, each of which serves H / G heads of queries
         query = query[:, :, 0]
         image = _by_head(torch.matmul(_by_key(self._gathered(query), heads), image_keys.transpose(2, 3)), query)
         if self._beyond is not None:
             image.masked_fill_(self._beyond[:, None, None], -torch.inf)
-        own = torch.matmul(query.unflatten(1, (heads, -1)), own_keys[:, :, :end].transpose(2, 3))  # (N, G, H / G, end)
-        own = own.flatten(1, 2)
-        own[:, :, : self._padding.shape[1]].masked_fill_(self._padding[:, None], -torch.inf)
-        scores = torch.cat([self._scattered(image), own], dim=2) * query.shape[2] ** -0.5
+        row_scores = torch.matmul(
+            query.unflatten(1, (heads, -1)), row_keys[:, :, :end].transpose(2, 3)
+        )  # (N, G, H / G, end)
+        row_scores = row_scores.flatten(1, 2)
+        row_scores[:, :, : self._padding.shape[1]].masked_fill_(self._padding[:, None], -torch.inf)
+        scores = torch.cat([self._scattered(image), row_scores], dim=2) * query.shape[2] ** -0.5
         weights = scores.softmax(dim=2, dtype=torch.float32).to(query.dtype)
         split = image_keys.shape[2]
         seen = torch.matmul(_by_key(self._gathered(weights[:, :, :split]), heads), image_values)
-        said = torch.matmul(weights[:, :, split:].unflatten(1, (heads, -1)), own_values[:, :, :end])
-        return (said.flatten(1, 2) + self._scattered(_by_head(seen, query)))[:, None]
+        written = torch.matmul(weights[:, :, split:].unflatten(1, (heads, -1)), row_values[:, :, :end])
+        return (written.flatten(1, 2) + self._scattered(_by_head(seen, query)))[:, None]
 
     def _gathered(self, rows: Tensor) -> Tensor:
         """(N, H, x) by image, (I, H, R, x)."""
@@ -300,7 +305,7 @@ def texts_behind_images(
     *,
     embed: Embed | None = None,
     causal: bool = False,
-    kept: Layers | None = None,
+    cache: Layers | None = None,
 ) -> Tensor:
     """Hidden states of the texts about some images, one tree after the other, (N, D).
 
@@ -310,14 +315,14 @@ def texts_behind_images(
         texts: the texts about each.
         embed: gives the input states of texts, where those of images are given; None leaves it to the decoder.
         causal: whether tokens of an image see those before them alone.
-        kept: keys and values of all layers are added to it where one is given, images before texts.
+        cache: keys and values of all layers are added to it where one is given, images before texts.
     """
     (count, length), device = images.shape[:2], images.device
     tokens = torch.tensor([token for tree in texts for token in tree.tokens], device=device)
     places = torch.tensor([length + place for tree in texts for place in tree.positions], device=device)
     ragged = Ragged([len(tree.tokens) for tree in texts], device=device)
     mask = trees.tree_mask(texts).to(device)
-    attend = TextsBehindImages(count, length, ragged, mask, causal=causal, kept=kept)
+    attend = TextsBehindImages(count, length, ragged, mask, causal=causal, cache=cache)
     before = torch.arange(length, device=device).repeat(count)
     positions = torch.cat([before, places])[None]
     inputs = torch.cat([images.flatten(0, 1), tokens if embed is None else embed(tokens)])[None]
@@ -331,7 +336,7 @@ def images_behind_prompts(
     *,
     embed: Embed | None = None,
     causal: bool = False,
-    kept: Layers | None = None,
+    cache: Layers | None = None,
 ) -> Tensor:
     """Hidden states of the images behind prompts, (U, C, L, D).
 
@@ -341,14 +346,14 @@ def images_behind_prompts(
         blocks: (U, C, L) token ids or (U, C, L, D) input states, C images for each; C = 0 is prompts alone.
         embed: gives the input states of prompts, where those of images are given; None leaves it to the decoder.
         causal: whether tokens of an image see those before them alone.
-        kept: keys and values of the prompts in all layers, padded, are added to it where one is given.
+        cache: keys and values of the prompts in all layers, padded, are added to it where one is given.
     """
     device, length = blocks.device, blocks.shape[2]
     ragged = Ragged([len(prompt) for prompt in prompts], device=device)
     tokens = torch.tensor([token for prompt in prompts for token in prompt], device=device)
     before = [torch.arange(len(prompt)) for prompt in prompts]
     places = (ragged.lengths[:, None] + torch.arange(length)).repeat_interleave(blocks.shape[1], dim=0)
-    attend = ImagesBehindPrompts(ragged, blocks.shape[1], length, causal=causal, kept=kept)
+    attend = ImagesBehindPrompts(ragged, blocks.shape[1], length, causal=causal, cache=cache)
     positions = torch.cat([*before, places.flatten()]).to(device)[None]
     inputs = torch.cat([tokens if embed is None else embed(tokens), blocks.flatten(0, 2)])[None]
     hidden = forward(inputs, positions=positions, attend=attend)[0]

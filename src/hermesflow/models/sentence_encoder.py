@@ -90,10 +90,10 @@ def load_encoder(settings: Encoder, *, device: str = "cpu") -> SentenceEncoder:
         ArtifactError: the weights are not the pinned ones.
     """
     folder = encoder_folder(settings.source)
-    found = sha256(folder / WEIGHTS)
-    if settings.sha256 is not None and found != settings.sha256:
+    digest = sha256(folder / WEIGHTS)
+    if settings.sha256 is not None and digest != settings.sha256:
         raise ArtifactError(
-            f"{folder / WEIGHTS}: sha256 is {found}, but scoring.encoder.sha256 pins {settings.sha256}. Install the "
+            f"{folder / WEIGHTS}: sha256 is {digest}, but scoring.encoder.sha256 pins {settings.sha256}. Install the "
             "version of the encoder that the config pins (constraints.txt), or pin this one if the change is meant."
         )
     from transformers import AutoModel, AutoTokenizer
@@ -133,10 +133,10 @@ def encoder_folder(source: str | Source) -> Path:
             f"scoring.encoder.source: `{source}` is neither `python:PACKAGE` nor a folder. Name one that is there, or "
             "give repo, revision and files of a repository on the hub."
         )
-    found = sorted(folder.rglob(WEIGHTS))
-    if len(found) != 1:
+    weights = sorted(folder.rglob(WEIGHTS))
+    if len(weights) != 1:
         raise ConfigError(
-            f"scoring.encoder.source: {source} leads to {folder}, which holds {len(found)} files {WEIGHTS} instead "
+            f"scoring.encoder.source: {source} leads to {folder}, which holds {len(weights)} files {WEIGHTS} instead "
             "of one. Name a package or folder with exactly one encoder in safetensors form."
         )
-    return found[0].parent
+    return weights[0].parent

@@ -21,8 +21,8 @@ GROWTH = 16  # columns that room is made for when there is none left
 class Prefill(Protocol):
     """Runs the texts about some images."""
 
-    def __call__(self, images: list[int], trees: list[TextTree], /, *, kept: Layers) -> Tensor:
-        """Hidden states of the texts, tree after tree, (N, D); adds keys and values, images before texts, to `kept`."""
+    def __call__(self, images: list[int], trees: list[TextTree], /, *, cache: Layers) -> Tensor:
+        """Hidden states of the texts, tree after tree, (N, D); adds keys and values, images first, to `cache`."""
 
 
 def unique_rows(keys: Sequence[object]) -> tuple[list[int], list[int]]:
@@ -43,7 +43,7 @@ class CachedTextSession:
         forward: the decoder.
         head: logits over the vocabulary.
         prefill: runs images and what texts about them begin with.
-        asked: the beginnings of N texts about I images, each of which has one.
+        texts: the beginnings of N texts about I images, each of which has one.
         image_length: P, columns before a text.
         max_text_tokens: longest prompt, that sequences are grouped by.
         together: tokens that run together.
@@ -57,7 +57,7 @@ class CachedTextSession:
         forward: Forward,
         head: Callable[[Tensor], Tensor],
         prefill: Prefill,
-        asked: Prompted,
+        texts: Prompted,
         *,
         image_length: int,
         max_text_tokens: int,
@@ -66,45 +66,45 @@ class CachedTextSession:
     ) -> None:
         self._forward, self._head, self._device = forward, head, device
         with torch.inference_mode():
-            self._prefill(prefill, asked, prefix=image_length, together=together, max_text_tokens=max_text_tokens)
+            self._prefill(prefill, texts, prefix=image_length, together=together, max_text_tokens=max_text_tokens)
 
-    def _prefill(self, prefill: Prefill, asked: Prompted, *, prefix: int, together: int, max_text_tokens: int) -> None:
-        trees, size, count = asked.trees, len(asked.places), len(asked.trees)
-        owners = torch.tensor([image for image, _ in asked.places])
-        ends = torch.tensor([trees[image].ends[prompt] for image, prompt in asked.places])
+    def _prefill(self, prefill: Prefill, texts: Prompted, *, prefix: int, together: int, max_text_tokens: int) -> None:
+        trees, size, count = texts.trees, len(texts.places), len(texts.trees)
+        owners = torch.tensor([image for image, _ in texts.places])
+        ends = torch.tensor([trees[image].ends[prompt] for image, prompt in texts.places])
         lengths = 1 + torch.tensor([trees[i].positions[end] for i, end in zip(owners, ends.tolist(), strict=True)])
         longest = int(lengths.max())
         columns = ends[:, None] - torch.arange(longest - 1, -1, -1)  # of its tree; padded at the left
         images: Layers = []
-        own: Layers = []
+        row_cache: Layers = []
         last: Tensor | None = None
         bound = prefix + size / count * max_text_tokens
         for group in grouping.groups([len(tree.tokens) for tree in trees], bound=bound, together=together):
-            kept: Layers = []
-            some = [trees[i] for i in group.tolist()]
-            hidden = prefill(group.tolist(), some, kept=kept)
+            cache: Layers = []
+            group_trees = [trees[i] for i in group.tolist()]
+            hidden = prefill(group.tolist(), group_trees, cache=cache)
             starts = torch.zeros(count, dtype=torch.int64)
-            starts[group] = torch.tensor(grouping.starts(some))
+            starts[group] = torch.tensor(grouping.starts(group_trees))
             rows = torch.isin(owners, group).nonzero()[:, 0]
             place = starts[owners[rows]]
             text = (place[:, None] + columns[rows]).clamp_min(0).to(self._device)
             if last is None:
                 last = hidden.new_empty(size, hidden.shape[1])
-                for pair in kept:
+                for pair in cache:
                     heads, width = pair[0].shape[1], pair[0].shape[3]
                     images.append(room(pair, count, heads, prefix, width))
-                    own.append(room(pair, size, heads, longest + GROWTH, width))
+                    row_cache.append(room(pair, size, heads, longest + GROWTH, width))
             last[rows.to(self._device)] = hidden[(place + ends[rows]).to(self._device)]
             split = len(group) * prefix
-            for layer, pair in enumerate(kept):
-                for x, image, said in zip(pair, images[layer], own[layer], strict=True):
+            for layer, pair in enumerate(cache):
+                for x, image, row in zip(pair, images[layer], row_cache[layer], strict=True):
                     image[group.to(self._device)] = x[0, :, :split].unflatten(1, (len(group), prefix)).transpose(0, 1)
-                    said[rows.to(self._device), :, :longest] = x[0, :, split:][:, text].transpose(0, 1)
+                    row[rows.to(self._device), :, :longest] = x[0, :, split:][:, text].transpose(0, 1)
         assert last is not None
         self.logits = self._head(last)
         self._positions = (prefix + lengths - 1)[:, None].to(self._device)
         padding = (torch.arange(longest) < (longest - lengths)[:, None]).to(self._device)
-        self._attend = RowsBehindImages(images, own, owners, padding, length=longest)
+        self._attend = RowsBehindImages(images, row_cache, owners, padding, length=longest)
 
     @torch.inference_mode()
     def step(self, tokens: Tensor) -> Tensor:

@@ -69,8 +69,8 @@ class TextTokenizer:
 
     def id_of(self, token: str) -> int | None:
         """Id of a token; None where there is no such token."""
-        found: int | None = self._backend.token_to_id(token)
-        return found
+        token_id: int | None = self._backend.token_to_id(token)
+        return token_id
 
     def reading(self, templates: Sequence[str]) -> TextTokenizer:
         """The tokenizer that reads the special tokens these templates spell out, such as roles of a chat, as one token.

@@ -109,8 +109,8 @@ def completed(
     for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
         owner, index = starts[row]
         tree = trees[owner]
-        own = tree.grow(completion[:-1], start=1 + len(prompt), prompt=index, branch=row)
-        places.append([tree.ends[index], *own])
+        branch_places = tree.grow(completion[:-1], start=1 + len(prompt), prompt=index, branch=row)
+        places.append([tree.ends[index], *branch_places])
         targets.append(list(completion))
     return Completed(trees, places, targets)
 
@@ -119,8 +119,8 @@ def tree_mask(trees: Sequence[TextTree]) -> Tensor:
     """What the tokens of some trees, padded at the right, see of each other: (I, 1, n, n) bool, True = may attend."""
     prompts = pad_right([tree.prompts for tree in trees], _NOBODY)
     branches = pad_right([tree.branches for tree in trees], TRUNK)
-    own, trunk = branches[:, :, None] == branches[:, None, :], branches[:, None, :] == TRUNK
-    mask = (own | trunk) & (prompts[:, :, None] == prompts[:, None, :])
+    same_branch, trunk = branches[:, :, None] == branches[:, None, :], branches[:, None, :] == TRUNK
+    mask = (same_branch | trunk) & (prompts[:, :, None] == prompts[:, None, :])
     return mask.tril()[:, None]
 
 

@@ -130,7 +130,7 @@ def data_note(selection: Mapping[str, Any], questions: pd.DataFrame, cut: Mappin
     Args:
         selection: the content of `data/selection.json`.
         questions: of `data/questions.csv`.
-        cut: split to the number of its captions that have more tokens than the model takes; empty if not known.
+        cut: split to the number of its captions that have more tokens than the model takes.
     """
     records, changes = selection["records"], selection["changes"]
     total = questions.loc[questions["outcome"] == "kept", "questions"].sum()
@@ -141,9 +141,8 @@ def data_note(selection: Mapping[str, Any], questions: pd.DataFrame, cut: Mappin
         f"Of those drawn: {_listed(f'{n:,} {what}' for what, n in sorted(changes.items()))}.",
         f"Questions: {total:,} kept; dropped: {_listed(dropped)}.",
     ]
-    if cut:
-        longer = _listed(f"{n:,} in {split}" for split, n in cut.items() if n)
-        parts.append(f"Captions longer than the model takes, cut where it draws from them: {longer}.")
+    longer = _listed(f"{n:,} in {split}" for split, n in cut.items() if n)
+    parts.append(f"Captions longer than the model takes, cut where it draws from them: {longer}.")
     return " ".join(parts)
 
 

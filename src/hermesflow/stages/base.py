@@ -26,7 +26,7 @@ from hermesflow.models.backbone import UnifiedModel, meta_model, new_model
 from hermesflow.models.conversion import converted, place
 from hermesflow.models.text_tokenizers import TRAINED, train_tokenizer
 from hermesflow.tracking import runs
-from hermesflow.training.pretraining import Example, batches, cut_texts, optimiser_of, train_step
+from hermesflow.training.pretraining import Example, batches, optimiser_of, text_lengths, train_step
 
 LOG_EVERY = 20  # steps between rows of history.csv
 MEND = "Lower base_training.learning_rate or max_grad_norm; training starts anew, for a base model keeps no states."
@@ -54,19 +54,13 @@ def run(config: Config, layout: Layout, *, seed: int) -> None:
         for path, form in ((layout.seen("base"), model.seen), (layout.generated, model.generated))
     )
     model.train()
-    stream = batches(
-        examples,
-        seen,
-        images,
-        model,
-        settings,
-        seeding.generator(seed, BASE, "batches"),
-    )
+    lengths, cut = text_lengths(examples, model)
+    stream = batches(examples, seen, images, model, lengths, settings, seeding.generator(seed, BASE, "batches"))
     optimiser, schedule = optimiser_of(model, settings)
     history = []
     inputs = [layout.data("base"), layout.seen("base"), layout.generated]
     manifest = new_manifest(config=params_of(config, "base", BASE), inputs=inputs, seed=seed)
-    if cut := cut_texts(examples, model):
+    if cut:
         manifest["cut_texts"] = cut
         print(f"{cut:,} different texts are longer than max_text_tokens: they are cut, and their ends not trained.")
     progress = Progress(settings.steps, f"base model, seed {seed}", "step")

@@ -38,8 +38,7 @@ def run(config: Config, layout: Layout) -> None:
     """
     data, inputs = config.data, list[Path]()
     if isinstance(data, RealData):
-        counts = {split: _count(config, split) for split in SPLITS}
-        write_real_pairs(data, counts, layout, device=config.runtime.device)
+        write_real_pairs(data, split_counts(config), layout, device=config.runtime.device)
         inputs = [] if data.selection is None else [Path(data.selection)]
     else:
         for split in SPLITS:
@@ -59,14 +58,15 @@ def _scenes(config: Config, data: Data, split: str) -> Iterable[dict[str, Any]]:
             world.make_pairs(split, config.evaluation.dense_prompts, config=data, kinds=("dense",)),
             world.own_prompts(),
         )
-    return world.make_pairs(split, _count(config, split), config=data)
+    return world.make_pairs(split, split_counts(config)[split], config=data)
 
 
-def _count(config: Config, split: str) -> int:
+def split_counts(config: Config) -> dict[str, int]:
+    """Pairs that a config asks for in every split."""
     return {
         "base": config.data.base_pairs,
         "pairs": config.data.pairs,
         "gap": config.data.gap_pairs,
         "understanding": config.evaluation.understanding_images,
         "prompts": config.evaluation.geneval_prompts * len(GENEVAL_KINDS) + config.evaluation.dense_prompts,
-    }[split]
+    }

@@ -38,7 +38,7 @@ from hermesflow.selfplay.sampling import sample_texts
 from hermesflow.selfplay.scoring import nearest_choice
 
 SAMPLES_PER_KIND = 2  # prompts of each kind kept for the figure of samples
-OWN_SAMPLES = 14  # prompts kept where they have no kinds
+SAMPLES = 14  # prompts kept where they have no kinds
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def _by_itself(
     Tables of benchmarks that need one are empty, and so are the features.
     """
     seed, checkpoint = stream
-    samples = prompts[:OWN_SAMPLES]
+    samples = prompts[:SAMPLES]
     requests = [Request(row["id"], 0, row["caption"]) for row in [*held_out.rows, *samples]]
     progress = Progress(len(requests), f"evaluate {checkpoint}, seed {seed}: draw", "image")
     images = generation.draw(model, requests, settings=config.sampling.images, seed=seed, progress=progress.advance)

@@ -104,17 +104,16 @@ def write_tables(
 
 def _data_note(layout: Layout, seed: int) -> str:
     """What there is to say of pairs of real images; nothing of a small world's."""
-    folder, model = layout.root / "data", layout.checkpoint(seed, BASE) / "model"
+    folder = layout.root / "data"
     if not (folder / "selection.json").is_file():
         return ""
-    from tokenizers import Tokenizer
+    from hermesflow.models.backbone import model_without_weights
 
-    tokenizer, cut = Tokenizer.from_file(str(model / "tokenizer.json")), {}
-    longest = read_json(model / "config.json").get("shape", {}).get("max_text_tokens")
-    for split in ("base", "pairs", "prompts", "gap") if longest else ():
-        captions = list(_column(layout.data(split), "caption").values())
-        lengths = [len(one.ids) + 2 for one in tokenizer.encode_batch(captions, add_special_tokens=False)]
-        cut[split] = sum(length > longest for length in lengths)  # with a token for start and end
+    model = model_without_weights(layout.checkpoint(seed, BASE) / "model")
+    cut = {
+        split: sum(model.is_cut(list(_column(layout.data(split), "caption").values())))
+        for split in ("base", "pairs", "prompts", "gap")
+    }
     questions = read_table(folder / "questions.csv", ["from", "outcome", "questions"])
     return audit.data_note(read_json(folder / "selection.json"), questions, cut)
 

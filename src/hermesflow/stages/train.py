@@ -16,7 +16,7 @@ from hermesflow.core.seeding import seed_of
 from hermesflow.models.backbone import load_model, recompute_activations
 from hermesflow.stages.reference import load_pairs
 from hermesflow.tracking import runs
-from hermesflow.training.distributed import new_accelerator
+from hermesflow.training.distributed import check_sharding, new_accelerator
 from hermesflow.training.interruption import Interruption
 from hermesflow.training.logps import Logps, ReferenceTable
 from hermesflow.training.lora import add_adapters, save_adapters
@@ -49,6 +49,7 @@ def _train(config: Config, layout: Layout, *, seed: int, checkpoint: str, interr
     parent_model = layout.checkpoint(seed, entry.parent) / "model"
     reference_path = layout.reference(seed, entry.parent, reference_of(config, checkpoint).variant)
     model = load_model(parent_model, device=accelerator.device)
+    check_sharding(accelerator, model)
     if config.runtime.activation_checkpointing:
         recompute_activations(model)
     adapted = None

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 
 from accelerate import Accelerator, DistributedType
+from torch import nn
 
 from hermesflow.config.sections import Training
 from hermesflow.core.errors import ConfigError
@@ -35,6 +36,21 @@ def new_accelerator(training: Training, *, device: str, precision: str) -> Accel
     part = micro_batch_size(training, processes=accelerator.num_processes) * accelerator.num_processes
     accelerator.gradient_accumulation_steps = training.batch_size // part
     return accelerator
+
+
+def check_sharding(accelerator: Accelerator, model: nn.Module) -> None:
+    """Refuse an accelerate config that shards by layers of another model.
+
+    Raises:
+        ConfigError: names the layers.
+    """
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    names = set(plugin.transformer_cls_names_to_wrap or ()) if plugin else set()
+    if absent := names - {type(module).__name__ for module in model.modules()}:
+        raise ConfigError(
+            f"runtime.accelerate: fsdp_transformer_layer_cls_to_wrap names {', '.join(sorted(absent))}, which this "
+            "model does not have. Leave the key out: its decoder layers are taken then."
+        )
 
 
 def check_training(training: Training, *, processes: int) -> None:

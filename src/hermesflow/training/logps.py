@@ -45,6 +45,7 @@ class PairLogps(nn.Module):
     def __init__(self, model: UnifiedModel, objective: Objective) -> None:
         super().__init__()
         self.model = model
+        self._no_split_modules = sorted({type(layer).__name__ for layer in model.decoder_layers})  # FSDP's shards
         self.learns_mmu = objective != "generation"
         self.learns_t2i = objective != "understanding"
 
@@ -67,7 +68,8 @@ class PairLogps(nn.Module):
 
 def chosen_tokens(model: UnifiedModel, batch: PairBatch) -> Tensor:
     """Tokens that the log-probs of the chosen captions and images are sums over, (2, B) float32."""
-    captions = [len(tokens) for tokens in model.completion_tokens(batch.chosen_captions)]
+    chosen = batch.chosen_captions
+    captions = model.scored_lengths([model.caption_prompt] * len(chosen), chosen)
     images = model.scored_tokens(batch.noise, len(captions))
     return torch.stack([torch.tensor(captions), images.cpu()]).float().to(batch.seen.device)
 

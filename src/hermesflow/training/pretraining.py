@@ -8,9 +8,10 @@ Source: Show-o (arXiv 2408.12528) section 3.2; schedule: AdamW, one cycle per st
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,9 @@ from hermesflow.config.sections import BaseTraining
 from hermesflow.core.finite import clip_gradients
 from hermesflow.models.backbone import Noise, UnifiedModel
 from hermesflow.training.optimizers import AdamW
+
+Text: TypeAlias = tuple[str, str]
+"""A prompt and its completion."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Batch:
     mmu_owners: Tensor
     mmu_prompts: list[str]
     mmu_completions: list[str]
+    mmu_lengths: list[int]
+    """Tokens of each completion that are scored."""
 
 
 def batches(
@@ -48,6 +54,7 @@ def batches(
     seen: Tensor,
     images: Tensor,
     model: UnifiedModel,
+    lengths: Mapping[Text, int],
     settings: BaseTraining,
     generator: torch.Generator,
 ) -> Iterator[Batch]:
@@ -60,6 +67,7 @@ def batches(
         seen: (N, *seen), what understanding reads of the same examples.
         images: (N, *generated), what generation is trained on.
         model: gives the prompts their wording, and images their noise.
+        lengths: of `text_lengths`.
         settings: batch sizes and shares.
         generator: CPU generator; advanced.
     """
@@ -82,6 +90,7 @@ def batches(
             mmu_owners=owners,
             mmu_prompts=[prompt for prompt, _ in texts],
             mmu_completions=[completion for _, completion in texts],
+            mmu_lengths=[lengths[text] for text in texts],
         )
 
 
@@ -150,18 +159,20 @@ def _text_loss(model: UnifiedModel, batch: Batch, settings: BaseTraining) -> Ten
     if settings.mmu_reduction == "text_mean":
         return model.text_loss(batch.mmu_seen, batch.mmu_owners, prompts, completions)
     logps = model.text_logps(batch.mmu_seen, prompts, completions, owners=batch.mmu_owners)
-    rows = zip(prompts, model.completion_tokens(completions), strict=True)
-    return -logps.sum() / sum(min(len(tokens), model.room(prompt) or len(tokens)) for prompt, tokens in rows)
+    return -logps.sum() / max(sum(batch.mmu_lengths), 1)
 
 
-def cut_texts(examples: Sequence[Example], model: UnifiedModel) -> int:
-    """Number of different captions and answers that there is no room for, so that they are cut and have no end."""
-    texts = {(model.caption_prompt, one.caption) for one in examples} | {
-        (model.question_template.format(question), answer) for one in examples for question, answer in one.questions
-    }
-    room = {prompt: model.room(prompt) for prompt, _ in texts}
-    tokens = model.completion_tokens([text for _, text in texts])
-    return sum(len(row) > most for (prompt, _), row in zip(texts, tokens, strict=True) if (most := room[prompt]))
+def text_lengths(examples: Sequence[Example], model: UnifiedModel) -> tuple[dict[Text, int], int]:
+    """Scored tokens of each different prompt and completion; how many are cut for lack of room, and so have no end."""
+    texts = list(
+        {(model.caption_prompt, one.caption) for one in examples}
+        | {(model.question_template.format(question), answer) for one in examples for question, answer in one.questions}
+    )
+    prompts, completions = [prompt for prompt, _ in texts], [completion for _, completion in texts]
+    lengths = model.scored_lengths(prompts, completions)
+    whole = model.completion_tokens(completions)
+    cut = sum(len(tokens) > length for tokens, length in zip(whole, lengths, strict=True))
+    return dict(zip(texts, lengths, strict=True)), cut
 
 
 def _endless_order(size: int, generator: torch.Generator) -> Iterator[int]:
@@ -171,7 +182,7 @@ def _endless_order(size: int, generator: torch.Generator) -> Iterator[int]:
 
 def _prompt_and_completion(
     example: Example, model: UnifiedModel, caption_share: float, generator: torch.Generator
-) -> tuple[str, str]:
+) -> Text:
     if torch.rand((), generator=generator) < caption_share:
         return model.caption_prompt, example.caption
     pick = int(torch.randint(len(example.questions), (), generator=generator))

@@ -28,15 +28,6 @@ _LOOKS = tuple((shape, size) for shape in SHAPES for size in SIZES)
 _SHIFTS = tuple((dy, dx) for dy in (0, -1, 1) for dx in (0, -1, 1))
 
 
-def read_image(image: np.ndarray) -> Scene:
-    """Read one image; see `read_images`.
-
-    Args:
-        image: (H, W, 3) uint8, H = W even.
-    """
-    return read_images(image[None])[0]
-
-
 def read_images(images: np.ndarray, *, batch: int = 512) -> list[Scene]:
     """Read images.
 

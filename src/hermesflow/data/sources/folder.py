@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from hermesflow.config.data import Folder
 from hermesflow.core import hub
 from hermesflow.core.errors import DataError, is_disk_full
+from hermesflow.core.tables import csv_rows
 from hermesflow.data.questions.rows import Unusable, rows_of
 from hermesflow.data.sources.drawing import Candidate, Rejected, Source
 from hermesflow.data.sources.streams import Member, content_of, files_in, reading, tar_files
@@ -306,22 +307,18 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """Rows below the line of names; cells are parted by commas, semicolons or tabs, whichever that line has most of.
+    """Rows below the line of names, see `csv_rows`.
 
     Raises:
-        DataError: names are lacking, or a quote is not closed.
+        DataError: names are lacking or there twice, or a quote is not closed.
     """
     with _opened(path) as file:
-        names = file.readline()
-        file.seek(0)
-        reader = csv.DictReader(file, delimiter=max(",;\t", key=names.count), strict=True)
-        columns = [_plain(name) for name in reader.fieldnames or ()]
-        reader.fieldnames = columns
-        named = [name for name in columns if name]  # spreadsheets may write empty columns behind the last
-        if "file_name" not in named or len(set(named)) < len(named) or not set(named) & set(CAPTION_NAMES):
+        reader = csv_rows(file, _plain)
+        columns = list(reader.fieldnames or ())
+        if "file_name" not in columns or not set(columns) & set(CAPTION_NAMES):
             raise DataError(
                 f"{path}: its columns are {columns}; one must be called file_name and one {CAPTION_NAMES[0]} (or "
-                f"{', '.join(CAPTION_NAMES[1:])}), each once. Rename them in the first line (docs/data.md)."
+                f"{', '.join(CAPTION_NAMES[1:])}). Rename them in the first line (docs/data.md)."
             )
         for row in reader:
             many = None in row  # what stands behind the last column
@@ -340,9 +337,12 @@ def _opened(path: Path) -> Iterator[IO[str]]:
     try:
         with path.open(encoding=encoding, errors="surrogateescape", newline="") as file:
             yield file
-    except (csv.Error, UnicodeError) as error:
+    except DataError:
+        raise
+    except (csv.Error, ValueError) as error:
         raise DataError(
-            f"{path}: cannot be read ({error}). Close every quote, double those inside a text, and save it as UTF-8."
+            f"{path}: cannot be read ({error}). Close every quote, double those inside a text, name each column once, "
+            "and save it as UTF-8."
         ) from error
 
 

@@ -26,8 +26,12 @@ from hermesflow.data.worlds.questions import Question
 from hermesflow.data.worlds.scenes import Scene
 
 BUCKETS = {
-    **{"base": "train", "pairs": "train", "gap": "gap"},
-    **{"understanding": "benchmark", "prompts": "benchmark", "stopping": "benchmark"},
+    "base": "train",
+    "pairs": "train",
+    "gap": "gap",
+    "understanding": "benchmark",
+    "prompts": "benchmark",
+    "stopping": "benchmark",
 }
 """Which part of the captions a split draws from."""
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hermesflow.config.sections import Source, section
 from hermesflow.core.errors import DataError
+from hermesflow.core.tables import csv_rows
 from hermesflow.evaluation.benchmark import FIDELITY, Column, ImageBenchmark, Note, Plan
 from hermesflow.evaluation.prompts import Prompts, decoded
 
@@ -112,13 +113,7 @@ def _records(path: Path) -> list[Any]:
             elif path.suffix.lower() == ".json":
                 rows = decoded(file.read())
             else:
-                names = file.readline()
-                file.seek(0)
-                table = csv.DictReader(file, delimiter=max(",;\t", key=names.count), strict=True)
-                columns = list(filter(None, table.fieldnames or ()))
-                if len(set(columns)) < len(columns):
-                    raise ValueError(f"of its columns {', '.join(columns)} two have one name")
-                rows = list(table)
+                rows = list(csv_rows(file))
     except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise DataError(
             f"{path}: cannot be read ({error}). Name a CSV or JSON file of image_id and caption."

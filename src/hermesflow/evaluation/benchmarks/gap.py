@@ -33,17 +33,18 @@ if TYPE_CHECKING:
     from hermesflow.evaluation.judges.protocol import Item, Judge, Verdict
     from hermesflow.evaluation.worlds.gap import PairQuestion
 
-EVIDENCE = ("drawn", "real", "said")
-"""What the judge is asked about: the drawn image, the real image, what the model said about the real image."""
+EVIDENCE = {"drawn": "generated", "real": "real", "said": "answers"}
+"""What the judge is asked about, as the results call it: the generated image, the real one, what the model said of it.
+Each with its field of `Judged`."""
 
 
 @dataclass(frozen=True)
 class Judged:
     """Verdicts of Q questions on each kind of evidence."""
 
-    drawn: Sequence[Verdict]
+    generated: Sequence[Verdict]
     real: Sequence[Verdict]
-    said: Sequence[Verdict]
+    answers: Sequence[Verdict]
 
 
 def ask(
@@ -122,7 +123,7 @@ def gap_table(
     import pandas as pd
 
     rows = []
-    columns = zip(questions, free, nearest, judged.real, judged.said, judged.drawn, strict=True)
+    columns = zip(questions, free, nearest, judged.real, judged.answers, judged.generated, strict=True)
     for one, text, choice, real, answer, generated in columns:
         question = one.question
         rows.append(
@@ -167,8 +168,8 @@ def judge_facts(questions: Sequence[PairQuestion], judged: Judged) -> dict[str, 
     from hermesflow.evaluation.judges.protocol import outcome_counts
 
     facts: dict[str, dict[str, float]] = {}
-    for kind in EVIDENCE:
-        verdicts: Sequence[Verdict] = getattr(judged, kind)
+    for kind, field in EVIDENCE.items():
+        verdicts: Sequence[Verdict] = getattr(judged, field)
         facts[kind] = {"questions": len(verdicts)}
         facts[kind].update({str(outcome): count for outcome, count in outcome_counts(verdicts).items()})
     right = sum(v.choice == one.question.answer for one, v in zip(questions, judged.real, strict=True))

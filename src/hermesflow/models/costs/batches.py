@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from hermesflow.config.experiment import Config
 from hermesflow.config.sections import Objective, Training, VqaMethod
@@ -16,7 +16,7 @@ from hermesflow.models import capacity
 from hermesflow.models.costs import memory
 from hermesflow.models.costs.decoder import Decoder, Scored, text_decoding, text_scoring
 from hermesflow.models.costs.memory import Call
-from hermesflow.models.costs.pixels import Pixels
+from hermesflow.models.costs.pixels import Pixels, directions
 from hermesflow.models.draws import KEEP_BELOW
 from hermesflow.models.lengths import CHOICES, Lengths
 from hermesflow.models.machines import FLOAT, FLOAT32, Load, Pass
@@ -29,13 +29,15 @@ class Batches(ABC):
     config: Config
     decoder: Decoder
     lengths: Lengths
+    network: ClassVar[Any]
+    """The image tokenizer's class."""
 
-    @abstractmethod
     def pixels(self) -> tuple[Pixels, Pixels]:
         """Encoder and decoder of the image tokenizer."""
+        return directions(self.network, self.config.image_tokenizer, self.config.data.image_size)
 
     @abstractmethod
-    def drawn(self, rows: int, prompts: int) -> tuple[list[Pass], float]:
+    def generated(self, rows: int, prompts: int) -> tuple[list[Pass], float]:
         """Passes and peak of drawing images, in as many sessions as they have no room together."""
 
     @abstractmethod
@@ -44,8 +46,8 @@ class Batches(ABC):
 
     def pixel_peak(self, images: int) -> int:
         """Peak of coding or decoding so many images at once."""
-        there, back = self.pixels()
-        return FLOAT * (there.parameters + back.parameters) + max(there.peak(images), back.peak(images))
+        encoder, decoder = self.pixels()
+        return FLOAT * (encoder.parameters + decoder.parameters) + max(encoder.peak(images), decoder.peak(images))
 
     @property
     def precision(self) -> str:
@@ -59,13 +61,13 @@ class Batches(ABC):
 
     def written(self, images: int, prompts: int, length: int, rows: int, tokens: int) -> tuple[list[Pass], float]:
         """Passes and peak of writing texts, in as many sessions; arguments as `decoder.text_decoding`."""
-        own = self.config.language_model
+        settings = self.config.language_model
         room = capacity.text_rows(
-            layers=own.layers,
-            hidden_size=own.hidden_size,
+            layers=settings.layers,
+            hidden_size=settings.hidden_size,
             element_size=self.size,
             num_image_tokens=self.config.num_image_tokens,
-            max_text_tokens=own.max_text_tokens,
+            max_text_tokens=settings.max_text_tokens,
         )
         sessions = math.ceil(rows / room)
         images, prompts, rows = (math.ceil(count / sessions) for count in (images, prompts, rows))
@@ -83,20 +85,20 @@ class Batches(ABC):
             size=self.size,
         )
 
-    def asked(self, method: VqaMethod, together: int, pairs: int) -> Load:
+    def self_vqa(self, method: VqaMethod, together: int, pairs: int) -> Load:
         """Self-VQA on all candidate images of some pairs, `together` of them at a time."""
-        own, longest = self.lengths, self.config.scoring.max_answer_tokens
+        lengths, longest = self.lengths, self.config.scoring.max_answer_tokens
         images = together * self.config.sampling.images.n
-        prompts = images * own.questions
+        prompts = images * lengths.questions
         if method == "generate":
-            passes, peak = self.written(images, prompts, own.asking, prompts, longest)
+            passes, peak = self.written(images, prompts, lengths.asking, prompts, longest)
             return Load([one.repeated(pairs / together) for one in passes], peak, self.precision)
         texts: dict[str, int] = {
             "images": images,
             "prompts": prompts,
-            "prompt_length": max(own.text - own.answer, 1),
+            "prompt_length": max(lengths.text - lengths.answer, 1),
             "rows": prompts * (CHOICES if method == "likelihood" else 1),
-            "scored": own.answer,
+            "scored": lengths.answer,
             "size": self.size,
         }
         peak = memory.inference_scoring_peak(self.decoder, memory.text_calls(self.decoder, **texts), size=self.size)
@@ -105,17 +107,17 @@ class Batches(ABC):
 
     def pair_calls(self, pairs: int, objective: Objective) -> list[Call]:
         """Calls of a micro batch of Pair-DPO that keep something for the gradient, all image tokens being masked."""
-        found = []
+        calls = []
         if objective != "generation":
-            found += memory.text_calls(self.decoder, **self.texts_of(pairs))
+            calls += memory.text_calls(self.decoder, **self.texts_of(pairs))
         if objective != "understanding":
-            found += memory.image_calls(self.decoder, **self.images_of(pairs), scored=self.decoder.image_tokens)
-        return found
+            calls += memory.image_calls(self.decoder, **self.images_of(pairs), scored=self.decoder.image_tokens)
+        return calls
 
     def texts_of(self, pairs: int) -> dict[str, int]:
         """Sizes of the captions of so many pairs."""
-        own = self.lengths
-        sizes = {"prompt_length": own.describing, "scored": own.caption}
+        lengths = self.lengths
+        sizes = {"prompt_length": lengths.describing, "scored": lengths.caption}
         return {"images": pairs, "prompts": pairs, "rows": 2 * pairs, **sizes}
 
     def images_of(self, pairs: int) -> dict[str, int]:

@@ -11,12 +11,41 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from hermesflow.config.sections import Lora
+from hermesflow.config.experiment import Config
+from hermesflow.config.sections import Lora, Source
+from hermesflow.data.worlds.language import WORLDS, lexicon_of
+from hermesflow.data.worlds.questions import vocabulary
 from hermesflow.models import capacity
 from hermesflow.models.logps import LOGITS
 from hermesflow.models.machines import FLOAT, Pass
+from hermesflow.models.text_tokenizers import TRAINED, TRAINED_SIZE
+
+
+def common_sizes(config: Config) -> dict[str, Any]:
+    """Sizes of a `Decoder` that the config of every family names."""
+    names = ("hidden_size", "layers", "heads", "intermediate_size", "max_text_tokens")
+    return {name: getattr(config.language_model, name) for name in names} | {
+        "codes": config.codebook_size,
+        "image_tokens": config.num_image_tokens,
+        "on_cpu": config.runtime.device == "cpu",
+    }
+
+
+def word_rows(source: str | Source, *, released: int, tokens: int) -> int:
+    """Rows of the word embedding, codes not counted.
+
+    Args:
+        source: text tokenizer of the config.
+        released: rows of the released models, taken for every tokenizer whose size is not known.
+        tokens: tokens of the family that others do not have.
+    """
+    if source == TRAINED:
+        return TRAINED_SIZE + tokens
+    if isinstance(source, str) and source in WORLDS:
+        return len(vocabulary(lexicon_of(source))) + 2 + tokens
+    return released
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +78,7 @@ class Decoder(ABC):
         """Elements of the MLP on its way, of a token."""
 
     @abstractmethod
-    def kept_states(self, *, again: bool) -> int:
+    def saved_states(self, *, again: bool) -> int:
         """Elements that the MLP keeps of a token for its gradient; what can be may be computed `again` instead."""
 
     @property
@@ -85,7 +114,7 @@ class Decoder(ABC):
         """Images that run together with the texts about them, as `grouping` has it."""
         return self.together(images, self.image_prefix + rows / images * self.max_text_tokens, size)
 
-    def drawn_together(self, *, prompts: int, rows: int, size: int) -> int:
+    def images_together(self, *, prompts: int, rows: int, size: int) -> int:
         """Prompts that run together with the images behind them."""
         return self.together(prompts, self.max_text_tokens + 1 + rows / prompts * self.image_block, size)
 
@@ -185,12 +214,14 @@ def text_decoding(
         size: bytes of a number.
     """
     prefix, last = decoder.image_prefix, tokens - 1  # the first token needs no step
-    own = prompt_length + (last + 1) / 2
+    context = prompt_length + (last + 1) / 2
     texts = texts_behind_images(decoder, images=images, rows=rows, length=prompts * prompt_length, scored=0, size=size)
     read = size * decoder.layers * decoder.layer_weights
     return [
         Pass(texts.calls, texts.flops.forward / texts.calls, read, texts.tokens / texts.calls),
-        decoder.forward(rows=rows, length=1, seen=prefix + own, size=size, times=last, shared=(rows - images) * prefix),
+        decoder.forward(
+            rows=rows, length=1, seen=prefix + context, size=size, times=last, shared=(rows - images) * prefix
+        ),
         decoder.logits(places=rows, outputs=decoder.vocabulary, size=size, times=tokens),
     ]
 
@@ -229,7 +260,7 @@ def image_scoring(
     block = decoder.image_block
     first = decoder.flops(rows=prompts, length=prompt_length, seen=prompt_length)
     then = decoder.flops(rows=rows, length=block, seen=prompt_length + block)
-    calls = math.ceil(prompts / decoder.drawn_together(prompts=prompts, rows=rows, size=size))
+    calls = math.ceil(prompts / decoder.images_together(prompts=prompts, rows=rows, size=size))
     tokens = prompts * prompt_length + rows * block
     return _scored(decoder, first, then, tokens=tokens, scored=rows * scored, calls=calls)
 

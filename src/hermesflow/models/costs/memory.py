@@ -1,7 +1,7 @@
 """Peak memory of training and decoding: what is alive at once, in bytes.
 
 Training has float32 weights; under mixed precision (autocast) it makes half-size copies of them. What a layer keeps for
-its gradient is listed in `_kept`, found by reading the autograd graph of transformers' PhiDecoderLayer. Products
+its gradient is listed in `_saved`, found by reading the autograd graph of transformers' PhiDecoderLayer. Products
 without gradients on the CPU have a copy of their weights in their kernel's layout. test_budget_memory.py holds the
 float32 figures against measured peaks of processes on the CPU; those of mixed precision follow CUDA's autocast lists
 and were not measured: there is no GPU here. Allocators and kernels' own workspaces come on top.
@@ -44,8 +44,8 @@ def text_calls(
     """Calls of `text_logps`; arguments as `decoder.text_scoring`."""
     each = (prompts * prompt_length + rows * (scored - 1)) / images
     seen = decoder.image_prefix + each
-    own = Call(tokens=seen, joined=seen, masks=each * seen, scored=rows * scored / images)
-    return _groups(own, images, decoder.texts_together(images=images, rows=rows, size=size))
+    call = Call(tokens=seen, joined=seen, masks=each * seen, scored=rows * scored / images)
+    return _groups(call, images, decoder.texts_together(images=images, rows=rows, size=size))
 
 
 def image_calls(
@@ -54,8 +54,8 @@ def image_calls(
     """Calls of `image_logps`; arguments as `decoder.image_scoring`."""
     each, block = rows / prompts, decoder.image_block
     tokens, joined = prompt_length + each * block, prompt_length + each * (prompt_length + block)
-    own = Call(tokens=tokens, joined=joined, masks=0, scored=each * scored)
-    return _groups(own, prompts, decoder.drawn_together(prompts=prompts, rows=rows, size=size))
+    call = Call(tokens=tokens, joined=joined, masks=0, scored=each * scored)
+    return _groups(call, prompts, decoder.images_together(prompts=prompts, rows=rows, size=size))
 
 
 def _groups(one: Call, count: int, together: int) -> list[Call]:
@@ -159,9 +159,9 @@ def text_decoding_peak(
     run += working(decoder, together * seen, 1) + together * each * seen
     grown = math.ceil((tokens - 1) / GROWTH) * GROWTH
     steps = images * prefix + rows * (2 * (prompt_length + grown) - (GROWTH if grown else 0))
-    kept = (1 + keep_below) * (images * prefix + rows * (prompt_length + grown))
+    continued = (1 + keep_below) * (images * prefix + rows * (prompt_length + grown))
     start = max(room * elements * (together < images) + run, (room + together * seen) * elements)
-    then = (max(steps if grown > GROWTH else 0, kept) * elements) + 2 * rows * decoder.vocabulary
+    then = (max(steps if grown > GROWTH else 0, continued) * elements) + 2 * rows * decoder.vocabulary
     return weights(decoder, decoder.vocabulary, size) + int(size * max(start, then))
 
 
@@ -193,26 +193,27 @@ def _activations(
     """
     hidden, inner, worst = decoder.hidden_size, decoder.intermediate_size, 0.0
     again = decoder.on_cpu and precision == "no" and trained == decoder.parameters  # see kernels._Linear
-    kept = [
-        decoder.layers * (FLOAT * hidden * call.tokens if recomputed else _kept(decoder, call, precision, again))
+    saved = [
+        decoder.layers * (FLOAT * hidden * call.tokens if recomputed else _saved(decoder, call, precision, again))
         + FLOAT * hidden * (2 * call.tokens + call.scored)  # final norm, and the head's input
         for call in calls
     ]
     logits = [_together(decoder, call) for call in calls]
     held = [
-        FLOAT * own if own == decoder.vocabulary * call.scored else 0 for own, call in zip(logits, calls, strict=True)
+        FLOAT * count if count == decoder.vocabulary * call.scored else 0
+        for count, call in zip(logits, calls, strict=True)
     ]
     for i, call in enumerate(calls):
         loss = logits[i] * (FLOAT if precision == "no" else _LOGIT) - held[i] + FLOAT * hidden * call.scored
         layer = FLOAT * (4 * hidden + (3 if again else 2) * inner) * call.tokens - held[i]  # gradients of its states
         if recomputed:
-            layer += _kept(decoder, call, precision, again)
+            layer += _saved(decoder, call, precision, again)
         known = FLOAT * trained if i + 1 < len(calls) else 0
-        worst = max(worst, sum(kept[: i + 1]) + sum(held[: i + 1]) + known + FLOAT * head + max(loss, layer))
+        worst = max(worst, sum(saved[: i + 1]) + sum(held[: i + 1]) + known + FLOAT * head + max(loss, layer))
     return int(worst)
 
 
-def _kept(decoder: Decoder, call: Call, precision: str, again: bool) -> float:
+def _saved(decoder: Decoder, call: Call, precision: str, again: bool) -> float:
     """Bytes that one layer keeps of a call.
 
     Per token, in float32: its input and normalised input, query and key before their norms, the query behind its norm
@@ -222,9 +223,9 @@ def _kept(decoder: Decoder, call: Call, precision: str, again: bool) -> float:
     """
     hidden = decoder.hidden_size
     if precision == "no":
-        per_token, size = FLOAT * (7 * hidden + decoder.kept_states(again=again)), FLOAT
+        per_token, size = FLOAT * (7 * hidden + decoder.saved_states(again=again)), FLOAT
     else:
-        per_token, size = 26 * hidden + 2 * decoder.kept_states(again=False), 2
+        per_token, size = 26 * hidden + 2 * decoder.saved_states(again=False), 2
     statistics = FLOAT * (2 + 5 * decoder.heads) * call.tokens  # of norms and soft-max
     return per_token * call.tokens + statistics + size * (2 * hidden * call.joined + call.masks)
 

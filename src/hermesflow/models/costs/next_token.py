@@ -5,33 +5,14 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any
 
-from hermesflow.config.sections import Lora, MaskSchedule, Source, Training
-from hermesflow.data.worlds.language import WORLDS, lexicon_of
-from hermesflow.data.worlds.questions import vocabulary
+from hermesflow.config.sections import Lora, MaskSchedule, Training
 from hermesflow.models import capacity
 from hermesflow.models.backbone import refuse_masks
-from hermesflow.models.costs import batches, decoder, memory, pixels
+from hermesflow.models.costs import batches, decoder, memory
 from hermesflow.models.costs.decoder import Scored, text_scoring
 from hermesflow.models.machines import FLOAT, Pass
-from hermesflow.models.text_tokenizers import TRAINED, TRAINED_SIZE
-from hermesflow.models.vq import TiledVQ
-
-
-def word_rows(source: str | Source, *, released: int, tokens: int) -> int:
-    """Rows of the word embedding, codes not counted.
-
-    Args:
-        source: text tokenizer of the config.
-        released: rows of the released models, taken for every tokenizer whose size is not known.
-        tokens: tokens of the family that others do not have.
-    """
-    if source == TRAINED:
-        return TRAINED_SIZE + tokens
-    if isinstance(source, str) and source in WORLDS:
-        return len(vocabulary(lexicon_of(source))) + 2 + tokens
-    return released
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +44,7 @@ class Decoder(decoder.Decoder):
         """Elements of the MLP on its way, of a token: gate, its activation, what it is multiplied with."""
         return 3 * self.intermediate_size
 
-    def kept_states(self, *, again: bool) -> int:
+    def saved_states(self, *, again: bool) -> int:
         """Elements that the MLP keeps of a token for its gradient: these and their product; nothing is done again."""
         return 4 * self.intermediate_size
 
@@ -100,24 +81,22 @@ class Batches(batches.Batches):
     """Batches of a config."""
 
     decoder: Decoder
-    network: ClassVar[type[TiledVQ]]
-    """The image tokenizer."""
 
-    def pixels(self) -> tuple[pixels.Pixels, pixels.Pixels]:
-        """Its encoder and decoder."""
-        settings, size = self.config.image_tokenizer, self.config.data.image_size
-        return pixels.directions(self.network, settings, size, encodes=("encoder", "quant_conv"))
-
-    def drawn(self, rows: int, prompts: int) -> tuple[list[Pass], float]:
+    def generated(self, rows: int, prompts: int) -> tuple[list[Pass], float]:
         """Passes and peak of writing images, in as many sessions as they have no room together."""
-        own, sizes, size = self.config.sampling.images, self.decoder, self.size
+        settings, sizes, size = self.config.sampling.images, self.decoder, self.size
         room = capacity.SESSION_BYTES // (2 * sizes.position_elements * size * sizes.image_block)
         sessions = math.ceil(rows / max(room, 1))
         rows, prompts = math.ceil(rows / sessions), math.ceil(prompts / sessions)
         passes = image_decoding(
-            sizes, rows=rows, prompts=prompts, prompt_length=self.lengths.drawing, guided=own.guidance > 0, size=size
+            sizes,
+            rows=rows,
+            prompts=prompts,
+            prompt_length=self.lengths.drawing,
+            guided=settings.guidance > 0,
+            size=size,
         )
-        sides = 2 if own.guidance else 1
+        sides = 2 if settings.guidance else 1
         places = sides * (rows * sizes.image_block + prompts * self.lengths.drawing)
         weights = size * sizes.parameters * (2 if sizes.on_cpu and size == FLOAT else 1)
         peak = weights + size * places * sizes.position_elements + 5 * FLOAT * rows * sizes.codes
@@ -127,8 +106,8 @@ class Batches(batches.Batches):
         """A micro batch of Pair-DPO, its texts and its images."""
         refuse_masks(training)
         sizes = self.decoder
-        drawn = image_scoring(sizes, **self.images_of(pairs), scored=sizes.image_tokens)
-        return text_scoring(sizes, **self.texts_of(pairs)), drawn
+        image_work = image_scoring(sizes, **self.images_of(pairs), scored=sizes.image_tokens)
+        return text_scoring(sizes, **self.texts_of(pairs)), image_work
 
 
 def image_scoring(

@@ -12,9 +12,9 @@ from functools import partial
 from hermesflow.config.experiment import Config
 from hermesflow.data.worlds.language import WORLDS
 from hermesflow.models.costs import next_token, pixels
-from hermesflow.models.costs.decoder import text_scoring
+from hermesflow.models.costs.decoder import common_sizes, text_scoring, word_rows
 from hermesflow.models.costs.memory import scoring_peak, text_calls
-from hermesflow.models.costs.next_token import expected_masked, image_calls, image_decoding, image_scoring, word_rows
+from hermesflow.models.costs.next_token import expected_masked, image_calls, image_decoding, image_scoring
 from hermesflow.models.emu3.prompting import TOKENS
 from hermesflow.models.emu3.vq import ImageVQ
 
@@ -49,24 +49,17 @@ class Decoder(next_token.Decoder):
     @staticmethod
     def of(config: Config) -> Decoder:
         """The model of a config."""
-        own, source = config.language_model, config.language_model.text_tokenizer
+        settings, source = config.language_model, config.language_model.text_tokenizer
         small = isinstance(source, str) and source in WORLDS
         words = word_rows(source, released=WORDS, tokens=len(TOKENS) - 2)  # one ends a text, one is the first code
-        before, negative = own.text_before_image or "", own.negative_prompt or ""
+        before, negative = settings.text_before_image or "", settings.negative_prompt or ""
         rows = round(config.num_image_tokens**0.5)
         size = 1 if small else len(f"{rows}*{rows}")
         return Decoder(
-            hidden_size=own.hidden_size,
-            layers=own.layers,
-            heads=own.heads,
-            key_value_heads=own.key_value_heads or own.heads,
-            intermediate_size=own.intermediate_size,
-            vocabulary=own.vocabulary or words + config.codebook_size,
-            codes=config.codebook_size,
-            image_tokens=config.num_image_tokens,
+            **common_sizes(config),
+            key_value_heads=settings.key_value_heads or settings.heads,
+            vocabulary=settings.vocabulary or words + config.codebook_size,
             rows=rows,
-            max_text_tokens=own.max_text_tokens,
-            on_cpu=config.runtime.device == "cpu",
             before=2 + size + len(before.split() if small else before.encode()),
             negative=2 + size + len(negative.split() if small else negative.encode()),
         )

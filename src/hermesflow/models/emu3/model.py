@@ -110,14 +110,14 @@ class Emu3(NextTokenModel):
         """Log-probabilities of codes (S,) among all tokens, as they were trained, at last hidden states (S, D)."""
         return token_logps(hidden, codes + self.ids.first_code, self.lm_head)
 
-    def drawing_prompts(self, texts: Sequence[Sequence[int]]) -> list[list[int]]:
+    def generation_prompts(self, texts: Sequence[Sequence[int]]) -> list[list[int]]:
         """Prompts that images are drawn from."""
         size = self._size
         return [self.ids.drawing_prompt(text, size) for text in texts]
 
     def unconditional_prompts(self, texts: Sequence[Sequence[int]]) -> list[list[int]]:
         """The negative prompt for all."""
-        return self.drawing_prompts(self.tokenizer.encode([self.wording.negative_prompt])) * len(texts)
+        return self.generation_prompts(self.tokenizer.encode([self.wording.negative_prompt])) * len(texts)
 
     def empty_prompt(self, noise: None, row: int) -> list[int]:
         """No text at all."""
@@ -134,26 +134,26 @@ class Emu3(NextTokenModel):
 
 def build(config: Config) -> Emu3:
     """The model that a config asks for."""
-    own = config.language_model
-    tokenizer = text_tokenizer(own.text_tokenizer, reader=released_tokenizer)
-    ids = TokenIds.of(tokenizer, codes=config.codebook_size, vocabulary=own.vocabulary)
+    settings = config.language_model
+    tokenizer = text_tokenizer(settings.text_tokenizer, reader=released_tokenizer)
+    ids = TokenIds.of(tokenizer, codes=config.codebook_size, vocabulary=settings.vocabulary)
     text = Emu3TextConfig(
-        **decoder_sizes(own, ids),
-        num_key_value_heads=own.key_value_heads or own.heads,
+        **decoder_sizes(settings, ids),
+        num_key_value_heads=settings.key_value_heads or settings.heads,
         pad_token_id=ids.pad,
         attention_dropout=0.0,
-        initializer_range=own.initializer_range or own.hidden_size**-0.5,
+        initializer_range=settings.initializer_range or settings.hidden_size**-0.5,
     )
     plain = Emu3Config(
         text_config=text, vq_config=vq_config(config.image_tokenizer), vocabulary_map=ids.vocabulary_map()
     )
     side = round(config.num_image_tokens**0.5)
-    return Emu3(plain, tokenizer, ids, Wording.of(own), (side, side))
+    return Emu3(plain, tokenizer, ids, Wording.of(settings), (side, side))
 
 
 def rebuild(settings: Mapping[str, Any], tokenizer: Tokenizer) -> Emu3:
     """The model that `Emu3.settings` describes."""
-    own, sizes = settings["hermesflow"], {key: value for key, value in settings.items() if key != "hermesflow"}
-    rows, columns = own["grid"]
-    parts = tokenizer, TokenIds(**own["ids"]), Wording(**own["wording"])
+    extra, sizes = settings["hermesflow"], {key: value for key, value in settings.items() if key != "hermesflow"}
+    rows, columns = extra["grid"]
+    parts = tokenizer, TokenIds(**extra["ids"]), Wording(**extra["wording"])
     return Emu3(Emu3Config.from_dict(sizes), *parts, (rows, columns))

@@ -74,13 +74,13 @@ class ImageVQ(TiledVQ):
     def from_released(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensors of this network under its names: of its own repository, or of a whole model of transformers."""
         inside = {INSIDE.sub("", name): x for name, x in tensors.items() if INSIDE.match(name)}
-        found = {}
+        renamed = {}
         for official, tensor in (inside or tensors).items():
             name = official
             for pattern, new in _RULES:
                 name = re.sub(pattern, new, name)
-            found[name] = tensor.flatten(1) if name.endswith("_proj.weight") else tensor  # 1 x 1 convolutions
-        return found
+            renamed[name] = tensor.flatten(1) if name.endswith("_proj.weight") else tensor  # 1 x 1 convolutions
+        return renamed
 
     @torch.no_grad()
     def _let_images_pass(self) -> None:

@@ -15,7 +15,7 @@ from hermesflow.data.worlds.language import WORLDS
 from hermesflow.models.costs import decoder, next_token, pixels
 from hermesflow.models.costs.decoder import Scored
 from hermesflow.models.costs.memory import scoring_peak, text_calls
-from hermesflow.models.costs.next_token import expected_masked, image_calls, image_decoding, image_scoring, word_rows
+from hermesflow.models.costs.next_token import expected_masked, image_calls, image_decoding, image_scoring
 from hermesflow.models.janus.model import tower_of
 from hermesflow.models.janus.prompting import TOKENS
 from hermesflow.models.janus.vq import ImageVQ
@@ -63,25 +63,18 @@ class Decoder(next_token.Decoder):
     @staticmethod
     def of(config: Config) -> Decoder:
         """The model of a config."""
-        own, tower, tokenizer = config.language_model, tower_of(config.language_model), config.image_tokenizer
-        source = own.text_tokenizer
+        settings, tower, tokenizer = config.language_model, tower_of(config.language_model), config.image_tokenizer
+        source = settings.text_tokenizer
         small = isinstance(source, str) and source in WORLDS
-        before = own.text_before_image or ""
+        before = settings.text_before_image or ""
         return Decoder(
-            hidden_size=own.hidden_size,
-            layers=own.layers,
-            heads=own.heads,
-            intermediate_size=own.intermediate_size,
-            vocabulary=own.vocabulary or word_rows(source, released=WORDS, tokens=len(TOKENS)),
-            codes=config.codebook_size,
-            image_tokens=config.num_image_tokens,
-            max_text_tokens=own.max_text_tokens,
-            on_cpu=config.runtime.device == "cpu",
+            **decoder.common_sizes(config),
+            vocabulary=settings.vocabulary or decoder.word_rows(source, released=WORDS, tokens=len(TOKENS)),
             before=1 + len(before.split() if small else before.encode()),
             tower=(tower.hidden_size, tower.layers, tower.intermediate_size),
             patch=3 * config.data.image_size**2 // config.num_image_tokens,
             code_width=tokenizer.code_width or 8,
-            tokenizer_parameters=saved_bytes(tokenizer, config.data.image_size) // FLOAT,
+            tokenizer_parameters=saved_bytes(tokenizer) // FLOAT,
         )
 
     @property
@@ -142,9 +135,9 @@ class Batches(next_token.Batches):
         sizes = self.decoder
         return [Pass(1, images * sizes.tower_flops, self.size * sizes.tower_parameters), *passes], peak
 
-    def asked(self, method: VqaMethod, together: int, pairs: int) -> Load:
+    def self_vqa(self, method: VqaMethod, together: int, pairs: int) -> Load:
         """Self-VQA on all candidate images of some pairs, `together` of them at a time."""
-        load, sizes = super().asked(method, together, pairs), self.decoder
+        load, sizes = super().self_vqa(method, together, pairs), self.decoder
         if method == "generate":
             return load
         flops = together * self.config.sampling.images.n * sizes.tower_flops
@@ -152,8 +145,8 @@ class Batches(next_token.Batches):
 
     def pair_scoring(self, training: Training, pairs: int) -> tuple[ScoredTexts, Scored]:
         """A micro batch of Pair-DPO; the tower runs for its texts."""
-        _, drawn = super().pair_scoring(training, pairs)
-        return text_scoring(self.decoder, **self.texts_of(pairs)), drawn
+        _, image_work = super().pair_scoring(training, pairs)
+        return text_scoring(self.decoder, **self.texts_of(pairs)), image_work
 
     def scored(self, work: Any, *, size: int = FLOAT) -> Pass:
         """A batch without gradients."""

@@ -109,7 +109,7 @@ class Janus(NextTokenModel):
         """Log-probabilities of codes (S,) at places with last hidden states (S, D)."""
         return token_logps(self.code_states(hidden), codes, self.model.generation_head.vision_head)
 
-    def drawing_prompts(self, texts: Sequence[Sequence[int]]) -> list[list[int]]:
+    def generation_prompts(self, texts: Sequence[Sequence[int]]) -> list[list[int]]:
         """Prompts that images are drawn from."""
         return [self.ids.drawing_prompt(text) for text in texts]
 
@@ -138,28 +138,31 @@ def build(config: Config) -> Janus:
 
 def rebuild(settings: Mapping[str, Any], tokenizer: Tokenizer) -> Janus:
     """The model that `Janus.settings` describes; its tower is frozen from here on."""
-    own, sizes = settings["hermesflow"], {key: value for key, value in settings.items() if key != "hermesflow"}
-    model = Janus(JanusConfig.from_dict(sizes), tokenizer, TokenIds(**own["ids"]), Wording(**own["wording"]))
+    extra, sizes = settings["hermesflow"], {key: value for key, value in settings.items() if key != "hermesflow"}
+    model = Janus(JanusConfig.from_dict(sizes), tokenizer, TokenIds(**extra["ids"]), Wording(**extra["wording"]))
     model.model.vision_model.requires_grad_(False)
     return model
 
 
-def tower_of(own: LanguageModel) -> VisionTower:
+def tower_of(settings: LanguageModel) -> VisionTower:
     """Sizes of the tower: its own, or those of the decoder."""
-    return own.vision or VisionTower(
-        hidden_size=own.hidden_size, layers=own.layers, heads=own.heads, intermediate_size=own.intermediate_size
+    return settings.vision or VisionTower(
+        hidden_size=settings.hidden_size,
+        layers=settings.layers,
+        heads=settings.heads,
+        intermediate_size=settings.intermediate_size,
     )
 
 
 def janus_config(config: Config, ids: TokenIds) -> JanusConfig:
     """Sizes as transformers has them. An image has as many patches as codes."""
-    own, tokenizer, tower = config.language_model, config.image_tokenizer, tower_of(config.language_model)
+    settings, tokenizer, tower = config.language_model, config.image_tokenizer, tower_of(config.language_model)
     text = LlamaConfig(
-        **decoder_sizes(own, ids),
-        num_key_value_heads=own.heads,
+        **decoder_sizes(settings, ids),
+        num_key_value_heads=settings.heads,
         max_position_embeddings=16384,
         tie_word_embeddings=False,
-        initializer_range=own.initializer_range or own.hidden_size**-0.5,  # .02 as released
+        initializer_range=settings.initializer_range or settings.hidden_size**-0.5,  # .02 as released
     )
     vision = JanusVisionConfig(
         hidden_size=tower.hidden_size,
@@ -169,13 +172,13 @@ def janus_config(config: Config, ids: TokenIds) -> JanusConfig:
         image_size=config.data.image_size,
         patch_size=tokenizer.patch_size * 2 ** (len(tokenizer.encoder_multipliers) - 1),
         num_image_tokens=config.num_image_tokens,
-        projection_dim=own.hidden_size,
+        projection_dim=settings.hidden_size,
         initializer_range=tower.hidden_size**-0.5,
     )
     return JanusConfig(
         text_config=text,
         vision_config=vision,
-        vq_config=vq_config(tokenizer, projection_dim=own.hidden_size, image_token_embed_dim=own.hidden_size),
+        vq_config=vq_config(tokenizer, projection_dim=settings.hidden_size, image_token_embed_dim=settings.hidden_size),
         image_token_id=ids.image,
         tie_word_embeddings=False,
     )

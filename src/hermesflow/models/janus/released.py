@@ -44,7 +44,7 @@ def model_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Query, key and value of the tower are one tensor in the official code; its attention pool is used nowhere.
     """
-    found = {}
+    renamed = {}
     for official, tensor in tensors.items():
         if any(part in official for part in _DROPPED):
             continue
@@ -57,10 +57,10 @@ def model_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             tensor = tensor.reshape(tensor.shape[-2:])
         if ".attn.qkv." in name:
             for part, piece in zip("qkv", tensor.chunk(3), strict=True):
-                found[name.replace(".attn.qkv.", f".self_attn.{part}_proj.")] = piece.clone()
+                renamed[name.replace(".attn.qkv.", f".self_attn.{part}_proj.")] = piece.clone()
         else:
-            found[name] = tensor
-    return found
+            renamed[name] = tensor
+    return renamed
 
 
 def vq_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -107,7 +107,7 @@ class NextTokenModel(UnifiedModel):
         """P, columns in front of a text."""
 
     @abstractmethod
-    def drawing_prompts(self, texts: Sequence[Sequence[int]]) -> list[list[int]]:
+    def generation_prompts(self, texts: Sequence[Sequence[int]]) -> list[list[int]]:
         """Token ids of the prompts that images are drawn from, without `image_start`, of texts as token ids."""
 
     @abstractmethod
@@ -142,9 +142,9 @@ class NextTokenModel(UnifiedModel):
     @property
     def text_rows(self) -> int:
         """Texts that one session has room for."""
-        own = self.config.text_config
+        sizes = self.config.text_config
         return capacity.text_rows(
-            layers=own.num_hidden_layers,
+            layers=sizes.num_hidden_layers,
             hidden_size=self._kv_width,
             num_image_tokens=self._block_length,
             max_text_tokens=self.wording.max_text_tokens,
@@ -159,8 +159,8 @@ class NextTokenModel(UnifiedModel):
 
     @property
     def _kv_width(self) -> int:
-        own = self.config.text_config
-        return own.hidden_size // own.num_attention_heads * own.num_key_value_heads
+        sizes = self.config.text_config
+        return sizes.hidden_size // sizes.num_attention_heads * sizes.num_key_value_heads
 
     @property
     def _block_length(self) -> int:
@@ -228,8 +228,9 @@ class NextTokenModel(UnifiedModel):
             noise: None.
             owners: (B,) int64, the prompt of each row, as many rows for each; None is one row per prompt.
         """
-        texts = self.drawing_prompts(self._asked_for(prompts))
-        return grouping.in_order([(rows, values.sum(dim=1)) for rows, values in self._drawn(texts, images, owners)])
+        texts = self.generation_prompts(self.image_texts(prompts))
+        parts = self._grouped_code_logps(texts, images, owners)
+        return grouping.in_order([(rows, values.sum(dim=1)) for rows, values in parts])
 
     def text_logps(
         self, seen: Tensor, prompts: Sequence[str], completions: Sequence[Completion], *, owners: Tensor | None = None
@@ -243,8 +244,8 @@ class NextTokenModel(UnifiedModel):
             owners: (B,) int64, the image of each row; None is one image per row.
         """
         owners = torch.arange(len(seen)) if owners is None else owners
-        said = self._said(seen, owners, prompts, completions)
-        return grouping.in_order([(part.rows, row_sums(self._logps(part), part.scored)) for part in said])
+        parts = self._scored_texts(seen, owners, prompts, completions)
+        return grouping.in_order([(part.rows, row_sums(self._logps(part), part.scored)) for part in parts])
 
     def image_loss(self, prompts: Sequence[str], images: Tensor, noise: Any) -> Tensor:
         """Pre-training loss of generation: mean cross-entropy of codes, nats per code.
@@ -254,9 +255,9 @@ class NextTokenModel(UnifiedModel):
             images: (B, T) codes.
             noise: of `training_noise`.
         """
-        texts = self.drawing_prompts(self._asked_for(prompts))
+        texts = self.generation_prompts(self.image_texts(prompts))
         texts = [text if prompts[row] else self.empty_prompt(noise, row) for row, text in enumerate(texts)]
-        return -torch.cat([values.flatten() for _, values in self._drawn(texts, images, None)]).mean()
+        return -torch.cat([values.flatten() for _, values in self._grouped_code_logps(texts, images, None)]).mean()
 
     def text_loss(self, seen: Tensor, owners: Tensor, prompts: Sequence[str], completions: Sequence[str]) -> Tensor:
         """Pre-training loss of understanding: mean over texts of their mean cross-entropy, nats per token.
@@ -267,15 +268,15 @@ class NextTokenModel(UnifiedModel):
             prompts: B prompts, templates applied.
             completions: B completions.
         """
-        found = []
-        for part in self._said(seen, owners, prompts, completions):
-            found.append(row_sums(self._logps(part), part.scored) / part.scored.sum(dim=1))
-        return -torch.cat(found).mean()
+        means = []
+        for part in self._scored_texts(seen, owners, prompts, completions):
+            means.append(row_sums(self._logps(part), part.scored) / part.scored.sum(dim=1))
+        return -torch.cat(means).mean()
 
     def image_session(self, prompts: Sequence[str], *, guidance: float) -> CachedImageSession:
         """Start B images; guidance w > 0 also runs the unconditional prompts."""
-        texts = self._asked_for(prompts)
-        sides = [self.drawing_prompts(texts)] + ([self.unconditional_prompts(texts)] if guidance else [])
+        texts = self.image_texts(prompts)
+        sides = [self.generation_prompts(texts)] + ([self.unconditional_prompts(texts)] if guidance else [])
         with torch.inference_mode():
             return CachedImageSession(self, sides, guidance=guidance, length=self._block_length)
 
@@ -285,8 +286,8 @@ class NextTokenModel(UnifiedModel):
         different, places = unique_rows(named)
         images = seen[torch.tensor([named[i] for i in different], device=seen.device)]
 
-        def prefill(group: list[int], trees: list[TextTree], *, kept: packing.Layers) -> Tensor:
-            return self._behind(images[group], trees, kept=kept)
+        def prefill(group: list[int], trees: list[TextTree], *, cache: packing.Layers) -> Tensor:
+            return self._behind(images[group], trees, cache=cache)
 
         return CachedTextSession(
             self.hidden,
@@ -301,18 +302,19 @@ class NextTokenModel(UnifiedModel):
 
     def settings(self) -> dict[str, Any]:
         """The config of transformers, and beside it what this package needs."""
-        own = {"ids": asdict(self.ids), "wording": asdict(self.wording)}
-        return {**self.config.to_dict(), "hermesflow": own}
+        extra = {"ids": asdict(self.ids), "wording": asdict(self.wording)}
+        return {**self.config.to_dict(), "hermesflow": extra}
 
-    def _asked_for(self, captions: Sequence[str]) -> list[list[int]]:
+    def image_texts(self, captions: Sequence[str]) -> list[list[int]]:
+        """Token ids of captions in the words that images are asked for with."""
         return self.tokenizer.encode([self.wording.image_template.format(caption) for caption in captions])
 
-    def _drawn(
+    def _grouped_code_logps(
         self, texts: Sequence[list[int]], images: Tensor, owners: Tensor | None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Some rows (R,), and the log-probs of their codes (R, T)."""
         codes = images.to(self.device).long()
-        for group, rows_of in grouping.drawn(
+        for group, rows_of in grouping.image_groups(
             [len(text) for text in texts],
             owners,
             image_length=self._block_length,
@@ -348,9 +350,9 @@ class NextTokenModel(UnifiedModel):
         states = torch.cat([others.expand(len(codes), -1, -1), self.embed_codes(codes[:, :-1])], dim=1)
         return states.index_select(1, torch.tensor(self._layout[0], device=self.device))
 
-    def _said(
+    def _scored_texts(
         self, seen: Tensor, owners: Tensor, prompts: Sequence[str], completions: Sequence[Completion]
-    ) -> Iterator[grouping.Said]:
+    ) -> Iterator[grouping.ScoredTexts]:
         texts = completed(
             self.tokenizer.encode(prompts),
             self.completion_tokens(completions),
@@ -358,8 +360,8 @@ class NextTokenModel(UnifiedModel):
             images=len(seen),
             start=self.text_start,
         )
-        return grouping.said(
-            lambda some, trees: self._behind(seen[some], trees),
+        return grouping.scored_texts(
+            lambda group, trees: self._behind(seen[group], trees),
             texts,
             owners,
             image_length=self.image_prefix,
@@ -368,10 +370,10 @@ class NextTokenModel(UnifiedModel):
             device=self.device,
         )
 
-    def _behind(self, seen: Tensor, trees: Sequence[TextTree], *, kept: packing.Layers | None = None) -> Tensor:
+    def _behind(self, seen: Tensor, trees: Sequence[TextTree], *, cache: packing.Layers | None = None) -> Tensor:
         """Hidden states of the texts about some images, (N, D)."""
         images = self.image_states(seen)
-        return packing.texts_behind_images(self.hidden, images, trees, embed=self.embed, causal=True, kept=kept)
+        return packing.texts_behind_images(self.hidden, images, trees, embed=self.embed, causal=True, cache=cache)
 
-    def _logps(self, part: grouping.Said) -> Tensor:
+    def _logps(self, part: grouping.ScoredTexts) -> Tensor:
         return token_logps(part.hidden, part.targets, self.lm_head)

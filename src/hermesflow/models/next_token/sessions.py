@@ -76,15 +76,15 @@ class CachedImageSession:
         model = self._model
         places, owners = unique_rows([tuple(prompt) for prompt in prompts])
         different, size = [prompts[i] for i in places], len(prompts)
-        kept: Layers = []
+        cache: Layers = []
         nothing = self._token(model.image_start, len(different))[:, None, None, :][:, :0]
-        packing.images_behind_prompts(model.hidden, different, nothing, embed=model.embed, causal=True, kept=kept)
-        own = [room(pair, size, pair[0].shape[1], columns, pair[0].shape[3]) for pair in kept]
+        packing.images_behind_prompts(model.hidden, different, nothing, embed=model.embed, causal=True, cache=cache)
+        row_cache = [room(pair, size, pair[0].shape[1], columns, pair[0].shape[3]) for pair in cache]
         lengths = torch.tensor([len(prompt) for prompt in different])
         beyond = (torch.arange(int(lengths.max())) >= lengths[:, None]).to(model.device)
         return RowsBehindImages(
-            kept,
-            own,
+            cache,
+            row_cache,
             torch.tensor(owners),
             torch.zeros(size, 0, dtype=torch.bool, device=model.device),
             length=0,

@@ -51,8 +51,8 @@ class Shape:
     @staticmethod
     def of(settings: LanguageModel, *, num_image_tokens: int, codebook_size: int) -> Shape:
         """The shape a config asks for."""
-        own = {k: getattr(settings, k) for k in Shape.__annotations__ if hasattr(settings, k)}
-        return Shape(**own, num_image_tokens=num_image_tokens, codebook_size=codebook_size)
+        sizes = {k: getattr(settings, k) for k in Shape.__annotations__ if hasattr(settings, k)}
+        return Shape(**sizes, num_image_tokens=num_image_tokens, codebook_size=codebook_size)
 
 
 class ShowO(UnifiedModel):
@@ -193,13 +193,13 @@ class ShowO(UnifiedModel):
         codes = images.to(self.device).long()
         masked = (noise if owners is None else noise[owners]).to(self.device)
         targets = codes + self.ids.first_code
-        found = []
-        for rows, blocks in self._drawn(prompts, codes, masked, owners):
+        parts = []
+        for rows, blocks in self._image_states(prompts, codes, masked, owners):
             scored = masked[rows]
             values = self._logps(blocks[:, 1:-1][scored], targets[rows][scored])
             # columns of the boundaries, where nothing is scored, decide the order of the sum and so its rounding
-            found.append((rows, row_sums(values, F.pad(scored, (1, 1)))))
-        return grouping.in_order(found)
+            parts.append((rows, row_sums(values, F.pad(scored, (1, 1)))))
+        return grouping.in_order(parts)
 
     def text_logps(
         self, seen: Tensor, prompts: Sequence[str], completions: Sequence[Completion], *, owners: Tensor | None = None
@@ -213,10 +213,10 @@ class ShowO(UnifiedModel):
             owners: (B,) int64, the image of each row; None is one image per row.
         """
         owners = torch.arange(len(seen)) if owners is None else owners
-        found = []
-        for some in self._said(seen, owners, prompts, completions):
-            found.append((some.rows, row_sums(self._logps(some.hidden, some.targets), some.scored)))
-        return grouping.in_order(found)
+        parts = []
+        for part in self._scored_texts(seen, owners, prompts, completions):
+            parts.append((part.rows, row_sums(self._logps(part.hidden, part.targets), part.scored)))
+        return grouping.in_order(parts)
 
     def image_loss(self, prompts: Sequence[str], images: Tensor, noise: Tensor) -> Tensor:
         """Pre-training loss of generation: mean cross-entropy of masked image tokens, nats per token.
@@ -227,12 +227,12 @@ class ShowO(UnifiedModel):
             noise: (B, T) bool, of `training_noise`.
         """
         codes, masked = images.to(self.device).long(), noise.to(self.device)
-        found = []
-        for rows, blocks in self._drawn(prompts, codes, masked, None):
+        sums = []
+        for rows, blocks in self._image_states(prompts, codes, masked, None):
             scored = masked[rows]
             targets = codes[rows][scored] + self.ids.first_code
-            found.append(self._logps(blocks[:, 1:-1][scored], targets).sum())
-        return -torch.stack(found).sum() / masked.sum()
+            sums.append(self._logps(blocks[:, 1:-1][scored], targets).sum())
+        return -torch.stack(sums).sum() / masked.sum()
 
     def text_loss(self, seen: Tensor, owners: Tensor, prompts: Sequence[str], completions: Sequence[str]) -> Tensor:
         """Pre-training loss of understanding: mean over texts of their mean cross-entropy, nats per token.
@@ -245,11 +245,11 @@ class ShowO(UnifiedModel):
             prompts: B prompts, templates applied.
             completions: B completions.
         """
-        found = []
-        for some in self._said(seen, owners, prompts, completions):
-            lengths = some.scored.sum(dim=1, keepdim=True).expand_as(some.scored)[some.scored]
-            found.append((self._logps(some.hidden, some.targets) / lengths).sum())
-        return -torch.stack(found).sum() / len(prompts)
+        sums = []
+        for part in self._scored_texts(seen, owners, prompts, completions):
+            lengths = part.scored.sum(dim=1, keepdim=True).expand_as(part.scored)[part.scored]
+            sums.append((self._logps(part.hidden, part.targets) / lengths).sum())
+        return -torch.stack(sums).sum() / len(prompts)
 
     def image_session(self, captions: Sequence[str], *, guidance: float) -> ShowOImageSession:
         """Start B images; guidance w > 0 also runs the empty prompt."""
@@ -280,7 +280,7 @@ class ShowO(UnifiedModel):
 
     def room(self, prompt: str) -> int:
         """Tokens that are left of `max_text_tokens` behind the start token and a prompt."""
-        return self.shape.max_text_tokens - 1 - len(self.tokenizer.encode([prompt])[0])
+        return max(self.shape.max_text_tokens - 1 - len(self.tokenizer.encode([prompt])[0]), 0)
 
     def settings(self) -> dict[str, Any]:
         """Sizes and prompts."""
@@ -290,12 +290,12 @@ class ShowO(UnifiedModel):
             "question_template": self.question_template,
         }
 
-    def _drawn(
+    def _image_states(
         self, captions: Sequence[str], codes: Tensor, masked: Tensor, owners: Tensor | None
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Some rows (R,), and last hidden states of their image blocks, boundaries included, (R, T + 2, D)."""
         texts, longest, length = self.tokenizer.encode(captions), self.shape.max_text_tokens, codes.shape[1] + 2
-        for group, rows_of in grouping.drawn(
+        for group, rows_of in grouping.image_groups(
             [len(text) for text in texts],
             owners,
             image_length=length,
@@ -307,9 +307,9 @@ class ShowO(UnifiedModel):
             blocks = prompting.image_block(self.ids, codes[rows], masked[rows]).unflatten(0, rows_of.shape)
             yield rows, packing.images_behind_prompts(self.hidden, prompts, blocks).flatten(0, 1)
 
-    def _said(
+    def _scored_texts(
         self, codes: Tensor, owners: Tensor, prompts: Sequence[str], completions: Sequence[Completion]
-    ) -> Iterator[grouping.Said]:
+    ) -> Iterator[grouping.ScoredTexts]:
         images = codes.to(self.device).long()
         texts = prompting.understanding_texts(
             self.ids,
@@ -319,9 +319,9 @@ class ShowO(UnifiedModel):
             images=len(images),
             max_text_tokens=self.shape.max_text_tokens,
         )
-        return grouping.said(
-            lambda some, trees: packing.texts_behind_images(
-                self.hidden, prompting.understanding_images(self.ids, images[some]), trees
+        return grouping.scored_texts(
+            lambda group, trees: packing.texts_behind_images(
+                self.hidden, prompting.understanding_images(self.ids, images[group]), trees
             ),
             texts,
             owners,

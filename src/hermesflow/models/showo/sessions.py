@@ -26,18 +26,18 @@ class _Prompts:
         self, forward: Forward, prompts: Sequence[Sequence[int]], *, image_length: int, device: torch.device
     ) -> None:
         self._forward, self._image = forward, image_length
-        self._lengths, self._kept = torch.tensor([len(prompt) for prompt in prompts]), list[tuple[Tensor, Tensor]]()
+        self._lengths, self._cache = torch.tensor([len(prompt) for prompt in prompts]), list[tuple[Tensor, Tensor]]()
         nothing = torch.empty(len(prompts), 0, image_length, dtype=torch.int64, device=device)
-        packing.images_behind_prompts(forward, prompts, nothing, kept=self._kept)
+        packing.images_behind_prompts(forward, prompts, nothing, cache=self._cache)
 
     def blocks(self, tokens: Tensor, prompts: Tensor) -> Tensor:
         """Hidden states of image blocks (B, L), block i behind prompt prompts[i] (on the CPU), (B, L, D)."""
         lengths = self._lengths[prompts]
         longest = int(lengths.max())  # columns that none of them needs are left out
-        kept = [(keys[:, :, :longest], values[:, :, :longest]) for keys, values in self._kept]
+        cache = [(keys[:, :, :longest], values[:, :, :longest]) for keys, values in self._cache]
         mask = packing.block_mask(lengths, longest, self._image, device=tokens.device)
         positions = (lengths[:, None] + torch.arange(self._image)).to(tokens.device)
-        attend = BlocksBehindPrompts(kept, prompts.to(tokens.device), mask)
+        attend = BlocksBehindPrompts(cache, prompts.to(tokens.device), mask)
         return self._forward(tokens, positions=positions, attend=attend)
 
 
@@ -93,22 +93,22 @@ class ShowOImageSession:
             guided = self._guided(first.expand(len(prompts), -1), prompts)
             return self._head(guided)[self._owners.to(self._device)].flatten(0, 1)
         tokens = prompting.image_block(self._ids, codes, masked)
-        found: list[Tensor] = [tokens] * len(tokens)
+        states: list[Tensor] = [tokens] * len(tokens)
         for rows in self._order.split(self._together):
-            own = rows.to(self._device)
-            counts = masked[own].sum(dim=1).tolist()
-            guided = self._guided(tokens[own], self._owners[rows])[masked[own]]
+            group = rows.to(self._device)
+            counts = masked[group].sum(dim=1).tolist()
+            guided = self._guided(tokens[group], self._owners[rows])[masked[group]]
             for row, part in zip(rows.tolist(), guided.split(counts), strict=True):
-                found[row] = part
-        return self._head(torch.cat(found))
+                states[row] = part
+        return self._head(torch.cat(states))
 
     def _guided(self, tokens: Tensor, prompts: Tensor) -> Tensor:
         parts = []
-        for some, rows in zip(tokens.split(self._together), prompts.split(self._together), strict=True):
-            hidden = self._conditional.blocks(some, rows)
+        for block, rows in zip(tokens.split(self._together), prompts.split(self._together), strict=True):
+            hidden = self._conditional.blocks(block, rows)
             if self._unconditional is not None:
                 # the head is affine and the weights add up to one: guiding the states before it is guiding the logits
-                other = self._unconditional.blocks(some, torch.zeros_like(rows))
+                other = self._unconditional.blocks(block, torch.zeros_like(rows))
                 wide = torch.promote_types(hidden.dtype, torch.float32)
                 hidden = torch.lerp(other.to(wide), hidden.to(wide), 1 + self._guidance).to(hidden.dtype)
             parts.append(hidden[:, 1:-1])
@@ -144,9 +144,9 @@ class ShowOTextSession(CachedTextSession):
         different, places = unique_rows(owners)
         images = codes[torch.tensor([owners[i] for i in different], device=codes.device)]
 
-        def prefill(group: list[int], trees: list[TextTree], *, kept: Layers) -> Tensor:
+        def prefill(group: list[int], trees: list[TextTree], *, cache: Layers) -> Tensor:
             blocks = prompting.understanding_images(ids, images[torch.tensor(group, device=codes.device)])
-            return packing.texts_behind_images(forward, blocks, trees, kept=kept)
+            return packing.texts_behind_images(forward, blocks, trees, cache=cache)
 
         super().__init__(
             forward,

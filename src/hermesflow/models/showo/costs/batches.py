@@ -3,41 +3,35 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from hermesflow.config.sections import Training
 from hermesflow.models import capacity
 from hermesflow.models.costs import batches
 from hermesflow.models.costs.decoder import Scored, image_scoring, text_scoring
-from hermesflow.models.costs.pixels import Pixels
 from hermesflow.models.machines import Pass
-from hermesflow.models.showo.costs import memory, pixels
+from hermesflow.models.showo.costs import memory
 from hermesflow.models.showo.costs.decoder import Decoder, image_decoding
 from hermesflow.models.showo.costs.masked import expected_masked
+from hermesflow.models.showo.magvit import MagVitV2
 
 
 class Batches(batches.Batches):
     """Batches of a config."""
 
     decoder: Decoder
+    network = MagVitV2
 
-    def pixels(self) -> tuple[Pixels, Pixels]:
-        """Encoder and decoder of the image tokenizer."""
-        settings, size = self.config.image_tokenizer, self.config.data.image_size
-        return pixels.encoder(settings, size), pixels.decoder(settings, size)
-
-    def drawn(self, rows: int, prompts: int) -> tuple[list[Pass], float]:
+    def generated(self, rows: int, prompts: int) -> tuple[list[Pass], float]:
         """Passes and peak of drawing images, in as many sessions as they have no room together."""
-        own, decoder, length = self.config.sampling.images, self.decoder, self.lengths.drawing
-        guided = own.guidance > 0
+        settings, decoder, length = self.config.sampling.images, self.decoder, self.lengths.drawing
         room = capacity.image_rows(num_image_tokens=decoder.image_tokens, codebook_size=decoder.codes)
         sessions = math.ceil(rows / room)
         rows, prompts = math.ceil(rows / sessions), math.ceil(prompts / sessions)
-        passes = image_decoding(
-            decoder, rows=rows, prompts=prompts, prompt_length=length, steps=own.steps, guided=guided, size=self.size
-        )
-        return [one.repeated(sessions) for one in passes], memory.image_decoding_peak(
-            decoder, rows=rows, prompts=prompts, prompt_length=length, steps=own.steps, guided=guided, size=self.size
-        )
+        work: dict[str, Any] = {"rows": rows, "prompts": prompts, "prompt_length": length, "steps": settings.steps}
+        work |= {"guided": settings.guidance > 0, "size": self.size}
+        passes = [one.repeated(sessions) for one in image_decoding(decoder, **work)]
+        return passes, memory.image_decoding_peak(decoder, **work)
 
     def pair_scoring(self, training: Training, pairs: int) -> tuple[Scored, Scored]:
         """A micro batch of Pair-DPO, its texts and its images."""

@@ -6,19 +6,15 @@ import math
 
 from hermesflow.config.experiment import Config
 from hermesflow.config.sections import Lora
-from hermesflow.data.worlds.language import WORLDS, lexicon_of
-from hermesflow.data.worlds.questions import vocabulary
 from hermesflow.models.costs import decoder
 from hermesflow.models.machines import Pass
 from hermesflow.models.showo.costs.masked import masked_counts
 from hermesflow.models.showo.prompting import TokenIds
-from hermesflow.models.text_tokenizers import TRAINED, TRAINED_SIZE
 
 PHI_WORDS = 50_295
 """Text vocabulary of the released Show-o (phi-1.5's), taken for every tokenizer but those of the small worlds."""
 UNCONDITIONAL = 3
 """Tokens of the empty prompt: t2i, start and end of text."""
-_WORLD_SPECIALS = 2  # of `prompting.word_tokenizer`
 
 
 class Decoder(decoder.Decoder):
@@ -27,22 +23,9 @@ class Decoder(decoder.Decoder):
     @staticmethod
     def of(config: Config) -> Decoder:
         """The model of a config."""
-        own = config.language_model
-        source = own.text_tokenizer
-        words = TRAINED_SIZE if source == TRAINED else PHI_WORDS
-        if isinstance(source, str) and source in WORLDS:
-            words = len(vocabulary(lexicon_of(source))) + _WORLD_SPECIALS
-        return Decoder(
-            hidden_size=own.hidden_size,
-            layers=own.layers,
-            heads=own.heads,
-            intermediate_size=own.intermediate_size,
-            vocabulary=TokenIds(words, config.codebook_size, 0).vocab_size,
-            codes=config.codebook_size,
-            image_tokens=config.num_image_tokens,
-            max_text_tokens=own.max_text_tokens,
-            on_cpu=config.runtime.device == "cpu",
-        )
+        words = decoder.word_rows(config.language_model.text_tokenizer, released=PHI_WORDS, tokens=0)
+        vocabulary = TokenIds(words, config.codebook_size, 0).vocab_size
+        return Decoder(**decoder.common_sizes(config), vocabulary=vocabulary)
 
     @property
     def layer_weights(self) -> int:
@@ -62,7 +45,7 @@ class Decoder(decoder.Decoder):
         """Elements of the MLP on its way, of a token: before and after its activation."""
         return 2 * self.intermediate_size
 
-    def kept_states(self, *, again: bool) -> int:
+    def saved_states(self, *, again: bool) -> int:
         """Elements that the MLP keeps of a token for its gradient; what can be may be computed `again` instead."""
         return (1 if again else 2) * self.intermediate_size
 
@@ -100,18 +83,18 @@ def image_decoding(
         guided: with an unconditional side.
         size: bytes of a number.
     """
-    block, found = decoder.image_block, []
+    block, passes = decoder.image_block, []
 
     def blocks(count: int, length: int, times: int) -> Pass:
         calls = math.ceil(count / decoder.blocks_together(rows=count, size=size))
         return decoder.forward(rows=count / calls, length=block, seen=length + block, size=size, times=times * calls)
 
     for different, length in [(prompts, prompt_length), *([(1, UNCONDITIONAL)] if guided else [])]:
-        found += [
+        passes += [
             decoder.forward(rows=different, length=length, seen=length, size=size),
             blocks(prompts, length, 1),
             blocks(rows, length, steps - 1),
         ]
     first, *masked = masked_counts(decoder.image_tokens, steps)
     places = [prompts * first, *(rows * count for count in masked)]
-    return [*found, *(decoder.logits(places=count, outputs=decoder.codes, size=size) for count in places)]
+    return [*passes, *(decoder.logits(places=count, outputs=decoder.codes, size=size) for count in places)]
