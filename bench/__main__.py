@@ -59,7 +59,7 @@ def measure(name: str, only: list[str] | None, *, families: Sequence[str], full:
         for work, make in works.works(size, model, full=full).items():
             if only is None or work in only:
                 bar = works.bars(model).get(work) if name == "medium" else None
-                entries.append(measuring.entry(work, make(), family=family, bar=bar, repeats=repeats))
+                entries.append(measuring.entry(work, make(), family=family, bar=bar, repeats=repeats, size=name))
                 print(report.told(entries[-1]), flush=True)
         if only is not None or family != families[0]:
             continue

@@ -29,7 +29,11 @@ from hermesflow.models.showo.costs.decoder import UNCONDITIONAL
 from hermesflow.models.showo.costs.masked import masked_counts
 
 _BYTES = 4  # of a float32
-_SIDES = ((1024, 1024, 1024), (2048, 2048, 2048), (2048, 512, 2048))
+SIDES = {
+    "medium": ((1024, 1024, 1024), (2048, 2048, 2048), (2048, 512, 2048)),
+    "tiny": ((128, 128, 128), (256, 256, 256)),
+}
+"""Of the products that the peak is measured on, for the sizes of works."""
 _TRIES = 4
 
 Block = tuple[float, float, float]
@@ -59,13 +63,14 @@ class Machine:
     """Bytes read per second."""
 
     @staticmethod
-    def measured(read: float) -> Machine:
+    def measured(read: float, size: str = "medium") -> Machine:
         """Best of several tries of every kernel, about a second in all.
 
         Args:
             read: bytes that are read again and again; what fits into a cache is read faster.
+            size: of the works, of `SIDES`.
         """
-        sizes = [(torch.rand(rows, inner), torch.rand(outputs, inner)) for rows, inner, outputs in _SIDES]
+        sizes = [(torch.rand(rows, inner), torch.rand(outputs, inner)) for rows, inner, outputs in SIDES[size]]
         flops = max(
             2 * len(x) * weight.numel() / _best(partial(by, x, weight))
             for x, weight in sizes

@@ -37,10 +37,12 @@ class Measured:
     """Of the first run."""
 
 
-def entry(name: str, work: Work, *, family: str, bar: float | None = None, repeats: int) -> dict[str, Any]:
+def entry(
+    name: str, work: Work, *, family: str, bar: float | None = None, repeats: int, size: str = "medium"
+) -> dict[str, Any]:
     """One entry of the results; FLOPs are counted in a run of their own. `bar`: times as fast that are asked for."""
     read = min(p.read for p in work.limit)
-    before = Machine.measured(read)
+    before = Machine.measured(read, size)
     flops = counted(work.ours.prepare())
     ours, plain = (measured(side, repeats) for side in (work.ours, work.plain))
     seconds, plain_seconds = (
@@ -48,7 +50,7 @@ def entry(name: str, work: Work, *, family: str, bar: float | None = None, repea
     )
     achieved = flops / work.ours.share / seconds
     # a machine that was disturbed while its peak was measured reaches at least what the work reached
-    machine = before.best(Machine.measured(read)).best(Machine(achieved, 0.0))
+    machine = before.best(Machine.measured(read, size)).best(Machine(achieved, 0.0))
     limit = machine.seconds(work.limit)
     whole = min(work.ours.share, work.plain.share) >= 1
     return {

@@ -169,7 +169,7 @@ def test_the_tower_of_images_that_are_read_runs_once_for_all_texts_and_has_no_gr
 
 def test_no_work_is_said_to_beat_its_limit(monkeypatch):
     slow = limits.Machine(flops=1.0, bandwidth=1e30)  # as if the peak had been measured on a machine that was busy
-    monkeypatch.setattr(measuring.Machine, "measured", staticmethod(lambda read: slow))
+    monkeypatch.setattr(measuring.Machine, "measured", staticmethod(lambda *_: slow))
     work = works.works(TINY, sizes.random_model(TINY), full=False)["vqa_likelihood"]()
     entry = measuring.entry("one", work, family="showo", repeats=1)
     assert 0 < entry["fraction_of_limit"] <= 1

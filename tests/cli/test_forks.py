@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -39,9 +40,13 @@ def folder(tmp_path):
 
 @pytest.fixture
 def server(folder):
-    """A server whose one stage runs step.py."""
+    """A server whose one stage runs step.py, in a folder where another server was killed."""
+    path = folder / "forks.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as left:
+        left.bind(str(path))
+    stale = path.stat().st_ctime_ns
     process = subprocess.Popen([sys.executable, "-c", SERVER], cwd=folder, stdin=subprocess.PIPE)
-    while not (folder / "forks.sock").exists():
+    while not path.exists() or path.stat().st_ctime_ns == stale:
         assert process.poll() is None
         time.sleep(0.01)
     yield process
@@ -50,10 +55,10 @@ def server(folder):
     assert not (folder / "forks.sock").exists()
 
 
-def start(folder, step, **environment):
+def start(folder, step, command=STEP, **environment):
     (folder / "step.py").write_text(step)
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(STEP, cwd=folder, env={**os.environ, SOCKET: "forks.sock", **environment}, **streams)
+    return subprocess.Popen(command, cwd=folder, env={**os.environ, SOCKET: "forks.sock", **environment}, **streams)
 
 
 def test_a_fork_has_the_steps_folder_environment_and_streams(server, folder):
@@ -128,6 +133,7 @@ def test_steps_run_beside_each_other(server, folder):
 
 
 def test_without_a_server_a_step_runs_by_itself(folder):
-    client = start(folder, "")
+    quick = (*STEP[:3], "prefer", *STEP[4:], "--seed", "0", "--checkpoint", "pair-1")
+    client = start(folder, "", quick)
     errors = client.communicate()[1]
-    assert client.returncode == 1 and "hermesflow judge: " in errors  # the real stage, which has no data here
+    assert client.returncode == 1 and "hermesflow prefer: " in errors  # the real stage, which has no data here

@@ -17,7 +17,7 @@ from hermesflow.config.experiment import Config
 from hermesflow.config.load import load_config
 from hermesflow.config.sections import Decoding, ImageSampling
 from hermesflow.models import text_session
-from hermesflow.models.backbone import new_model, recompute_activations
+from hermesflow.models.backbone import meta_model, new_model, recompute_activations
 from hermesflow.models.costs.memory import Call, image_calls, text_calls
 from hermesflow.models.showo.costs.decoder import Decoder
 from hermesflow.models.showo.generation import generate_images
@@ -138,6 +138,7 @@ def peak(work: str, size: Size) -> int:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    meta_model(config_of(SIZES["small"]))  # loads what a model needs
     with get_context("fork").Pool(1, maxtasksperchild=1) as pool:
         peaks = {work: pool.starmap(peak, [(work, size) for size in SIZES.values()], chunksize=1) for work in WORKS}
     print(json.dumps({work: dict(zip(SIZES, found, strict=True)) for work, found in peaks.items()}))

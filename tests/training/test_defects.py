@@ -240,7 +240,7 @@ def test_norms_and_biases_are_not_decayed(world):
 def test_a_killed_training_resumes_to_the_same_weights(world, tmp_path, monkeypatch, capfd):
     """The official resume restored weights only, not optimiser, schedule, step order or RNG."""
     monkeypatch.setattr(runs, "open_run", lambda *args, **kwargs: nullcontext())
-    config = {"steps": 80, "checkpoint_every": 10}
+    config = {"steps": 30, "checkpoint_every": 5}
     score_reference(small_config(**config), world, CHECKPOINT)
     straight, killed = (Layout(Path(shutil.copytree(world.root, tmp_path / name))) for name in ("straight", "killed"))
 

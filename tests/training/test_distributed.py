@@ -1,6 +1,7 @@
 """The same training on one and on two processes, with whole and with sharded weights: real processes, over gloo."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from tests.support.stopping_world import write_judged
 
 CONFIGS = Path(__file__).parents[2] / "config" / "accelerate"
 MICRO = {"micro_batch_size": 2}
+REFUSAL = "step 4: the norm of the gradients is nan: that of parameter `showo."
 STEPS_20 = {"steps": 20, "learning_rate": 3e-3}
 STOPS = {**MICRO, "steps": 24, "learning_rate": 2e-3, "warmup_steps": 2}
 ALONE = [
@@ -57,33 +59,31 @@ def folder(tmp_path_factory) -> Path:
     for job in ALONE:
         run_job(folder, **job)
     assert not model_of(folder, "from-1-to-2").exists()
-    refusal = "step 4: the norm of the gradients is nan: that of parameter `showo."
-    assert launch(folder, SHARED, processes=2, config="ddp.yaml").count(refusal) == 2
-    assert not model_of(folder, "from-2-to-1").exists() and not model_of(folder, "poisoned-2").exists()
-    launch(folder, [{"name": "poisoned-2", "training": MICRO, "stages": ["train"]}], processes=2, config="ddp.yaml")
+    told = launch(
+        folder,
+        ("ddp.yaml", 2, SHARED),
+        ("ddp.yaml", 2, again("poisoned-2")),
+        ("fsdp.yaml", 2, SHARDED),
+        ("fsdp.yaml", 1, again("sharded-from-2-to-1", "sharded-poisoned-2")),
+    )
+    assert told.count(REFUSAL) == 2 * told.count(f"sharded-poisoned-2: train pair-1, seed 0, {REFUSAL}") == 4
+    shards = re.findall(r"sharded-from-2-to-1: [^[]* (\[.*?\])", told)
+    assert shards == ["['__0_0.distcp', '__1_0.distcp']"] * 2, "the state is not sharded"
+    assert not model_of(folder, "from-2-to-1").exists()
     run_job(folder, name="from-2-to-1", training=MICRO, stages=("train",))
     return folder
 
 
-@pytest.fixture(scope="module")
-def sharded(folder) -> Path:
-    """The folder, with jobs on sharded weights too."""
-    refusal = "step 4: the norm of the gradients is nan: that of parameter `showo."
-    assert launch(folder, SHARDED, processes=2, config="fsdp.yaml").count(refusal) == 2
-    assert not model_of(folder, "sharded-poisoned-2").exists()
-    (state,) = (model_of(folder, "sharded-from-2-to-1").parent / "state").iterdir()
-    assert len(list((state / "pytorch_model_fsdp_0").glob("*.distcp"))) == 2, "the state is not sharded"
-    again = [
-        {"name": name, "training": MICRO, "stages": ["train"]} for name in ("sharded-from-2-to-1", "sharded-poisoned-2")
-    ]
-    launch(folder, again, processes=1, config="fsdp.yaml")
-    return folder
+def again(*names: str) -> list[dict]:
+    """Jobs that go on with a training."""
+    return [{"name": name, "training": MICRO, "stages": ["train"]} for name in names]
 
 
-def launch(folder: Path, jobs: list[dict], *, processes: int, config: str) -> str:
-    command = [sys.executable, "-m", "accelerate.commands.launch", f"--config_file={CONFIGS / config}"]
-    command += [f"--num_processes={processes}", "--main_process_port=0"]
-    command += [str(Path(__file__).parents[1] / "support" / "pair_jobs.py"), str(folder), json.dumps(jobs)]
+def launch(folder: Path, *launches: tuple[str, int, list[dict]]) -> str:
+    """Jobs with an accelerate config file on a number of processes, launches one after the other; what they said."""
+    asked = [(str(CONFIGS / config), processes, jobs) for config, processes, jobs in launches]
+    script = Path(__file__).parents[1] / "support" / "pair_jobs.py"
+    command = [sys.executable, str(script), str(folder), json.dumps(asked)]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
@@ -136,19 +136,19 @@ def test_processes_stop_together_and_keep_the_same_weights_as_one(folder, name):
         ("micro-1", "sharded-poisoned-2"),
     ],
 )
-def test_sharded_weights_learn_the_same_and_are_gathered_at_the_end(sharded, alone, other):
-    one, two = history_of(sharded, alone), history_of(sharded, other)
+def test_sharded_weights_learn_the_same_and_are_gathered_at_the_end(folder, alone, other):
+    one, two = history_of(folder, alone), history_of(folder, other)
     pd.testing.assert_series_equal(one["loss"], two["loss"], rtol=1e-5, atol=0)
     pd.testing.assert_series_equal(one["grad_norm"], two["grad_norm"], rtol=1e-4, atol=0)
-    weights, gathered = (read_weights(model_of(sharded, name) / "model.safetensors") for name in (alone, other))
+    weights, gathered = (read_weights(model_of(folder, name) / "model.safetensors") for name in (alone, other))
     assert weights.keys() == gathered.keys()
     flat, other_flat = (torch.cat([found[key].flatten() for key in weights]) for found in (weights, gathered))
     # not one by one: a key's bias has no gradient but rounding, which AdamW blows up
     assert torch.linalg.vector_norm(flat - other_flat) < 1e-3 * torch.linalg.vector_norm(flat)
 
 
-def test_adapters_of_sharded_weights_are_gathered_too(sharded):
-    paths = [model_of(sharded, name) / "adapter" for name in ("adapters-1", "sharded-adapters-2")]
+def test_adapters_of_sharded_weights_are_gathered_too(folder):
+    paths = [model_of(folder, name) / "adapter" for name in ("adapters-1", "sharded-adapters-2")]
     assert (
         paths[0].joinpath("adapter_config.json").read_bytes() == paths[1].joinpath("adapter_config.json").read_bytes()
     )
@@ -156,5 +156,5 @@ def test_adapters_of_sharded_weights_are_gathered_too(sharded):
     torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-5)
 
 
-def test_no_state_is_left(sharded):
-    assert not list(sharded.rglob("state"))
+def test_no_state_is_left(folder):
+    assert not list(folder.rglob("state"))

@@ -20,11 +20,12 @@ from hermesflow.stages import prefer, train
 from hermesflow.tracking import runs
 from hermesflow.training.interruption import ECHO, Interruption
 from tests.support.pair_world import CommandLine, make_world, score_reference, small_config
+from tests.support.steps import step_server
 
 CHECKPOINT = "pair-1"
 RULE = Path(__file__).parents[2] / "workflow" / "rules" / "train.smk"
 ACCELERATOR = SimpleNamespace(device="cpu", reduce=lambda told, reduction: told)
-TRAINING = {"steps": 80, "checkpoint_every": 8, "micro_batch_size": 2}
+TRAINING = {"steps": 32, "checkpoint_every": 4, "micro_batch_size": 2}
 DDP = {"train_processes": 2, "accelerate": str(Path(__file__).parents[2] / "config" / "accelerate" / "ddp.yaml")}
 
 
@@ -73,10 +74,10 @@ def test_a_warned_training_asks_to_be_run_again_and_loses_nothing(world, tmp_pat
     assert "the same command goes on" in told
     assert "Traceback" not in told
     (state,) = (folder / "state").iterdir()
-    assert f"stopped after step {int(state.name.removeprefix('step-'))} of 80" in told
+    assert f"stopped after step {int(state.name.removeprefix('step-'))} of {TRAINING['steps']}" in told
     assert not (folder / "model").exists()
 
-    line.run(*launch.split(), "train")
+    line.run(*launch.split(), "train", **step_server())
     trained = world / "straight" / "smoke" / "seed0" / CHECKPOINT / "model"
     for file in ("model.safetensors", "history.csv"):
         assert (folder / "model" / file).read_bytes() == (trained / file).read_bytes(), file

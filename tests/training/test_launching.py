@@ -11,6 +11,7 @@ from hermesflow.core.files import Layout
 from hermesflow.stages import prefer
 from hermesflow.training.launch import accelerate_options
 from tests.support.pair_world import CommandLine, make_world, score_reference, small_config
+from tests.support.steps import step_server
 
 ACCELERATE = Path(__file__).parents[2] / "config" / "accelerate"
 CHECKPOINT = "pair-1"
@@ -103,7 +104,7 @@ REFERENCE = "smoke/seed0/base/reference/all-6.parquet"
 
 def test_one_launcher_per_node_as_srun_starts_them(command_line, world):
     line = command_line(2, 1, "multi_node.yaml")
-    here = {**SLURM, "SLURM_LAUNCH_NODE_IPADDR": "127.0.0.1"}
+    here = {**SLURM, **step_server(), "SLURM_LAUNCH_NODE_IPADDR": "127.0.0.1"}
     nodes = [line.start("launch", "reference", **{**here, "SLURM_NODEID": str(node)}) for node in (1, 0)]
     for node in nodes:
         error = node.communicate(timeout=300)[1]
@@ -113,7 +114,7 @@ def test_one_launcher_per_node_as_srun_starts_them(command_line, world):
 
 def test_single_process_of_accelerate(command_line, world):
     line = command_line(1, 1, "single.yaml")
-    told = line.run("launch", "reference")
+    told = line.run("launch", "reference", **step_server())
     assert "reference base, seed 0: 6/6 steps" in told
     assert (line.folder / "results" / REFERENCE).read_bytes() == (world / "alone" / REFERENCE).read_bytes()
 
@@ -137,7 +138,7 @@ def test_one_failing_process_ends_all_with_its_error_in_sight(command_line):
 def test_a_users_error_is_told_without_traceback(command_line):
     line = command_line(1, 2, "ddp.yaml")
     (line.folder / "results" / "smoke" / "data" / "pairs.parquet").unlink()
-    job = line.start("launch", "reference")
+    job = line.start("launch", "reference", **step_server())
     told = job.communicate(timeout=300)[1]
     assert job.returncode == 1
     assert "Run stage data again" in told

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 
@@ -18,6 +19,9 @@ from hermesflow.data.pairs import read_pairs
 from tests.support.hub_server import HubServer
 from tests.support.one_process import one_process
 from tests.support.paper_world import CONFIGS, lay_over, release, small_config
+from tests.support.snakemakes import run_snakemake
+
+SRC = CONFIGS.parent / "src"
 
 STAGES = (
     *("tokenizer", "encode", "base --seed 0"),
@@ -32,6 +36,9 @@ STAGES = (
 )
 
 SIDES = ("understanding", "generation", "gap", "both_right")
+
+
+FAMILIES = ("showo", "janus-pro-1b", "emu3-stage1")
 
 
 class World:
@@ -54,29 +61,38 @@ class World:
             env=self.hub.environment(self.folder / "cache", MPLBACKEND="agg", **more),
         )
 
-    def hermesflow(self, *arguments, **more):
-        return self.run("-m", "hermesflow", *arguments, "--config", str(self.config), **more)
-
-
-@pytest.fixture(scope="module", params=["showo", "janus-pro-1b", "emu3-stage1"])
-def world(tmp_path_factory, request):
-    with HubServer() as hub:
-        world = World(tmp_path_factory.mktemp("paper"), hub, request.param)
-        refused = world.hermesflow("fetch")
+    def pin(self):
+        """As a user does: `fetch` refuses, `fetch --pin` says what to write into the config."""
+        asked = len(self.hub.requests)
+        refused = self.run("-m", "hermesflow", "fetch", "--config", str(self.config))
         assert refused.returncode == 1 and "fetch --pin" in refused.stderr
-        assert not hub.requests
-        pins = world.hermesflow("fetch", "--pin")
+        assert len(self.hub.requests) == asked
+        pins = self.run("-m", "hermesflow", "fetch", "--pin", "--config", str(self.config))
         assert pins.returncode == 0, pins.stderr
-        plain = lay_over(yaml.safe_load(world.config.read_text()), yaml.safe_load(pins.stdout))
+        plain = lay_over(yaml.safe_load(self.config.read_text()), yaml.safe_load(pins.stdout))
         assert "null" not in yaml.safe_dump({key: plain[key] for key in ("data", "weights", "language_model")})
-        world.config.write_text(yaml.safe_dump(plain))
-        for command in ("fetch", "data"):
-            done = world.hermesflow(command)
-            assert done.returncode == 0, done.stderr
-        lines = [f"{line.format('--seed 0 --checkpoint base')} --config {world.config}" for line in STAGES]
-        done = world.run(*one_process(lines)[1:], HF_HUB_OFFLINE="1")
-        assert done.returncode == 0, done.stderr[-3000:]
-        yield world
+        self.config.write_text(yaml.safe_dump(plain))
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory):
+    """One hub, and after all stages one folder of results, which all families share as users' runs do."""
+    folder = tmp_path_factory.mktemp("paper")
+    with HubServer() as hub:
+        worlds = {name: World(folder, hub, name) for name in FAMILIES}
+        for world in worlds.values():
+            world.pin()
+        first = [line.format("--seed 0 --checkpoint base") for line in STAGES]
+        for lines, more in ((("fetch", "data"), {}), (first, {"HF_HUB_OFFLINE": "1"})):
+            lines = [f"{line} --config {world.config}" for world in worlds.values() for line in lines]
+            done = world.run(*one_process(lines)[1:], **more)
+            assert done.returncode == 0, done.stderr[-3000:]
+        yield worlds
+
+
+@pytest.fixture(params=FAMILIES)
+def world(worlds, request):
+    return worlds[request.param]
 
 
 def test_pairs_have_questions_of_journeydb_and_of_tifas_models(world):
@@ -166,10 +182,14 @@ def test_what_has_no_judge_says_so(world):
     assert json.loads(world.layout.judge.read_text()).keys() == {"no judge"}
 
 
-def test_every_rule_of_the_dag_has_run(world):
-    """All rules that Snakemake lists for the config but those of benchmarks, which have own tests."""
-    command = [sys.executable, "workflow/scripts/jobs.py", f"config/{world.name}.yaml"]
-    done = subprocess.run(command, cwd=CONFIGS.parent, capture_output=True, text=True, check=True)
-    listed = {json.loads(line)["rule"] for line in done.stdout.splitlines()}
+def test_every_rule_of_the_dag_has_run(world, tmp_path):
+    """All rules that Snakemake lists for one seed of the config but those of benchmarks, which have own tests."""
+    one_seed = tmp_path / "one_seed.yaml"
+    extended = {"extends": str(CONFIGS / f"{world.name}.yaml"), "name": world.name, "seeds": [0]}
+    one_seed.write_text(yaml.safe_dump(extended))
+    command = [sys.executable, "workflow/scripts/jobs.py", str(one_seed)]
+    status, told = run_snakemake(command, cwd=CONFIGS.parent, env={**os.environ, "PYTHONPATH": str(SRC)})
+    assert status == 0, told
+    listed = {json.loads(line)["rule"] for line in told.splitlines() if line.startswith("{")}
     listed -= {"all", "draw", "gather_drawn", "grade", "understand"}
     assert listed == {"data", *(line.split()[0] for line in STAGES)}

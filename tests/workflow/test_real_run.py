@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import subprocess
 import sys
 import time
 
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from hermesflow.cli.dvc import FOLDER
+from hermesflow.cli.forks import SOCKET
 from hermesflow.core.files import read_table, sha256
 
 from .conftest import Clone, make_clone
@@ -193,8 +195,11 @@ def kill_tree(top):
         process.kill()
 
 
-def kill_when(clone, path, seconds, command):
-    """Start a command, wait until `path` (a pattern in results) is there, and kill every process of it at once."""
+def kill_when(clone, path, seconds, command, server=None):
+    """Start a command, wait until `path` (a pattern in results) is there, and kill every process of it at once.
+
+    Where its steps are forked from a server of the test, these are killed too, and the server lives on.
+    """
     job = clone.start(*command)
     deadline = time.monotonic() + seconds
     try:
@@ -203,9 +208,11 @@ def kill_when(clone, path, seconds, command):
             assert time.monotonic() < deadline, f"{path} never came"
             time.sleep(0.005)
     finally:
-        tree = (
-            [psutil.Process(job.pid), *psutil.Process(job.pid).children(recursive=True)] if job.poll() is None else []
-        )
+        tree = []
+        if job.poll() is None:
+            tree = [psutil.Process(job.pid), *psutil.Process(job.pid).children(recursive=True)]
+        if server:
+            tree += psutil.Process(server.pid).children(recursive=True)
         for process in tree:
             process.suspend()
         for process in tree:
@@ -213,19 +220,35 @@ def kill_when(clone, path, seconds, command):
         job.wait()
 
 
+@pytest.fixture
+def forks(runs):
+    """A server for the steps of several runs in the copy that has its base model."""
+    clone = runs[2]
+    path = ".snakemake/of-the-test.sock"
+    command = [sys.executable, "-m", "hermesflow", "forks", path]
+    server = subprocess.Popen(command, cwd=clone.root, env=clone.env, stdin=subprocess.PIPE)
+    yield server, ("env", f"{SOCKET}={path}")
+    server.stdin.close()
+    assert server.wait(60) == 0
+
+
 @pytest.mark.long
-def test_killed_in_sampling_scoring_and_training_it_ends_the_same(runs):
-    """As far as the first trained checkpoint; `make test-kills` kills a whole run at random moments."""
+def test_killed_in_sampling_scoring_and_training_it_ends_the_same(runs, forks):
+    """As far as the first trained checkpoint; `make test-kills` kills a whole run at random moments.
+
+    The first run is killed with the server that it starts, the others share one: a server imports for seconds.
+    """
+    server, sharing = forks
     _, before, clone = runs
     model = clone.results / "seed0" / "pair-1" / "model" / "model.safetensors"
     command = ("workflow/run", "--configfile", "config/tiny.yaml", "--", str(model.relative_to(clone.root)))
     kill_when(clone, ".locks/sample-*", 300, command)
     assert not list(clone.results.glob("seed0/base/candidates/captions.parquet"))
-    kill_when(clone, ".locks/score-*", 300, command)
+    kill_when(clone, ".locks/score-*", 300, (*sharing, *command), server)
     assert not list(clone.results.glob("seed0/base/scores/captions.parquet"))
-    kill_when(clone, "seed0/pair-1/state/step-0000001?", 300, command)
+    kill_when(clone, "seed0/pair-1/state/step-0000001?", 300, (*sharing, *command), server)
     assert not model.exists()
-    clone.run(*command)
+    clone.run(*sharing, *command)
     assert "resuming after step" in (clone.results / "logs" / "train-seed0-pair-1.log").read_text()
     after = digests(clone)
     assert {"seed0/pair-1/model/model.safetensors", "seed0/base/scores/captions.parquet"} <= after.keys()

@@ -118,7 +118,8 @@ def _stage_command(commands: Any, name: str, run: Any) -> None:
 
 def _serve(arguments: argparse.Namespace) -> None:
     stages = (f"hermesflow.stages.{name}" for name in STAGES)
-    sys.exit(forks.serve(arguments.socket, (*stages, "hermesflow.tracking.runs", "mlflow.tracking"), main))
+    tracking = ("hermesflow.tracking.runs", "mlflow.store.tracking.sqlalchemy_store")
+    sys.exit(forks.serve(arguments.socket, (*stages, *tracking), main))
 
 
 def _run_stage(arguments: argparse.Namespace) -> None:

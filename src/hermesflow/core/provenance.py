@@ -59,7 +59,7 @@ def digest_of_code(modules: Modules) -> str:
     """Digest of the code of some modules."""
     total = hashlib.sha256()
     for name, path in modules:
-        total.update(name.encode() + _code(path).encode())
+        total.update(name.encode() + _parsed(path)[1].encode())
     return total.hexdigest()[:16]
 
 
@@ -91,18 +91,20 @@ def _imported(module: str, functions: bool = True) -> tuple[str, ...]:
         return ()
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     names: set[str] = set()
-    for node in _nodes(ast.parse(path.read_text()), functions):
+    for node in _parsed(path)[0][functions]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
+        else:
             origin = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
             names |= {origin, *(f"{origin}.{alias.name}" for alias in node.names)}
     return tuple(sorted(names))
 
 
 def _nodes(tree: ast.AST, functions: bool) -> Iterator[ast.AST]:
-    """A syntax tree's nodes without those of `if TYPE_CHECKING`, and those inside of functions only if asked for."""
+    """A syntax tree's statements without those of `if TYPE_CHECKING`, and those in functions only if asked for."""
     for node in ast.iter_child_nodes(tree):
+        if not isinstance(node, (ast.stmt, ast.excepthandler, ast.match_case)):
+            continue
         if isinstance(node, ast.FunctionDef) and not functions:
             continue
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
@@ -120,13 +122,18 @@ def _is_within(module: str, packages: Iterable[str]) -> bool:
 
 
 @cache
-def _code(path: Path) -> str:
+def _parsed(path: Path) -> tuple[list[list[ast.Import | ast.ImportFrom]], str]:
+    """Import statements of a file, without and with those inside of functions, and its code without docstrings."""
     tree = ast.parse(path.read_text())
+    imports = [
+        [node for node in _nodes(tree, functions) if isinstance(node, (ast.Import, ast.ImportFrom))]
+        for functions in (False, True)
+    ]
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list):
             node.body = [n for n in body if not _is_docstring(n)]  # type: ignore[attr-defined]
-    return ast.dump(tree)
+    return imports, ast.dump(tree)
 
 
 def _is_docstring(node: ast.AST) -> bool:
