@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hermesflow.core.processor import matrix_kernel
 from hermesflow.models.costs.decoder import Decoder
 from hermesflow.models.logps import LOGITS
 from hermesflow.models.machines import FLOAT
@@ -108,7 +109,7 @@ def training_peak(
     """
     trained = adapters or decoder.parameters
     half = 0 if precision == "no" else 2 * decoder.parameters
-    kernels = _KERNELS if decoder.on_cpu and precision == "no" else 0
+    compiled = decoder.on_cpu and precision == "no" and matrix_kernel() == "onednn"
     largest = 0 if adapters else decoder.vocabulary * decoder.hidden_size
     activations = _activations(
         decoder, calls, precision=precision, recomputed=recomputed, trained=trained, head=largest
@@ -117,7 +118,7 @@ def training_peak(
         weights=FLOAT * (decoder.parameters + adapters),
         moments=2 * FLOAT * trained,
         buckets=FLOAT * trained if processes > 1 else 0,
-        activations=half + kernels + activations,
+        activations=half + compiled * _KERNELS + activations,
         gradients=FLOAT * trained,
         gradients_held=accumulated,
     )
