@@ -5,7 +5,6 @@ what they import of this package comes from the PYTHONPATH that they are given. 
 """
 
 import importlib
-import json
 import os
 import runpy
 import socket
@@ -33,13 +32,12 @@ def _server() -> Path:
 
 def run_snakemake(command: list[str], *, cwd: Path, env: dict[str, str]) -> tuple[int, str]:
     """Run `snakemake ...` or `python workflow/scripts/jobs.py ...`: its exit status, and all it said."""
-    request = {"arguments": command, "folder": str(cwd), "environment": env}
     with tempfile.TemporaryFile("w+") as output, open(os.devnull) as nothing:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as connection:
             while connection.connect_ex(str(_server())):  # bound, but it does not listen yet
                 time.sleep(0.01)
             streams = [nothing.fileno(), output.fileno(), output.fileno()]
-            socket.send_fds(connection, [json.dumps(request).encode()], streams)
+            forks.send_request(connection, command, folder=str(cwd), environment=env, streams=streams)
             status = int(connection.recv(64))
         output.seek(0)
         return status, output.read()

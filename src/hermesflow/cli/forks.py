@@ -19,7 +19,7 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -43,8 +43,7 @@ def run_forked(arguments: Sequence[str]) -> int | None:
         except OSError:
             return None
         environment = {name: value for name, value in os.environ.items() if name != SOCKET}
-        request = {"arguments": list(arguments), "folder": os.getcwd(), "environment": environment}
-        socket.send_fds(connection, [json.dumps(request).encode()], [0, 1, 2])
+        send_request(connection, arguments, folder=os.getcwd(), environment=environment, streams=(0, 1, 2))
         for number in FORWARDED:
             signal.signal(number, lambda number, _: connection.send(bytes([number])))
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -57,6 +56,19 @@ def run_forked(arguments: Sequence[str]) -> int | None:
             signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
     return status
+
+
+def send_request(
+    connection: socket.socket,
+    arguments: Sequence[str],
+    *,
+    folder: str,
+    environment: Mapping[str, str],
+    streams: Sequence[int],
+) -> None:
+    """Ask a server for a fork that runs a command line in a folder; `streams` are its first file descriptors."""
+    request = {"arguments": list(arguments), "folder": folder, "environment": dict(environment)}
+    socket.send_fds(connection, [json.dumps(request).encode()], streams)
 
 
 def serve(path: Path, modules: tuple[str, ...], run: Callable[[Sequence[str]], int]) -> int:

@@ -70,12 +70,12 @@ class Layout:
 
     def of(self, weight: Tensor) -> Tensor:
         """Of (out, in) weights; `product` takes them in their stead."""
-        onednn = by_onednn(weight)
-        state = weight._version, weight.data_ptr(), onednn
+        is_onednn = by_onednn(weight)
+        state = weight._version, weight.data_ptr(), is_onednn
         if self._state != state:
             plain = weight.detach()
             reorder = torch.ops.mkldnn._reorder_linear_weight
-            self._weights = reorder(plain, self._ROWS) if onednn else plain.t().contiguous().t()
+            self._weights = reorder(plain, self._ROWS) if is_onednn else plain.t().contiguous().t()
             self._state = state
         assert self._weights is not None
         return self._weights

@@ -110,7 +110,8 @@ def sample_captions(
         max_new_tokens=settings.captions.max_new_tokens,
         generators=[generator(*stream, "caption", id_, k) for id_ in ids for k in range(n)],
     )
-    sampled = [row[: model.room(model.caption_prompt)] for row in sampled]  # no longer than training can score
+    room = model.room(model.caption_prompt)
+    sampled = [row[:room] for row in sampled]  # no longer than training can score
     texts = [model.detokenize(row) for row in sampled]
     captions = [
         Sampled(text, None if row == tokens else row, cut=row[-1] != model.end_token)

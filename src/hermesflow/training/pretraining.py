@@ -24,9 +24,7 @@ from hermesflow.training.optimizers import AdamW
 
 Text: TypeAlias = tuple[str, str]
 """A prompt and its completion."""
-
-
-Optimization = tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]
+Optimization: TypeAlias = tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]
 """An optimizer and its schedule."""
 
 
@@ -105,22 +103,21 @@ def optimizers_of(model: nn.Module, settings: BaseTraining) -> list[Optimization
     With `muon_learning_rate`, Muon (torch's; its steps are scaled to the size of AdamW's) trains the matrices between
     embeddings and output heads, by the same schedule.
     """
-    first, muon, decayed, undecayed = text_steps(settings), [], [], []
+    first, rate = text_steps(settings), settings.muon_learning_rate
+    muon, decayed, undecayed = [], [], []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         if parameter.ndim < 2 or "embed" in name:
             undecayed.append(parameter)
-        elif settings.muon_learning_rate is None or parameter.ndim > 2 or "head" in name:
+        elif rate is None or parameter.ndim > 2 or "head" in name:
             decayed.append(parameter)
         else:
             muon.append(parameter)
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
-    optimizers: list[torch.optim.Optimizer] = [
-        AdamW([one for one in groups if one["params"]], lr=settings.learning_rate, betas=(0.9, settings.beta2))
-    ]
-    if settings.muon_learning_rate is not None and muon:
-        rate, decay = settings.muon_learning_rate, settings.weight_decay
+    decay = settings.weight_decay
+    groups = [{"params": decayed, "weight_decay": decay}, {"params": undecayed, "weight_decay": 0.0}]
+    optimizers: list[torch.optim.Optimizer] = [AdamW(groups, lr=settings.learning_rate, betas=(0.9, settings.beta2))]
+    if rate is not None and muon:
         optimizers.append(torch.optim.Muon(muon, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
 
     def share(step: int) -> float:
@@ -185,8 +182,8 @@ def text_lengths(examples: Sequence[Example], model: UnifiedModel) -> tuple[dict
         | {(model.question_template.format(question), answer) for one in examples for question, answer in one.questions}
     )
     prompts, completions = [prompt for prompt, _ in texts], [completion for _, completion in texts]
-    lengths = model.scored_lengths(prompts, completions)
     whole = model.completion_tokens(completions)
+    lengths = model.scored_lengths(prompts, whole)
     cut = sum(len(tokens) > length for tokens, length in zip(whole, lengths, strict=True))
     return dict(zip(texts, lengths, strict=True)), cut
 

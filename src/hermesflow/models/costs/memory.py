@@ -109,7 +109,7 @@ def training_peak(
     """
     trained = adapters or decoder.parameters
     half = 0 if precision == "no" else 2 * decoder.parameters
-    compiled = decoder.on_cpu and precision == "no" and matrix_kernel() == "onednn"
+    kernels = _KERNELS if decoder.on_cpu and precision == "no" and matrix_kernel() == "onednn" else 0
     largest = 0 if adapters else decoder.vocabulary * decoder.hidden_size
     activations = _activations(
         decoder, calls, precision=precision, recomputed=recomputed, trained=trained, head=largest
@@ -118,7 +118,7 @@ def training_peak(
         weights=FLOAT * (decoder.parameters + adapters),
         moments=2 * FLOAT * trained,
         buckets=FLOAT * trained if processes > 1 else 0,
-        activations=half + compiled * _KERNELS + activations,
+        activations=half + kernels + activations,
         gradients=FLOAT * trained,
         gradients_held=accumulated,
     )
