@@ -2,13 +2,16 @@
 VENV ?= .venv
 BIN := $(abspath $(VENV))/bin
 PYTHON ?= python3
-CONFIG ?= config/micro.yaml
+CONFIG ?= config/pictures.yaml
+# of make paper: the arms that make demo leaves out are in a file of their own, if there is one
+PAPER = $(or $(wildcard $(CONFIG:.yaml=-paper.yaml)),$(CONFIG))
 INSTALLED ?= $(VENV)/.installed
 NAME = $(shell sed -n 's/^name: *//p' $(CONFIG))
 RUN = PATH="$(BIN):$$PATH" MLFLOW_DISABLE_TELEMETRY=true DO_NOT_TRACK=true
 # A live view in a terminal, plain lines in a log file.
 RICH := $(shell test -t 2 && echo --logger rich)
 SEEDS ?= 0,1,2
+README = $(if $(filter config/pictures.yaml,$(CONFIG)),--readme README.md)
 # of make full-size: a config that bench/full_size.py lists
 BACKBONE ?= showo
 COMMA := ,
@@ -17,12 +20,13 @@ COMMA := ,
 LMMS ?= .venv-lmms
 LMMS_EVAL = lmms-eval==0.7.3
 
-.PHONY: help setup lmms demo smoke paper report ui test test-fast test-long test-costs test-kills test-lmms test-cluster test-faults lint bench gpu-check full-size dvc restore
+.PHONY: help setup lmms demo quick smoke paper report ui test test-fast test-long test-costs test-kills test-lmms test-cluster test-faults lint bench gpu-check full-size dvc restore
 
 help:
-	@echo "make demo     set up, run the whole paper at micro scale, write results/micro/report.html"
+	@echo "make demo     set up, run the whole paper on small pictures, write results/pictures/report.html"
+	@echo "make quick    the same on flat shapes, in a third of the time"
 	@echo "make smoke    the whole DAG on tiny sizes"
-	@echo "make paper    seeds $(SEEDS), then docs/results/micro/"
+	@echo "make paper    all arms, seeds $(SEEDS), then docs/results/pictures/ and the README's results"
 	@echo "make ui       MLflow on the runs        make report   the HTML report again"
 	@echo "make test     set up and run the tests  make lint     style and types"
 	@echo "make test-fast  those that are not slow: two minutes"
@@ -61,13 +65,16 @@ demo: setup
 	@echo && echo "Tables and figures: results/$(NAME)/report/. Everything in one page: results/$(NAME)/report.html."
 	@echo "Training curves and preference samples: make ui."
 
+quick:
+	@$(MAKE) --no-print-directory demo CONFIG=config/micro.yaml
+
 smoke: setup
 	$(RUN) workflow/run $(RICH) --configfile config/smoke.yaml
 
 paper: setup
-	$(RUN) workflow/run $(RICH) --configfile $(CONFIG) --config "seeds=[$(SEEDS)]"
-	$(RUN) snakemake --quiet all --configfile $(CONFIG) --config "seeds=[$(SEEDS)]" --report results/$(NAME)/report.html
-	$(RUN) python -m hermesflow publish --config $(CONFIG) --seeds $(subst $(COMMA), ,$(SEEDS)) --readme README.md
+	$(RUN) workflow/run $(RICH) --configfile $(PAPER) --config "seeds=[$(SEEDS)]"
+	$(RUN) snakemake --quiet all --configfile $(PAPER) --config "seeds=[$(SEEDS)]" --report results/$(NAME)/report.html
+	$(RUN) python -m hermesflow publish --config $(PAPER) --seeds $(subst $(COMMA), ,$(SEEDS)) $(README)
 	@echo "Committed copies: docs/results/$(NAME)/."
 
 report: setup
@@ -125,12 +132,8 @@ full-size: setup
 dvc: $(VENV)/.installed-dev
 	$(RUN) python -m hermesflow schema > workflow/schemas/config.schema.json
 	$(BIN)/jsonschema-markdown --no-footer --no-empty-columns workflow/schemas/config.schema.json 2> /dev/null > config/README.md
-	$(RUN) python -m hermesflow dvc --config config/micro.yaml
-	$(RUN) snakemake --quiet all --rulegraph mermaid-js --configfile config/micro.yaml | $(BIN)/python -m hermesflow dag
+	$(RUN) python -m hermesflow dvc --config $(PAPER)
+	$(RUN) snakemake --quiet all --rulegraph mermaid-js --configfile $(CONFIG) | $(BIN)/python -m hermesflow dag
 
-# Snakemake forgets what DVC brings back: touching says it is current, so only after DVC has said so.
 restore: setup
-	$(RUN) dvc checkout
-	$(RUN) dvc status --quiet || { echo "Not all results of this config are in DVC's cache: run make demo." >&2; exit 1; }
-	$(RUN) python workflow/scripts/unshare.py results/$(NAME)
-	$(RUN) snakemake --quiet all --configfile $(CONFIG) --touch --forceall || { tail -n 30 .snakemake/log/*.log >&2; exit 1; }
+	$(RUN) python workflow/scripts/restore.py $(CONFIG)

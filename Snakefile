@@ -1,4 +1,4 @@
-# The whole experiment of one config file: `snakemake` runs config/micro.yaml,
+# The whole experiment of one config file: `snakemake` runs config/pictures.yaml,
 # `snakemake --configfile config/smoke.yaml` another one, `--config seeds=[0,1,2]` other seeds.
 # The rules are the one description of the steps; DVC's files are generated from them (`make dvc`).
 from snakemake.utils import min_version

@@ -9,7 +9,7 @@ from hermesflow.cli.main import STAGES
 from hermesflow.config.load import load_config
 from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout, read_json, sha256, write_json
-from hermesflow.report.publish import PICTURE, fill, fill_dag, fill_readme, fill_results, publish
+from hermesflow.report.publish import PICTURE, fill, fill_dag, fill_readme, publish, write_page
 
 ROOT = Path(__file__).parents[2]
 CONFIG, MICRO = (load_config(ROOT / "config" / f"{name}.yaml") for name in ("smoke", "micro"))
@@ -55,17 +55,16 @@ def test_an_unfinished_report_is_not_published(layout, tmp_path):
 
 @pytest.fixture
 def micro_pages(tmp_path):
-    """A README and a results page with empty sections, and a copy of the published results of micro."""
+    """A README with an empty section of results, and a copy of the published results of micro."""
     published = tmp_path / "docs" / "results" / "micro"
     shutil.copytree(ROOT / "docs" / "results" / "micro", published)
-    readme, page = tmp_path / "README.md", published.parent / "README.md"
-    for path in (readme, page):
-        path.write_text("above\n<!-- results:begin -->\nold\n<!-- results:end -->\nbelow\n")
-    return readme, page, published
+    readme = tmp_path / "README.md"
+    readme.write_text("above\n<!-- results:begin -->\nold\n<!-- results:end -->\nbelow\n")
+    return readme, published
 
 
 def test_readme_has_the_figure_and_five_rows_of_table_4_as_published(micro_pages):
-    readme, _, published = micro_pages
+    readme, published = micro_pages
     fill_readme(readme, published, MICRO)
     text = readme.read_text()
     assert text.startswith("above\n") and text.endswith("<!-- results:end -->\nbelow\n") and "old" not in text
@@ -84,7 +83,7 @@ def test_readme_has_the_figure_and_five_rows_of_table_4_as_published(micro_pages
 
 
 def test_readme_shows_pictures_before_and_after_where_the_report_has_them(micro_pages):
-    readme, _, published = micro_pages
+    readme, published = micro_pages
     fill_readme(readme, published, MICRO)
     without = readme.read_text()
     (published / "figures" / "before_after.png").write_bytes(b"")
@@ -95,7 +94,7 @@ def test_readme_shows_pictures_before_and_after_where_the_report_has_them(micro_
 
 
 def test_readme_has_both_right_where_the_report_has_it(micro_pages):
-    readme, _, published = micro_pages
+    readme, published = micro_pages
     table = published / "tables" / "table4_gap.md"
     rows = [line.split("|") for line in table.read_text().splitlines()]
     for row in rows:
@@ -111,21 +110,22 @@ def test_readme_has_both_right_where_the_report_has_it(micro_pages):
 
 
 def test_readme_of_a_short_config_has_fewer_rows(micro_pages):
-    readme, _, published = micro_pages
+    readme, published = micro_pages
     fill_readme(readme, published, replace(MICRO, checkpoints={"pair-1": MICRO.checkpoints["pair-1"]}))
     rows = [line.split("|")[1].strip() for line in readme.read_text().splitlines() if "|" in line]
     assert rows[2:] == ["base", "pair-1"]
 
 
-def test_results_page_has_the_answer_all_tables_and_all_figures(micro_pages):
-    _, page, published = micro_pages
-    fill_results(page, published)
-    text = page.read_text()
-    assert "<!-- results:begin -->\n## Did the gap narrow?\n" in text and "\n# " not in text
+def test_page_of_a_config_has_the_answer_all_tables_and_all_figures(micro_pages):
+    _, published = micro_pages
+    write_page(published)
+    text = (published / "README.md").read_text()
+    assert text.startswith("# Results of the config `micro`\n") and text.count("\n# ") == 0
+    assert "\n## Did the gap narrow?\n" in text
     for path in (published / "tables").glob("table[1-5]*.md"):
         assert path.read_text().strip() in text
     for path in (published / "figures").iterdir():
-        assert f"](micro/figures/{path.name})" in text
+        assert f"](figures/{path.name})" in text
 
 
 def rule_graph(rules, arrows, colours=""):

@@ -143,6 +143,32 @@ def test_restored_results_are_current_without_snakemakes_memory(finished):
     assert "Nothing to be done" in clone.snakemake("--dry-run")
 
 
+def test_a_part_of_what_dvc_mirrors_is_recorded_and_restored(finished):
+    """`make demo` runs a part of the tree that DVC's files are of, in the same results: its report is another."""
+    clone, before = finished
+    (clone.root / "config" / "part.yaml").write_text("extends: tiny.yaml\nname: tiny\ncheckpoints: {pair-2: null}\n")
+    locks = [clone.root / "dvc.lock", *(clone.root / FOLDER).rglob("dvc.lock")]
+    saved = {lock: lock.read_bytes() for lock in locks}
+    for lock in locks:
+        lock.unlink()
+    clone.run("workflow/run", "--configfile", "config/part.yaml")
+    recorded = {lock for lock in locks if lock.exists()}
+    assert {lock.parent.name for lock in recorded} == {clone.root.name, "base", "pair-1"}
+    assert "report" not in yaml.safe_load((clone.root / "dvc.lock").read_text())["stages"]
+    shutil.rmtree(clone.results)
+    shutil.rmtree(clone.root / ".snakemake")
+    marker = clone.root / "installed"
+    clone.run("make", "restore", f"VENV={sys.prefix}", "CONFIG=config/part.yaml", f"INSTALLED={marker}")
+    kept = {name: digest for name, digest in digests(clone).items() if not name.startswith("report")}
+    assert kept == {name: before[name] for name in kept} and "seed0/pair-1/model/model.safetensors" in kept
+    assert "Nothing to be done" in clone.run("snakemake", "--configfile", "config/part.yaml", "--dry-run")
+    for lock, text in saved.items():
+        lock.write_bytes(text)
+    clone.run("dvc", "checkout", "--force")
+    clone.run(sys.executable, "workflow/scripts/restore.py", "config/tiny.yaml")
+    assert digests(clone) == before
+
+
 def test_what_an_update_brings_reruns_nothing(finished):
     """More than `tests/config/test_digests.py` sees: in the engines themselves."""
     clone, before = finished

@@ -16,7 +16,8 @@ from hermesflow.config.reads import params_of
 from hermesflow.config.tree import generations_after, reference_of, training_of
 from hermesflow.core.errors import ConfigError
 from hermesflow.core.files import Layout, atomic, content_digest, read_json, sha256
-from hermesflow.cli.dvc import check_benchmarks, check_mirror, digests_file, is_mirror
+from hermesflow.cli.dvc import check_benchmarks, check_mirror, digests_file, is_mirror, mirrored_stages
+from hermesflow.cli.options import DEFAULT_CONFIG
 from hermesflow.cli.running import hold_folder
 
 FOLDER_LOCK = hold_folder(Path(".snakemake"))
@@ -25,7 +26,7 @@ FOLDER_LOCK = hold_folder(Path(".snakemake"))
 def _config_file():
     if len(workflow.configfiles) > 1:
         raise ConfigError("Pass one --configfile; its line `extends: OTHER.yaml` takes over the keys of another file.")
-    return os.path.relpath(workflow.configfiles[0]) if workflow.configfiles else "config/micro.yaml"
+    return os.path.relpath(workflow.configfiles[0]) if workflow.configfiles else str(DEFAULT_CONFIG)
 
 
 def _seeds(path):

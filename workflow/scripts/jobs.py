@@ -1,6 +1,8 @@
 """Print every job of a config as JSON lines: rule, wildcards, input, output. Snakemake's own dry run tells.
 
-python workflow/scripts/jobs.py config/micro.yaml
+    python workflow/scripts/jobs.py CONFIG [SEED ...]
+
+Without seeds they are those of the config.
 """
 
 import json
@@ -34,13 +36,15 @@ class Jobs(logging.Handler):
             )
 
 
-def main(config_file: str) -> None:
+def main(config_file: str, *seeds: str) -> None:
     """Dry-run everything for one config."""
     handler = Jobs()
     with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
         workflow = api.workflow(
             resource_settings=ResourceSettings(cores=1),
-            config_settings=ConfigSettings(configfiles=[Path(config_file)]),
+            config_settings=ConfigSettings(
+                configfiles=[Path(config_file)], config={"seeds": [int(seed) for seed in seeds]} if seeds else {}
+            ),
         )
         logger.addHandler(handler)  # Snakemake has set up its own by now
         workflow.dag(dag_settings=DAGSettings(forceall=True)).execute_workflow(executor="dryrun")
@@ -49,4 +53,4 @@ def main(config_file: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

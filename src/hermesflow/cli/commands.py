@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hermesflow.cli.options import BENCHMARK, add_option, new_command, positive
+from hermesflow.cli.options import BENCHMARK, DEFAULT_CONFIG, add_option, new_command, positive
 
 
 def add_commands(commands: Any) -> None:
@@ -36,7 +36,7 @@ def add_commands(commands: Any) -> None:
     publish = new_command(commands, "publish", "copy tables, figures and a manifest into docs/results", _publish)
     add_option(publish, "seeds", required=False)
     publish.add_argument("--to", type=Path, default=Path("docs/results"), help="default docs/results")
-    publish.add_argument("--readme", type=Path, help="fill the results sections of this README and of TO/README.md")
+    publish.add_argument("--readme", type=Path, help="fill the results section of this README too")
     dag = commands.add_parser("dag", help="put Snakemake's rule graph (mermaid, on stdin) into pages")
     dag.add_argument("--readme", type=Path, default=Path("README.md"), help="gets eight nodes; default README.md")
     dag.add_argument("--page", type=Path, default=Path("docs/workflow.md"), help="gets all rules; default %(default)s")
@@ -52,7 +52,7 @@ def _plan_command(commands: Any) -> None:
     plan = commands.add_parser(
         "plan", help="what a config costs: FLOPs, GPU-hours, memory, disk and files of each rule"
     )
-    plan.add_argument("--config", type=Path, default=Path("config/micro.yaml"), help="default config/micro.yaml")
+    plan.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="default %(default)s")
     plan.add_argument("--json", action="store_true", help="every rule and checkpoint as JSON, in plain units")
     plan.add_argument("--machines", nargs="+", metavar="NxGPU", help="default 1xh100 8xa100")
     plan.add_argument("--utilisation", type=float, help="share of peak FLOP/s that is reached, default 0.4")
@@ -134,14 +134,14 @@ def _export_images(arguments: argparse.Namespace) -> None:
 def _publish(arguments: argparse.Namespace) -> None:
     from hermesflow.config.load import load_config
     from hermesflow.core.files import Layout
-    from hermesflow.report.publish import fill_readme, fill_results, publish
+    from hermesflow.report.publish import fill_readme, publish, write_page
 
     config = load_config(arguments.config)
     layout, target = Layout(arguments.results / config.name), arguments.to / config.name
     publish(config, layout, target, seeds=arguments.seeds or config.seeds)
+    write_page(target)
     if arguments.readme:
         fill_readme(arguments.readme, target, config)
-        fill_results(arguments.to / "README.md", target)
 
 
 def _dag(arguments: argparse.Namespace) -> None:

@@ -1,6 +1,6 @@
 """The command line: one subcommand per rule, and a few for developers. The only place that reads argv.
 
-    python -m hermesflow train --config config/micro.yaml --seed 0 --checkpoint pair-1
+    python -m hermesflow train --config config/pictures.yaml --seed 0 --checkpoint pair-1
 
 Libraries are imported by the stage that needs them, so that a short step starts fast.
 """

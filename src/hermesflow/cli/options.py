@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+DEFAULT_CONFIG = Path("config/pictures.yaml")
 CHECKPOINT = ("seed", "checkpoint")
 SHARD = (*CHECKPOINT, "shard", "shards")
 BENCHMARK = (*CHECKPOINT, "benchmark")
@@ -15,7 +16,7 @@ REFERENCE = (*CHECKPOINT, "variant")
 def new_command(commands: Any, name: str, text: str, run: Any) -> argparse.ArgumentParser:
     """A subcommand with the options --config and --results."""
     command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
-    command.add_argument("--config", type=Path, default=Path("config/micro.yaml"), help="default config/micro.yaml")
+    command.add_argument("--config", type=Path, default=DEFAULT_CONFIG, help="default %(default)s")
     command.add_argument("--results", type=Path, default=Path("results"), help="folder of all results")
     command.set_defaults(run=run)
     return command

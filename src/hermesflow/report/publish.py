@@ -87,7 +87,7 @@ def fill_readme(readme: Path, published: Path, config: Config) -> None:
     Raises:
         ArtifactError: the README has no such section.
     """
-    folder = _folder_seen_from(readme, published)
+    folder = published.resolve().relative_to(readme.resolve().parent).as_posix()
     printed = (published / "tables" / "table4_gap.md").read_text().partition(QUOTED_HEADING)[0].splitlines()
     header, _, *rows = [[cell.strip() for cell in line.split("|")] for line in printed if line.endswith("|")]
     lines = [dict(zip(header, row, strict=True)) for row in rows]
@@ -119,30 +119,24 @@ def fill_readme(readme: Path, published: Path, config: Config) -> None:
     fill(readme, "results", "\n\n".join([*pictures, tabulate(cells, columns, "pipe", disable_numparse=True), words]))
 
 
-def fill_results(page: Path, published: Path) -> None:
-    """Put the answer, the paper's tables and all figures into the `results` section of a page.
+def write_page(published: Path) -> None:
+    """Write `README.md` of a published folder: the answer, the paper's tables and all figures.
 
     Args:
-        page: usually docs/results/README.md.
         published: folder that `publish` wrote.
-
-    Raises:
-        ArtifactError: the page has no such section.
     """
-    folder = _folder_seen_from(page, published)
-    parts = [re.sub(r"^#", "##", (published / "answer.md").read_text().strip(), flags=re.MULTILINE)]
+    name = published.name
+    parts = [f"# Results of the config `{name}`", "How far they can be trusted: [results](../README.md)."]
+    parts += [re.sub(r"^#", "##", (published / "answer.md").read_text().strip(), flags=re.MULTILINE)]
     parts += [
         "## Tables",
         *(path.read_text().strip() for path in sorted((published / "tables").glob("table[0-9]*.md"))),
     ]
     parts += ["## Figures"]
-    parts += [f"![{path.stem}]({folder}/figures/{path.name})" for path in sorted((published / "figures").iterdir())]
-    parts += [f"All tables, those about trust in the figures too, and a manifest: [{folder}]({folder})."]
-    fill(page, "results", "\n\n".join(parts))
-
-
-def _folder_seen_from(page: Path, published: Path) -> str:
-    return published.resolve().relative_to(page.resolve().parent).as_posix()
+    parts += [f"![{path.stem}](figures/{path.name})" for path in sorted((published / "figures").iterdir())]
+    parts += ["All tables, those about trust too, are in [tables](tables); [manifest.json](manifest.json) says what they are of."]
+    with atomic(published / "README.md") as temporary:
+        temporary.write_text("\n\n".join(parts) + "\n")
 
 
 def fill_dag(readme: Path, page: Path, mermaid: str) -> None:

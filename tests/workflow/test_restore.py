@@ -1,12 +1,9 @@
 """Results of equal content, which DVC links to one inode."""
 
-import subprocess
-import sys
-
 from .conftest import REPOSITORY
 
 
-def test_every_result_gets_an_inode_of_its_own(tmp_path):
+def test_every_result_gets_an_inode_of_its_own(tmp_path, monkeypatch):
     folder = tmp_path / "results"
     (folder / "deep").mkdir(parents=True)
     cached = tmp_path / "cached"
@@ -17,7 +14,10 @@ def test_every_result_gets_an_inode_of_its_own(tmp_path):
         path.hardlink_to(cached)
     other = folder / "other.csv"
     other.symlink_to(cached)
-    subprocess.run([sys.executable, REPOSITORY / "workflow" / "scripts" / "unshare.py", folder], check=True)
+    monkeypatch.syspath_prepend(REPOSITORY / "workflow" / "scripts")
+    from restore import unshare
+
+    unshare(folder)
     assert len({path.stat().st_ino for path in linked}) == 3
     assert {path.read_text() for path in linked} == {"same"}
     assert {path.stat().st_mode for path in linked} == {cached.stat().st_mode}
