@@ -1,11 +1,11 @@
-"""Bring the results of a config back from DVC's cache and tell Snakemake, which knows nothing of them, that they are current.
+"""Bring the results of a config back from DVC's cache, and tell Snakemake that they are current.
 
     python workflow/scripts/restore.py config/pictures.yaml
 
-DVC links files of equal content to one inode, and touching one touches all: `snakemake --touch` then finds an early input
-newer than a late output (`rejected.csv` and `table_rejected.csv` of a run that rejected nothing are one file). So every
-result gets an inode of its own. Where DVC's files mirror a larger config of the same results (`make demo` makes a part of
-`make paper`), the report, which is that config's, is made again.
+DVC links files of equal content to one inode, and touching one touches all: `snakemake --touch` then finds an early
+input newer than a late output (`rejected.csv` and `table_rejected.csv` of a run that rejected nothing are one file). So
+every result gets an inode of its own. Where DVC's files mirror a larger config of the same results (`make demo` makes a
+part of `make paper`), the report, which is that config's, is made again.
 """
 
 import os

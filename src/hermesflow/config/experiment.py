@@ -38,9 +38,9 @@ class Config:
     One YAML file holds a whole experiment: `pictures.yaml` (the default), `micro.yaml`, `smoke.yaml` (tiny) or
     `showo.yaml` (the paper's scale, from the released weights of Show-o 1.3B). Unknown keys and wrong types are
     refused. Seeds can be overridden for one run: `snakemake --config seeds=[0,1,2]`. A file with the line
-    `extends: pictures.yaml` (from its own folder) holds differences to that file alone, and a `name` of its own: mappings
-    are merged, unless they name a `repo`, a `folder` or, by one word, a `source`; lists are replaced, and a checkpoint
-    that is `null` is taken away. This table is made by `make dvc`.
+    `extends: pictures.yaml` (from its own folder) holds differences to that file alone, and a `name` of its own:
+    mappings are merged, unless they name a `repo`, a `folder` or, by one word, a `source`; lists are replaced, and a
+    checkpoint that is `null` is taken away. This table is made by `make dvc`.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
