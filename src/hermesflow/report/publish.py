@@ -134,9 +134,7 @@ def write_page(published: Path) -> None:
     ]
     parts += ["## Figures"]
     parts += [f"![{path.stem}](figures/{path.name})" for path in sorted((published / "figures").iterdir())]
-    parts += [
-        "All tables, those about trust too, are in [tables](tables); [manifest.json](manifest.json) says what they are of."
-    ]
+    parts += ["All tables, those about trust too: [tables](tables). What they are of: [manifest.json](manifest.json)."]
     with atomic(published / "README.md") as temporary:
         temporary.write_text("\n\n".join(parts) + "\n")
 
