@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hermesflow.cli.dvc import FOLDER, GATHERED_BY, MIRROR, dvc_files, is_mirror, stages_of
+from hermesflow.cli.dvc import FOLDER, GATHERED_BY, MIRROR, dvc_files, is_mirror, mirrored_stages, stages_of
 from hermesflow.cli.main import LAUNCHED, STAGES
 from hermesflow.config.benchmarks import BENCHMARKS as REGISTERED
 from hermesflow.config.benchmarks import COLUMNS, IMAGE_BENCHMARKS
@@ -79,9 +79,9 @@ def test_only_parents_are_sampled_and_all_are_evaluated(jobs):
     assert {c for rule, c in made if rule == "evaluate"} == {"base", "pair-1", "pair-2"}
 
 
-def test_bare_snakemake_runs_the_micro_config(fresh):
+def test_bare_snakemake_runs_the_pictures_config(fresh):
     assert re.search(r"report +1", fresh.run("snakemake", "--dry-run", "--quiet", "rules"))
-    assert "results/micro/report/answer.md" in fresh.run("snakemake", "--summary")
+    assert "results/pictures/report/answer.md" in fresh.run("snakemake", "--summary")
 
 
 @pytest.mark.parametrize(
@@ -294,13 +294,22 @@ def test_lint_finds_nothing_but_what_is_meant(fresh):
 
 def test_committed_dvc_files_are_generated_from_the_rules(monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-    path = REPOSITORY / "config" / "micro.yaml"
+    path = REPOSITORY / "config" / "pictures-paper.yaml"
     files = dvc_files(path)
     committed = {file: file.read_text() for file in (MIRROR, *FOLDER.rglob(MIRROR.name))}
     assert committed == files, "run `make dvc`"
-    assert is_mirror(MIRROR, path, [0])
+    assert is_mirror(MIRROR, path, [0, 1, 2])
     assert not is_mirror(MIRROR, REPOSITORY / "config" / "smoke.yaml", [0])
-    assert not is_mirror(MIRROR, path, [0, 1])
+    assert not is_mirror(MIRROR, path, [0])
+
+
+def test_a_demo_makes_all_stages_of_its_seed_but_the_report(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    source, targets = mirrored_stages(REPOSITORY / "config" / "pictures.yaml", [0])
+    assert source == Path("config/pictures-paper.yaml")
+    assert {f"{MIRROR}:tokenizer", f"{FOLDER}/seed0/pair-3/{MIRROR}:evaluate"} <= set(targets)
+    assert f"{MIRROR}:report" not in targets and not [t for t in targets if "seed1" in t or "pair-nll" in t]
+    assert mirrored_stages(REPOSITORY / "config" / "smoke.yaml", [0])[1] == []
 
 
 @pytest.fixture(scope="module")
