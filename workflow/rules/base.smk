@@ -11,7 +11,7 @@ rule base:
     log:
         f"{ROOT}/logs/base-seed{{seed}}.log",
     priority: urgency
-    threads: CONFIG.runtime.base_threads or CONFIG.runtime.train_threads
+    threads: CONFIG.runtime.train_threads
     resources:
         mem_mb=memory(4000),
         runtime=growing(720),

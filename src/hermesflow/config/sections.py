@@ -493,9 +493,7 @@ class Runtime:
     tokenizer_threads: Positive
     """CPU threads that train the image tokenizer and encode images."""
     train_threads: Positive
-    """CPU threads of one language-model training process: reference log-probs or Pair-DPO."""
-    base_threads: Positive | None = None
-    """CPU threads that train a base model, which little else can run beside; None is `train_threads`."""
+    """CPU threads of one language-model training process: base, reference log-probs or Pair-DPO."""
     train_nodes: Positive = 1
     """Nodes of a Pair-DPO job; more than one needs a Slurm allocation, see config/accelerate/multi_node.yaml."""
     train_processes: Positive = 1

@@ -39,7 +39,7 @@ def run(config: Config, layout: Layout, *, seed: int) -> None:
         ArtifactError: the image tokens are not those of the pairs, or the weights not those of the model.
         NotFiniteError: a gradient is not.
     """
-    torch.set_num_threads(config.runtime.base_threads or config.runtime.train_threads)
+    torch.set_num_threads(config.runtime.train_threads)
     if config.weights.language_model is not None:
         take(config, layout, config.weights.language_model, seed=seed)
         return
