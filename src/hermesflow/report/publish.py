@@ -40,6 +40,8 @@ PICTURE = {
 def publish(config: Config, layout: Layout, target: Path, *, seeds: Sequence[int]) -> None:
     """Replace `target` by the report's tables, figures and answer, with a manifest that says what they are.
 
+    Mean seconds of a job of each rule come along, where the results were made here: for the time left of a later run.
+
     Args:
         config: the experiment.
         layout: where its artifacts are.
