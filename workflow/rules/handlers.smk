@@ -36,13 +36,17 @@ onstart:
     hushed = is_quiet_about(workflow.output_settings.quiet or (), "progress")
     if workflow.local_exec and not (workflow.touch or hushed or "DVC_STAGE" in os.environ):
         # No event tells of jobs before they start, so they are the DAG's: what Snakemake's scheduler itself asks it.
+        runs = [job for job in workflow.dag.needrun_jobs() if not job.is_norun]
+        threads = {rule: job.threads for rule, job in {job.rule.name: job for job in runs}.items()}  # 1 ms a job
         waits_for = workflow.dag.dependencies
         jobs = {
             job.jobid: Job(
-                job.rule.name, job.threads, job.priority, frozenset(other.jobid for other in waits_for[job])
+                job.rule.name,
+                threads[job.rule.name],
+                job.priority,
+                frozenset(other.jobid for other in waits_for[job]),
             )
-            for job in workflow.dag.needrun_jobs()
-            if not job.is_norun
+            for job in runs
         }
         # Lines go through Snakemake's logger: to its log file too, and above the live view of `--logger rich`.
         logger.addHandler(
