@@ -38,6 +38,34 @@ def test_copies_are_writable_and_named_in_the_manifest(layout, tmp_path):
     (target / "answer.md").write_text("can be written")
 
 
+def test_durations_are_means_by_rule_of_each_jobs_last_run(layout, tmp_path):
+    target = tmp_path / "docs"
+    durations = layout.root / "logs" / "durations.csv"
+    durations.parent.mkdir()
+    durations.write_text("output,rule,seconds\na,train,90.0\na,train,10.0\nb,train,21.0\nc,report,5.04\n")
+    write_json(target / "durations.json", {"train": 1.0, "base": 70.0})
+    publish(CONFIG, layout, target, seeds=[0])
+    assert read_json(target / "durations.json") == {"base": 70.0, "report": 5.0, "train": 15.5}
+    manifest = read_json(target / "manifest.json")
+    assert manifest["files"]["durations.json"] == sha256(target / "durations.json")
+    (target / "figures" / "fig2b_gap.png").touch()
+    write_page(target)
+    lines = [line.strip("|").split("|") for line in (target / "README.md").read_text().splitlines() if "|" in line]
+    assert [[cell.strip() for cell in line] for line in lines][2:] == [
+        ["base", "70.0"],
+        ["train", "15.5"],
+        ["report", "5.0"],
+    ]
+
+
+def test_durations_stay_where_the_results_were_made_elsewhere(layout, tmp_path):
+    target = tmp_path / "docs"
+    write_json(target / "durations.json", {"base": 70.0})
+    publish(CONFIG, layout, target, seeds=[0])
+    assert read_json(target / "durations.json") == {"base": 70.0}
+    assert "durations.json" in read_json(target / "manifest.json")["files"]
+
+
 def test_what_the_report_no_longer_has_goes(layout, tmp_path):
     target = tmp_path / "docs"
     publish(CONFIG, layout, target, seeds=[0, 1])

@@ -60,7 +60,7 @@ def runs(tmp_path_factory):
     plain["runtime"]["shards"] = 1  # tests/cluster has several
     clone.config.write_text(yaml.safe_dump(plain, sort_keys=False))
     clone.run(sys.executable, "-m", "hermesflow", "dvc", "--config", "config/tiny.yaml")
-    clone.run("workflow/run", "--configfile", "config/tiny.yaml")
+    (clone.root / "run.log").write_text(clone.run("workflow/run", "--configfile", "config/tiny.yaml"))
     half = Clone(tmp_path_factory.mktemp("half") / "clone")
     shutil.copytree(clone.root, half.root, symlinks=True)
     base = half.results / "seed0" / "base"
@@ -84,6 +84,20 @@ def test_the_run_leaves_tables_figures_and_an_answer(finished):
     assert set(table["protocol"]) >= {"paper", "same-judge"}
     assert "Did the gap narrow?" in (clone.results / "report" / "answer.md").read_text()
     assert len(list((clone.results / "report" / "figures").glob("*.png"))) == 6
+
+
+def test_the_run_said_how_far_it_was_and_what_each_step_took(finished):
+    clone, _ = finished
+    told = (clone.root / "run.log").read_text()
+    lines = re.findall(r"^(\d+) of (\d+) steps, \d+:\d\d so far(.*)$", told, flags=re.MULTILINE)
+    assert "Logging error" not in told and len(lines) >= 5
+    (_, _, first), (done, total, last) = lines[0], lines[-1]
+    assert done == total and last == "" and re.fullmatch(r", no time known yet of \d+ steps", first)
+    table = read_table(clone.results / "logs" / "durations.csv", ["output", "rule", "seconds"], numbers=["seconds"])
+    assert len(table) == int(total) - 1 and table["output"].is_unique  # all but `all`
+    kept = [output for output in table["output"] if "/shards/" not in output]  # which are temporary
+    assert all((clone.root / output).exists() for output in kept) and table["seconds"].min() > 0
+    assert "so far" not in clone.snakemake("--dry-run", "--forceall")
 
 
 def test_mlflow_has_the_curves_and_the_report(finished):

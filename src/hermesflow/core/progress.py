@@ -7,6 +7,9 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
+DURATION_COLUMNS = ("output", "rule", "seconds")
+"""Of the CSV file of a run's durations: the first output file of a job, its rule, what it took."""
+
 
 class Progress:
     """Count finished units and now and then print one line: done/total, rate, time left.
@@ -49,11 +52,12 @@ class Progress:
         rate = self.count / seconds if seconds > 0 else 0.0
         line = f"{self.what}: {self.count:,}/{self.total:,} {self.unit}s, {rate:,.1f} {self.unit}s/s"
         if self.count >= self.total:
-            return f"{line}, took {_clock_time(seconds)}"
-        return f"{line}, {_clock_time((self.total - self.count) / rate)} left" if rate > 0 else line
+            return f"{line}, took {clock_time(seconds)}"
+        return f"{line}, {clock_time((self.total - self.count) / rate)} left" if rate > 0 else line
 
 
-def _clock_time(seconds: float) -> str:
+def clock_time(seconds: float) -> str:
+    """Returns hours, minutes and seconds: 1:02:03, 2:03."""
     minutes, remainder = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{remainder:02}" if hours else f"{minutes}:{remainder:02}"

@@ -11,13 +11,15 @@ from tabulate import tabulate
 
 from hermesflow.config.experiment import BASE, Config, as_plain
 from hermesflow.core.errors import ArtifactError
-from hermesflow.core.files import Layout, atomic, digest_of, git_revision, read_json, sha256, write_json
+from hermesflow.core.files import Layout, atomic, digest_of, git_revision, read_json, read_table, sha256, write_json
+from hermesflow.core.progress import DURATION_COLUMNS
 from hermesflow.report.answer import PROTOCOL_WORDS, VERDICTS
 from hermesflow.report.formatting import QUOTED_HEADING
 from hermesflow.report.roles import pair_chain, pair_chains
 
 FOLDERS = ("tables", "figures")
 FILES = ("answer.md", "summary.json")
+DURATIONS = "durations.json"
 README_ROWS = 5
 PICTURE = {
     "data": ("images, captions, questions", ("data",)),
@@ -38,6 +40,8 @@ PICTURE = {
 def publish(config: Config, layout: Layout, target: Path, *, seeds: Sequence[int]) -> None:
     """Replace `target` by the report's tables, figures and answer, with a manifest that says what they are.
 
+    Mean seconds of a job of each rule come along, where the results were made here: for the time left of a later run.
+
     Args:
         config: the experiment.
         layout: where its artifacts are.
@@ -57,7 +61,13 @@ def publish(config: Config, layout: Layout, target: Path, *, seeds: Sequence[int
         shutil.copytree(layout.report / name, target / name, copy_function=shutil.copyfile)
     for name in FILES:
         shutil.copyfile(layout.report / name, target / name)
-    copied = [*FILES, *(p.relative_to(target).as_posix() for f in FOLDERS for p in sorted((target / f).iterdir()))]
+    durations = layout.root / "logs" / "durations.csv"
+    if durations.exists():  # else what was published stays, as that of steps that did not run here
+        table = read_table(durations, DURATION_COLUMNS, numbers=("seconds",)).drop_duplicates("output", keep="last")
+        former = read_json(target / DURATIONS) if (target / DURATIONS).exists() else {}
+        write_json(target / DURATIONS, former | table.groupby("rule")["seconds"].mean().round(1).to_dict())
+    copied = [*FILES, *((DURATIONS,) if (target / DURATIONS).exists() else ())]
+    copied += (p.relative_to(target).as_posix() for f in FOLDERS for p in sorted((target / f).iterdir()))
     write_json(
         target / "manifest.json",
         {
@@ -134,6 +144,9 @@ def write_page(published: Path) -> None:
     ]
     parts += ["## Figures"]
     parts += [f"![{path.stem}](figures/{path.name})" for path in sorted((published / "figures").iterdir())]
+    if (published / DURATIONS).exists():
+        rows = sorted(read_json(published / DURATIONS).items(), key=lambda row: -row[1])
+        parts += ["## Time by step", tabulate(rows, ["step", "seconds of a job"], "pipe", floatfmt=".1f")]
     parts += ["All tables, those about trust too: [tables](tables). What they are of: [manifest.json](manifest.json)."]
     with atomic(published / "README.md") as temporary:
         temporary.write_text("\n\n".join(parts) + "\n")
