@@ -121,7 +121,7 @@ def mirrored_stages(config_file: Path, seeds: Sequence[int]) -> tuple[Path, list
         The config file that DVC's files were generated from, and targets for `dvc`; none if it has other results.
     """
     with MIRROR.open() as file:
-        source = Path(re.search(r"--config (\S+)`", file.readline())[1])
+        [source] = map(Path, re.findall(r"--config (\S+)`", file.readline()))
     config = load_config(config_file)
     if load_config(source).name != config.name:
         return source, []
