@@ -20,13 +20,14 @@ COMMA := ,
 LMMS ?= .venv-lmms
 LMMS_EVAL = lmms-eval==0.7.3
 
-.PHONY: help setup lmms demo quick smoke paper report ui test test-fast test-long test-costs test-kills test-lmms test-cluster test-faults lint bench gpu-check full-size dvc restore
+.PHONY: help setup lmms demo quick smoke paper robustness report ui test test-fast test-long test-costs test-kills test-lmms test-cluster test-faults lint bench gpu-check full-size dvc restore
 
 help:
 	@echo "make demo     set up, run the whole paper on small pictures, write results/pictures/report.html"
 	@echo "make quick    the same on flat shapes, in a third of the time"
 	@echo "make smoke    the whole DAG on tiny sizes"
 	@echo "make paper    all arms, seeds $(SEEDS), then docs/results/pictures/ and the README's results"
+	@echo "make robustness  after make paper: settings of one iteration, one at a time, then docs/results/robustness/"
 	@echo "make ui       MLflow on the runs        make report   the HTML report again"
 	@echo "make test     set up and run the tests  make lint     style and types"
 	@echo "make test-fast  those that are not slow: two minutes"
@@ -76,6 +77,10 @@ paper: setup
 	$(RUN) snakemake --quiet all --configfile $(PAPER) --config "seeds=[$(SEEDS)]" --report results/$(NAME)/report.html
 	$(RUN) python -m hermesflow publish --config $(PAPER) --seeds $(subst $(COMMA), ,$(SEEDS)) $(README)
 	@echo "Committed copies: docs/results/$(NAME)/."
+
+robustness: setup
+	$(RUN) python workflow/scripts/robustness.py config/pictures-paper.yaml $(wildcard config/robustness/*.yaml)
+	@echo "What matters and what does not: docs/results/robustness/README.md."
 
 report: setup
 	$(RUN) snakemake --quiet all --configfile $(CONFIG) --report results/$(NAME)/report.html

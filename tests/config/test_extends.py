@@ -132,6 +132,6 @@ def test_dvc_watches_all_of_its_files(tmp_path, monkeypatch):
     smoke = (tmp_path / "smoke.yaml").absolute()
     smoke.write_text(Path(SMOKE).read_text())
     path.write_text(f"extends: {smoke}\nname: other\n")
-    monkeypatch.setattr("hermesflow.cli.dvc._jobs", lambda _: [])  # listing them takes a Snakemake
+    monkeypatch.setattr("hermesflow.cli.dvc.jobs_of", lambda _: [])  # listing them takes a Snakemake
     (text,) = dvc_files(path).values()
     assert yaml.safe_load(text)["stages"]["digests"]["params"] == [{str(path): None}, {str(smoke): None}]

@@ -183,6 +183,71 @@ def test_a_part_of_what_dvc_mirrors_is_recorded_and_restored(finished):
     assert digests(clone) == before
 
 
+def test_another_config_starts_from_what_both_make_alike(finished):
+    clone, before = finished
+    (clone.root / "config" / "other.yaml").write_text(
+        "extends: tiny.yaml\nname: other\nscoring: {vqa_method: likelihood}\ncheckpoints: {pair-2: null}\n"
+    )
+    start = (sys.executable, "workflow/scripts/start_from.py", "config/tiny.yaml", "config/other.yaml")
+    other = clone.root / "results" / "other"
+    candidates = clone.results / "seed0" / "base" / "candidates" / "images.npy"
+    candidates.rename(clone.root / "away.npy")
+    out = clone.run(*start, check=False)
+    assert "results/tiny/seed0/base/candidates/images.npy: is missing, so config/other.yaml cannot start" in out
+    assert "Run `workflow/run --configfile config/tiny.yaml --config seeds=[0]` first." in out and not other.exists()
+    (clone.root / "away.npy").rename(candidates)
+    assert int(clone.run(*start).split()[0]) > 20
+    dry = clone.run("snakemake", "--dry-run", "--printshellcmds", "--configfile", "config/other.yaml")
+    steps = re.findall(r" -m hermesflow (\w+) (?:.*--checkpoint (\S+))?", dry)
+    scored = {("score", "base"), ("gather_scores", "base"), ("agreement", ""), ("reference", "base")}
+    evaluated = {("evaluate", "base"), ("evaluate", "pair-1")}
+    assert sorted(steps) == sorted(scored | evaluated | {("prefer", "pair-1"), ("train", "pair-1"), ("report", "")})
+    copies = [path for path in other.rglob("*") if path.is_file() and path.suffix != ".log"]
+    originals = [clone.results / path.relative_to(other) for path in copies]
+    assert [sha256(path) for path in copies] == [sha256(path) for path in originals]
+    assert not {path.stat().st_ino for path in copies} & {path.stat().st_ino for path in originals}
+    assert digests(clone) == before and "Nothing to be done" in clone.snakemake("--dry-run")
+    assert clone.run(*start) == "0 files copied\n"
+    out = clone.run(*start[:2], "config/tiny.yaml", "config/micro.yaml", check=False)
+    assert "config/micro.yaml: has no step in common with config/tiny.yaml" in out
+    pretraining = clone.root / "src" / "hermesflow" / "training" / "pretraining.py"
+    text = pretraining.read_text()
+    pretraining.write_text(f"{text}\nCHANGED = 1\n")
+    out = clone.run(*start, check=False)
+    pretraining.write_text(text)
+    assert "results/tiny: is not what config/tiny.yaml makes with the code and the values here now" in out
+
+
+@pytest.mark.long
+def test_robustness_trains_what_differs_measures_all_alike_and_goes_on(finished):
+    clone, before = finished
+    folder = clone.root / "config" / "variants"
+    folder.mkdir()
+    checkpoints = "checkpoints: {pair-1: null, pair-2: null, beta-1: {parent: base, objective: pair, beta: 1.0}}\n"
+    (folder / "beta.yaml").write_text(f"extends: ../tiny.yaml\nname: variant-beta\n{checkpoints}")
+    (folder / "guidance.yaml").write_text(
+        "extends: ../tiny.yaml\nname: variant-guidance\ncheckpoints: {pair-2: null}\n"
+        "sampling: {images: {guidance: 2.0}}\n"
+    )
+    variants = ("config/variants/beta.yaml", "config/variants/guidance.yaml")
+    command = (sys.executable, "workflow/scripts/robustness.py", "config/tiny.yaml", *variants)
+    clone.run(*command)
+    page = clone.root / "docs" / "results" / "robustness"
+    first = {path.name: path.read_bytes() for path in page.iterdir()}
+    assert {"README.md", "robustness.csv", "manifest.json"} == first.keys()
+    table = read_table(page / "robustness.csv", ["setting", "value", "checkpoint"])
+    assert list(table["setting"]) == ["default", "sampling.images.guidance", "training.beta"]
+    results = clone.root / "results"
+    made = json.loads((results / "variant-guidance/seed0/base/candidates/manifest.json").read_text())
+    measured = json.loads((results / "variant-guidance/seed0/pair-1/evaluation/manifest.json").read_text())
+    assert made["config"]["sampling"]["images"]["guidance"] == 2.0
+    assert measured["config"]["sampling.images"]["guidance"] == 1.0
+    assert not (results / "variant-guidance/seed0/base/evaluation").exists() and digests(clone) == before
+    out = clone.run(*command)
+    assert out.count("Nothing to be done") == 4
+    assert {path.name: path.read_bytes() for path in page.iterdir()} == first
+
+
 def test_what_an_update_brings_reruns_nothing(finished):
     """More than `tests/config/test_digests.py` sees: in the engines themselves."""
     clone, before = finished
