@@ -1,6 +1,18 @@
 """Results of equal content, which DVC links to one inode."""
 
+import subprocess
+import sys
+
 from .conftest import REPOSITORY
+
+SCRIPT = REPOSITORY / "workflow" / "scripts" / "restore.py"
+
+
+def test_results_that_dvc_does_not_have_are_refused():
+    command = [sys.executable, SCRIPT, "config/smoke.yaml"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("dvc.yaml: is of other results than those of config/smoke.yaml")
 
 
 def test_every_result_gets_an_inode_of_its_own(tmp_path, monkeypatch):
@@ -14,7 +26,7 @@ def test_every_result_gets_an_inode_of_its_own(tmp_path, monkeypatch):
         path.hardlink_to(cached)
     other = folder / "other.csv"
     other.symlink_to(cached)
-    monkeypatch.syspath_prepend(REPOSITORY / "workflow" / "scripts")
+    monkeypatch.syspath_prepend(SCRIPT.parent)
     from restore import unshare
 
     unshare(folder)

@@ -16,7 +16,7 @@ from hermesflow.config.reads import params_of
 from hermesflow.config.tree import generations_after, reference_of, training_of
 from hermesflow.core.errors import ConfigError
 from hermesflow.core.files import Layout, atomic, content_digest, read_json, sha256
-from hermesflow.cli.dvc import check_benchmarks, check_mirror, digests_file, is_mirror, mirrored_stages
+from hermesflow.cli.dvc import check_benchmarks, check_mirror, digests_file, mirrored_stages
 from hermesflow.cli.options import DEFAULT_CONFIG
 from hermesflow.cli.running import hold_folder
 

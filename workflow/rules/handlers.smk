@@ -7,14 +7,9 @@ from hermesflow.cli.time_left import Job, TimeLeft
 
 def record_in_dvc():
     """Tell DVC about results made by a direct run. `dvc repro` does it itself (and holds DVC's lock)."""
-    if "DVC_STAGE" in os.environ or not Path("dvc.yaml").is_file():
+    if "DVC_STAGE" in os.environ or not (mirrored := mirrored_stages(Path(CONFIG_FILE), SEEDS)):
         return
-    source, targets = CONFIG_FILE, []  # all stages
-    if not is_mirror(Path("dvc.yaml"), Path(CONFIG_FILE), SEEDS):
-        source, targets = mirrored_stages(Path(CONFIG_FILE), SEEDS)
-        if not targets:
-            return
-        targets = ["digests", *targets]
+    source, targets = mirrored
     file = digests_file(CONFIG)
     subprocess.run([sys.executable, "-m", "hermesflow", "digests", "--config", source, "--steps", file], check=True)
     now = read_json(file)

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hermesflow.cli.dvc import MIRROR, is_mirror, mirrored_stages
+from hermesflow.cli.dvc import MIRROR, mirrored_stages
 from hermesflow.config.load import load_config
 
 
@@ -35,16 +35,21 @@ def unshare(folder: Path) -> None:
 def main(config_file: Path) -> None:
     """Restore all results of one config."""
     config = load_config(config_file)
-    whole = is_mirror(MIRROR, config_file, config.seeds)
-    targets = [] if whole else ["digests", *mirrored_stages(config_file, config.seeds)[1]]
+    mirrored = mirrored_stages(config_file, config.seeds)
+    if mirrored is None:
+        sys.exit(
+            f"{MIRROR}: is of other results than those of {config_file}, so DVC does not have them. Make them again, "
+            f"after `python -m hermesflow dvc --config {config_file}` if DVC is to keep them."
+        )
+    _, targets = mirrored
     dvc = [sys.executable, "-m", "dvc"]
     subprocess.run([*dvc, "checkout", *targets], check=True)
     if subprocess.run([*dvc, "status", "--quiet", *targets]).returncode:
         sys.exit(f"Not all results of {config_file} are in DVC's cache: make them with `make demo` or `make paper`.")
     unshare(Path("results") / config.name)
     snakemake = [sys.executable, "-m", "snakemake", "--quiet", "all", "--configfile", str(config_file)]
-    subprocess.run([*snakemake, "--touch", "--forceall", *([] if whole else ["--omit-from", "report"])], check=True)
-    if not whole:
+    subprocess.run([*snakemake, "--touch", "--forceall", *(["--omit-from", "report"] if targets else [])], check=True)
+    if targets:
         subprocess.run(["workflow/run", "--quiet", "all", "--configfile", str(config_file)], check=True)
 
 

@@ -114,18 +114,23 @@ def is_mirror(dvc_file: Path, config_file: Path, seeds: Sequence[int]) -> bool:
         return file.readline().strip() == _header(load_config(config_file), config_file, seeds)
 
 
-def mirrored_stages(config_file: Path, seeds: Sequence[int]) -> tuple[Path, list[str]]:
-    """Which stages of DVC's files a run makes too, where they mirror a config of the same results with more to it.
+def mirrored_stages(config_file: Path, seeds: Sequence[int]) -> tuple[Path, list[str]] | None:
+    """Which stages of DVC's files a run makes: all, or a part if they mirror a config of the same results with more.
 
     Returns:
-        The config file that DVC's files were generated from, and targets for `dvc`; none if it has other results.
+        The config file that DVC's files were generated from, and targets for `dvc`, none for all stages. None if there
+        are no such files or they are of other results.
     """
+    if is_mirror(MIRROR, config_file, seeds):
+        return config_file, []
+    if not MIRROR.is_file():
+        return None
     with MIRROR.open() as file:
         [source] = map(Path, re.findall(r"--config (\S+)`", file.readline()))
     config = load_config(config_file)
     if load_config(source).name != config.name:
-        return source, []
-    targets = []
+        return None
+    targets = ["digests"]
     for path, stages in stages_of(jobs_of(config_file, seeds), config, source).items():
         known = yaml.safe_load(path.read_text())["stages"] if path.exists() else {}
         targets += [f"{path}:{name}" for name, stage in stages.items() if known.get(name) == stage]

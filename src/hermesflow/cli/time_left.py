@@ -68,8 +68,8 @@ def seconds_by_rule(
         elapsed: the longest that a job of a rule has been running now.
     """
     both = [rule for rule in finished if rule in published]
-    there = sum(len(finished[rule]) * published[rule] for rule in both)
-    scale = sum(sum(finished[rule]) for rule in both) / there if there > 0 else None
+    expected = sum(len(finished[rule]) * published[rule] for rule in both)
+    scale = sum(sum(finished[rule]) for rule in both) / expected if expected > 0 else None
     known = {} if scale is None else {rule: scale * seconds for rule, seconds in published.items()}
     known = {rule: max(seconds, elapsed.get(rule, 0.0)) for rule, seconds in known.items()}
     return known | {rule: fmean(values) for rule, values in finished.items()}

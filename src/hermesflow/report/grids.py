@@ -84,7 +84,7 @@ def before_after_figure(
         images: (P, C, H, W, 3) uint8.
         accepted: (P, C) bool, the judge finds the image to show the prompt exactly; None where there is no judge.
     """
-    titles = [fill(prompt.replace(" ,", ","), 20) for prompt in prompts]
+    titles = [fill(prompt, 20) for prompt in prompts]
     above = 0.15 * max(1 + title.count("\n") for title in titles)
     with rc_context(STYLE):
         figure = new_figure(0.4 + 1.4 * len(prompts), above + 0.35 + 1.4 * len(checkpoints))

@@ -14,7 +14,7 @@ from hermesflow.core.errors import ArtifactError
 from hermesflow.core.files import Layout, atomic, digest_of, git_revision, read_json, read_table, sha256, write_json
 from hermesflow.core.progress import DURATION_COLUMNS
 from hermesflow.report.answer import PROTOCOL_WORDS, VERDICTS
-from hermesflow.report.formatting import QUOTED_HEADING
+from hermesflow.report.formatting import QUOTED_HEADING, write_text
 from hermesflow.report.roles import pair_chain, pair_chains
 
 FOLDERS = ("tables", "figures")
@@ -135,8 +135,7 @@ def write_page(published: Path) -> None:
     Args:
         published: folder that `publish` wrote.
     """
-    name = published.name
-    parts = [f"# Results of the config `{name}`", "How far they can be trusted: [results](../README.md)."]
+    parts = [f"# Results of the config `{published.name}`", "How far they can be trusted: [results](../README.md)."]
     parts += [re.sub(r"^#", "##", (published / "answer.md").read_text().strip(), flags=re.MULTILINE)]
     parts += [
         "## Tables",
@@ -148,8 +147,7 @@ def write_page(published: Path) -> None:
         rows = sorted(read_json(published / DURATIONS).items(), key=lambda row: -row[1])
         parts += ["## Time by step", tabulate(rows, ["step", "seconds of a job"], "pipe", floatfmt=".1f")]
     parts += ["All tables, those about trust too: [tables](tables). What they are of: [manifest.json](manifest.json)."]
-    with atomic(published / "README.md") as temporary:
-        temporary.write_text("\n\n".join(parts) + "\n")
+    write_text(published / "README.md", "\n\n".join(parts) + "\n")
 
 
 def fill_dag(readme: Path, page: Path, mermaid: str) -> None:

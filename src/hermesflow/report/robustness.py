@@ -52,9 +52,9 @@ class Variant:
 def settings_of(config: Config, checkpoint: str) -> dict[str, Any]:
     """All values that a checkpoint is made by, its own overrides among them, by dotted key."""
     entry = config.checkpoints[checkpoint]
-    own = {"training": training_of(config, checkpoint), "preferences": preferences_of(config, checkpoint)}
+    overrides = {"training": training_of(config, checkpoint), "preferences": preferences_of(config, checkpoint)}
     sections = {key: value for key, value in as_plain(config).items() if key not in NO_SETTINGS}
-    sections |= {key: as_plain(section) for key, section in own.items()}
+    sections |= {key: as_plain(section) for key, section in overrides.items()}
     sections |= {"objective": entry.objective, "candidates": entry.candidates}
     return dict(pd.json_normalize(sections).to_dict("records")[0])  # type: ignore[arg-type]
 
@@ -181,10 +181,10 @@ def compare(where: Mapping[str, Variant], figures: Figures, *, default: str) -> 
         cells.append(cell)
     usual = settings_of(where[default].config, where[default].checkpoint)
     verdicts = []
-    for setting, found in apart.items():
+    for setting, differences in apart.items():
         was = ", ".join(_text(usual.get(key)) for key in setting.split(", "))
         tried = "; ".join(one.value for one in where.values() if one.setting == setting)
-        verdict = f"**matters**: {'; '.join(found)}" if found else "no difference seen"
+        verdict = f"**matters**: {'; '.join(differences)}" if differences else "no difference seen"
         verdicts.append(f"- `{setting}` (default {was}, tried {tried}): {verdict}.")
     notes = (
         "`change` is against base, `from default` is the difference from the first row; brackets are paired bootstrap "
